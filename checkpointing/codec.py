@@ -1,0 +1,82 @@
+"""State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from checkpointing.errors import CheckpointError
+
+PLAIN = (str, int, float, bool, type(None), bytes)
+
+
+def snapshot(state: Any) -> Any:
+    """Copy a nested state to host memory in one pass; nothing in it is shared with the living state.
+
+    Tensors keep their strides, and tensors that share memory in the state share it in the copy. Raises
+    CheckpointError naming the key of anything that is neither a tensor nor of a plain type (str, int, float,
+    bool, None, bytes, list, tuple, dict): a checkpoint must open without unpickling classes.
+    """
+    return _copy(state, "state", {})
+
+
+def _copy(value: Any, where: str, seen: dict[tuple[Any, ...], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in seen or value.numel() == 0:
+            seen[key] = value.detach().to("cpu", copy=True)
+        return seen[key]
+    if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
+        for key in value:
+            if type(key) not in (str, int, float, bool, tuple):
+                raise CheckpointError(f"{where} has a key of type {_name(key)}: use str or int keys.")
+        return {k: _copy(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copy(v, f"{where}[{i}]", seen) for i, v in enumerate(value))
+    if type(value) in PLAIN:
+        return value
+    raise CheckpointError(
+        f"{where} is of type {_name(value)}, which a checkpoint does not hold: "
+        "convert it to tensors, numbers, strings, lists or dicts first."
+    )
+
+
+def _name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def nonfinite(state: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity, or None."""
+    for name, tensor in state.items():
+        # The sum is finite only if every element is, short of an overflow, which the exact test settles.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            return name
+    return None
+
+
+def dump(state: Any, file: BinaryIO) -> None:
+    """Write a snapshot as a `.pt` file, in one sequential pass."""
+    # The zip format's CRC is most of torch.save's CPU time, and the manifest's sha256 says more.
+    with_crc = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, file)
+    finally:
+        torch.serialization.set_crc32_options(with_crc)
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a `.pt` file onto a device. Raises CheckpointError when it is not one.
+
+    Never executes code from the file. Verify the digest first: torch.load does not notice flipped bits.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.") from None
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError and more
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}") from None
+    return state

@@ -1,0 +1,99 @@
+"""What happens during a run, as values. Each is published only once it is true.
+
+    for epoch in 1, 2, ...:
+        for batch in epoch:
+            forward, backward, optimizer step
+            StepEnd                      after each optimizer step
+        evaluate on the validation split
+        EvalEnd                          with the metrics and the measured sparsity
+        EpochEnd                         at the same moment as EvalEnd: the two share one checkpoint
+    RunEnd                               once, when the last epoch is done or a policy said Stop
+    Interrupted                          instead of RunEnd: Ctrl-C or SIGTERM, after the step in hand
+
+    Saved, Verified, Deleted             from the checkpoint manager, after the fact
+
+`epoch` counts from 1; `step` is the number of optimizer steps taken since the run began.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnd:
+    """An optimizer step was taken."""
+
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvalEnd:
+    """The validation split was evaluated.
+
+    `sparsity` is the measured fraction of zeros among the prunable weights; `mask_version` grows by one
+    whenever the pruning mask changes, so equal versions mean an unchanged mask.
+    """
+
+    epoch: int
+    step: int
+    metrics: Mapping[str, float]
+    sparsity: float
+    mask_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnd:
+    """All batches of an epoch were used."""
+
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The run was told to stop by a signal; the state is saved so that it can go on later."""
+
+    epoch: int
+    step: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """Training is over."""
+
+    epoch: int
+    step: int
+    reason: str
+
+
+Event = StepEnd | EvalEnd | EpochEnd | Interrupted | RunEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint and its manifest are durable on disk; `stall_s` is what training waited for it."""
+
+    file: str
+    tags: tuple[str, ...]
+    bytes: int
+    stall_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The bytes of a checkpoint match the digest in its manifest."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Retention removed a checkpoint that nothing keeps any more."""
+
+    file: str
+
+
+Fact = Saved | Verified | Deleted

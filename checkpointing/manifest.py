@@ -1,0 +1,79 @@
+"""The JSON beside each checkpoint: what it is, why it is kept, and the digest that makes it valid.
+
+The manifest is the commit mark: it is written after the bytes are durable, and a file without one is not a
+checkpoint. Every index is derived from manifests, never the reverse.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from checkpointing.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Manifest:
+    """One checkpoint file; compared by identity.
+
+    `file` is relative to the checkpoint root; `tags`, `policies` and `reasons` are parallel: the role, the
+    policy (by its name in the configuration) that asked for it, and its reason in words. `sequence` is the
+    order of saving within the run (clocks go backwards, a sequence does not); `created` is UTC, ISO 8601.
+    """
+
+    file: str
+    tier: str
+    tags: tuple[str, ...]
+    policies: tuple[str, ...]
+    reasons: tuple[str, ...]
+    sequence: int
+    run: str
+    epoch: int
+    global_step: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    sparsity: float | None = None
+    bytes: int = 0
+    sha256: str = ""
+    created: str = ""
+    git_commit: str | None = None
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Readable JSON; NaN and infinity are written as strings, since JSON has neither."""
+        plain = asdict(self)
+        plain["metrics"] = {k: encode(v) for k, v in self.metrics.items()}
+        return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+
+
+def encode(value: float) -> float | str:
+    """A number, or the words `nan`, `inf`, `-inf` for what JSON cannot say."""
+    return value if value - value == 0 else repr(value)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest file. Raises CheckpointError, naming the file, when it is not one."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        # Where the manifest lies says which file it describes; what it says of itself could leave the root.
+        raw["tier"] = path.parent.name
+        raw["file"] = f"{path.parent.name}/{path.stem}.pt"
+        return _from_plain(raw)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint manifest: {error}.") from None
+
+
+def _from_plain(raw: dict[str, Any]) -> Manifest:
+    if raw["format"] != FORMAT:
+        raise ValueError(f"its format is {raw['format']}, and this version reads {FORMAT}")
+    names = {f.name for f in fields(Manifest)}
+    known = {k: v for k, v in raw.items() if k in names}
+    for name in ("tags", "policies", "reasons"):
+        known[name] = tuple(raw[name])
+    known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}
+    for name, kind in (("run", str), ("sha256", str), ("sequence", int), ("bytes", int)):
+        if not isinstance(known[name], kind):
+            raise TypeError(f"{name} is {known[name]!r}")
+    return Manifest(**known)

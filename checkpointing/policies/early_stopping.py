@@ -1,0 +1,69 @@
+"""Stop when a metric has not improved for a while."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpointing.events import EvalEnd, Event
+from checkpointing.manifest import Manifest
+from checkpointing.policies.ranking import Peak, check_count, check_min_delta, check_mode, read_peak
+from checkpointing.policy import Decision, Stop, better, ranked
+
+
+@dataclass(kw_only=True)
+class EarlyStoppingSettings:
+    """`mode` is max or min; `patience` counts evaluations; `min_delta` is in units of the metric."""
+
+    metric: str
+    mode: str
+    patience: int
+    min_delta: float
+
+    def __post_init__(self) -> None:
+        check_mode("early_stopping.mode", self.mode)
+        check_count("early_stopping.patience", self.patience)
+        check_min_delta("early_stopping.min_delta", self.min_delta)
+
+
+class EarlyStopping:
+    """Never saves. A value that cannot be ranked (missing, NaN, infinite) is no improvement."""
+
+    def __init__(self, settings: EarlyStoppingSettings) -> None:
+        self.settings = settings
+        self._peak: Peak | None = None
+        self._waited = 0
+
+    def decide(self, event: Event) -> list[Decision]:
+        """Stop after `patience` evaluations in a row without improvement."""
+        if not isinstance(event, EvalEnd):
+            return []
+        value, peak = ranked(event.metrics, self.settings.metric), self._peak
+        if value is not None and better(
+            value, peak and peak["value"], self.settings.mode, self.settings.min_delta
+        ):
+            self._peak, self._waited = Peak(value=value, epoch=event.epoch), 0
+            return []
+        self._waited += 1
+        return [Stop(self._reason())] if self._waited >= self.settings.patience else []
+
+    def _reason(self) -> str:
+        metric, min_delta = self.settings.metric, self.settings.min_delta
+        if self._peak is None:
+            return f"{metric} was missing or not finite in all {self._waited} evaluations"
+        return (
+            f"{metric} has not improved by more than {min_delta:g} for {self._waited} evaluations; "
+            f"best {self._peak['value']:.4f} at epoch {self._peak['epoch']}"
+        )
+
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:  # noqa: ARG002
+        """Nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value and its epoch, and the evaluations since."""
+        return {"best": None if self._peak is None else dict(self._peak), "waited": self._waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the counters back; a changed patience applies to them."""
+        self._peak = None if state["best"] is None else read_peak(state["best"])
+        self._waited = state["waited"]

@@ -1,0 +1,53 @@
+"""Save every so many epochs or steps, and keep the last few."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpointing.events import EpochEnd, Event, StepEnd
+from checkpointing.manifest import Manifest
+from checkpointing.policies.ranking import check_count, newest
+from checkpointing.policy import Decision, Save
+
+
+@dataclass(kw_only=True)
+class IntervalSettings:
+    """`epochs` and `steps` are periods, None for never; `keep_last` counts checkpoints."""
+
+    epochs: int | None
+    steps: int | None
+    keep_last: int
+
+    def __post_init__(self) -> None:
+        check_count("interval.epochs", self.epochs)
+        check_count("interval.steps", self.steps)
+        check_count("interval.keep_last", self.keep_last)
+
+
+class Interval:
+    """Rolling training checkpoints. It needs no memory: an epoch or a step is due or it is not."""
+
+    tag = "interval"
+
+    def __init__(self, settings: IntervalSettings) -> None:
+        self.settings = settings
+
+    def decide(self, event: Event) -> list[Decision]:
+        """Save when the number of the epoch or step is a multiple of its period."""
+        epochs, steps = self.settings.epochs, self.settings.steps
+        if isinstance(event, StepEnd) and steps is not None and event.step % steps == 0:
+            return [Save(self.tag, f"step {event.step}, every {steps}")]
+        if isinstance(event, EpochEnd) and epochs is not None and event.epoch % epochs == 0:
+            return [Save(self.tag, f"epoch {event.epoch}, every {epochs}")]
+        return []
+
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
+        """The newest `keep_last` of its own."""
+        return newest(manifests, self.tag, self.settings.keep_last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""

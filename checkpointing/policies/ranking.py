@@ -1,0 +1,89 @@
+"""What the policies that rank checkpoints by a metric share: names, reasons, checks, and the k best."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest
+from checkpointing.policy import order, ranked, safe_name
+
+
+class Peak(TypedDict):
+    """The best value so far and the epoch that reached it: plain, as it is saved."""
+
+    value: float
+    epoch: int
+
+
+def check(condition: bool, option: str, value: object, must: str) -> None:
+    """Raise CheckpointError, naming the option under `checkpoint.policy.`, unless the condition holds."""
+    if not condition:
+        raise CheckpointError(f"checkpoint.policy.{option}={value} is out of range: it must be {must}.")
+
+
+def check_mode(option: str, mode: str) -> None:
+    """`mode` is one of the two words that say which values are better."""
+    check(mode in ("max", "min"), option, mode, "max or min")
+
+
+def check_min_delta(option: str, min_delta: float) -> None:
+    """`min_delta` is a finite number that is not negative."""
+    check(0 <= min_delta < float("inf"), option, min_delta, "at least 0 and finite")
+
+
+def check_count(option: str, count: int | None) -> None:
+    """`count` is at least 1, or None."""
+    check(count is None or count >= 1, option, count, "at least 1")
+
+
+def stem(role: str, value: float, epoch: int) -> str:
+    """The file name of a milestone, without its suffix."""
+    return safe_name(f"{role}_{value:.4f}_epoch_{epoch:04d}")
+
+
+def comparison(value: float, peak: Peak | None) -> str:
+    """The end of a reason for saving: what the value was compared with."""
+    if peak is None:
+        return f"{value:.4f} is the first"
+    return f"{value:.4f} beats {peak['value']:.4f} of epoch {peak['epoch']}"
+
+
+def read_peak(state: Peak) -> Peak:
+    """A saved peak as a new one. Raises KeyError for a missing entry."""
+    return Peak(value=float(state["value"]), epoch=int(state["epoch"]))
+
+
+def newest(manifests: Sequence[Manifest], tag: str, count: int) -> dict[Manifest, str]:
+    """The `count` newest checkpoints that carry `tag`, by the order of saving."""
+    tagged = sorted((m for m in manifests if tag in m.tags), key=lambda m: m.sequence)
+    return dict.fromkeys(tagged[-count:], f"one of the last {count} of {tag}")
+
+
+def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[float, Manifest]]:
+    """The checkpoints that carry `tag` with their ranked values, oldest first.
+
+    A resumed run may save a step again: of those with the same step and value the newest stands for all.
+    """
+    found: dict[tuple[int, float], Manifest] = {}
+    for manifest in sorted(manifests, key=lambda m: m.sequence):
+        value = ranked(manifest.metrics, metric)
+        if tag in manifest.tags and value is not None:
+            found[manifest.global_step, value] = manifest
+    return [(value, manifest) for (_, value), manifest in found.items()]
+
+
+def best(
+    manifests: Sequence[Manifest], *, tag: str, metric: str, mode: str, keep: int | None, peak: Peak | None
+) -> dict[Manifest, str]:
+    """The `keep` best checkpoints that carry `tag`, and always that of `peak`; all of them for None.
+
+    Of equal values the newer one is the better.
+    """
+    if keep is None:
+        return {m: f"every {tag} is kept" for m in manifests if tag in m.tags}
+    pairs = scored(manifests, tag, metric)
+    pairs.sort(key=lambda pair: (order(pair[0], mode), pair[1].sequence), reverse=True)
+    kept = {m: f"number {n} of {keep} for {tag}: {v:.4f}" for n, (v, m) in enumerate(pairs[:keep], 1)}
+    # A run resumed from an older checkpoint may trail a better file that it wrote before.
+    current = [m for value, m in pairs if peak == Peak(value=value, epoch=m.epoch)][:1]
+    return {m: f"the current {tag}: {m.metrics[metric]:.4f}" for m in current} | kept

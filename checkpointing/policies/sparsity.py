@@ -1,0 +1,138 @@
+"""Save the best checkpoint for each sparsity target while a network is pruned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpointing.events import EvalEnd, Event
+from checkpointing.manifest import Manifest
+from checkpointing.policies import ranking
+from checkpointing.policies.ranking import Peak, check, check_count, check_min_delta, check_mode
+from checkpointing.policy import MILESTONE, Decision, Save, better, ranked, safe_name
+
+# A target of 0.9 is met by the exact count of zeros that a mask can reach, just below or above it.
+SLACK = 1e-6
+
+
+@dataclass(kw_only=True)
+class SparsitySettings:
+    """`targets` are fractions of zeros; those of 0 or less are ignored, so that a dense run may name one.
+
+    `rule` at_least counts evaluations at or above the target; window those within `tolerance` of it, and
+    with `jump_over` also the first one after a leap from below the window to above it. `settled` is the
+    number of evaluations in a row for which the mask must have stayed as it is; `keep` as in best.
+    """
+
+    metric: str
+    mode: str
+    min_delta: float
+    targets: list[float]
+    rule: str
+    tolerance: float
+    jump_over: bool
+    settled: int
+    keep: int | None
+
+    def __post_init__(self) -> None:
+        check_mode("sparsity.mode", self.mode)
+        check_min_delta("sparsity.min_delta", self.min_delta)
+        check(all(t < 1 for t in self.targets), "sparsity.targets", self.targets, "fractions below 1")
+        check(self.rule in ("at_least", "window"), "sparsity.rule", self.rule, "at_least or window")
+        check(0 <= self.tolerance < 1, "sparsity.tolerance", self.tolerance, "at least 0 and below 1")
+        check(self.settled >= 0, "sparsity.settled", self.settled, "at least 0")
+        check_count("sparsity.keep", self.keep)
+
+
+class Sparsity:
+    """Milestones by target; each target has its own best and its own tag."""
+
+    def __init__(self, settings: SparsitySettings) -> None:
+        self.settings = settings
+        targets = sorted({round(t, 6) for t in settings.targets if t > SLACK})
+        self.targets = {tag(settings.metric, target): target for target in targets}
+        self._peaks: dict[str, Peak] = {}
+        self._landed: dict[str, float] = {}  # where a leap over a window ended, until it was used
+        self._previous = 0.0
+        self._mask_version: int | None = None
+        self._unchanged = 0
+        self._unranked = 0
+
+    def decide(self, event: Event) -> list[Decision]:
+        """A save for each target that is met with a better value than before."""
+        decisions: list[Decision] = []
+        if not isinstance(event, EvalEnd):
+            return decisions
+        value = ranked(event.metrics, self.settings.metric)
+        self._unranked += value is None
+        self._unchanged = self._unchanged + 1 if event.mask_version == self._mask_version else 0
+        self._mask_version = event.mask_version
+        for role, target in self.targets.items():
+            met = self._meets(role, target, event.sparsity)
+            if value is None or not met or self._unchanged < self.settings.settled:
+                continue
+            self._landed.pop(role, None)
+            peak = self._peaks.get(role)
+            if better(value, peak and peak["value"], self.settings.mode, self.settings.min_delta):
+                self._peaks[role] = Peak(value=value, epoch=event.epoch)
+                compared = ranking.comparison(value, peak)
+                reason = f"{self.settings.metric} at sparsity {event.sparsity:.4f}: {compared}"
+                decisions.append(Save(role, reason, MILESTONE, ranking.stem(role, value, event.epoch)))
+        self._previous = event.sparsity
+        return decisions
+
+    def _meets(self, role: str, target: float, sparsity: float) -> bool:
+        if self.settings.rule == "at_least":
+            return sparsity >= target - SLACK
+        tolerance = self.settings.tolerance + SLACK
+        if abs(sparsity - target) <= tolerance:
+            return True
+        if not self.settings.jump_over:
+            return False
+        # A leap that is not settled or not ranked yet waits, but only while the sparsity stays where it is.
+        if self._previous < target - tolerance and sparsity > target + tolerance:
+            self._landed[role] = sparsity
+        elif role in self._landed and abs(sparsity - self._landed[role]) > tolerance:
+            del self._landed[role]
+        return role in self._landed
+
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
+        """For each target the best `keep` of its own, the current best among them."""
+        kept: dict[Manifest, str] = {}
+        for role in self.targets:
+            found = ranking.best(
+                manifests,
+                tag=role,
+                metric=self.settings.metric,
+                mode=self.settings.mode,
+                keep=self.settings.keep,
+                peak=self._peaks.get(role),
+            )
+            kept |= {m: f"{kept[m]}; {why}" if m in kept else why for m, why in found.items()}
+        return kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value and its epoch by role, and what the rules remember of earlier evaluations."""
+        return {
+            "best": {role: dict(peak) for role, peak in self._peaks.items()},
+            "landed": dict(self._landed),
+            "previous_sparsity": self._previous,
+            "mask_version": self._mask_version,
+            "unchanged": self._unchanged,
+            "unranked": self._unranked,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the counters of the targets that are still configured; a new target starts from nothing."""
+        self._peaks = {t: ranking.read_peak(p) for t, p in state["best"].items() if t in self.targets}
+        self._landed = {t: s for t, s in state["landed"].items() if t in self.targets}
+        self._previous = state["previous_sparsity"]
+        self._mask_version = state["mask_version"]
+        self._unchanged = state["unchanged"]
+        self._unranked = state["unranked"]
+
+
+def tag(metric: str, target: float) -> str:
+    """The tag of the best checkpoint for a target: two digits, or as many more (6 at most) as it needs."""
+    target = round(target, 6)
+    digits = next(d for d in range(2, 7) if round(target, d) == target)
+    return safe_name(f"best_{metric}_at_sparsity_{target:.{digits}f}")

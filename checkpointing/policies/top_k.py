@@ -1,0 +1,71 @@
+"""Keep the k best checkpoints by one metric, for ensembles and averages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpointing.events import EvalEnd, Event
+from checkpointing.manifest import Manifest
+from checkpointing.policies import ranking
+from checkpointing.policies.ranking import Peak, check_count, check_mode
+from checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked
+
+
+@dataclass(kw_only=True)
+class TopKSettings:
+    """`mode` is max or min; `k` counts checkpoints."""
+
+    metric: str
+    mode: str
+    k: int
+
+    def __post_init__(self) -> None:
+        check_mode("top_k.mode", self.mode)
+        check_count("top_k.k", self.k)
+
+
+class TopK:
+    """Saves what is among the k best so far; of equal values the earlier one stays."""
+
+    tag = "top_k"
+
+    def __init__(self, settings: TopKSettings) -> None:
+        self.settings = settings
+        self._peaks: list[Peak] = []  # best first
+        self._unranked = 0
+
+    def decide(self, event: Event) -> list[Decision]:
+        """Save when fewer than k values so far are as good."""
+        if not isinstance(event, EvalEnd):
+            return []
+        metric, mode, k = self.settings.metric, self.settings.mode, self.settings.k
+        value = ranked(event.metrics, metric)
+        if value is None:
+            self._unranked += 1
+            return []
+        place = sum(not better(value, peak["value"], mode) for peak in self._peaks)
+        if place >= k:
+            return []
+        self._peaks.insert(place, Peak(value=value, epoch=event.epoch))
+        del self._peaks[k:]
+        reason = f"{metric} {value:.4f} is number {place + 1} of the best {k}"
+        return [Save(self.tag, reason, MILESTONE, ranking.stem(f"{self.tag}_{metric}", value, event.epoch))]
+
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
+        """The k best of its own."""
+        metric, mode, k = self.settings.metric, self.settings.mode, self.settings.k
+        pairs = ranking.scored(manifests, self.tag, metric)
+        pairs.sort(key=lambda pair: (-order(pair[0], mode), pair[1].sequence))
+        return {
+            m: f"number {n} of the best {k} by {metric}: {value:.4f}"
+            for n, (value, m) in enumerate(pairs[:k], 1)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The k best values and their epochs, best first, and the count of unranked values."""
+        return {"best": [dict(peak) for peak in self._peaks], "unranked": self._unranked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the counters back; a changed k applies from the next evaluation."""
+        self._peaks = [ranking.read_peak(peak) for peak in state["best"]]
+        self._unranked = state["unranked"]

@@ -1,0 +1,60 @@
+"""Save every so many minutes, for runs whose epochs take hours."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpointing.events import Event, StepEnd
+from checkpointing.manifest import Manifest
+from checkpointing.policies.ranking import check, check_count, newest
+from checkpointing.policy import Decision, Save
+
+
+@dataclass(kw_only=True)
+class WallClockSettings:
+    """`minutes` is the period, None for never; `keep_last` counts checkpoints."""
+
+    minutes: float | None
+    keep_last: int
+
+    def __post_init__(self) -> None:
+        check(self.minutes is None or self.minutes > 0, "wall_clock.minutes", self.minutes, "above 0")
+        check_count("wall_clock.keep_last", self.keep_last)
+
+
+class WallClock:
+    """Saves at the first step after the period has passed; `clock` gives seconds and never goes back.
+
+    It saves no state: what is in a checkpoint must not depend on the clock, so a resumed run starts a
+    new period.
+    """
+
+    tag = "wall_clock"
+
+    def __init__(self, settings: WallClockSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._since = clock()
+
+    def decide(self, event: Event) -> list[Decision]:
+        """Look at the clock after each step."""
+        minutes = self.settings.minutes
+        if minutes is None or not isinstance(event, StepEnd):
+            return []
+        now = self._clock()
+        if now - self._since < 60 * minutes:
+            return []
+        self._since = now
+        return [Save(self.tag, f"{minutes:g} minutes have passed")]
+
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
+        """The newest `keep_last` of its own."""
+        return newest(manifests, self.tag, self.settings.keep_last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""

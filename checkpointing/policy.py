@@ -1,0 +1,89 @@
+"""When to save, when to stop, and what to keep: the protocol that every policy follows.
+
+A policy looks at events and manifests and answers with values. It never touches a file or a tensor, so each
+is tested by a table. Policies are composed by union: the manager asks them all, writes one file for what any
+of them wanted, and keeps what any of them keeps.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from checkpointing.events import Event
+from checkpointing.manifest import Manifest
+
+TRAINING = "training"
+MILESTONE = "milestone"
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Save the state of this moment.
+
+    `tag` is the role that the checkpoint plays, `reason` a sentence for people. In the milestone tier `stem`
+    is the file's name without its suffix, and the pointer `<tag>.pt` names the newest; in the training tier
+    the manager names the file by epoch and step.
+    """
+
+    tag: str
+    reason: str
+    tier: str = TRAINING
+    stem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the run after this moment."""
+
+    reason: str
+
+
+Decision = Save | Stop
+
+
+class Policy(Protocol):
+    """Decides on events and says what to keep.
+
+    State is counters only, never settings: on resume the configuration wins.
+    """
+
+    def decide(self, event: Event) -> list[Decision]:
+        """What to do about an event; called once for each, in order."""
+        ...
+
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
+        """Which of a run's checkpoints this policy needs, each with the reason."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters as plain types."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take counters back. Raises KeyError for a missing one."""
+        ...
+
+
+def ranked(metrics: Mapping[str, float], metric: str) -> float | None:
+    """The metric's value, or None when it is missing, NaN or infinite: such a value is never ranked."""
+    value = metrics.get(metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def better(value: float, than: float | None, mode: str, min_delta: float = 0.0) -> bool:
+    """Whether `value` beats `than` by more than min_delta; anything beats None."""
+    if than is None:
+        return True
+    return value - than > min_delta if mode == "max" else than - value > min_delta
+
+
+def order(value: float, mode: str) -> float:
+    """A sort key that puts the best value last."""
+    return value if mode == "max" else -value
+
+
+def safe_name(text: str) -> str:
+    """`text` as part of a file name: anything but letters, digits, `.`, `_` and `-` becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)

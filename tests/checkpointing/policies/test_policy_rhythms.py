@@ -1,0 +1,83 @@
+"""The policies that save by the calendar: interval and wall_clock."""
+
+import policy_cases as case
+import pytest
+
+from checkpointing.events import EpochEnd, Interrupted, RunEnd, StepEnd
+from checkpointing.policies.interval import Interval
+from checkpointing.policies.wall_clock import WallClock
+from checkpointing.policy import TRAINING, Save
+
+
+@pytest.mark.parametrize(
+    ("settings", "event", "reason"),
+    [
+        (case.interval(epochs=10), EpochEnd(10, 100), "epoch 10, every 10"),
+        (case.interval(epochs=10), EpochEnd(11, 110), None),
+        (case.interval(epochs=10), EpochEnd(9, 100), None),
+        (case.interval(epochs=1), EpochEnd(1, 10), "epoch 1, every 1"),
+        (case.interval(steps=100), StepEnd(1, 200), "step 200, every 100"),
+        (case.interval(steps=100), StepEnd(100, 201), None),
+        (case.interval(steps=100), EpochEnd(100, 200), None),
+        (case.interval(epochs=10), StepEnd(10, 100), None),
+        (case.interval(epochs=5, steps=7), EpochEnd(5, 50), "epoch 5, every 5"),
+        (case.interval(epochs=5, steps=7), StepEnd(5, 49), "step 49, every 7"),
+        (case.interval(), EpochEnd(10, 100), None),
+        (case.interval(), StepEnd(10, 100), None),
+        (case.interval(epochs=1, steps=1), case.evaluation(1, 0.5), None),
+        (case.interval(epochs=1, steps=1), RunEnd(1, 10, "done"), None),
+        (case.interval(epochs=1, steps=1), Interrupted(1, 10, 15), None),
+    ],
+)
+def test_interval_saves_at_multiples(settings, event, reason):
+    expected = [] if reason is None else [Save("interval", reason, TRAINING)]
+    assert Interval(settings).decide(event) == expected
+
+
+def test_the_newest_by_sequence_are_kept_and_nothing_of_others():
+    manifests = [case.manifest(n, "interval", epoch=9 - n) for n in (4, 1, 3, 2)]
+    manifests.append(case.manifest(5, "wall_clock"))
+    policy = Interval(case.interval(keep_last=2))
+    assert case.kept(policy, manifests) == [3, 4]
+    assert set(policy.keeps(manifests).values()) == {"one of the last 2 of interval"}
+    assert case.kept(WallClock(case.wall_clock(keep_last=1)), manifests) == [5]
+    assert case.kept(policy, manifests[:1]) == [4]
+    assert case.kept(policy, []) == []
+
+
+class Clock:
+    def __init__(self):
+        self.now = 5.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_wall_clock_saves_once_a_period_at_a_step():
+    clock = Clock()
+    policy = WallClock(case.wall_clock(minutes=2), clock)
+    saved = []
+    for step in range(1, 31):
+        clock.now += 25
+        saved += [(step, d.tag, d.tier) for d in policy.decide(StepEnd(1, step))]
+        assert policy.decide(EpochEnd(1, step)) == []
+    assert saved == [(n, "wall_clock", TRAINING) for n in (5, 10, 15, 20, 25, 30)]
+
+
+def test_wall_clock_can_be_off_and_never_looks_at_the_clock_then():
+    clock = Clock()
+    policy = WallClock(case.wall_clock(minutes=None), clock)
+    clock.now = 1e9
+    assert policy.decide(StepEnd(1, 1)) == []
+
+
+def test_wall_clock_starts_a_new_period_on_resume_and_saves_no_time():
+    clock = Clock()
+    policy = WallClock(case.wall_clock(minutes=1), clock)
+    clock.now += 59
+    assert policy.state_dict() == {}
+    resumed = WallClock(case.wall_clock(minutes=1), clock)
+    resumed.load_state_dict(policy.state_dict())
+    clock.now += 2
+    assert len(policy.decide(StepEnd(1, 1))) == 1
+    assert resumed.decide(StepEnd(1, 1)) == []

@@ -1,0 +1,118 @@
+"""Settings: ranges, the registry, and the values in conf/."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import policy_cases as case
+import pytest
+from omegaconf import OmegaConf
+
+from checkpointing import policies
+from checkpointing.errors import CheckpointError
+from checkpointing.policies.best import BestSettings, Metric
+
+CONF = Path(__file__).parents[3] / "conf" / "checkpoint" / "policy"
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "must"),
+    [
+        (lambda: case.interval(epochs=0), "interval.epochs=0", "at least 1"),
+        (lambda: case.interval(steps=-5), "interval.steps=-5", "at least 1"),
+        (lambda: case.interval(keep_last=0), "interval.keep_last=0", "at least 1"),
+        (lambda: case.wall_clock(minutes=0), "wall_clock.minutes=0", "above 0"),
+        (lambda: case.wall_clock(minutes=case.NAN), "wall_clock.minutes=nan", "above 0"),
+        (lambda: case.wall_clock(keep_last=0), "wall_clock.keep_last=0", "at least 1"),
+        (lambda: case.best(keep=0), "best.keep=0", "at least 1"),
+        (lambda: case.best(accuracy="up"), "best.metrics.accuracy.mode=up", "max or min"),
+        (lambda: case.best(min_delta=-0.1), "best.metrics.accuracy.min_delta=-0.1", "at least 0 and finite"),
+        (
+            lambda: case.best(min_delta=case.NAN),
+            "best.metrics.accuracy.min_delta=nan",
+            "at least 0 and finite",
+        ),
+        (lambda: BestSettings(metrics={}, keep=1), "best.metrics={}", "one metric or more"),
+        (
+            lambda: case.best(**{"a/b": "max", "a_b": "max"}),
+            "best.metrics=['a/b', 'a_b']",
+            "names of different files",
+        ),
+        (lambda: case.top_k(k=0), "top_k.k=0", "at least 1"),
+        (lambda: case.top_k(mode=""), "top_k.mode=", "max or min"),
+        (lambda: case.sparsity(1.0), "sparsity.targets=[1.0]", "fractions below 1"),
+        (lambda: case.sparsity(case.NAN), "sparsity.targets=[nan]", "fractions below 1"),
+        (lambda: case.sparsity(0.5, rule="near"), "sparsity.rule=near", "at_least or window"),
+        (lambda: case.sparsity(0.5, tolerance=-1), "sparsity.tolerance=-1", "at least 0 and below 1"),
+        (lambda: case.sparsity(0.5, settled=-1), "sparsity.settled=-1", "at least 0"),
+        (lambda: case.sparsity(0.5, keep=0), "sparsity.keep=0", "at least 1"),
+        (lambda: case.sparsity(0.5, mode="x"), "sparsity.mode=x", "max or min"),
+        (lambda: case.sparsity(0.5, min_delta=case.INF), "sparsity.min_delta=inf", "at least 0 and finite"),
+        (lambda: case.early_stopping(patience=0), "early_stopping.patience=0", "at least 1"),
+        (lambda: case.early_stopping(mode="x"), "early_stopping.mode=x", "max or min"),
+        (lambda: case.early_stopping(min_delta=-1), "early_stopping.min_delta=-1", "at least 0 and finite"),
+    ],
+)
+def test_a_wrong_value_is_a_sentence_that_names_the_option(make, option, must):
+    with pytest.raises(CheckpointError) as error:
+        make()
+    assert str(error.value) == f"checkpoint.policy.{option} is out of range: it must be {must}."
+
+
+def test_every_policy_has_a_file_and_the_file_has_every_value():
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(policies.SETTINGS)
+    shared = {
+        "checkpoint": {
+            "interval": 10,
+            "interval_steps": None,
+            "interval_minutes": 60,
+            "keep_last": 3,
+            "monitor": {"metric": "f1_score", "mode": "max"},
+        },
+        "pruning": {"target": 0.0},
+    }
+    for name, settings_class in policies.SETTINGS.items():
+        node = OmegaConf.load(CONF / f"{name}.yaml")
+        assert list(node.defaults) == [f"/schema/policy/{name}@{name}", "_self_"]
+        assert set(node[name]) == {f.name for f in dataclasses.fields(settings_class)}
+        root = OmegaConf.create(shared)
+        root.policy = OmegaConf.merge(OmegaConf.structured(settings_class), node[name])
+        settings = OmegaConf.to_object(root.policy)
+        assert type(settings) is settings_class
+        assert dataclasses.asdict(policies.build(settings).settings) == dataclasses.asdict(settings)
+
+
+def test_settings_hold_no_values():
+    for settings_class in (*policies.SETTINGS.values(), Metric):
+        for field in dataclasses.fields(settings_class):
+            assert field.default is dataclasses.MISSING
+            assert field.default_factory is dataclasses.MISSING
+
+
+def test_a_plugin_registers_its_own(monkeypatch):
+    monkeypatch.setattr(policies, "SETTINGS", dict(policies.SETTINGS))
+    monkeypatch.setattr(policies, "_POLICIES", dict(policies._POLICIES))
+
+    @dataclasses.dataclass(kw_only=True)
+    class Mine:
+        number: int
+
+    class MyPolicy(policies.Interval):
+        pass
+
+    with pytest.raises(CheckpointError, match="takes settings of type Mine; there are: best, "):
+        policies.build(Mine(number=1))
+    policies.register("mine", Mine, MyPolicy)
+    policies.register("mine", Mine, MyPolicy)  # a module imported twice
+    assert type(policies.build(Mine(number=1))) is MyPolicy
+    with pytest.raises(CheckpointError, match="named best exists"):
+        policies.register("best", Mine, MyPolicy)
+    with pytest.raises(CheckpointError, match="Mine belongs to another"):
+        policies.register("yours", Mine, policies.Best)
+    assert "yours" not in policies.SETTINGS
+
+
+def test_policies_need_no_torch():
+    code = "import sys, checkpointing.policies; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parents[2])
