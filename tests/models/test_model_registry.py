@@ -1,0 +1,53 @@
+import subprocess
+import sys
+
+import pytest
+
+import models
+from models import ModelRecord, available, create, register
+
+SHAPE = (3, 32, 32)
+
+
+def test_lists_models_with_a_description():
+    assert [record.name for record in available()][:4] == ["resnet50", "resnet18", "resnet20", "lenet5"]
+    assert all(record.description for record in available())
+
+
+def test_unknown_name_gets_the_nearest_and_the_list():
+    with pytest.raises(ValueError, match=r"no model named resnet5\. Did you mean resnet50\?.*lenet5"):
+        create("resnet5", image_shape=SHAPE, num_classes=10, options={})
+
+
+def test_option_that_the_model_lacks():
+    with pytest.raises(ValueError, match="lenet5 has no option stem"):
+        create("lenet5", image_shape=SHAPE, num_classes=10, options={"dropout": 0.0, "stem": "auto"})
+
+
+def test_option_that_is_not_given():
+    with pytest.raises(ValueError, match="resnet20 needs its option dropout"):
+        create("resnet20", image_shape=SHAPE, num_classes=10, options={"stem": "auto"})
+
+
+def test_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match="lenet5 is already registered"):
+        register(ModelRecord("lenet5", "another", lambda: None))
+
+
+def test_a_model_of_ones_own(monkeypatch):
+    monkeypatch.setattr(models.registry, "_RECORDS", dict(models.registry._RECORDS))
+    from torch import nn
+
+    register(
+        ModelRecord(
+            "flat", "one layer", lambda *, image_shape, num_classes, bias: nn.Linear(4, num_classes, bias)
+        )
+    )
+    net = create("flat", image_shape=(1, 2, 2), num_classes=3, options={"bias": False})
+    assert net.out_features == 3
+    assert net.bias is None
+
+
+def test_listing_imports_no_torch():
+    code = "import sys, models; models.available(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,175 @@
+import math
+
+import pytest
+import torch
+from optimizer_cases import ADAM, gradients, network, through_a_file, train
+
+from optimizers import AdamWSPAM, SpamSettings, build_adamw, cosine, learning_rate_schedule, param_groups
+
+SETTLE = 20
+
+
+def spam(net, threshold=3.0, interval=30, warmup=8, amsgrad=False):
+    settings = SpamSettings(threshold=threshold, interval=interval, warmup=warmup)
+    return AdamWSPAM(param_groups(net, 0.05), spam=settings, **ADAM, amsgrad=amsgrad)
+
+
+class Reference:
+    """SPAM as the paper has it, one number at a time."""
+
+    def __init__(self, net, threshold, interval, warmup):
+        self.threshold, self.interval, self.warmup = threshold, interval, warmup
+        self.decay = {n: 0.05 if p.ndim > 1 else 0.0 for n, p in net.named_parameters()}
+        self.w = {n: p.detach().double().flatten().tolist() for n, p in net.named_parameters()}
+        self.m = {n: [0.0] * len(w) for n, w in self.w.items()}
+        self.v = {n: [0.0] * len(w) for n, w in self.w.items()}
+        self.since, self.was_reset, self.clipped = 0, False, 0
+
+    def step(self, net):
+        (beta1, beta2), lr = ADAM["betas"], ADAM["lr"]
+        if self.since == self.interval:
+            self.since, self.was_reset = 0, True
+            for name, w in self.w.items():
+                self.m[name], self.v[name] = [0.0] * len(w), [0.0] * len(w)
+        if self.was_reset and self.since + 1 < self.warmup:
+            lr *= 0.5 * (1 - math.cos(math.pi * (self.since + 1) / self.warmup))
+        t = self.since + 1
+        for name, param in net.named_parameters():
+            w, m, v = self.w[name], self.m[name], self.v[name]
+            for i, g in enumerate(param.grad.double().flatten().tolist()):
+                if self.since >= SETTLE and v[i] > 0 and g * g > self.threshold * v[i]:
+                    g = math.copysign(math.sqrt(self.threshold * v[i]), g)
+                    self.clipped += 1
+                w[i] *= 1 - lr * self.decay[name]
+                m[i] = beta1 * m[i] + (1 - beta1) * g
+                v[i] = beta2 * v[i] + (1 - beta2) * g * g
+                denominator = math.sqrt(v[i] / (1 - beta2**t)) + ADAM["eps"]
+                w[i] -= lr * m[i] / (1 - beta1**t) / denominator
+        self.since += 1
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_agrees_with_the_paper(fused):
+    net = network().double()
+    optimizer = spam(net)
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    reference = Reference(net, 3.0, 30, 8)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(75):
+        for param in net.parameters():
+            param.grad = torch.randn(param.shape, generator=generator, dtype=torch.float64)
+        reference.step(net)
+        optimizer.step()
+    assert reference.clipped > 100
+    for name, param in net.named_parameters():
+        expected = torch.tensor(reference.w[name], dtype=torch.float64)
+        torch.testing.assert_close(param.detach().flatten(), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_it_differs_from_adamw():
+    nets = [network(), network()]
+    optimizers = [spam(nets[0]), build_adamw(param_groups(nets[1], 0.05), **ADAM, amsgrad=False)]
+    for net, optimizer in zip(nets, optimizers, strict=True):
+        train(net, optimizer, 1, 20)
+    assert torch.equal(nets[0][8].weight, nets[1][8].weight)
+    for net, optimizer in zip(nets, optimizers, strict=True):
+        train(net, optimizer, 21, 30)
+    assert not torch.equal(nets[0][8].weight, nets[1][8].weight)
+
+
+def test_a_fresh_or_reset_second_moment_does_not_silence_the_gradient():
+    net = network()
+    optimizer = spam(net, threshold=1e-6, interval=5, warmup=0)
+    train(net, optimizer, 1, 5)
+    gradients(net, 6)
+    before = net[8].weight.grad.clone()
+    optimizer.step()
+    assert torch.equal(net[8].weight.grad, before)
+    assert (optimizer.state[net[8].weight]["exp_avg"] != 0).any()
+
+
+def test_a_second_moment_of_zero_clips_nothing():
+    net = network()
+    optimizer = spam(net, interval=0)
+    train(net, optimizer, 1, 25)
+    weight = net[8].weight
+    optimizer.state[weight]["exp_avg_sq"][0, 0] = 0
+    gradients(net, 26)
+    weight.grad[0, 0] = 7.0
+    optimizer.step()
+    assert weight.grad[0, 0] == 7.0
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_a_reset_starts_the_moments_and_their_step_afresh(amsgrad):
+    net = network()
+    optimizer = spam(net, interval=10, amsgrad=amsgrad)
+    train(net, optimizer, 1, 10)
+    gradients(net, 11)
+    optimizer.step()
+    beta1, beta2 = ADAM["betas"]
+    for param in net.parameters():
+        state = optimizer.state[param]
+        assert state["step"] == 1
+        torch.testing.assert_close(state["exp_avg"], (1 - beta1) * param.grad)
+        torch.testing.assert_close(state["exp_avg_sq"], (1 - beta2) * param.grad**2)
+        if amsgrad:
+            assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
+
+
+def test_interval_zero_never_resets():
+    net = network()
+    optimizer = spam(net, interval=0)
+    train(net, optimizer, 1, 50)
+    assert optimizer.state[net[8].weight]["step"] == 50
+
+
+def test_the_warm_up_never_accumulates_into_the_learning_rate():
+    net = network()
+    optimizer = spam(net, interval=10, warmup=8)
+    schedule = learning_rate_schedule(optimizer, cosine(100, 0, 0.1))
+    for step in range(1, 101):
+        assert optimizer.param_groups[0]["lr"] == ADAM["lr"] * cosine(100, 0, 0.1)(step - 1)
+        train(net, optimizer, step, step)
+        schedule.step()
+
+
+def test_the_warm_up_scales_the_first_steps_after_a_reset():
+    moved = []
+    for warmup in (0, 8):
+        net = network()
+        optimizer = spam(net, interval=10, warmup=warmup)
+        train(net, optimizer, 1, 10)
+        before = net[0].bias.clone()
+        train(net, optimizer, 11, 11)
+        moved.append(net[0].bias.detach() - before)
+    factor = 0.5 * (1 - math.cos(math.pi / 8))
+    torch.testing.assert_close(moved[1], moved[0] * factor, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop", [7, 25, 30, 33, 61])
+def test_resume_is_exact_at_any_point_of_the_cycle(stop):
+    net = network()
+    optimizer = spam(net)
+    train(net, optimizer, 1, stop)
+    state = through_a_file(optimizer.state_dict())
+    other = network(1)
+    other.load_state_dict(net.state_dict())
+    resumed = spam(other)
+    resumed.load_state_dict(state)
+    train(net, optimizer, stop + 1, stop + 40)
+    train(other, resumed, stop + 1, stop + 40)
+    for expected, got in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(expected, got)
+
+
+def test_a_state_of_plain_adamw_is_refused():
+    plain = build_adamw(param_groups(network(), 0.05), **ADAM, amsgrad=False)
+    with pytest.raises(ValueError, match="no 'spam' in the optimizer's state"):
+        spam(network()).load_state_dict(plain.state_dict())
+
+
+def test_a_wrong_setting_is_one_sentence():
+    with pytest.raises(ValueError, match="threshold above 0"):
+        SpamSettings(threshold=0.0, interval=1, warmup=1)

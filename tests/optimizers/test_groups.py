@@ -1,0 +1,60 @@
+import torch
+from optimizer_cases import ADAM, network
+from torch import nn
+
+from models import create
+from optimizers import build_adamw, param_groups, prunable_weights
+from optimizers.groups import canonical
+
+
+def test_only_weights_of_convolutions_and_linear_layers_decay():
+    net = network()
+    decays, rest = param_groups(net, 0.05)
+    assert decays["param_names"] == ["0.weight", "3.weight", "5.weight", "8.weight"]
+    assert (decays["weight_decay"], decays["prunable"]) == (0.05, True)
+    assert rest["param_names"] == ["0.bias", "2.weight", "2.bias", "5.bias", "8.bias"]
+    assert (rest["weight_decay"], rest["prunable"]) == (0.0, False)
+    assert decays["params"][1] is net[3].weight
+
+
+def test_biases_and_normalisation_do_not_decay_in_a_step():
+    net = network()
+    optimizer = build_adamw(param_groups(net, 0.5), **ADAM, amsgrad=False)
+    for param in net.parameters():
+        param.grad = torch.zeros_like(param)
+    before = {name: param.clone() for name, param in net.named_parameters()}
+    optimizer.step()
+    for name, param in net.named_parameters():
+        kept = name in ("0.bias", "2.weight", "2.bias", "5.bias", "8.bias")
+        assert torch.equal(param, before[name]) == kept, name
+
+
+def test_names_are_canonical():
+    assert canonical("module._orig_mod.layer1.0.weight") == "layer1.0.weight"
+    assert canonical("_orig_mod.block._orig_mod.weight") == "block.weight"
+    wrapped = nn.Module()
+    wrapped.module = network()
+    assert list(prunable_weights(wrapped)) == list(prunable_weights(network()))
+
+
+def test_a_shared_weight_is_listed_once():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    assert list(prunable_weights(net)) == ["0.weight"]
+
+
+def test_every_parameter_is_in_one_group():
+    net = create(
+        "resnet20", image_shape=(3, 32, 32), num_classes=10, options={"stem": "auto", "dropout": 0.0}
+    )
+    groups = param_groups(net, 5e-4)
+    assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
+    assert len(groups[0]["params"]) == 20
+
+
+def test_names_survive_the_optimizers_state_dict():
+    optimizer = build_adamw(param_groups(network(), 0.05), **ADAM, amsgrad=False)
+    other = build_adamw(param_groups(network(1), 0.05), **ADAM, amsgrad=False)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["param_names"][0] == "0.weight"
+    assert other.param_groups[0]["prunable"] is True

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from optimizer_cases import BUILDERS, gradients, network, through_a_file, train
+
+from optimizers import param_groups
+from optimizers.kernels import fused_supported
+
+
+def test_fused_needs_floating_point_on_a_known_device():
+    assert fused_supported([torch.zeros(2)])
+    assert not fused_supported([torch.zeros(2), torch.zeros(2, device="meta")])
+    assert not fused_supported([torch.zeros(2, dtype=torch.int64)])
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_fused_agrees_with_the_plain_kernel(name, channels_last):
+    weights = []
+    for fused in (True, False):
+        net = network(channels_last=channels_last)
+        optimizer = BUILDERS[name](param_groups(net, 0.05))
+        assert all(group["fused"] for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        train(net, optimizer, 1, 5)
+        weights.append([p.detach().contiguous() for p in net.parameters()])
+    for fused, plain in zip(*weights, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_have_the_strides_of_their_weights():
+    net = network(channels_last=True)
+    gradients(net, 1)
+    for param in net.parameters():
+        assert param.grad.stride() == param.stride()
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_contiguous_state_continues_a_channels_last_model(name):
+    """The state of a contiguous run is loaded into a channels_last one: moments must follow their weights."""
+    net = network()
+    optimizer = BUILDERS[name](param_groups(net, 0.05))
+    train(net, optimizer, 1, 5)
+    other = network(1, channels_last=True)
+    other.load_state_dict(net.state_dict())
+    resumed = BUILDERS[name](param_groups(other, 0.05))
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    train(net, optimizer, 6, 8)
+    train(other, resumed, 6, 8)
+    for param in other.parameters():
+        for value in resumed.state[param].values():
+            assert value.ndim == 0 or value.stride() == param.stride()
+    for expected, got in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from optimizer_cases import through_a_file
+
+from optimizers import constant, cosine, learning_rate_schedule, multistep, one_cycle
+
+FACTORS = {
+    "cosine": cosine(100, 10, 0.01),
+    "multistep": multistep(100, 10, [0.5, 0.75], 0.1),
+    "one_cycle": one_cycle(100, 0, 0.3, 0.04, 0.0),
+    "constant": constant(100, 10),
+}
+FINAL = {"cosine": 0.01, "multistep": 0.01, "one_cycle": 0.0, "constant": 1.0}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_last_step_has_the_final_value_and_it_stays(name):
+    factor = FACTORS[name]
+    assert [factor(t) for t in (99, 100, 10_000)] == pytest.approx([FINAL[name]] * 3)
+    assert all(0 <= factor(t) <= 1 for t in range(300))
+
+
+@pytest.mark.parametrize("name", ["cosine", "multistep", "constant"])
+def test_warm_up_is_linear_and_ends_at_the_peak(name):
+    assert [FACTORS[name](t) for t in range(11)] == pytest.approx([*(i / 10 for i in range(1, 11)), 1.0])
+
+
+def test_cosine_half_way():
+    assert cosine(101, 0, 0.0)(50) == pytest.approx(0.5)
+
+
+def test_multistep_drops_at_the_milestones():
+    assert [FACTORS["multistep"](t) for t in (49, 50, 74, 75)] == pytest.approx([1.0, 0.1, 0.1, 0.01])
+
+
+def test_one_cycle_rises_and_falls():
+    factor = FACTORS["one_cycle"]
+    assert factor(0) == pytest.approx(0.04)
+    assert max(range(100), key=factor) == 30
+    assert factor(30) == 1.0
+
+
+@pytest.mark.parametrize("build", [cosine(1, 0, 0.0), cosine(3, 50, 0.0), one_cycle(1, 0, 0.0, 0.1, 0.0)])
+def test_runs_too_short_for_their_schedule(build):
+    assert all(0 <= build(t) <= 1 for t in range(5))
+    assert build(0) > 0
+
+
+def learner():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_the_rate_is_set_each_step_and_resumes_exactly(name):
+    optimizer = learner()
+    schedule = learning_rate_schedule(optimizer, FACTORS[name])
+    rates = []
+    for step in range(120):
+        if step == 37:
+            state = through_a_file({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
+            optimizer = learner()
+            schedule = learning_rate_schedule(optimizer, FACTORS[name])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [0.5 * FACTORS[name](step) for step in range(120)]
