@@ -1,0 +1,152 @@
+"""Training images a second: this project's data path against torchvision's transforms in a DataLoader.
+
+Both make the same batches, random crop with padding 4, horizontal flip and normalisation of 32x32 images.
+The contenders take turns, so that a change of the machine's speed meets all of them.
+
+    python -m benchmarks.data_path                  # random images
+    python -m benchmarks.data_path --root DIR       # the images of DIR/train.npz
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models._torchvision import torchvision
+from trainer.config import Data
+from trainer.data import DataModule, build_data
+
+BATCH, PADDING = 128, 4
+
+
+class Peer(Dataset[tuple[Tensor, int]]):
+    """One image at a time through torchvision's transforms, as torchvision's own CIFAR dataset does it."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, data: DataModule) -> None:
+        torchvision()
+        from torchvision import transforms
+
+        self.images, self.labels = images, labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(images.shape[1], padding=PADDING),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def rate(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Images a second over a whole epoch, the start of workers included."""
+    start, count = time.perf_counter(), 0
+    for images, _ in batches:
+        count += len(images)
+    return count / (time.perf_counter() - start)
+
+
+def measure(root: Path, repeats: int) -> dict[str, list[float]]:
+    """Rates of every contender, in images a second, one for each repeat."""
+    cfg = Data(
+        name="npz",
+        root=str(root),
+        val_fraction=1e-9,
+        image_size=None,
+        crop_padding=PADDING,
+        flip=True,
+        cutout=0,
+    )
+    data = build_data(
+        cfg, seed=0, batch_size=BATCH, eval_batch_size=BATCH, device=torch.device("cpu"), channels_last=True
+    )
+    with np.load(root / "train.npz", allow_pickle=False) as archive:
+        peer = Peer(archive["images"], archive["labels"], data)
+    contenders: dict[str, Callable[[int], Iterable[tuple[Tensor, Tensor]]]] = {
+        "peakpoint": data.train_batches,
+        "DataLoader, 0 workers": lambda _: DataLoader(peer, BATCH, shuffle=True, drop_last=True),
+        "DataLoader, 2 workers": lambda _: DataLoader(
+            peer, BATCH, shuffle=True, drop_last=True, num_workers=2
+        ),
+    }
+    rate(data.train_batches(0))  # the first epoch also warms the memory allocator
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats):
+        for name, batches in contenders.items():
+            rates[name].append(rate(batches(repeat)))
+    return rates
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = lines[0].split(":")[1].strip() if lines else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torchvision": torchvision().__version__,
+    }
+
+
+def write_random(root: Path, count: int) -> None:
+    """`count` random images of CIFAR's shape, as train.npz."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    np.savez(root / "train.npz", images=images, labels=np.arange(count) % 100)
+
+
+def main() -> None:
+    """Measure, and print a table or JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, help="folder with train.npz; random images when left out")
+    parser.add_argument("--images", type=int, default=50_000, help="how many random images")
+    parser.add_argument("--repeats", type=int, default=5, help="epochs of each contender")
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice when left out")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.root is None:
+            write_random(Path(folder), options.images)
+        rates = measure(options.root or Path(folder), options.repeats)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    if options.json:
+        print(
+            json.dumps({"machine": machine(), "batch": BATCH, "images_per_second": rates, "median": medians})
+        )
+        return
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    print(
+        f"{'batch ' + str(BATCH) + ', n=' + str(options.repeats):<24}{'images/s':>10}{'min':>10}{'max':>10}{'ours':>8}"
+    )
+    for name, values in rates.items():
+        ratio = medians["peakpoint"] / medians[name]
+        print(f"{name:<24}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratio:>7.1f}x")
+
+
+if __name__ == "__main__":
+    main()

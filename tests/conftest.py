@@ -1,0 +1,117 @@
+"""What the tests share: one thread each, and runs small enough for seconds."""
+
+import os
+
+# Before torch starts: several workers on few cores are quickest with a thread each.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# 24 steps: three epochs of 8, with everything in play that a resume must bring back.
+TINY = (
+    "model=lenet5",
+    "model.dropout=0.3",
+    "data=synthetic",
+    "data.train_size=144",
+    "data.test_size=40",
+    "data.num_classes=4",
+    "data.native_size=12",
+    "data.val_fraction=0.1",
+    "epochs=3",
+    "batch_size=16",
+    "log_every=3",
+    "pruning.frequency=2",
+    "tensorboard=false",
+    "plot=false",
+    "threads=1",
+    "checkpoint/policy=[interval,best,top_k,sparsity,early_stopping]",
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_main(*arguments: str) -> Done:
+    """train.py's main() with these arguments, in this process."""
+    import train
+
+    out, err = io.StringIO(), io.StringIO()
+    before, full = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)
+    sys.argv = ["train.py", *arguments]
+    code: Any = 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                train.main()
+            except SystemExit as end:
+                code = end.code
+    finally:
+        sys.argv = before
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+    if isinstance(code, str):  # what sys.exit("...") prints
+        err.write(code + "\n")
+        code = 1
+    return Done(code or 0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Run train.py in an empty directory, in this process."""
+    monkeypatch.chdir(tmp_path)
+    return run_main
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 24 steps that kept a checkpoint of every step."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = run_main(*TINY, "checkpoint.interval_steps=1", "checkpoint.keep_last=100", f"hydra.run.dir={run}")
+    assert done.code == 0, done.err
+    return run
+
+
+def command(*arguments: str, cwd: Path, module: str | None = None) -> subprocess.CompletedProcess[str]:
+    """A real process: train.py, or `python -m module`."""
+    program = [str(ROOT / "train.py")] if module is None else ["-m", module]
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def rows(run: Path, *kinds: str) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl of these kinds, without what measures time."""
+    timing = {"images_per_second", "stall_s", "total_s"}
+    found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in timing} for row in found if row["kind"] in kinds]
+
+
+def status(run: Path) -> dict[str, Any]:
+    """A run's status.json."""
+    found: dict[str, Any] = json.loads((run / "status.json").read_text())
+    return found

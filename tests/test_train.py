@@ -1,0 +1,381 @@
+"""The entry: what a person types, and what is left behind."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from checkpointing import codec, store
+from tests.conftest import ROOT, TINY, command, rows, status
+from tests.states import differences, load_newest, newest
+
+WRONG = [
+    (["optimizer.lrr=0.1"], "optimizer.lrr is not a key of this configuration: did you mean optimizer.lr?"),
+    (["optimizer=adamm"], "optimizer=adamm is not a choice: did you mean adam?"),
+    (["epochs=0"], "epochs=0 is out of range: it must be at least 1."),
+    (["epochs=ten"], "epochs: Value 'ten' of type 'str' could not be converted to Integer"),
+    (["device=gpu"], "device: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
+    (["+optimizer.lrr=0.1"], "optimizer.lrr is not a key of this configuration: did you mean optimizer.lr?"),
+    (["+epoch=3"], "epoch is not a key of this configuration: did you mean epochs?"),
+    (["pruning=none", "pruning.target=0.5"], "pruning=none trains dense, but pruning.target=0.5"),
+    (["optimizer=sgd", "pruning=state"], "pruning=state scores weights by Adam's moments"),
+    (["optimizer.variant=bitter99"], "bitter99"),
+    (
+        ["pruning.start_step=3", "pruning.start_epoch=1"],
+        "pruning.start_step and pruning.start_epoch are both",
+    ),
+    (["grad_accumulation=3"], "batch_size=16 must be a multiple of grad_accumulation=3"),
+    (["checkpoint.monitor.metric=acc"], "checkpoint.monitor: acc is not measured: did you mean accuracy?"),
+    (["checkpoint.monitor.metric=loss"], "loss is better the lower it is"),
+    (["checkpoint.policy.top_k.k=0"], "checkpoint.policy.top_k.k=0 is out of range"),
+    (["checkpoint/policy=[bset]"], "checkpoint/policy=bset is not a choice: did you mean best?"),
+    (["batch_size=4096"], "4096"),
+    (["resume=outputs/nothing"], "resume=outputs/nothing: there is no such file or directory"),
+    (["resume=latest"], "resume=latest finds no run"),
+    (["-m", "resume=latest"], "resume= goes on with one run"),
+    (["plugins=[no_such_module]"], "plugins: no_such_module cannot be imported"),
+    (["epochs"], "epochs"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[" ".join(a) for a, _ in WRONG])
+def test_wrong_input_is_one_clear_line(train, arguments, sentence):
+    done = train(*TINY, *arguments)
+    assert done.code == 1
+    assert sentence in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["data=npz", "data.root=nowhere"], "nowhere/train.npz"),
+        (["data=image_folder", "data.root=nowhere"], "nowhere/train"),
+        (["data=digits", "batch_size=4096"], "4096"),
+        (["~epochs"], "epochs"),
+    ],
+)
+def test_data_that_is_not_there_is_one_clear_line(train, arguments, sentence):
+    done = train("model=lenet5", *arguments)
+    assert done.code == 1
+    assert sentence in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, done.err
+
+
+def test_a_run_leaves_its_record(whole_run):
+    record = json.loads((whole_run / "run.json").read_text())
+    assert record["config"]["optimizer"]["name"] == "adamwprune"
+    assert record["config"]["pruning"]["variant"] == "bitter7"
+    assert record["seed"] == 0
+    assert set(record["data"]) >= {"train_sha256"} or any("sha256" in key for key in record["data"])
+    assert {"packages", "hardware", "python", "git_commit", "git_diff"} <= set(record)
+    assert record["attempts"][0]["overrides"][: len(TINY)] == list(TINY)
+    assert status(whole_run)["state"] == "finished"
+    assert (whole_run / ".hydra" / "config.yaml").exists()
+    assert "epoch 3: accuracy" in (whole_run / "train.log").read_text()
+    assert [r["epoch"] for r in rows(whole_run, "eval")] == [1, 2, 3]
+    assert {r["which"] for r in rows(whole_run, "test")} == {"selected", "final"}
+
+
+def test_the_end_reports_peak_against_final_and_where_the_files_are(train, tmp_path):
+    done = train(*TINY, "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    for word in ("best epoch", "degradation", "overall", "sparsity >= 0.70", "selected", "final"):
+        assert word in done.out
+    for manifest in store.manifests(tmp_path / "run" / "checkpoints"):
+        assert manifest.file in done.out
+
+
+def test_a_checkpoint_holds_what_the_guide_lists(whole_run):
+    state = load_newest(whole_run)
+    guide = (
+        "version checkpoint_type timestamp git_commit model_state_dict optimizer_state_dict "
+        "scheduler_state_dict epoch global_step metrics config metadata rng_state"
+    )
+    assert set(guide.split()) <= set(state)
+    assert state["epoch"] == 3
+    assert state["global_step"] == 24
+    assert state["metrics"].keys() >= {"accuracy", "loss", "top5_accuracy", "f1_score"}
+
+
+def test_the_sparsity_of_the_saved_weights_is_the_target(whole_run):
+    weights = load_newest(whole_run)["model_state_dict"]
+    prunable = [w for name, w in weights.items() if w.dim() > 1 and name.endswith("weight")]
+    zeros = sum(int((w == 0).sum()) for w in prunable)
+    total = sum(w.numel() for w in prunable)
+    assert zeros == pytest.approx(0.7 * total, abs=1.01)
+    assert newest(whole_run).sparsity == zeros / total
+
+
+@pytest.mark.slow
+def test_resumed_from_any_step_it_ends_bit_for_bit_the_same(whole_run, train):
+    """Every step of every epoch: before and after evaluations, in mid-ramp, with dropout and augmentation."""
+    root = whole_run / "checkpoints"
+    files = [m for m in store.manifests(root) if m.tier == "training" and m.global_step < 24]
+    assert len({m.global_step for m in files}) == 23
+    whole = load_newest(whole_run)
+    for manifest in files:
+        done = train(f"resume={root / manifest.file}", f"hydra.run.dir=from-{manifest.sequence}")
+        assert done.code == 0, done.err
+        fork = train_path(f"from-{manifest.sequence}")
+        assert differences(whole, load_newest(fork)) == [], manifest.file
+        assert rows(fork, "eval") == rows(whole_run, "eval")[-len(rows(fork, "eval")) :]
+
+
+def train_path(name):
+    from pathlib import Path
+
+    return Path.cwd() / name
+
+
+@pytest.mark.slow
+def test_killed_twice_in_an_epoch_it_ends_bit_for_bit_the_same(whole_run, tmp_path):
+    """SIGKILL as soon as a checkpoint of a step is there, in real processes, resumed in place."""
+    run = tmp_path / "a run"  # with a space: a resumed command line must quote it
+    arguments = [*TINY, "checkpoint.interval_steps=1", "checkpoint.keep_last=100", f"hydra.run.dir='{run}'"]
+    for stop_at in (10, 13):
+        victim = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
+        wanted = run / "checkpoints" / "training" / f"checkpoint_epoch_0002_step_{stop_at:08d}.json"
+        deadline = time.monotonic() + 120
+        while not wanted.exists() and victim.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        assert wanted.exists()
+        assert status(run)["state"] == "running"
+        arguments = [f"resume={run}"]
+    done = command(f"resume={run}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert differences(load_newest(whole_run), load_newest(run)) == []
+    for kind in ("train", "eval"):
+        assert rows(run, kind) == rows(whole_run, kind)
+    attempts = json.loads((run / "run.json").read_text())["attempts"]
+    assert [a["number"] for a in attempts] == [1, 2, 3]
+    assert (run / ".hydra" / "resume-002" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_prints_the_command_that_resumes(tmp_path, number, code):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *TINY, "epochs=5000", f"hydra.run.dir={run}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    started = run / "metrics.jsonl"
+    while not (started.exists() and started.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    match = re.search(r"to go on: (python .*train.py resume=run)$", out, re.MULTILINE)
+    assert match, out
+    last = newest(run)
+    assert status(run) == status(run) | {"state": "interrupted", "step": last.global_step}
+    assert "last" in last.tags
+    store.verify(run / "checkpoints", last)
+    assert codec.load(run / "checkpoints" / last.file)["global_step"] == last.global_step
+
+
+def test_a_finished_run_says_so_and_trains_on_when_epochs_grow(train, tmp_path):
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+    again = train("resume=run")
+    assert again.code == 0
+    assert "finished at epoch 1, step 8" in again.out
+    more = train("resume=run", "epochs=2")
+    assert more.code == 0, more.err
+    assert newest(tmp_path / "run").global_step == 16
+    assert [r["epoch"] for r in rows(tmp_path / "run", "eval")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.dropout=0.1", "model.dropout was 0.3 in this run and is 0.1 now"),
+        ("seed=1", "seed was 0 in this run and is 1 now"),
+        ("optimizer=adamw", "optimizer.name was adamwprune in this run and is adamw now"),
+        ("data.val_fraction=0.2", "data.val_fraction was 0.1 in this run and is 0.2 now"),
+    ],
+)
+def test_what_a_resumed_run_may_not_change(train, whole_run, override, sentence):
+    before = (whole_run / "run.json").read_bytes(), (whole_run / "status.json").read_bytes()
+    done = train(f"resume={whole_run}", "epochs=4", override)
+    assert done.code == 1
+    assert sentence in done.err
+    assert ((whole_run / "run.json").read_bytes(), (whole_run / "status.json").read_bytes()) == before
+
+
+def test_drift_in_conf_is_refused_unless_accepted(train, tmp_path):
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+    saved = tmp_path / "run" / ".hydra" / "config.yaml"
+    saved.write_text(saved.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
+    done = train("resume=run", "epochs=2")
+    assert done.code == 1
+    assert "label_smoothing was 0.1 and is 0.0 now, and the command does not name it" in done.err
+    assert train("resume=run", "epochs=2", "accept_drift=true").code == 0
+
+
+def test_a_damaged_newest_checkpoint_is_quarantined_and_the_one_before_used(train, tmp_path):
+    assert train(*TINY, "epochs=2", "checkpoint.interval=1", "hydra.run.dir=run").code == 0
+    root = tmp_path / "run" / "checkpoints"
+    last = newest(tmp_path / "run")
+    path = root / last.file
+    data = bytearray(path.read_bytes())
+    path.unlink()  # the bytes may be shared with a milestone, which stays whole
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = train("resume=run", "epochs=3")
+    assert done.code == 0, done.err
+    assert f"{last.file} is damaged and was moved to" in done.out
+    assert [p.read_bytes() for p in (root / "quarantine").glob("*.pt")] == [bytes(data)]
+    assert newest(tmp_path / "run").epoch == 3
+
+
+def test_a_sweep_goes_on_past_a_failed_job_and_ends_with_a_table(train, tmp_path):
+    done = train(
+        "-m", *TINY, "epochs=1", "optimizer=adamwprune,sgd", "batch_size=16,4096", "hydra.sweep.dir=sweep"
+    )
+    assert done.code == 1
+    states = {p.parent.name: json.loads(p.read_text())["state"] for p in tmp_path.glob("sweep/*/status.json")}
+    assert sorted(states.values()) == ["failed", "failed", "finished", "finished"]
+    failed = next(job for job, state in states.items() if state == "failed")
+    assert done.err.count("error: ") == 2
+    assert "Traceback" not in done.err
+    assert "failed: " in (tmp_path / "sweep" / failed / "train.log").read_text()
+    for word in ("overrides", "optimizer=sgd", "finished", "failed"):
+        assert word in done.out
+
+
+def test_a_run_directory_has_one_writer(train, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        done = train(*TINY, "hydra.run.dir=run")
+    assert done.code == 1
+    assert "is being written by another process" in done.err
+
+
+PLUGIN = '''
+from dataclasses import dataclass, field
+
+import torch
+
+from checkpointing.events import EpochEnd
+from checkpointing.policy import Save
+from trainer.plugins import add_model, add_optimizer, add_policy
+
+
+@dataclass(kw_only=True)
+class Sign:
+    name: str = "signsgd"
+    lr: float = 0.01
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+
+
+class SignSGD(torch.optim.Optimizer):
+    def __init__(self, groups, lr):
+        super().__init__(groups, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.add_(p.grad.sign(), alpha=-group["lr"])
+
+
+@dataclass(kw_only=True)
+class Wide:
+    name: str = "wide"
+    width: int = 8
+
+
+def wide(cfg, image_shape, num_classes):
+    channels, height, width = image_shape
+    return torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(channels * height * width, cfg.width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(cfg.width, num_classes),
+    )
+
+
+@dataclass(kw_only=True)
+class OddSettings:
+    offset: int = 0
+
+
+class Odd:
+    """Saves at odd epochs and keeps them all."""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def decide(self, event):
+        odd = isinstance(event, EpochEnd) and (event.epoch + self.settings.offset) % 2
+        return [Save("odd", f"epoch {event.epoch} is odd")] if odd else []
+
+    def keeps(self, manifests):
+        return {m: "odd" for m in manifests if "odd" in m.tags}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+add_optimizer("signsgd", Sign(), lambda cfg, groups: SignSGD(groups, cfg.lr))
+add_model("wide", Wide(), wide)
+add_policy("odd", OddSettings(), Odd)
+'''
+
+
+def test_a_plugin_brings_its_own_model_optimizer_and_policy(tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    tiny = [a for a in TINY if not a.startswith(("model", "checkpoint/policy"))]
+    arguments = ["plugins=[mine]", "model=wide", "model.width=6", "optimizer=signsgd", "pruning.target=0.5"]
+    arguments += ["checkpoint/policy=[odd]", "hydra.run.dir=run"]
+    environment = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import train; train.main()"
+
+    def start(*given):
+        return subprocess.run(
+            [sys.executable, "-c", environment, *given],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    done = start(*tiny, *arguments)
+    assert done.returncode == 0, done.stderr
+    kept = [m for m in store.manifests(tmp_path / "run" / "checkpoints") if "odd" in m.tags]
+    assert [m.epoch for m in kept] == [1, 3]
+    assert load_newest(tmp_path / "run")["model_state_dict"]["1.weight"].shape[0] == 6
+    assert newest(tmp_path / "run").sparsity == pytest.approx(0.5, abs=0.01)
+    refused = start("resume=run", "epochs=4")
+    assert refused.returncode == 1
+    assert "Code is imported only at your word: add plugins=[mine]" in refused.stderr
+    assert start("resume=run", "plugins=[mine]", "epochs=4").returncode == 0
+
+
+def test_help_answers_without_torch(tmp_path):
+    done = command("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "optimizer: adam, adamw, adamwprune, adamwspam, sgd" in done.stdout
+    assert "schema" not in done.stdout

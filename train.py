@@ -1,0 +1,82 @@
+"""The entry: `resume=` expanded, the configuration composed and checked, one run or a sweep of them.
+
+torch is imported only once a run begins, so that --help and tab completion answer at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from checkpointing.errors import CheckpointError
+from trainer import plugins, resume
+from trainer.check import register_schemas
+from trainer.errors import UserError
+from trainer.explain import all_choices, explain
+
+CONF = Path(__file__).resolve().parent / "conf"
+EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException)
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0 only if every job ended well."""
+    debug = os.environ.get("HYDRA_FULL_ERROR")
+    # Hydra prints its errors over several lines and exits; with this set it raises them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        sys.exit(_main())
+    except EXPECTED as error:
+        if debug:
+            raise
+        sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _main() -> int:
+    plan = resume.plan(sys.argv[1:])
+    sys.argv[1:] = plan.argv
+    register_schemas()
+    OmegaConf.register_new_resolver("choices", all_choices, replace=True)
+    plugins.load(plugins.named(plan.argv))
+    codes: list[int] = []
+    errors: list[Exception] = []
+    sweeps: set[Path] = set()
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def job(cfg: DictConfig) -> None:
+        hydra_cfg = HydraConfig.get()
+        directory = Path(hydra_cfg.runtime.output_dir)
+        if hydra_cfg.mode is RunMode.MULTIRUN:
+            from trainer.sweep import run_job
+
+            sweeps.add(Path(hydra_cfg.sweep.dir))
+            codes.append(run_job(cfg, directory))
+            return
+        from trainer.run import run
+
+        try:
+            codes.append(run(cfg, plan, directory))
+        except EXPECTED as error:  # past Hydra, which would add lines of its own
+            errors.append(error)
+
+    try:
+        job()
+    finally:
+        for folder in sweeps:
+            from trainer.sweep import print_table
+
+            print_table(folder)
+    if errors:
+        raise errors[0]
+    return max(codes, default=0)
+
+
+if __name__ == "__main__":
+    main()

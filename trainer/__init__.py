@@ -1,0 +1,1 @@
+"""The trainer: from a typed configuration to a run and its report."""

@@ -1,0 +1,229 @@
+"""Typed configuration to objects. The only file that sees the whole configuration."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import models
+from checkpointing import policies
+from checkpointing.policy import Policy
+from optimizers import adam, adamw, adamwspam, clip, groups, kernels, pruner, schedule, sgd, sparsity
+from trainer import config as c
+from trainer import plugins
+from trainer.data import DataModule, build_data
+from trainer.errors import UserError
+from trainer.loop import Loop, LoopSettings
+from trainer.state import Meter, Progress, TrainState, arithmetic, seed_everything
+
+log = logging.getLogger("peakpoint")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run consists of, before anything is restored."""
+
+    data: DataModule
+    state: TrainState
+    loop: Loop
+    policies: dict[str, Policy]
+    total_steps: int
+
+
+def set_up_torch(config: c.Config) -> torch.device:
+    """Choose the device, the threads and the kernels. Raises UserError when the device is not there."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device is c.Device.cuda and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch finds no CUDA device: use device=cpu or device=auto.")
+    use_cuda = config.device is not c.Device.cpu and torch.cuda.is_available()
+    if config.deterministic:
+        # Read when CUDA starts; without it cuBLAS refuses to be deterministic.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
+    """Everything that trains; `resolved` is the configuration as plain values, for the record.
+
+    Raises UserError for what only shows once data and network are there.
+    """
+    device = set_up_torch(config)
+    seed_everything(config.seed)
+    data = build_data(
+        config.data,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        device=device,
+        channels_last=config.channels_last,
+    )
+    total = config.epochs * data.steps_per_epoch
+    if config.max_steps is not None:
+        total = min(total, config.max_steps)
+    try:
+        model = build_model(config.model, data.image_shape, data.num_classes)
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device)
+        optimizer = build_optimizer(config.optimizer, model)
+        pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if config.optimizer.clip_norm is not None:
+        clip.clip_gradients(
+            optimizer, config.optimizer.clip_norm
+        )  # after the pruner: pruned weights do not count
+    factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
+    scheduler = schedule.learning_rate_schedule(optimizer, factor)
+    weights: list[Tensor] = list(groups.prunable_weights(model).values())
+    state = TrainState(
+        model=torch.compile(model) if config.compile else model,  # type: ignore[arg-type]
+        optimizer=optimizer,
+        scheduler=scheduler,
+        progress=Progress(),
+        meter=Meter(device),
+        config=resolved,
+        metadata={
+            "image_shape": list(data.image_shape),
+            "classes": list(data.classes),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "data": data.fingerprint,
+        },
+        arithmetic=arithmetic(device),
+    )
+    loop = Loop(
+        state,
+        data,
+        loop_settings(config),
+        device=device,
+        prunable=weights,
+        mask_version=lambda: pruning.mask_version if pruning else 0,
+    )
+    named = {name: policies.build(settings) for name, settings in config.checkpoint.policy.items()}
+    return Parts(data, state, loop, named, total)
+
+
+def loop_settings(config: c.Config) -> LoopSettings:
+    """The loop's part of the configuration."""
+    return LoopSettings(
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        grad_accumulation=config.grad_accumulation,
+        label_smoothing=config.label_smoothing,
+        bf16=config.precision is c.Precision.bf16,
+        skip_nonfinite=config.nonfinite is c.Nonfinite.skip,
+        log_every=config.log_every,
+    )
+
+
+def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """The network, for images (channels, height, width) and a number of classes."""
+    if type(cfg) in plugins.MODELS:
+        return plugins.MODELS[type(cfg)](cfg, image_shape, num_classes)
+    options = {k: v.value if isinstance(v, c.Stem) else v for k, v in asdict(cfg).items() if k != "name"}
+    return models.create(cfg.name, image_shape=image_shape, num_classes=num_classes, options=options)
+
+
+def _adam(cfg: c.Adam, params: list[dict[str, Any]]) -> Optimizer:
+    return adam.build_adam(params, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, amsgrad=cfg.amsgrad)
+
+
+def _adamw(cfg: c.AdamW, params: list[dict[str, Any]]) -> Optimizer:
+    return adamw.build_adamw(
+        params, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, amsgrad=cfg.amsgrad
+    )
+
+
+def _adamwspam(cfg: c.AdamWSPAM, params: list[dict[str, Any]]) -> Optimizer:
+    return adamwspam.AdamWSPAM(
+        params,
+        spam=adamwspam.SpamSettings(
+            threshold=cfg.spike_threshold, interval=cfg.reset_interval, warmup=cfg.reset_warmup
+        ),
+        lr=cfg.lr,
+        betas=(cfg.beta1, cfg.beta2),
+        eps=cfg.eps,
+        amsgrad=cfg.amsgrad,
+    )
+
+
+def _sgd(cfg: c.SGD, params: list[dict[str, Any]]) -> Optimizer:
+    return sgd.build_sgd(params, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
+
+
+OPTIMIZERS: dict[type, Callable[[Any, list[dict[str, Any]]], Optimizer]] = {
+    # AdamWPrune is AdamW with a Pruner, and every optimizer can have one: see build_pruner.
+    c.AdamWPrune: _adamw,
+    c.AdamW: _adamw,
+    c.Adam: _adam,
+    c.AdamWSPAM: _adamwspam,
+    c.SGD: _sgd,
+}
+
+
+def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
+    """The optimizer over the network's parameters, weight decay on prunable weights only."""
+    make = plugins.OPTIMIZERS.get(type(cfg)) or OPTIMIZERS[type(cfg)]
+    optimizer = make(cfg, groups.param_groups(model, cfg.weight_decay))
+    if type(cfg) in plugins.OPTIMIZERS:
+        kernels.keep_strides(optimizer)
+    return optimizer
+
+
+def build_pruner(
+    cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int
+) -> pruner.Pruner | None:
+    """A Pruner attached to the optimizer, or None when training is dense."""
+    if cfg.target == 0:
+        return None
+    start, end = (_pruning_step(cfg, which, steps_per_epoch, total) for which in ("start", "end"))
+    if start > end:
+        raise UserError(f"Pruning would start at step {start} and end at step {end}: let it start before.")
+    if end > total:
+        log.warning(
+            "pruning ends at step %d, after the last step %d of this run: %.0f %% will not be reached.",
+            end, total, 100 * cfg.target,
+        )  # fmt: skip
+    return pruner.Pruner(
+        optimizer,
+        sparsity.PruneSettings(
+            criterion=cfg.variant if cfg.method == "state" else cfg.method,
+            target=cfg.target,
+            start_step=start,
+            end_step=end,
+            frequency=cfg.frequency,
+            schedule=cfg.schedule,
+            allocation=cfg.allocation,
+        ),
+    )
+
+
+def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int) -> int:
+    """The step at which pruning starts or ends: given as a step, an epoch or a fraction of the run."""
+    step: int | None = getattr(cfg, f"{which}_step")
+    epoch: float | None = getattr(cfg, f"{which}_epoch")
+    if step is not None:
+        return step
+    return round(epoch * steps_per_epoch if epoch is not None else getattr(cfg, f"{which}_fraction") * total)
+
+
+def build_schedule(cfg: c.Scheduler, steps_per_epoch: int, total: int) -> schedule.Factor:
+    """The learning rate's factor as a function of the optimizer step."""
+    warmup = round(cfg.warmup_epochs * steps_per_epoch)
+    match cfg:
+        case c.Cosine():
+            return schedule.cosine(total, warmup, cfg.final_factor)
+        case c.MultiStep():
+            return schedule.multistep(total, warmup, cfg.milestones, cfg.gamma)
+        case c.OneCycle():
+            return schedule.one_cycle(total, warmup, cfg.peak_fraction, cfg.initial_factor, cfg.final_factor)
+    return schedule.constant(total, warmup)

@@ -1,0 +1,123 @@
+"""The configuration, checked: registered with Hydra by type, then by the rules that span several fields.
+
+`checked` turns what Hydra composed into the plain dataclasses of config.py; past it no DictConfig exists.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from checkpointing.policies import SETTINGS as POLICY_SETTINGS
+from trainer import config as c
+from trainer.errors import UserError
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {"resnet": c.ResNet, "lenet": c.LeNet},
+    "data": {"data": c.Data, "synthetic": c.Synthetic},
+    "optimizer": {
+        "adamwprune": c.AdamWPrune,
+        "adamw": c.AdamW,
+        "adam": c.Adam,
+        "adamwspam": c.AdamWSPAM,
+        "sgd": c.SGD,
+    },
+    "scheduler": {
+        "cosine": c.Cosine,
+        "multistep": c.MultiStep,
+        "onecycle": c.OneCycle,
+        "scheduler": c.Scheduler,
+    },
+    "pruning": {"pruning": c.Pruning},
+    "checkpoint": {"checkpoint": c.Checkpoint},
+    "policy": POLICY_SETTINGS,
+}
+
+METRICS = {"accuracy": "max", "top5_accuracy": "max", "f1_score": "max", "loss": "min"}
+"""What is measured on the validation split, and which way is better."""
+
+
+def register_schemas() -> None:
+    """Give Hydra the dataclasses; they have a group of their own so that no choice list shows them."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=c.Config, package="_global_")
+    for group, members in SCHEMAS.items():
+        for name, schema in members.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
+
+
+def checked(cfg: DictConfig) -> c.Config:
+    """The composed configuration as plain dataclasses, with ranges and rules across fields checked.
+
+    Raises UserError: one sentence that names the key and what it may be.
+    """
+    _refuse_unknown_keys(cfg, "")
+    try:
+        config: c.Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+    _check_pruning(config)
+    _check_metrics(config.checkpoint)
+    return config
+
+
+def _refuse_unknown_keys(node: DictConfig, prefix: str) -> None:
+    """Refuse what `+key=value` adds: Hydra lets it into a typed node without a word."""
+    kind = OmegaConf.get_type(node)
+    known = {f.name for f in fields(kind)} if is_dataclass(kind) else None
+    for name in node:
+        key = str(name)
+        if known is not None and key not in known:
+            raise UserError(unknown_key(prefix, key, known))
+        if OmegaConf.is_missing(node, key):
+            raise UserError(f"{prefix}{key} has no value: set {prefix}{key}=VALUE.")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            _refuse_unknown_keys(child, f"{prefix}{key}.")
+
+
+def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
+    """The sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
+    return f"{prefix}{key} is not a key of this configuration{nearest(key, known, prefix)}."
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`: did you mean X?` with the known name closest to `word`, or the names there are."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, 1, 0.5)
+    return f": did you mean {prefix}{close[0]}?" if close else f"; there are: {', '.join(names)}"
+
+
+def _check_pruning(config: c.Config) -> None:
+    pruning = config.pruning
+    c.require(
+        pruning.method != "none" or pruning.target == 0,
+        f"pruning=none trains dense, but pruning.target={pruning.target:g}: "
+        "choose pruning=magnitude or pruning=state, or leave the target out.",
+    )
+    c.require(
+        pruning.method != "state" or pruning.target == 0 or not isinstance(config.optimizer, c.SGD),
+        "pruning=state scores weights by Adam's moments, which optimizer=sgd has not: "
+        "use pruning=magnitude, or adamwprune, adamw, adam or adamwspam.",
+    )
+
+
+def _check_metrics(checkpoint: c.Checkpoint) -> None:
+    """Every metric that something watches is one that is measured, watched in the way that is better."""
+    watched = {"checkpoint.monitor": (checkpoint.monitor.metric, checkpoint.monitor.mode)}
+    for name, policy in checkpoint.policy.items():
+        where = f"checkpoint.policy.{name}"
+        if hasattr(policy, "metric"):
+            watched[where] = (policy.metric, policy.mode)
+        for metric, rule in getattr(policy, "metrics", {}).items():
+            watched[f"{where}.metrics.{metric}"] = (metric, rule.mode)
+    for where, (metric, mode) in watched.items():
+        c.require(metric in METRICS, f"{where}: {metric} is not measured{nearest(metric, METRICS)}.")
+        c.require(
+            mode == METRICS[metric],
+            f"{where}: {metric} is better the {'higher' if METRICS[metric] == 'max' else 'lower'} it is: "
+            f"set its mode to {METRICS[metric]}.",
+        )

@@ -1,0 +1,256 @@
+"""Where images come from: a table of sources, each giving every image of a split as one uint8 array.
+
+Training and test images are read by separate calls, so that a run can leave the test set unread until its
+end. No source depends on the seed of the run. A plugin adds a source with `register_source`.
+"""
+
+import contextlib
+import difflib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.config import Data, Synthetic
+from trainer.errors import UserError
+
+TRAIN, TEST = "train", "test"
+_BUNDLED_SEED = 0  # fixes the digits split and the synthetic images, whatever the seed of the run
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split held whole: images (N, H, W, C) uint8, labels (N,) int64 that index `classes`."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        count, labels = len(self.images), self.labels
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or not count:
+            raise UserError(
+                f"Images must be uint8 of shape (N, H, W, C) with N above 0, "
+                f"not {self.images.dtype} of shape {tuple(self.images.shape)}."
+            )
+        if labels.dtype != torch.int64 or labels.shape != (count,):
+            raise UserError(
+                f"Labels must be int64 of shape ({count},), not {labels.dtype} of {tuple(labels.shape)}."
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise UserError(f"Labels run from {low} to {high}, but there are {len(self.classes)} classes.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named source; `load(cfg, split)` reads one split, "train" or "test"."""
+
+    name: str
+    description: str
+    load: Callable[[Data, str], Images]
+
+
+_SOURCES: dict[str, Source] = {}
+
+
+def register_source(source: Source) -> None:
+    """Add a source to the table. Raises ValueError when its name is taken."""
+    if source.name in _SOURCES:
+        raise ValueError(f"A data source named {source.name!r} is already registered: choose another name.")
+    _SOURCES[source.name] = source
+
+
+def sources() -> tuple[Source, ...]:
+    """Every registered source, in the order of registration."""
+    return tuple(_SOURCES.values())
+
+
+def load_train(cfg: Data) -> Images:
+    """All training images of `cfg.name`, validation part included. Raises UserError."""
+    return _source(cfg.name).load(cfg, TRAIN)
+
+
+def load_test(cfg: Data) -> Images:
+    """All test images of `cfg.name`. Raises UserError."""
+    return _source(cfg.name).load(cfg, TEST)
+
+
+def _source(name: str) -> Source:
+    if name not in _SOURCES:
+        near = difflib.get_close_matches(name, _SOURCES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"data.name={name} is unknown.{hint} The sources are {', '.join(_SOURCES)}.")
+    return _SOURCES[name]
+
+
+def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Indices of the kept and of the held-out part of `labels` (N,), both rising and int64.
+
+    The part held out has round(N * fraction) samples, shared among the classes by largest remainder, but at
+    least one of each class that has two or more, and never a whole class.
+    """
+    counts = torch.bincount(labels).tolist()
+    total = round(len(labels) * fraction)
+    quota = [count * total / len(labels) for count in counts]
+    low = [min(1, max(count - 1, 0)) for count in counts]
+    take = [min(max(int(q), least), max(n - 1, 0)) for q, least, n in zip(quota, low, counts, strict=True)]
+    while sum(take) < total:
+        open_classes = [c for c, n in enumerate(counts) if take[c] < n - 1]
+        if not open_classes:
+            break
+        take[max(open_classes, key=lambda c: (quota[c] - take[c], -c))] += 1
+    while sum(take) > total and any(t > least for t, least in zip(take, low, strict=True)):
+        spare = [c for c in range(len(counts)) if take[c] > low[c]]
+        take[min(spare, key=lambda c: (quota[c] - take[c], c))] -= 1
+
+    shuffled = torch.randperm(len(labels), generator=generator)
+    grouped = shuffled[torch.sort(labels[shuffled], stable=True).indices]
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for group, size in zip(grouped.split(counts), take, strict=True):
+        held_out[group[:size]] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+def _from_torchvision(class_name: str) -> Callable[[Data, str], Images]:
+    def load(cfg: Data, split: str) -> Images:
+        from trainer import torchvision_data  # late: torchvision costs a second
+
+        root = Path(cfg.root).expanduser()
+        images, labels, classes = torchvision_data.load(root, class_name, cfg.name, split)
+        return Images(images, labels, classes)
+
+    return load
+
+
+def _load_image_folder(cfg: Data, split: str) -> Images:
+    from trainer import image_folder  # late: it brings PIL and rich
+
+    images, labels, classes = image_folder.load(Path(cfg.root).expanduser(), split, cfg.image_size)
+    return Images(torch.from_numpy(images), torch.from_numpy(labels), classes)
+
+
+def _load_npz(cfg: Data, split: str) -> Images:
+    path = Path(cfg.root).expanduser() / f"{split}.npz"
+    classes = _npz_classes(path)
+    images = _npz_array(path, "images")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+        raise UserError(
+            f"{path}: images must be uint8 of shape (N, H, W, C) or (N, H, W), "
+            f"not {images.dtype} of shape {images.shape}."
+        )
+    labels = _npz_labels(path)
+    if len(labels) != len(images):
+        raise UserError(f"{path}: there are {len(images)} images, but {len(labels)} labels.")
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise UserError(
+            f"{path}: labels run from {labels.min()} to {labels.max()}, but must be 0 to {len(classes) - 1}."
+        )
+    images = np.ascontiguousarray(images if images.ndim == 4 else images[..., None])
+    return Images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+def _npz_classes(path: Path) -> tuple[str, ...]:
+    """The names in `classes`; without them those of train.npz beside it, or numbers up to its highest label."""
+    with _opened(path) as archive:
+        named = "classes" in archive.files
+    if named:
+        names = _npz_array(path, "classes")
+        if names.ndim != 1 or names.dtype.kind != "U":
+            raise UserError(
+                f"{path}: classes must be a list of text, not {names.dtype} of shape {names.shape}."
+            )
+        return tuple(names.tolist())
+    train = path.with_name(f"{TRAIN}.npz")
+    if path != train:
+        return _npz_classes(train)
+    return tuple(str(label) for label in range(int(_npz_labels(path).max()) + 1))
+
+
+def _npz_labels(path: Path) -> np.ndarray:
+    labels = _npz_array(path, "labels")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not labels.size:
+        raise UserError(
+            f"{path}: labels must be integers of shape (N,), not {labels.dtype} of shape {labels.shape}."
+        )
+    return labels
+
+
+def _npz_array(path: Path, key: str) -> np.ndarray:
+    with _opened(path) as archive:
+        if key not in archive.files:
+            raise UserError(f"{path}: has no array {key!r}; it holds {', '.join(archive.files) or 'none'}.")
+        array: np.ndarray = archive[key]
+        return array
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The archive, read without pickle. Whatever is wrong with it becomes one UserError."""
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is one array, not an .npz archive")
+        with archive:
+            yield archive
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: set data.root to the folder that holds it.") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as an .npz file: {reason}.") from error
+
+
+def _load_digits(_: Data, split: str) -> Images:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UserError("data=digits needs scikit-learn: pip install 'peakpoint[digits]'.") from error
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    parts = stratified_split(labels, 0.2, torch.Generator().manual_seed(_BUNDLED_SEED))
+    index = parts[0] if split == TRAIN else parts[1]
+    return Images(torch.from_numpy(pixels)[index], labels[index], tuple(str(digit) for digit in range(10)))
+
+
+def _load_synthetic(cfg: Data, split: str) -> Images:
+    """Each image is its class's smooth pattern, a weaker one of another class, and noise."""
+    if not isinstance(cfg, Synthetic):
+        raise UserError(
+            "data.name=synthetic needs the fields of data=synthetic: choose it by data=synthetic."
+        )
+    count, side = (cfg.train_size if split == TRAIN else cfg.test_size), cfg.native_size
+    generator = torch.Generator().manual_seed(_BUNDLED_SEED)
+    coarse = torch.randint(-32, 33, (cfg.num_classes, cfg.channels, 4, 4), generator=generator)
+    smooth = F.interpolate(coarse.double(), size=(side, side), mode="bilinear", align_corners=False)
+    patterns = smooth.round().to(torch.int16).permute(0, 2, 3, 1)
+
+    # Integers only from here on: the same images on every machine. Chunks bound the memory.
+    generator.manual_seed(_BUNDLED_SEED + (1 if split == TRAIN else 2))
+    labels = torch.arange(count) % cfg.num_classes
+    images = torch.empty((count, side, side, cfg.channels), dtype=torch.uint8)
+    for chunk, chunk_labels in zip(images.split(1024), labels.split(1024), strict=True):
+        other = torch.randint(cfg.num_classes, (len(chunk),), generator=generator)
+        noise = torch.randint(-96, 97, chunk.shape, dtype=torch.int16, generator=generator)
+        mixed = 128 + patterns[chunk_labels] + patterns[other] * 3 // 4 + noise
+        chunk.copy_(mixed.clamp_(0, 255))
+    return Images(images, labels, tuple(str(label) for label in range(cfg.num_classes)))
+
+
+for _source_record in (
+    Source("cifar100", "CIFAR-100: 32x32 colour, 100 classes", _from_torchvision("CIFAR100")),
+    Source("cifar10", "CIFAR-10: 32x32 colour, 10 classes", _from_torchvision("CIFAR10")),
+    Source("mnist", "MNIST: 28x28 grey digits", _from_torchvision("MNIST")),
+    Source("fashion_mnist", "Fashion-MNIST: 28x28 grey clothes", _from_torchvision("FashionMNIST")),
+    Source("image_folder", "<root>/{train,test}/<class>/<image file>", _load_image_folder),
+    Source("npz", "<root>/{train,test}.npz with images, labels and perhaps classes", _load_npz),
+    Source("digits", "scikit-learn's 1,797 grey 8x8 digits; no download", _load_digits),
+    Source("synthetic", "made images that can be learned; no download", _load_synthetic),
+):
+    register_source(_source_record)

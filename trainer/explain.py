@@ -1,0 +1,45 @@
+"""Errors of Hydra and OmegaConf as one clear line."""
+
+import re
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from trainer.check import nearest, unknown_key
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def explain(error: BaseException) -> str:
+    """What was wrong with the configuration and what to do, in one line."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option} is not a choice{nearest(option, choices(group))}."
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if not isinstance(cause, OmegaConfBaseException) or cause.full_key is None:
+        return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    first = str(cause).splitlines()[0]
+    if re.match(r"Key '.*' (is )?not in ", first) and cause.parent_node is not None:
+        key = str(cause.key)
+        return unknown_key(cause.full_key.removesuffix(key), key, map(str, cause.parent_node))
+    return f"{cause.full_key}: {first.rstrip('.')}."
+
+
+def all_choices() -> str:
+    """A line for each group with its options, for --help; Hydra's own list shows the schemas too."""
+    folders = sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*") if p.is_dir())
+    groups = [name for name in folders if not name.startswith(("hydra", "__"))]
+    return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups)
+
+
+def choices(group: str) -> list[str]:
+    """The options of a group: files in conf/, and what plugins have registered."""
+    found = {path.stem for path in (CONF / group).glob("*.yaml")}
+    registered = ConfigStore.instance().repo
+    for part in group.split("/"):
+        registered = registered.get(part, {})
+    return sorted(found | {name.removesuffix(".yaml") for name in registered if name.endswith(".yaml")})

@@ -1,0 +1,51 @@
+"""The end of a run: which checkpoint was selected, and what it and the final weights do on the test set."""
+
+import logging
+from pathlib import Path
+
+from checkpointing import codec, store
+from checkpointing.manifest import Manifest
+from checkpointing.policies.sparsity import tag as sparsity_tag
+from checkpointing.policy import order, ranked
+from trainer.build import Parts
+from trainer.config import Config
+from trainer.events import Publisher, Tested
+from trainer.metrics import measured_sparsity
+from trainer.state import load_model
+
+log = logging.getLogger("peakpoint")
+
+
+def select(config: Config, root: Path) -> Manifest | None:
+    """The checkpoint that validation chose: the best at the target sparsity, or of all when dense.
+
+    None when no policy kept one.
+    """
+    metric, mode = config.checkpoint.monitor.metric, config.checkpoint.monitor.mode
+    target = config.pruning.target
+    wanted = sparsity_tag(metric, target) if target else f"best_{metric}"
+    found = [m for m in store.manifests(root) if wanted in m.tags and ranked(m.metrics, metric) is not None]
+    return max(found, key=lambda m: (order(m.metrics[metric], mode), -m.sequence), default=None)
+
+
+def read_test_set(config: Config, parts: Parts, root: Path, publish: Publisher) -> None:
+    """Evaluate the final and the selected weights on the test set: the only time that it is read.
+
+    A signal cuts it short: a resumed run reads it again.
+    """
+    loop, progress = parts.loop, parts.state.progress
+
+    def test(which: str, epoch: int, step: int, file: str | None) -> None:
+        metrics = loop.evaluate(parts.data.test_batches())
+        if loop.signal is None:
+            sparsity = measured_sparsity(loop.prunable)
+            publish.tell(Tested(which, epoch, step, metrics, sparsity, file))
+
+    test("final", progress.epoch, progress.step, None)
+    chosen = select(config, root)
+    if chosen is None:
+        log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")
+    elif loop.signal is None:
+        store.verify(root, chosen)
+        load_model(parts.state.model, codec.load(root / chosen.file)["model_state_dict"])
+        test("selected", chosen.epoch, chosen.global_step, str(root / chosen.file))

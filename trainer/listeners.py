@@ -1,0 +1,192 @@
+"""Who listens to a run: the console, metrics.jsonl, TensorBoard."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from checkpointing.events import Deleted, EvalEnd, Interrupted, RunEnd, Saved, StepEnd
+from checkpointing.store import write_atomic
+from trainer.events import Logged, Published, Tested
+from trainer.record import METRICS, finite
+
+log = logging.getLogger("peakpoint")
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log lines through the console that also draws the progress bar, so that they do not mix."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the bare message."""
+        self.console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
+class ConsoleListener:
+    """One line an evaluation; between them a bar on a terminal, a line a logged loss elsewhere."""
+
+    def __init__(self, console: Console, *, total_steps: int, start_step: int) -> None:
+        self._total = total_steps
+        self._drawn = 0.0
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("steps", total=total_steps, completed=start_step, rate="")
+            self._bar.start()
+
+    def __call__(self, event: Published) -> None:
+        """Show an event."""
+        if isinstance(event, StepEnd):
+            if self._bar and (now := time.monotonic()) - self._drawn > 0.1:
+                self._drawn = now
+                self._bar.update(self._task, completed=event.step, description=f"epoch {event.epoch}")
+        elif isinstance(event, Logged):
+            line = (
+                f"epoch {event.epoch} step {event.step}/{self._total} loss {event.loss:.4f} "
+                f"lr {event.lr:.2e} {event.images_per_second:.0f} images/s"
+            )
+            if self._bar:
+                self._bar.update(self._task, rate=f"{event.images_per_second:.0f} images/s")
+                log.debug(line)
+            else:
+                log.info(line)
+        else:
+            self._say(event)
+
+    def _say(self, event: Published) -> None:
+        if isinstance(event, EvalEnd):
+            m = event.metrics
+            log.info(
+                f"epoch {event.epoch}: accuracy {m['accuracy']:.2%}, top-5 {m['top5_accuracy']:.2%}, "
+                f"F1 {m['f1_score']:.4f}, loss {m['loss']:.4f}, sparsity {event.sparsity:.2%}"
+            )
+        elif isinstance(event, Saved):
+            log.info(
+                f"saved {event.file} ({', '.join(event.tags)}): {event.bytes / 1e6:.1f} MB in "
+                f"{event.total_s:.2f} s, training waited {event.stall_s:.3f} s"
+            )
+        elif isinstance(event, Deleted):
+            log.debug(f"deleted {event.file}: nothing keeps it any more")
+        elif isinstance(event, Tested):
+            log.info(
+                f"test, {event.which} weights (epoch {event.epoch}): accuracy "
+                f"{event.metrics['accuracy']:.2%}, loss {event.metrics['loss']:.4f}"
+            )
+        elif isinstance(event, RunEnd):
+            log.info(f"training ended at epoch {event.epoch}, step {event.step}: {event.reason}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+
+def row(event: Published) -> dict[str, Any] | None:
+    """An event as a row of metrics.jsonl, or None when it has none."""
+    match event:
+        case Logged(epoch, step, loss, lr, rate):
+            values = {"loss": loss, "lr": lr, "images_per_second": rate}
+            return {"kind": "train", "epoch": epoch, "step": step, **values}
+        case EvalEnd(epoch, step, metrics, sparsity, version):
+            facts: dict[str, Any] = {"metrics": dict(metrics), "sparsity": sparsity, "mask_version": version}
+            return {"kind": "eval", "epoch": epoch, "step": step, **facts}
+        case Tested(which, epoch, step, metrics, sparsity, file):
+            facts = {"metrics": dict(metrics), "sparsity": sparsity, "file": file}
+            return {"kind": "test", "which": which, "epoch": epoch, "step": step, **facts}
+        case Saved(file, tags, size, stall, total):
+            facts = {"tags": list(tags), "bytes": size, "stall_s": stall, "total_s": total}
+            return {"kind": "save", "file": file, **facts}
+    return None
+
+
+class JsonLines:
+    """Appends a row an event to metrics.jsonl; each line is whole on disk before the next event."""
+
+    def __init__(self, run: Path, step: int, evaluated: set[int]) -> None:
+        path = run / METRICS
+        if path.exists():
+            _set_aside(path, step, evaluated)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def __call__(self, event: Published) -> None:
+        """Write an event."""
+        values = None if isinstance(event, StepEnd) else row(event)
+        if values is not None:
+            self._file.write(json.dumps(finite(values)) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
+    """Move the rows that will be written again to metrics.superseded.jsonl.
+
+    Those are: training losses after `step`, evaluations at steps not in `evaluated`, every reading of the
+    test set, and the torn last line of a killed run.
+    """
+    kept: list[str] = []
+    superseded: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+            kind = values["kind"]
+            again = (
+                kind == "test"
+                or (kind == "eval" and values["step"] not in evaluated)
+                or (kind == "train" and values["step"] > step)
+            )
+        except (ValueError, KeyError):
+            again = True
+        (superseded if again else kept).append(line + "\n")
+    if superseded:
+        with path.with_name("metrics.superseded.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(superseded)
+        write_atomic(path, "".join(kept))
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, in the run directory; rows after a resume replace what they repeat."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = step + 1 if step else None
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+
+    def __call__(self, event: Published) -> None:
+        """Write an event's numbers."""
+        add: Any = self._writer.add_scalar
+        if isinstance(event, Logged):
+            add("train/loss", event.loss, event.step)
+            add("train/lr", event.lr, event.step)
+            add("train/images_per_second", event.images_per_second, event.step)
+        elif isinstance(event, EvalEnd):
+            for name, value in event.metrics.items():
+                add(f"val/{name}", value, event.step)
+            add("val/sparsity", event.sparsity, event.step)
+        elif isinstance(event, Tested):
+            for name, value in event.metrics.items():
+                add(f"test_{event.which}/{name}", value, event.step)
+        elif isinstance(event, RunEnd | Interrupted):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()

@@ -1,0 +1,181 @@
+"""The training loop."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
+from trainer.data import DataModule
+from trainer.errors import UserError
+from trainer.events import Logged, Publisher
+from trainer.metrics import Classification, measured_sparsity
+from trainer.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How long and how to train; max_steps None means as long as `epochs` takes."""
+
+    epochs: int
+    max_steps: int | None
+    grad_accumulation: int
+    label_smoothing: float
+    bf16: bool
+    skip_nonfinite: bool
+    log_every: int
+
+
+class Loop:
+    """One run's training: `fit` trains to the end, `evaluate` measures."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        data: DataModule,
+        settings: LoopSettings,
+        *,
+        device: torch.device,
+        prunable: list[Tensor],
+        mask_version: Callable[[], int],
+    ) -> None:
+        self.state, self.data, self.settings = state, data, settings
+        self.device = device
+        self.prunable = prunable
+        self.mask_version = mask_version
+        self.signal: int | None = None
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def fit(self, publish: Publisher) -> RunEnd | Interrupted:
+        """Train until the last epoch, the last step, a policy's Stop or a signal."""
+        progress, settings = self.state.progress, self.settings
+        reason = "all epochs are done"
+        while progress.epoch < settings.epochs and not self._out_of_steps():
+            epoch = progress.epoch + 1
+            self._train_epoch(epoch, publish)
+            metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
+            if self.signal is not None:
+                return self._end(publish, Interrupted(epoch, progress.step, self.signal))
+            stop = publish(*self._epoch_done(epoch, metrics))
+            if stop:
+                reason = stop.reason
+                break
+        else:
+            if progress.epoch < settings.epochs:
+                reason = f"max_steps={settings.max_steps} is reached"
+        return self._end(publish, RunEnd(progress.epoch, progress.step, reason))
+
+    def _train_epoch(self, epoch: int, publish: Publisher) -> None:
+        progress, meter = self.state.progress, self.state.meter
+        log_every, per_epoch = self.settings.log_every, self.data.steps_per_epoch
+        since, images_seen = time.perf_counter(), 0
+        self.state.model.train()
+        for images, labels in self.data.train_batches(epoch, progress.batch):
+            self._step(images, labels)
+            progress.batch += 1
+            progress.step += 1
+            images_seen += len(images)
+            if progress.step % log_every == 0 or progress.batch == per_epoch:
+                self._check_finite()
+                loss, now = meter.take(), time.perf_counter()
+                rate = images_seen / (now - since)
+                since, images_seen = now, 0
+                lr = self.state.optimizer.param_groups[0]["lr"]
+                publish.tell(Logged(epoch, progress.step, loss, lr, rate))
+            publish(StepEnd(epoch, progress.step))
+            if self.signal is not None or self._out_of_steps():
+                break
+        self._check_finite()
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        """One optimizer step. On CUDA nothing here waits for the device unless steps may be skipped."""
+        state, parts = self.state, self.settings.grad_accumulation
+        total: Tensor | None = None
+        for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+                logits = state.model(x)
+            loss = cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing) / parts
+            loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        finite = total.isfinite()
+        if not (self.settings.skip_nonfinite and not finite.item()):
+            self._finite &= finite
+            if self.device.type == "cpu":
+                self._check_finite()
+            state.meter.add(total)
+            state.optimizer.step()
+            state.scheduler.step()
+        state.optimizer.zero_grad()
+
+    def _check_finite(self) -> None:
+        """Stop on a loss that was not finite since the last look. Waits for the device."""
+        if not self._finite.item():
+            raise UserError(
+                f"The loss is not finite at step {self.state.progress.step + 1}: try a lower optimizer.lr, "
+                "optimizer.clip_norm=1.0, or nonfinite=skip. The last good checkpoint is intact."
+            )
+
+    def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Loss, accuracy, top-5 accuracy and macro F1 over `batches`; empty when a signal cuts it short."""
+        model = self.state.model
+        model.eval()
+        metrics = Classification(self.data.num_classes, self.device)
+        with torch.no_grad():
+            for images, labels in batches:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+                    logits = model(images)
+                metrics.update(logits.float(), labels)
+                if self.signal is not None:
+                    return {}
+        return metrics.compute()
+
+    def _epoch_done(self, epoch: int, metrics: dict[str, float]) -> list[Event]:
+        """Note the evaluation; the epoch itself ended only if all its batches were used."""
+        progress = self.state.progress
+        measured = EvalEnd(
+            epoch, progress.step, metrics, measured_sparsity(self.prunable), self.mask_version()
+        )
+        progress.evaluations.append(
+            {
+                "epoch": epoch,
+                "step": progress.step,
+                "metrics": metrics,
+                "sparsity": measured.sparsity,
+                "mask_version": measured.mask_version,
+            }
+        )
+        if progress.batch < self.data.steps_per_epoch:
+            return [measured]
+        progress.epoch, progress.batch = epoch, 0
+        return [measured, EpochEnd(epoch, progress.step)]
+
+    def _out_of_steps(self) -> bool:
+        limit = self.settings.max_steps
+        return limit is not None and self.state.progress.step >= limit
+
+    def _end(self, publish: Publisher, event: RunEnd | Interrupted) -> RunEnd | Interrupted:
+        publish(event)
+        return event
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Within: Ctrl-C and SIGTERM end the run after the step in hand; a second Ctrl-C ends it at once."""
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""What ran: code, environment, data, seeds, attempts, status. Written so that a run can be made again."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from checkpointing.store import write_atomic
+from trainer.errors import UserError
+
+RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
+PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorboard", "peakpoint")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError naming a file that is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object.")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a JSON file at once."""
+    write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities as strings: JSON has no word for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return value
+
+
+def git(*arguments: str) -> str | None:
+    """What git says about the code's directory, or None without git or a repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def code() -> dict[str, Any]:
+    """The commit of the code, and the diff of what is not committed."""
+    commit = git("rev-parse", "HEAD")
+    return {
+        "git_commit": commit.strip() if commit else None,
+        "git_diff": git("diff", "HEAD") if commit else None,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Packages, interpreter and machine."""
+    import torch
+
+    packages: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = None
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "packages": packages,
+        "python": platform.python_version(),
+        "hardware": {
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpu_count": os.cpu_count(),
+            "cpu_threads": torch.get_num_threads(),
+            "gpus": gpus,
+            "cuda": torch.version.cuda,
+        },
+    }
+
+
+def attempt(number: int, overrides: list[str], hydra_dir: str, resumed_from: str | None) -> dict[str, Any]:
+    """One start of a run: what was typed, where its configuration was saved, what it went on from."""
+    return {
+        "number": number,
+        "started": now(),
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "directory": str(Path.cwd()),
+        "overrides": overrides,
+        "hydra": hydra_dir,
+        "resumed_from": resumed_from,
+        **holder(),
+        "git_commit": code()["git_commit"],
+    }
+
+
+def holder() -> dict[str, Any]:
+    """Who is writing: this process."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def set_status(run: Path, state: str, **facts: Any) -> None:
+    """Replace status.json. States: running, finished, interrupted, failed."""
+    write_json(run / STATUS, {"state": state, "time": now(), **finite(facts)})

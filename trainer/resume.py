@@ -1,0 +1,165 @@
+"""resume=DIR|FILE|latest: what a resumed command line means.
+
+Hydra composes a configuration from a command line, so a resumed run is given one: the overrides of the run's
+latest attempt, then the new ones, in the same directory. Nothing of the earlier record is overwritten, and
+nothing that a run directory holds is executed.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trainer.errors import UserError
+from trainer.record import RUN, read_json
+
+HYDRA = ".hydra"
+FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
+"""What a resumed run may not change: it would no longer be the same run."""
+FREE = ("data.root",)
+"""What may change below a frozen key."""
+OWN = ("resume", "accept_drift")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A command line to give to Hydra, and what it goes on from.
+
+    `run` is the directory of the run that is resumed, or None for a fresh start; `file` a checkpoint that was
+    named, or None for the newest good one; `typed` the keys named on this command line.
+    """
+
+    argv: list[str]
+    run: Path | None = None
+    file: Path | None = None
+    typed: tuple[str, ...] = ()
+
+
+def plan(argv: list[str]) -> Plan:
+    """Expand resume= in a command line (without the program's name). Raises UserError."""
+    values = [value for key, value in map(split, argv) if key == "resume"]
+    if not values or unquote(values[-1]) in ("", "null"):
+        return Plan(argv)
+    if any(a in ("-m", "--multirun") for a in argv):
+        raise UserError("resume= goes on with one run: leave out --multirun.")
+    run, file = locate(unquote(values[-1]))
+    attempts = read_json(run / RUN)["attempts"]
+    typed = [a for a in argv if split(a)[0] is not None]
+    keys = tuple(key for a in typed if (key := split(a)[0]))
+    saved = [o for o in attempts[-1]["overrides"] if split(o)[0] not in (*keys, *OWN)]
+    for override in saved:
+        if split(override)[0] == "plugins":
+            raise UserError(
+                f"This run used {override}. Code is imported only at your word: "
+                f"add {override} to the command."
+            )
+    first = argv.index(typed[0])
+    rest = [a for a in argv[first:] if split(a)[0] != "resume"]
+    source = str(file or run)
+    argv = [*argv[:first], *saved, *rest, f"resume={quote(source)}"]
+    if "hydra.run.dir" not in keys:
+        argv.append(f"hydra.run.dir={quote(str(run))}")
+        argv.append(f"hydra.output_subdir={next_attempt(run)}")
+    return Plan(argv, run, file, keys)
+
+
+def split(argument: str) -> tuple[str | None, str]:
+    """An argument as (key, value) of an override, without `+` and `~`; (None, ...) when it is not one."""
+    match = re.match(r"^(?:\+\+?|~)?([\w./@:-]+?)(?:=(.*))?$", argument, re.DOTALL)
+    if match is None or argument.startswith("-") or (match[2] is None and not argument.startswith("~")):
+        return None, argument
+    return match[1], match[2] or ""
+
+
+def quote(value: str) -> str:
+    """A value that Hydra's override grammar takes literally."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def unquote(value: str) -> str:
+    """A value without the quotes that protected it from Hydra's grammar."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1].replace(f"\\{value[0]}", value[0]).replace("\\\\", "\\")
+    return value
+
+
+def locate(value: str) -> tuple[Path, Path | None]:
+    """The run directory, and the checkpoint when one is named. Raises UserError."""
+    if value == "latest":
+        runs = [
+            p.parent for p in (*Path("outputs").glob(f"*/{RUN}"), *Path("outputs").glob(f"sweeps/*/*/{RUN}"))
+        ]
+        if not runs:
+            raise UserError(
+                "resume=latest finds no run under outputs/ of this directory: name a run directory."
+            )
+        return max(runs, key=lambda run: read_json(run / RUN)["attempts"][-1]["started"]).resolve(), None
+    path = Path(value).expanduser().resolve()
+    if path.is_dir():
+        if not (path / RUN).is_file():
+            raise UserError(f"resume={value}: the directory has no {RUN}, so it is not that of a run.")
+        return path, None
+    if not path.is_file():
+        raise UserError(
+            f"resume={value}: there is no such file or directory. A run's directory is under outputs/."
+        )
+    for folder in path.parents:
+        if (folder / RUN).is_file():
+            return folder, path
+    raise UserError(f"resume={value}: the file is not in the directory of a run (no {RUN} above it).")
+
+
+def next_attempt(run: Path) -> str:
+    """The first free `.hydra/resume-NNN` of a run."""
+    number = 1
+    while (run / HYDRA / f"resume-{number:03d}").exists():
+        number += 1
+    return f"{HYDRA}/resume-{number:03d}"
+
+
+def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) -> list[str]:
+    """Compare the composed configuration with the saved one; returns what the command line changed.
+
+    Raises UserError when something changed that may not, or that nobody asked for: the files in conf/ may
+    have changed since.
+    """
+    old, new = dict(flat(saved)), dict(flat(cfg))
+    changed = [
+        key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and not under(key, OWN)
+    ]
+    for key in changed:
+        if under(key, FROZEN) and not under(key, FREE):
+            raise UserError(
+                f"{key} was {old.get(key)} in this run and is {new.get(key)} now: a resumed run keeps its "
+                "model, data, seed, batch size and optimizer. Start a new run instead."
+            )
+    # A group or an experiment that was named may change anything.
+    drift = [k for k in changed if not under(k, typed) and not {"experiment", "optimizer"} & set(typed)]
+    if drift and not cfg.accept_drift:
+        key = drift[0]
+        raise UserError(
+            f"{key} was {old.get(key)} and is {new.get(key)} now, and the command does not name it: conf/ "
+            f"has changed since. Add {key}={old.get(key)} to keep it, or accept_drift=true."
+        )
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed]
+
+
+def under(key: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether `key` is one of `prefixes` or lies below one; `a/b` and `a.b` are the same."""
+    return any(key == p or key.startswith(f"{p}.") for p in (q.replace("/", ".") for q in prefixes))
+
+
+def flat(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """The leaves of a configuration as (dotted key, value), interpolations as they are written."""
+
+    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, child in value.items():
+                yield from walk(child, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, value
+
+    yield from walk(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), "")

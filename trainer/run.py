@@ -1,0 +1,285 @@
+"""One run, from the composed configuration to its report."""
+
+import contextlib
+import logging
+import re
+import shlex
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from checkpointing import codec, store
+from checkpointing.errors import CheckpointError
+from checkpointing.events import Interrupted, RunEnd
+from checkpointing.manager import Manager, Options
+from checkpointing.manifest import Manifest
+from checkpointing.store import Store
+from trainer import record, report, resume
+from trainer.build import Parts, build
+from trainer.check import checked
+from trainer.config import Config
+from trainer.errors import UserError
+from trainer.events import Listener, Publisher
+from trainer.final import read_test_set
+from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
+
+log = logging.getLogger("peakpoint")
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an attempt begins with.
+
+    `record` is the run.json to go on with, `manifest` the checkpoint to restore, in the checkpoint root
+    `source`; None for a fresh start.
+    """
+
+    record: dict[str, Any]
+    source: Path
+    manifest: Manifest | None
+
+
+def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
+    """Train in `directory` and report; returns the exit code: 0, or 128 + the signal that ended it.
+
+    Raises UserError or CheckpointError with what went wrong as one line. From the moment the attempt is
+    recorded it is also in status.json; a start that is refused leaves the earlier record as it was.
+    """
+    config = checked(cfg)
+    console = Console()
+    with _locked(directory), _logging_to(console):
+        if plan.run and (done := _finished(config, plan)):
+            log.info(done)
+            return 0
+        checkpoints = directory / CHECKPOINTS
+        start = _start(cfg, plan, directory)
+        target = Store(checkpoints, start.record["run"])
+        resolved = _resolved(cfg)
+        parts = build(config, resolved)
+        saved = _restore(start, parts)
+        _begin(directory, start, parts, resolved)
+        try:
+            manager = _manager(config, parts, start, target)
+            if saved:
+                manager.load_state_dict(saved["policies"])
+            return _train(config, parts, manager, directory, console)
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with contextlib.suppress(OSError):
+                record.set_status(directory, state, error=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, without what concerns this attempt alone."""
+    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in resume.OWN}
+
+
+def _finished(config: Config, plan: resume.Plan) -> str | None:
+    """A sentence when the run that is to be resumed is done and nothing was asked for that goes beyond."""
+    assert plan.run
+    path = plan.run / record.STATUS
+    if plan.file or not path.exists():
+        return None
+    status = record.read_json(path)
+    if status["state"] != "finished":
+        return None
+    epoch, step = status["epoch"], status["step"]
+    out_of_steps = config.max_steps is not None and step >= config.max_steps
+    if epoch >= config.epochs or out_of_steps or not set(plan.typed) - set(resume.OWN):
+        return (
+            f"{plan.run} is finished at epoch {epoch}, step {step}: {status['reason']}. "
+            f"To train on: resume={shlex.quote(str(plan.run))} epochs=N with N above {config.epochs}."
+        )
+    return None
+
+
+def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
+    """Find what to go on from, and write down this attempt, without touching the disk yet."""
+    known: dict[str, Any] = {}
+    source, manifest = directory / CHECKPOINTS, None
+    if plan.run:
+        known = record.read_json(plan.run / record.RUN)
+        earlier = plan.run / known["attempts"][-1]["hydra"] / "config.yaml"
+        try:
+            saved = OmegaConf.load(earlier)
+        except OSError as error:
+            raise UserError(f"{earlier} cannot be read: {error.strerror}. It is needed to resume.") from None
+        assert isinstance(saved, DictConfig)
+        for change in resume.check_changes(cfg, saved, plan.typed):
+            log.info("changed since the last attempt: %s", change)
+        source = plan.run / CHECKPOINTS
+        manifest = _checkpoint(source, plan.file)
+        if directory != plan.run:  # a fork: its own run, with its own checkpoints
+            known = {"forked_from": str(plan.run)}
+    attempts = known.get("attempts", [])
+    hydra = HydraConfig.get()
+    attempt = record.attempt(
+        len(attempts) + 1,
+        list(hydra.overrides.task),
+        str(hydra.output_subdir),
+        f"{source.parent}/{CHECKPOINTS}/{manifest.file}" if manifest else None,
+    )
+    new = {**known, "run": known.get("run", uuid.uuid4().hex), "attempts": [*attempts, attempt]}
+    return Start(new, source, manifest)
+
+
+def _checkpoint(root: Path, file: Path | None) -> Manifest | None:
+    """The named checkpoint, or the newest that verifies; None when the run has saved none."""
+    if file is None:
+        found = store.newest_verified(root)
+        for name, reason in found.skipped:
+            log.warning("%s is damaged and was moved to %s: %s", name, root / store.QUARANTINE, reason)
+        if found.manifest is None:
+            if found.skipped:
+                raise CheckpointError(f"No checkpoint under {root} is intact, so the run cannot go on.")
+            log.info("the run has saved no checkpoint yet: starting at the beginning")
+        return found.manifest
+    for manifest in store.manifests(root):
+        if (root / manifest.file).resolve() == file:
+            store.verify(root, manifest)
+            return manifest
+    raise CheckpointError(f"{file} has no manifest beside it, so it cannot be verified or resumed from.")
+
+
+def _restore(start: Start, parts: Parts) -> dict[str, Any] | None:
+    """Load the checkpoint into the living objects; says what is not as it was."""
+    if start.record.get("data") and start.record["data"] != parts.data.fingerprint:
+        raise UserError("data.root holds other data than the run was started with: its fingerprint differs.")
+    if start.manifest is None:
+        return None
+    saved = codec.load(start.source / start.manifest.file)
+    parts.state.restore(saved)
+    for name, now in parts.state.arithmetic.items():
+        if (before := saved["metadata"].get(name)) != now:
+            log.warning("%s was %s and is %s now: results will not be equal bit for bit.", name, before, now)
+    progress = parts.state.progress
+    log.info("resumed %s: epoch %d, step %d", start.manifest.file, progress.epoch + 1, progress.step)
+    return saved
+
+
+def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any]) -> None:
+    """Write run.json: facts of the first attempt stay, this attempt is added."""
+    facts: dict[str, Any] = start.record
+    if len(facts["attempts"]) == 1:
+        facts = {
+            **facts,
+            "config": resolved,
+            "seed": resolved["seed"],
+            **record.code(),
+            **record.environment(),
+            "data": parts.data.fingerprint,
+        }
+    record.write_json(directory / record.RUN, facts)
+    record.set_status(directory, "running", **record.holder())
+
+
+def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manager:
+    here = start.manifest is not None and start.source == target.root
+    options = Options(
+        background=config.checkpoint.background,
+        on_error=config.checkpoint.on_error,
+        git_commit=start.record["attempts"][-1]["git_commit"],
+        resumed_from=start.manifest.file if start.manifest and here else None,
+    )
+    return Manager(target, parts.policies, parts.state.gather, options=options)
+
+
+def _train(config: Config, parts: Parts, manager: Manager, directory: Path, console: Console) -> int:
+    """Fit, read the test set, report."""
+    progress = parts.state.progress
+    evaluated = {e["step"] for e in progress.evaluations}
+    listeners: list[Listener] = [JsonLines(directory, progress.step, evaluated)]
+    if config.tensorboard:
+        listeners.append(TensorBoard(directory, progress.step))
+    listeners.append(ConsoleListener(console, total_steps=parts.total_steps, start_step=progress.step))
+    publish = Publisher(listeners, manager)
+    device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
+    log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
+    try:
+        with parts.loop.signals():
+            end = parts.loop.fit(publish)
+            manager.drain()
+            if isinstance(end, RunEnd):
+                read_test_set(config, parts, manager.store.root, publish)
+    finally:
+        try:
+            manager.close()
+        finally:
+            for listener in listeners:
+                listener.close()
+    number = parts.loop.signal
+    if number is not None or isinstance(end, Interrupted):
+        return _interrupted(directory, parts)
+    record.set_status(directory, "finished", reason=end.reason, epoch=progress.epoch, step=progress.step)
+    monitor, targets = config.checkpoint.monitor, [config.pruning.target]
+    for policy in config.checkpoint.policy.values():
+        targets += getattr(policy, "targets", [])
+    report.print_report(
+        console,
+        directory,
+        metric=monitor.metric,
+        mode=monitor.mode,
+        targets=targets,
+        kept=store.manifests(manager.store.root),
+    )
+    if config.plot and (curves := report.plot(directory, monitor.metric, monitor.mode)):
+        log.info("curves: %s", curves)
+    return 0
+
+
+def _interrupted(directory: Path, parts: Parts) -> int:
+    number, progress = parts.loop.signal or 0, parts.state.progress
+    record.set_status(directory, "interrupted", signal=number, epoch=progress.epoch, step=progress.step)
+    log.info("interrupted at step %d; to go on: %s", progress.step, _resume_command(directory))
+    return 128 + number
+
+
+def _resume_command(directory: Path) -> str:
+    here = Path.cwd()
+    path = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    program = ["peakpoint"] if Path(sys.argv[0]).name == "peakpoint" else ["python", sys.argv[0]]
+    plugins = [o for o in HydraConfig.get().overrides.task if resume.split(o)[0] == "plugins"]
+    # Hydra's grammar takes these characters without quotes.
+    plain = re.fullmatch(r"[\w./:@%+-]+", str(path))
+    return shlex.join([*program, *plugins, f"resume={path if plain else resume.quote(str(path))}"])
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One writer a run: the operating system drops the lock of a process that died."""
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = record.read_json(directory / record.STATUS) if (directory / record.STATUS).exists() else {}
+        who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
+        raise UserError(f"{directory} is being written by {who}: wait for it, or end it.") from None
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written to: {error.strerror or error}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _logging_to(console: Console) -> Iterator[None]:
+    handler = ConsoleHandler(console)
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)

@@ -1,0 +1,196 @@
+"""What a checkpoint holds: gather() and restore(), the random number generators last."""
+
+import platform
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from trainer.errors import UserError
+
+
+class Stateful(Protocol):
+    """Anything with memory."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its memory as tensors and plain types."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take it back."""
+        ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: whole epochs done, batches done in the epoch after them, optimizer steps in all.
+
+    `evaluations` is the metric history, one plain dict an evaluation.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Meter:
+    """The mean of the training losses since it was last taken; summed on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sum = torch.zeros((), device=device)
+        self._count = 0
+
+    def add(self, loss: Tensor) -> None:
+        """Add one scalar loss, without waiting for the device."""
+        self._sum += loss
+        self._count += 1
+
+    def take(self) -> float:
+        """The mean, NaN of nothing; starts anew. Waits for the device."""
+        mean = self._sum.item() / self._count if self._count else float("nan")
+        self._sum.zero_()
+        self._count = 0
+        return mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sum and count."""
+        return {"sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved sum and count."""
+        self._sum.copy_(state["sum"])
+        self._count = state["count"]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """The living objects that a checkpoint describes, and the facts that go with them.
+
+    `arithmetic` is what, beside the configuration, decides the last bit of a result.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    progress: Progress
+    meter: Meter
+    config: dict[str, Any]
+    metadata: dict[str, Any]
+    arithmetic: dict[str, Any]
+
+    def gather(self) -> dict[str, Any]:
+        """Everything that the loop owns, under the keys that a checkpoint has; not yet copied."""
+        return {
+            "model_state_dict": plain_model(self.model).state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "scheduler_state_dict": self.scheduler.state_dict(),
+            "epoch": self.progress.epoch,
+            "global_step": self.progress.step,
+            "progress": asdict(self.progress),
+            "train_loss": self.meter.state_dict(),
+            "config": self.config,
+            "metadata": {**self.metadata, **self.arithmetic},
+            "rng_state": rng_state(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Make the living objects what they were. Settings stay those of the configuration.
+
+        Raises UserError naming what is missing or does not fit.
+        """
+        missing = [key for key in ("model_state_dict", *_RESTORED) if key not in saved]
+        if missing:
+            raise UserError(f"The checkpoint has no {missing[0]}: it cannot be resumed from.")
+        load_model(self.model, saved["model_state_dict"])
+        self._restore_optimizer(saved["optimizer_state_dict"])
+        base_lrs = list(self.scheduler.base_lrs)
+        self.scheduler.load_state_dict(saved["scheduler_state_dict"])
+        self.scheduler.base_lrs = base_lrs
+        for group, lr, factor in zip(
+            self.optimizer.param_groups, base_lrs, self.scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = lr * factor(self.scheduler.last_epoch)
+        for name, value in saved["progress"].items():
+            setattr(self.progress, name, value)
+        self.meter.load_state_dict(saved["train_loss"])
+        restore_rng(saved["rng_state"])
+
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        # load_state_dict also takes lr, weight_decay, fused and the rest from the file: the configuration
+        # wins, so they are put back.
+        settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(saved)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"The optimizer's state does not fit: {error}.") from None
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+
+
+_RESTORED = ("optimizer_state_dict", "scheduler_state_dict", "progress", "train_loss", "rng_state")
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """The network itself, out of what torch.compile wraps round it, so that its keys are canonical."""
+    inner = getattr(model, "_orig_mod", model)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def load_model(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Load weights. Raises UserError with the first difference when they are of another network."""
+    try:
+        plain_model(model).load_state_dict(saved)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UserError(f"The checkpoint is of another network: {(lines[1:] or lines)[0]}") from None
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every random number generator, as tensors and plain types."""
+    numpy_state: Any = np.random.get_state(legacy=False)
+    return {
+        "python": random.getstate(),
+        "numpy": {
+            **{k: v for k, v in numpy_state.items() if k != "state"},
+            "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+            "pos": int(numpy_state["state"]["pos"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def restore_rng(saved: Mapping[str, Any]) -> None:
+    """Set every random number generator; CUDA devices only as far as both sides have them."""
+    random.setstate(saved["python"])
+    state = dict(saved["numpy"])
+    key = state.pop("key").numpy().astype(np.uint32)
+    np.random.set_state({**state, "state": {"key": key, "pos": state.pop("pos")}})
+    torch.set_rng_state(saved["torch"].cpu())
+    if torch.cuda.is_available():
+        for device, value in enumerate(saved["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(value.cpu(), device)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def arithmetic(device: torch.device) -> dict[str, Any]:
+    """What, beside the configuration, decides the last bit of a result."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "pytorch_version": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+    }
