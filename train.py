@@ -21,7 +21,7 @@ from trainer.errors import UserError
 from trainer.explain import all_choices, explain
 
 CONF = Path(__file__).resolve().parent / "conf"
-EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException)
+EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException, OSError)
 
 
 def main() -> None:

@@ -118,9 +118,7 @@ def write_random(root: Path, count: int) -> None:
 
 def main() -> None:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Images a second, against torchvision's transforms.")
     parser.add_argument("--root", type=Path, help="folder with train.npz; random images when left out")
     parser.add_argument("--images", type=int, default=50_000, help="how many random images")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each contender")
@@ -135,17 +133,15 @@ def main() -> None:
         rates = measure(options.root or Path(folder), options.repeats)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     if options.json:
-        print(
-            json.dumps({"machine": machine(), "batch": BATCH, "images_per_second": rates, "median": medians})
-        )
+        figures = {"machine": machine(), "batch": BATCH, "images_per_second": rates, "median": medians}
+        print(json.dumps(figures))
         return
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    print(
-        f"{'batch ' + str(BATCH) + ', n=' + str(options.repeats):<24}{'images/s':>10}{'min':>10}{'max':>10}{'ours':>8}"
-    )
+    title = f"batch {BATCH}, n={options.repeats}"
+    print(f"{title:<24}{'images/s':>10}{'min':>10}{'max':>10}{'ours is':>9}")
     for name, values in rates.items():
         ratio = medians["peakpoint"] / medians[name]
-        print(f"{name:<24}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratio:>7.1f}x")
+        print(f"{name:<24}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratio:>8.1f}x")
 
 
 if __name__ == "__main__":

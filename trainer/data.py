@@ -238,8 +238,8 @@ class DataModule:
             shape, expected = tuple(source.images.shape[1:]), tuple(self._store.images.shape[1:])
             if shape != expected or source.classes != self.classes:
                 raise UserError(
-                    f"The test set of {self.cfg.name} has other classes ({len(source.classes)}) or another shape "
-                    f"of image {shape} than the training set ({len(self.classes)}, {expected})."
+                    f"The test set of {self.cfg.name} has other classes ({len(source.classes)}) or another "
+                    f"shape of image {shape} than the training set ({len(self.classes)}, {expected})."
                 )
             self._test = Store(source, self._store.device)
             digest = _sha256(source.images, source.labels)

@@ -157,7 +157,7 @@ def _load_npz(cfg: Data, split: str) -> Images:
 
 
 def _npz_classes(path: Path) -> tuple[str, ...]:
-    """The names in `classes`; without them those of train.npz beside it, or numbers up to its highest label."""
+    """The names in `classes`, or else those of train.npz beside it, or numbers up to its highest label."""
     with _opened(path) as archive:
         named = "classes" in archive.files
     if named:

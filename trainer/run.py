@@ -97,7 +97,7 @@ def _finished(config: Config, plan: resume.Plan) -> str | None:
         return None
     epoch, step = status["epoch"], status["step"]
     out_of_steps = config.max_steps is not None and step >= config.max_steps
-    if epoch >= config.epochs or out_of_steps or not set(plan.typed) - set(resume.OWN):
+    if epoch >= config.epochs or out_of_steps or not set(plan.typed) - {*resume.OWN, "plugins"}:
         return (
             f"{plan.run} is finished at epoch {epoch}, step {step}: {status['reason']}. "
             f"To train on: resume={shlex.quote(str(plan.run))} epochs=N with N above {config.epochs}."
