@@ -122,11 +122,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder with train.npz; random images when left out")
     parser.add_argument("--images", type=int, default=50_000, help="how many random images")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each contender")
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice when left out")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch in each process")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         if options.root is None:
             write_random(Path(folder), options.images)

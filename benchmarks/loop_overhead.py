@@ -1,13 +1,17 @@
 """What the loop costs: ours and that of Lightning's Trainer, against a bare PyTorch loop.
 
-    python -m benchmarks.loop_overhead [--repeats 7] [--steps 500] [--model mlp] [--json FILE]
+    python -m benchmarks.loop_overhead [--repeats 20] [--model mlp] [--checkpoint-every 50] [--json FILE]
 
 Every arm gets the same network, batches, fused AdamW and schedule, built by trainer.build from the default
-configuration, and ends with the same weights, which is checked. Ours is Loop.fit with all that a run has:
-publisher, checkpoint manager, default policies, metrics.jsonl, TensorBoard, console. Every arm reads the loss
-each 50 steps. Timed are the steps between two batches of one epoch; building, warm-up and what follows the
-epoch (ours evaluates and saves there, the peers do neither) lie outside. The arms take turns in random order,
-and each ratio is to the bare loop of the same turn. The second bare arm shows what the machine alone does.
+configuration, and must end with the same weights. Ours is Loop.fit with all that a run has: publisher,
+checkpoint manager, default policies, metrics.jsonl, TensorBoard, console. Every arm reads the loss each 50
+steps. Within one long epoch the arms take turns, in random order, so that a busy machine slows all of them;
+each ratio is to the bare loop's turn of the same round, and the second bare arm shows what the machine alone
+does. Building, and what follows the epoch (ours evaluates and saves there), are not timed.
+
+With --checkpoint-every the bare loop calls torch.save, without fsync, Lightning uses its ModelCheckpoint, and
+ours saves as in a run but for one thing: each turn ends when its saves are on disk, which a run does not wait
+for.
 """
 
 import argparse
@@ -19,11 +23,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import hydra
@@ -32,6 +39,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import parameters_to_vector
 
 from benchmarks._machine import machine, summary
 from checkpointing.manager import Manager, Options
@@ -41,12 +49,14 @@ from trainer import plugins
 from trainer.build import Parts, build
 from trainer.check import checked, register_schemas
 from trainer.config import Config
+from trainer.data import DataModule
 from trainer.events import Listener, Publisher
 from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LOG_EVERY = 50
 BARE, AGAIN, OURS, LIGHTNING = "bare", "bare, again", "peakpoint", "lightning"
+Arm = Callable[["Trial"], None]
 VALIDATION = 100  # images; the training part is then exactly one epoch of the batches that are needed
 
 
@@ -66,29 +76,45 @@ def mlp(cfg: MLP, image_shape: tuple[int, int, int], num_classes: int) -> nn.Mod
     )
 
 
-class Timed:
-    """An epoch's batches; notes when batch `first` and batch `last` are asked for."""
+class Turns:
+    """An epoch's batches, handed out in turns of so many steps; notes what each turn took, in seconds."""
 
-    def __init__(self, batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]], first: int, last: int):
-        self._batches, self._length = batches, last + 1
-        self._marks = (first, last)
-        self._times: list[float] = []
+    def __init__(self, data: DataModule, steps: int) -> None:
+        self._batches, self._length, self._steps = data.train_batches, data.steps_per_epoch, steps
+        self._go, self._done = Semaphore(0), Semaphore(0)
+        self.seconds: list[float] = []
+        self.over = False
+        self.settle: Callable[[], None] = lambda: None  # an arm's work in the background ends within its turn
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = self._batches(1)
-        for number in range(self._length):
-            if number in self._marks:
-                self._times.append(time.perf_counter())
-            yield next(batches)
+        for _ in range(self._length // self._steps):
+            begin = time.perf_counter()
+            for _ in range(self._steps):
+                yield next(batches)
+            self.settle()
+            self.seconds.append(time.perf_counter() - begin)
+            self._done.release()
+            self._go.acquire()
+        yield from batches  # one: the last turn ends, like the others, when the batch after it is asked for
 
-    @property
-    def seconds(self) -> float:
-        """What the steps from `first` to before `last` took."""
-        begin, end = self._times
-        return end - begin
+    def run(self, arm: Callable[[], None]) -> None:
+        """On a thread of its own: train, one turn at a time."""
+        self._go.acquire()
+        try:
+            arm()
+        finally:
+            self.over = True
+            self._done.release()
+
+    def take(self) -> None:
+        """Let the arm have its next turn, and wait for its end."""
+        if not self.over:
+            self._go.release()
+            self._done.acquire()
 
 
 @dataclass(frozen=True)
@@ -97,7 +123,7 @@ class Trial:
 
     config: Config
     parts: Parts
-    batches: Timed
+    batches: Turns
     folder: Path
     every: int
 
@@ -116,7 +142,7 @@ def bare(trial: Trial) -> None:
         if step % LOG_EVERY == 0:
             loss.item()
         if trial.every and step % trial.every == 0:
-            parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+            parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
             torch.save({name: part.state_dict() for name, part in parts.items()}, trial.folder / "bare.pt")
 
 
@@ -132,22 +158,24 @@ def ours(trial: Trial) -> None:
     store = Store(trial.folder / "checkpoints", "benchmark")
     parts.data.train_batches = lambda *_: iter(trial.batches)  # type: ignore[method-assign]
     with (
-        closing(Manager(store, parts.policies, parts.state.gather, options=options)) as manager,
         closing(JsonLines(trial.folder, 0, set())) as lines,
         closing(TensorBoard(trial.folder, 0)) as tensorboard,
         closing(ConsoleListener(_console(), total_steps=parts.total_steps, start_step=0)) as console,
-        parts.loop.signals(),
+        closing(Manager(store, parts.policies, parts.state.gather, options=options)) as manager,
     ):
+        trial.batches.settle = manager.drain
         listeners: list[Listener] = [lines, tensorboard, console]
         parts.loop.fit(Publisher(listeners, manager))
-        manager.drain()
 
 
-def lightning_arm(self_log_every: int) -> Callable[[Trial], None]:
+def lightning_arm(self_log_every: int) -> Arm:
     """Lightning's Trainer with everything optional off; the loss is logged every so many steps."""
     torchvision()  # torchmetrics imports it, and only so does that work beside a CPU build of torch
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
     class Module(lightning.LightningModule):
         def __init__(self, parts: Parts) -> None:
@@ -161,7 +189,7 @@ def lightning_arm(self_log_every: int) -> Callable[[Trial], None]:
                 self.log("loss", loss)
             return loss
 
-        def configure_optimizers(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        def configure_optimizers(self):  # type: ignore[no-untyped-def]
             state = self.parts.state
             return {
                 "optimizer": state.optimizer,
@@ -169,7 +197,9 @@ def lightning_arm(self_log_every: int) -> Callable[[Trial], None]:
             }
 
     def run(trial: Trial) -> None:
-        saving = [ModelCheckpoint(trial.folder, every_n_train_steps=trial.every)] if trial.every else []
+        saving: list[Any] = (
+            [ModelCheckpoint(trial.folder, every_n_train_steps=trial.every)] if trial.every else []
+        )
         trainer = lightning.Trainer(
             max_epochs=1,
             accelerator="cpu",
@@ -191,7 +221,7 @@ def _console() -> Console:
 
 def compose(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     """The default configuration with one epoch of small grey images, typed and as plain values."""
-    images = options.batch_size * (options.warm_up + options.steps + 1) + VALIDATION
+    images = options.batch_size * (options.steps * (options.repeats + 1) + 1) + VALIDATION
     overrides = [
         f"model={options.model}",
         "data=synthetic",
@@ -214,33 +244,30 @@ def compose(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     return checked(cfg), plain
 
 
-def turn(arm: Callable[[Trial], None], options: argparse.Namespace) -> tuple[float, Tensor]:
-    """One fresh training by an arm: milliseconds a step, and the weights that it ended with."""
+def measure(arms: dict[str, Arm], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds a step of each arm in each turn, the first left out. Exits when an arm did other work."""
     config, resolved = compose(options)
-    parts = build(config, resolved)
-    first = options.warm_up
-    batches = Timed(parts.data.train_batches, first, first + options.steps)
-    with tempfile.TemporaryDirectory() as folder:
-        arm(Trial(config, parts, batches, Path(folder), options.checkpoint_every))
-    weights = torch.cat([weight.detach().flatten() for weight in parts.state.model.parameters()])
-    return 1e3 * batches.seconds / options.steps, weights
-
-
-def measure(arms: dict[str, Callable[[Trial], None]], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds a step of each arm in each turn, after one round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in arms}
     order, shuffled = list(arms), random.Random(0)
-    expected: Tensor | None = None
-    for repeat in range(options.repeats + 1):
-        shuffled.shuffle(order)
-        for name in order:
-            milliseconds, weights = turn(arms[name], options)
-            expected = weights if expected is None else expected
-            if not torch.equal(weights, expected):
-                raise SystemExit(f"error: {name} ended with other weights: it does not do the same work.")
-            if repeat:
-                times[name].append(milliseconds)
-    return times
+    trials: dict[str, Trial] = {}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(arms)) as pool:
+        for name in arms:
+            parts = build(config, resolved)
+            place = Path(folder, name)
+            place.mkdir()
+            turns = Turns(parts.data, options.steps)
+            trials[name] = Trial(config, parts, turns, place, options.checkpoint_every)
+        running = [pool.submit(t.batches.run, partial(arms[name], t)) for name, t in trials.items()]
+        while not all(trial.batches.over for trial in trials.values()):
+            shuffled.shuffle(order)
+            for name in order:
+                trials[name].batches.take()
+        for training in running:
+            training.result()
+    weights = {name: parameters_to_vector(t.parts.state.model.parameters()) for name, t in trials.items()}
+    for name in arms:
+        if not torch.equal(weights[name], weights[BARE]):
+            raise SystemExit(f"error: {name} ended with other weights than {BARE}: it did other work.")
+    return {name: [1e3 * s / options.steps for s in t.batches.seconds[1:]] for name, t in trials.items()}
 
 
 def report(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
@@ -265,18 +292,22 @@ def main() -> None:
     )
     parser.add_argument("--model", default="mlp", help="mlp, lenet5, resnet20, ...")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=7, help="turns of each arm")
-    parser.add_argument("--steps", type=int, default=300, help="timed steps in a turn")
-    parser.add_argument("--warm-up", type=int, default=30, help="steps before the timed ones")
+    parser.add_argument("--repeats", type=int, default=20, help="turns of each arm, after one to warm up")
+    parser.add_argument("--steps", type=int, default=50, help="steps in a turn")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help="0: none is timed")
     parser.add_argument("--self-log", action="store_true", help="Lightning: self.log the loss at every step")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
+    for period in (LOG_EVERY, options.checkpoint_every or 1):
+        if options.steps % period:
+            parser.error(
+                f"--steps={options.steps} must be a multiple of {period}: all turns are to be alike."
+            )
     quieten()
     register_schemas()
     plugins.add_model("mlp", MLP(), mlp)
-    arms = {BARE: bare, AGAIN: bare, OURS: ours}
+    arms: dict[str, Arm] = {BARE: bare, AGAIN: bare, OURS: ours}
     if find_spec("lightning"):
         arms[LIGHTNING] = lightning_arm(1 if options.self_log else LOG_EVERY)
     else:
@@ -293,13 +324,11 @@ def main() -> None:
 
 
 def quieten() -> None:
-    """Ours logs to a console that is no terminal and goes nowhere; Lightning's greetings are left out."""
+    """Send our log to a console that is no terminal and goes nowhere."""
     log = logging.getLogger("peakpoint")
     log.setLevel(logging.DEBUG)
     log.addHandler(ConsoleHandler(_console()))
     log.propagate = False
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from checkpointing import store
 from checkpointing.errors import CheckpointError
@@ -76,10 +77,13 @@ def _ls(options: argparse.Namespace) -> int:
     root = checkpoint_root(options.path)
     found = store.manifests(root)
     wrong = {m: verdict(root, m) for m in found} if options.verify else {}
+    damaged = [*filter(None, wrong.values()), *(reason for _, reason in store.unreadable(root))]
     if options.json:
         checked = options.verify or None
         print(json.dumps([as_json(m, checked and wrong[m] is None) for m in found], indent=2))
-        return int(any(wrong.values()))
+        for reason in damaged:
+            print(f"damaged: {reason}", file=sys.stderr)
+        return int(bool(damaged))
     console = Console()
     for tier in (TRAINING, MILESTONE):
         members = [m for m in found if m.tier == tier]
@@ -90,9 +94,9 @@ def _ls(options: argparse.Namespace) -> int:
         _line(console, f"{root} holds no checkpoint yet.")
     total = sum({m.sha256: m.bytes for m in found}.values())
     _line(console, f"{len(found)} checkpoints, {total / 1e6:.1f} MB on disk, in {root}")
-    for reason in filter(None, wrong.values()):
+    for reason in damaged:
         _line(console, f"damaged: {reason}")
-    return int(any(wrong.values()))
+    return int(bool(damaged))
 
 
 def _table(tier: str, members: list[Manifest]) -> Table:
@@ -107,7 +111,8 @@ def _table(tier: str, members: list[Manifest]) -> Table:
         sparsity = "-" if m.sparsity is None else f"{m.sparsity:.4f}"
         why = "; ".join(m.reasons)
         file = Path(m.file).name
-        table.add_row(file, str(m.epoch), str(m.global_step), *metrics, sparsity, f"{m.bytes / 1e6:.1f}", why)
+        cells = (file, f"{m.epoch}", f"{m.global_step}", *metrics, sparsity, f"{m.bytes / 1e6:.1f}", why)
+        table.add_row(*map(Text, cells))  # as Text: Rich takes words in brackets for styles
     return table
 
 
@@ -129,7 +134,7 @@ def _show(options: argparse.Namespace) -> int:
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         elif isinstance(value, tuple | list):
             value = "; ".join(map(str, value))
-        table.add_row(name, f"{value}")
+        table.add_row(name, Text(f"{value}"))
     console.print(table, markup=False, highlight=False)
     if wrong:
         _line(console, f"damaged: {wrong}")

@@ -24,13 +24,16 @@ def snapshot(state: Any) -> Any:
 
 def _copy(value: Any, where: str, seen: dict[tuple[Any, ...], Tensor]) -> Any:
     if isinstance(value, Tensor):
+        value = value.detach()
+        if type(value) is not Tensor or value.layout is not torch.strided or value.is_meta:
+            raise CheckpointError(f"{where} is a {_name(value)}, not plain and dense: convert it first.")
         key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
         if key not in seen or value.numel() == 0:
-            seen[key] = value.detach().to("cpu", copy=True)
+            seen[key] = value.to("cpu", copy=True)
         return seen[key]
     if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
         for key in value:
-            if type(key) not in (str, int, float, bool, tuple):
+            if not _is_key(key):
                 raise CheckpointError(f"{where} has a key of type {_name(key)}: use str or int keys.")
         return {k: _copy(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
     if type(value) in (list, tuple):
@@ -43,13 +46,19 @@ def _copy(value: Any, where: str, seen: dict[tuple[Any, ...], Tensor]) -> Any:
     )
 
 
+def _is_key(value: Any) -> bool:
+    return type(value) in (str, int, float, bool) or (type(value) is tuple and all(map(_is_key, value)))
+
+
 def _name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def nonfinite(state: Mapping[str, Tensor]) -> str | None:
+def nonfinite(state: Mapping[str, Any]) -> str | None:
     """The name of the first tensor that holds a NaN or an infinity, or None."""
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):  # a module's extra state may be anything
+            continue
         # The sum is finite only if every element is, short of an overflow, which the exact test settles.
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
             return name
@@ -63,6 +72,11 @@ def dump(state: Any, file: BinaryIO) -> None:
     torch.serialization.set_crc32_options(False)
     try:
         torch.save(state, file)
+    except RuntimeError as error:
+        # When a write fails, torch ends its zip file all the same and complains of a wrong position.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         torch.serialization.set_crc32_options(with_crc)
 

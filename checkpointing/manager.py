@@ -26,6 +26,8 @@ log = logging.getLogger("peakpoint")
 VERSION = "1.0.0"
 """Of the layout of a checkpoint's contents."""
 
+_OVER = (Interrupted, RunEnd)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -100,12 +102,13 @@ class Manager:
                     else:
                         saves.append((name, decision))
         last = events[-1]
-        if isinstance(last, Interrupted | RunEnd) and not self._current:
+        over = isinstance(last, _OVER)
+        if over and not self._current:
             reason = "interrupted" if isinstance(last, Interrupted) else "the end of the run"
             saves.append(("", Save("last", reason)))
         if saves:
             self._save(saves, events)
-        elif any(not isinstance(e, Interrupted | RunEnd) for e in events):
+        elif not over:
             self._current = False
         if self._failed and not saves and isinstance(last, EpochEnd | Interrupted | RunEnd):
             self._submit(self._failed)
@@ -115,6 +118,9 @@ class Manager:
         started = time.perf_counter()
         self._writer.wait()
         self._report()
+        if self._failed:  # its milestones are lost unless they can be written now
+            self._submit(self._failed)
+            self._writer.wait()
         roles = self._roles(saves, events)
         state = {
             "version": VERSION,
@@ -235,9 +241,10 @@ class Manager:
         """Publish the facts so far, and warn of a save that failed, or raise it with on_error=stop."""
         while self._facts:
             self._publish(self._facts.popleft())
-        error, self._error = self._error, None
+        error = self._error
         if error is None:
             return
+        self._error = None  # only now: the writer's thread may set it at any time
         if isinstance(error, CheckpointError):
             sentence = str(error)
         else:

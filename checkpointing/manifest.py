@@ -8,11 +8,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from checkpointing.errors import CheckpointError
 
 FORMAT = 1
+TYPES: dict[str, type | UnionType] = {
+    "run": str,
+    "sha256": str,
+    "sequence": int,
+    "bytes": int,
+    "epoch": int,
+    "global_step": int,
+    "sparsity": float | int | None,
+}
+"""What the code relies on; the rest is for people."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,7 +84,7 @@ def _from_plain(raw: dict[str, Any]) -> Manifest:
     for name in ("tags", "policies", "reasons"):
         known[name] = tuple(raw[name])
     known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}
-    for name, kind in (("run", str), ("sha256", str), ("sequence", int), ("bytes", int)):
+    for name, kind in TYPES.items():
         if not isinstance(known[name], kind):
             raise TypeError(f"{name} is {known[name]!r}")
     return Manifest(**known)

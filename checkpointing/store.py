@@ -117,14 +117,22 @@ class Store:
 
     def _commit(self, manifest: Manifest) -> Manifest:
         path = self.path(manifest)
-        with _staged(path.with_suffix(".json")) as file:
-            file.write(manifest.to_json().encode())
+        mark = path.with_suffix(".json")
+        try:
+            with _staged(mark) as file:
+                file.write(manifest.to_json().encode())
+        except OSError:
+            if not mark.exists():  # bytes without a manifest would only fill the disk
+                path.unlink(missing_ok=True)
+            raise
         fsync_directory(path.parent)
         return manifest
 
     def point(self, tier: str, pointer: str, manifest: Manifest) -> None:
         """Let the symlink `<tier>/<pointer>.pt` name a checkpoint; skipped where symlinks do not work."""
         link = self.root / tier / f"{pointer}.pt"
+        if link.with_suffix(".json").exists():  # a checkpoint has this name
+            return
         staged = link.with_name(f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}")
         with contextlib.suppress(OSError):
             staged.symlink_to(Path(manifest.file).name)
@@ -195,6 +203,17 @@ def manifests(root: Path) -> list[Manifest]:
     return sorted(found, key=lambda m: (m.sequence, m.file))
 
 
+def unreadable(root: Path) -> list[tuple[str, str]]:
+    """The files under `root` whose manifests cannot be read, each with the reason."""
+    found = []
+    for path in sorted(p for tier in (TRAINING, MILESTONE) for p in (root / tier).glob("*.json")):
+        try:
+            read_manifest(path)
+        except CheckpointError as error:
+            found.append((f"{path.parent.name}/{path.stem}.pt", str(error)))
+    return found
+
+
 def verify(root: Path, manifest: Manifest) -> None:
     """Check the bytes of a checkpoint against its manifest. Raises CheckpointError with what is wrong."""
     path = root / manifest.file
@@ -210,13 +229,9 @@ def verify(root: Path, manifest: Manifest) -> None:
 
 def newest_verified(root: Path) -> Found:
     """The newest checkpoint under `root` that verifies; damaged ones before it go to quarantine."""
-    skipped = []
-    for path in sorted(p for tier in (TRAINING, MILESTONE) for p in (root / tier).glob("*.json")):
-        try:
-            read_manifest(path)
-        except CheckpointError as error:
-            skipped.append((f"{path.parent.name}/{path.stem}.pt", str(error)))
-            quarantine(root, f"{path.parent.name}/{path.stem}.pt", str(error))
+    skipped = unreadable(root)
+    for file, reason in skipped:
+        quarantine(root, file, reason)
     for manifest in reversed(manifests(root)):
         try:
             verify(root, manifest)

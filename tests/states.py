@@ -31,9 +31,8 @@ def same(a: Any, b: Any) -> bool:
         if (a.dtype, a.shape, a.stride()) != (b.dtype, b.shape, b.stride()):
             return False
         # As bytes: NaN equals itself, and 0.0 is not -0.0.
-        return bytes(a.contiguous().flatten().view(torch.uint8)) == bytes(
-            b.contiguous().flatten().view(torch.uint8)
-        )
+        left, right = (t.contiguous().flatten().clone().view(torch.uint8) for t in (a, b))
+        return torch.equal(left, right)
     return type(a) is type(b) and repr(a) == repr(b)
 
 

@@ -81,14 +81,14 @@ def _refuse_unknown_keys(node: DictConfig, prefix: str) -> None:
 
 def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
     """The sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
-    return f"{prefix}{key} is not a key of this configuration{nearest(key, known, prefix)}."
+    return f"{prefix}{key} is not a key of this configuration{nearest(key, known, prefix)}"
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """`: did you mean X?` with the known name closest to `word`, or the names there are."""
+    """The end of a sentence: `: did you mean X?` with the known name closest to `word`, or all names."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, 1, 0.5)
-    return f": did you mean {prefix}{close[0]}?" if close else f"; there are: {', '.join(names)}"
+    return f": did you mean {prefix}{close[0]}?" if close else f"; there are: {', '.join(names)}."
 
 
 def _check_pruning(config: c.Config) -> None:
@@ -115,7 +115,7 @@ def _check_metrics(checkpoint: c.Checkpoint) -> None:
         for metric, rule in getattr(policy, "metrics", {}).items():
             watched[f"{where}.metrics.{metric}"] = (metric, rule.mode)
     for where, (metric, mode) in watched.items():
-        c.require(metric in METRICS, f"{where}: {metric} is not measured{nearest(metric, METRICS)}.")
+        c.require(metric in METRICS, f"{where}: {metric} is not measured{nearest(metric, METRICS)}")
         c.require(
             mode == METRICS[metric],
             f"{where}: {metric} is better the {'higher' if METRICS[metric] == 'max' else 'lower'} it is: "

@@ -51,7 +51,7 @@ def require_range(node: object, group: str, low: float, high: float, names: str)
     """Each attribute of `node` in the space-separated `names` is None or within [low, high]."""
     for name in names.split():
         value = getattr(node, name)
-        if value is not None and not low <= value <= high:
+        if value is not None and not (low <= value <= high and value < INF):
             bound = f"at least {low:g}" if high == INF else f"between {low:g} and {high:g}"
             raise UserError(f"{group}{name}={value} is out of range: it must be {bound}.")
 

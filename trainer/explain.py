@@ -16,7 +16,7 @@ def explain(error: BaseException) -> str:
     """What was wrong, and what to do, in one line."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option} is not a choice{nearest(option, choices(group))}."
+        return f"{group}={option} is not a choice{nearest(option, choices(group))}"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}."
     cause: BaseException = error

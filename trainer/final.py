@@ -41,7 +41,7 @@ def read_test_set(config: Config, parts: Parts, root: Path, publish: Publisher) 
             sparsity = measured_sparsity(loop.prunable)
             publish.tell(Tested(which, epoch, step, metrics, sparsity, file))
 
-    test("final", progress.epoch, progress.step, None)
+    test("final", progress.number, progress.step, None)
     chosen = select(config, root)
     if chosen is None:
         log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")

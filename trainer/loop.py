@@ -1,9 +1,10 @@
 """The training loop."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 
@@ -51,6 +52,9 @@ class Loop:
         self.mask_version = mask_version
         self.signal: int | None = None
         self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._autocast: AbstractContextManager = (
+            torch.autocast(device.type, torch.bfloat16) if settings.bf16 else nullcontext()
+        )
 
     def fit(self, publish: Publisher) -> RunEnd | Interrupted:
         """Train until the last epoch, the last step, a policy's Stop or a signal."""
@@ -69,27 +73,28 @@ class Loop:
         else:
             if progress.epoch < settings.epochs:
                 reason = f"max_steps={settings.max_steps} is reached"
-        return self._end(publish, RunEnd(progress.epoch, progress.step, reason))
+        return self._end(publish, RunEnd(progress.number, progress.step, reason))
 
     def _train_epoch(self, epoch: int, publish: Publisher) -> None:
         progress, meter = self.state.progress, self.state.meter
         log_every, per_epoch = self.settings.log_every, self.data.steps_per_epoch
-        since, images_seen = time.perf_counter(), 0
+        # Once an epoch, not once a step: the bookkeeping of a short step shows.
+        limit = math.inf if self.settings.max_steps is None else self.settings.max_steps
+        since, first = time.perf_counter(), progress.step
         self.state.model.train()
         for images, labels in self.data.train_batches(epoch, progress.batch):
             self._step(images, labels)
             progress.batch += 1
             progress.step += 1
-            images_seen += len(images)
             if progress.step % log_every == 0 or progress.batch == per_epoch:
                 self._check_finite()
                 loss, now = meter.take(), time.perf_counter()
-                rate = images_seen / (now - since)
-                since, images_seen = now, 0
+                rate = (progress.step - first) * self.data.batch_size / (now - since)
+                since, first = now, progress.step
                 lr = self.state.optimizer.param_groups[0]["lr"]
                 publish.tell(Logged(epoch, progress.step, loss, lr, rate))
             publish(StepEnd(epoch, progress.step))
-            if self.signal is not None or self._out_of_steps():
+            if self.signal is not None or progress.step >= limit:
                 break
         self._check_finite()
 
@@ -97,30 +102,45 @@ class Loop:
         """One optimizer step. On CUDA nothing here waits for the device unless steps may be skipped."""
         state, parts = self.state, self.settings.grad_accumulation
         total: Tensor | None = None
-        for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+        # One part is neither cut nor divided: in a step of half a millisecond that shows.
+        whole = [(images, labels)]
+        pieces = whole if parts == 1 else zip(images.chunk(parts), labels.chunk(parts), strict=True)
+        for x, y in pieces:
+            with self._autocast:
                 logits = state.model(x)
-            loss = cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing) / parts
+            loss = cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing)
+            if parts > 1:
+                loss = loss / parts
             loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
-        finite = total.isfinite()
-        if not (self.settings.skip_nonfinite and not finite.item()):
-            self._finite &= finite
-            if self.device.type == "cpu":
-                self._check_finite()
+        if self._usable(total):
             state.meter.add(total)
             state.optimizer.step()
             state.scheduler.step()
         state.optimizer.zero_grad()
 
+    def _usable(self, loss: Tensor) -> bool:
+        """Whether to step; False for a loss to skip. Raises UserError at once on the CPU, later on CUDA."""
+        skip = self.settings.skip_nonfinite
+        if not skip and self.device.type != "cpu":
+            self._finite &= loss.isfinite()
+            return True
+        finite = math.isfinite(loss.item())
+        if not finite and not skip:
+            raise self._not_finite()
+        return finite
+
     def _check_finite(self) -> None:
         """Stop on a loss that was not finite since the last look. Waits for the device."""
         if not self._finite.item():
-            raise UserError(
-                f"The loss is not finite at step {self.state.progress.step + 1}: try a lower optimizer.lr, "
-                "optimizer.clip_norm=1.0, or nonfinite=skip. The last good checkpoint is intact."
-            )
+            raise self._not_finite()
+
+    def _not_finite(self) -> UserError:
+        return UserError(
+            f"The loss is not finite at step {self.state.progress.step + 1}: try a lower optimizer.lr, "
+            "optimizer.clip_norm=1.0, or nonfinite=skip. The last good checkpoint is intact."
+        )
 
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Loss, accuracy, top-5 accuracy and macro F1 over `batches`; empty when a signal cuts it short."""
@@ -129,7 +149,7 @@ class Loop:
         metrics = Classification(self.data.num_classes, self.device)
         with torch.no_grad():
             for images, labels in batches:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+                with self._autocast:
                     logits = model(images)
                 metrics.update(logits.float(), labels)
                 if self.signal is not None:

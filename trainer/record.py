@@ -61,6 +61,7 @@ def git(*arguments: str) -> str | None:
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=20,
             check=True,
         )

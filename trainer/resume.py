@@ -43,13 +43,13 @@ def plan(argv: list[str]) -> Plan:
     values = [value for key, value in map(split, argv) if key == "resume"]
     if not values or unquote(values[-1]) in ("", "null"):
         return Plan(argv)
-    if any(a in ("-m", "--multirun") for a in argv):
+    if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         raise UserError("resume= goes on with one run: leave out --multirun.")
     run, file = locate(unquote(values[-1]))
-    attempts = read_json(run / RUN)["attempts"]
+    attempt = last_attempt(run)
     typed = [a for a in argv if split(a)[0] is not None]
     keys = tuple(key for a in typed if (key := split(a)[0]))
-    saved = [o for o in attempts[-1]["overrides"] if split(o)[0] not in (*keys, *OWN)]
+    saved = [o for o in attempt["overrides"] if split(o)[0] not in (*keys, *OWN)]
     for override in saved:
         if split(override)[0] == "plugins":
             raise UserError(
@@ -76,13 +76,14 @@ def split(argument: str) -> tuple[str | None, str]:
 
 def quote(value: str) -> str:
     """A value that Hydra's override grammar takes literally."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    # Hydra reads a backslash as one, except before a quote and at the end.
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
 
 
 def unquote(value: str) -> str:
     """A value without the quotes that protected it from Hydra's grammar."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1].replace(f"\\{value[0]}", value[0]).replace("\\\\", "\\")
+        return re.sub(rf"(\\+)({value[0]}|\Z)", lambda m: m[1][: len(m[1]) // 2] + m[2], value[1:-1])
     return value
 
 
@@ -96,7 +97,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
             raise UserError(
                 "resume=latest finds no run under outputs/ of this directory: name a run directory."
             )
-        return max(runs, key=lambda run: read_json(run / RUN)["attempts"][-1]["started"]).resolve(), None
+        return max(runs, key=lambda run: last_attempt(run)["started"]).resolve(), None
     path = Path(value).expanduser().resolve()
     if path.is_dir():
         if not (path / RUN).is_file():
@@ -110,6 +111,15 @@ def locate(value: str) -> tuple[Path, Path | None]:
         if (folder / RUN).is_file():
             return folder, path
     raise UserError(f"resume={value}: the file is not in the directory of a run (no {RUN} above it).")
+
+
+def last_attempt(run: Path) -> dict[str, Any]:
+    """The latest attempt that a run recorded. Raises UserError when its run.json is of something else."""
+    attempts = read_json(run / RUN).get("attempts")
+    if not attempts:
+        raise UserError(f"{run / RUN} records no attempt, so it is not that of a run.")
+    attempt: dict[str, Any] = attempts[-1]
+    return attempt
 
 
 def next_attempt(run: Path) -> str:

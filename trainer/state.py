@@ -39,6 +39,11 @@ class Progress:
     step: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def number(self) -> int:
+        """The number of the epoch that is under way, or of the last one when it is whole."""
+        return self.epoch + (self.batch > 0)
+
 
 class Meter:
     """The mean of the training losses since it was last taken; summed on the device."""

@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from checkpointing.errors import CheckpointError
 from trainer import record, resume
@@ -57,7 +58,7 @@ def print_table(folder: Path) -> None:
         table.add_column(name, overflow="fold")
     for run in runs:
         for cells in _rows(run):
-            table.add_row(*cells)
+            table.add_row(*map(Text, cells))  # as Text: Rich takes words in brackets for styles
     Console().print(table)
 
 

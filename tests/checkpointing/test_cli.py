@@ -1,0 +1,163 @@
+"""python -m checkpointing: what a person, or a script, reads about a run."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from checkpointing import __main__ as cli
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import damage, manifest, saved
+from tests.conftest import ROOT, command
+
+KEYS = {
+    "file", "tier", "tags", "policies", "reasons", "sequence", "run", "epoch", "global_step", "metrics",
+    "sparsity", "bytes", "sha256", "created", "git_commit", "format", "verified",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of three checkpoints, two of which share their bytes."""
+    target = Store(tmp_path / "run" / "checkpoints", "run")
+    saved(target, "training/a.pt", 1.0, metrics={"accuracy": 0.5, "loss": math.nan}, sparsity=0.7)
+    last = saved(target, "training/b.pt", 2.0, metrics={"accuracy": 0.6}, epoch=2)
+    target.share(last, manifest("milestone/best.pt", metrics={"accuracy": 0.6}, reasons=("the [best]",)))
+    target.point("training", "latest", last)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def cli_main(capsys, monkeypatch):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def main(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return main
+
+
+def test_ls_shows_every_checkpoint_and_why(run, cli_main):
+    code, out, err = cli_main("ls", run)
+    assert (code, err) == (0, "")
+    for word in ("training", "milestone", "a.pt", "b.pt", "best.pt", "0.5000", "nan", "0.7000", "the [best]"):
+        assert word in out
+    assert "latest" not in out
+    size = (run / "checkpoints" / "training" / "a.pt").stat().st_size
+    assert f"3 checkpoints, {2 * size / 1e6:.1f} MB on disk" in out  # the shared bytes count once
+    assert cli_main("ls", run / "checkpoints")[1] == out
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_ls_as_json(run, cli_main, verify):
+    code, out, _ = cli_main("ls", run, "--json", *["--verify"] * verify)
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert code == 0
+    assert [m["file"] for m in found] == ["training/a.pt", "training/b.pt", "milestone/best.pt"]
+    assert {frozenset(m) for m in found} == {frozenset(KEYS)}
+    assert found[0]["metrics"] == {"accuracy": 0.5, "loss": "nan"}
+    assert {m["verified"] for m in found} == ({True} if verify else {None})
+
+
+def test_show_takes_a_file_or_a_pointer(run, cli_main):
+    folder = run / "checkpoints" / "training"
+    code, out, _ = cli_main("show", folder / "latest.pt", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found) == KEYS
+    assert (found["file"], found["verified"]) == ("training/b.pt", True)
+    code, text, _ = cli_main("show", folder / "b.pt")
+    assert code == 0
+    assert found["sha256"] in text
+    assert "the [best]" in cli_main("show", run / "checkpoints" / "milestone" / "best.pt")[1]
+
+
+def test_damaged_bytes_are_found_and_left_where_they_are(run, cli_main):
+    path = run / "checkpoints" / "training" / "a.pt"
+    damage(path)
+    assert cli_main("ls", run)[0] == 0
+    code, out, _ = cli_main("ls", run, "--verify")
+    assert code == 1
+    assert out.count("damaged: ") == 1
+    assert f"{path} does not match the sha256" in out
+    code, out, _ = cli_main("ls", run, "--verify", "--json")
+    assert (code, [m["verified"] for m in json.loads(out)]) == (1, [False, True, True])
+    code, out, _ = cli_main("show", path)
+    assert code == 1
+    assert "does not match" in out
+    assert json.loads(cli_main("show", path, "--json")[1])["verified"] is False
+    assert path.exists()
+    assert not (run / "checkpoints" / "quarantine").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_manifest_that_cannot_be_read_is_told(run, cli_main, options):
+    broken = run / "checkpoints" / "training" / "a.json"
+    broken.write_text("{")
+    code, out, err = cli_main("ls", run, "--verify", *options)
+    assert code == 1
+    assert f"damaged: {broken} is not a readable checkpoint manifest" in (err if options else out)
+    if options:
+        assert [m["file"] for m in json.loads(out)] == ["training/b.pt", "milestone/best.pt"]
+    code, out, err = cli_main("show", broken.with_suffix(".pt"))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {broken} is not a readable")
+
+
+def test_an_empty_run_says_so(tmp_path, cli_main):
+    Store(tmp_path / "checkpoints", "run")
+    code, out, _ = cli_main("ls", tmp_path)
+    assert code == 0
+    assert "holds no checkpoint yet" in out
+    assert json.loads(cli_main("ls", tmp_path, "--json")[1]) == []
+
+
+def test_what_is_not_there_is_one_line_and_exit_code_1(run, cli_main, tmp_path):
+    shutil.copy(run / "checkpoints" / "training" / "a.pt", tmp_path / "alone.pt")
+    (run / "checkpoints" / "training" / "dangling.pt").symlink_to("nowhere.pt")
+    cases = [
+        (("ls", tmp_path / "nowhere"), "has no checkpoints: name a run directory"),
+        (("ls", run / "checkpoints" / "training" / "a.pt"), "has no checkpoints"),
+        (("show", tmp_path / "nowhere.pt"), "does not exist"),
+        (("show", run / "checkpoints" / "training" / "dangling.pt"), "does not exist"),
+        (("show", tmp_path / "alone.pt"), "has no manifest beside it"),
+        (("show", run), "has no manifest beside it"),
+    ]
+    for arguments, sentence in cases:
+        code, out, err = cli_main(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith("error: ")
+        assert sentence in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["lss"], ["ls"], ["ls", "x", "--josn"]])
+def test_wrong_use_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "usage: python -m checkpointing" in capsys.readouterr().err
+
+
+def test_as_a_program_it_needs_no_torch(run):
+    done = command("ls", str(run), cwd=run, module="checkpointing")
+    assert done.returncode == 0, done.stderr
+    assert "3 checkpoints" in done.stdout
+    program = "import sys, checkpointing.__main__ as m; m.main(['ls', '.']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=run, env={"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_a_run_of_the_trainer_verifies(whole_run, cli_main):
+    code, out, _ = cli_main("ls", whole_run, "--verify")
+    assert code == 0
+    assert "checkpoint_epoch_0003_step_00000024.pt" in out

@@ -1,0 +1,157 @@
+"""From the configuration to objects: every choice builds, and what only shows then is one clear line."""
+
+import logging
+import os
+
+import pytest
+import torch
+
+from optimizers.groups import prunable_weights
+from tests.trainer.parts import compose, parts
+from trainer import config as c
+from trainer.build import build_schedule
+from trainer.check import checked
+from trainer.errors import UserError
+
+STEPS = 8  # an epoch of the small run
+
+
+@pytest.fixture(autouse=True)
+def torch_settings():
+    """What a run sets for the whole process is put back."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@pytest.mark.parametrize("model", ["lenet5", "resnet18", "resnet20", "resnet50"])
+def test_every_model_fits_the_data(model):
+    made = parts(f"model={model}", "model.dropout=0")
+    images, _ = next(iter(made.data.train_batches(1)))
+    made.state.model.eval()
+    assert made.state.model(images[:2]).shape == (2, 4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamwprune", "adamwspam", "sgd"])
+def test_every_optimizer_decays_weights_and_neither_biases_nor_scales(optimizer):
+    made = parts(f"optimizer={optimizer}", "optimizer.weight_decay=0.25", "model=resnet20", "model.dropout=0")
+    prunable = {id(p) for p in prunable_weights(made.state.model).values()}
+    for group in made.state.optimizer.param_groups:
+        inside = {id(p) in prunable for p in group["params"]}
+        assert inside == {group["weight_decay"] == 0.25}
+    count = sum(len(g["params"]) for g in made.state.optimizer.param_groups)
+    assert count == len(list(made.state.model.parameters()))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamwspam", "sgd"])
+def test_every_optimizer_is_pruned_when_a_target_is_given(optimizer):
+    assert "pruning" not in parts(f"optimizer={optimizer}").state.gather()["optimizer_state_dict"]
+    made = parts(f"optimizer={optimizer}", "pruning.target=0.5")
+    assert "pruning" in made.state.gather()["optimizer_state_dict"]
+    assert made.loop.mask_version() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "start", "end"),
+    [
+        ([], 0, 19),  # 0.8 of 24 steps
+        (["pruning.start_fraction=0.25", "pruning.end_fraction=0.5"], 6, 12),
+        (["pruning.start_epoch=0.5", "pruning.end_epoch=2"], 4, 16),
+        (["pruning.start_step=3", "pruning.end_epoch=2"], 3, 16),
+        (["max_steps=10"], 0, 8),
+    ],
+)
+def test_pruning_starts_and_ends_at_a_step_an_epoch_or_a_fraction(options, start, end):
+    made = parts(*options)
+    saved = made.state.gather()["optimizer_state_dict"]["pruning"]
+    assert (saved["settings"]["start_step"], saved["settings"]["end_step"]) == (start, end)
+
+
+def test_pruning_that_would_end_before_it_starts_is_refused():
+    with pytest.raises(UserError, match="Pruning would start at step 20 and end at step 10"):
+        parts("pruning.start_step=20", "pruning.end_step=10")
+
+
+def test_pruning_that_ends_after_the_run_is_warned_of(caplog):
+    caplog.set_level(logging.WARNING, "peakpoint")
+    parts("pruning.end_step=100")
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line == "pruning ends at step 100, after the last step 24 of this run: 70 % will not be reached."
+
+
+@pytest.mark.parametrize("name", ["cosine", "multistep", "one_cycle", "constant"])
+def test_a_schedule_lasts_the_whole_run_and_warms_up_in_epochs(name):
+    cfg = checked(compose(f"scheduler={name}", "scheduler.warmup_epochs=2")).scheduler
+    factor = build_schedule(cfg, steps_per_epoch=10, total=100)
+    values = [factor(step) for step in range(101)]
+    assert all(0 <= v <= 1 for v in values)
+    assert max(values) == pytest.approx(1.0)
+    assert values[1] < values[10]
+    ends = {"cosine": 0.0, "multistep": 0.01, "one_cycle": 0.0, "constant": 1.0}
+    assert values[-1] == pytest.approx(ends[name], abs=1e-9)
+
+
+@pytest.mark.parametrize(("options", "total"), [([], 24), (["max_steps=5"], 5), (["max_steps=500"], 24)])
+def test_the_number_of_steps(options, total):
+    made = parts(*options)
+    assert (made.total_steps, made.data.steps_per_epoch) == (total, STEPS)
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_line():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UserError, match="device=cuda, but torch finds no CUDA device"):
+        parts("device=cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["model=resnet20", "model.dropout=0", "model.stem=imagenet"], "stem"),
+        (["data.native_size=4"], "lenet5 needs images of at least 12x12 pixels"),
+        (["optimizer.variant=bitter99"], "bitter99"),
+        (["pruning.schedule=wavy"], "wavy"),
+        (["model.name=lenet6"], "lenet6"),
+    ],
+)
+def test_what_only_shows_when_it_is_built_is_one_clear_line(options, sentence):
+    with pytest.raises(UserError, match=sentence) as refusal:
+        parts(*options)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_channels_last_and_deterministic_are_as_configured(value):
+    word = str(value).lower()
+    made = parts(f"channels_last={word}", f"deterministic={word}", "model=resnet20", "model.dropout=0")
+    weight = next(p for p in made.state.model.parameters() if p.dim() == 4 and p.shape[1] > 3)
+    assert weight.is_contiguous(memory_format=torch.channels_last) is value
+    assert torch.are_deterministic_algorithms_enabled() is value
+    assert torch.backends.cudnn.benchmark is not value
+
+
+def test_the_same_seed_builds_the_same_network_and_another_another():
+    def first(*options):
+        return next(parts(*options).state.model.parameters())
+
+    assert torch.equal(first(), first())
+    assert not torch.equal(first(), first("seed=1"))
+
+
+def test_what_a_checkpoint_needs_to_be_used_without_the_data_is_in_its_metadata():
+    made = parts()
+    metadata = made.state.gather()["metadata"]
+    assert metadata["image_shape"] == [3, 12, 12]
+    assert len(metadata["classes"]) == 4
+    assert len(metadata["mean"]) == len(metadata["std"]) == 3
+    assert metadata["data"] == made.data.fingerprint
+    assert {"device", "pytorch_version", "threads"} <= set(metadata)
+
+
+def test_every_policy_is_built_under_its_name():
+    names = ["best", "early_stopping", "interval", "sparsity", "top_k", "wall_clock"]
+    made = parts(f"checkpoint/policy=[{','.join(names)}]")
+    assert sorted(made.policies) == names
+    assert isinstance(checked(compose()), c.Config)

@@ -1,0 +1,200 @@
+"""The configuration in conf/ and the dataclasses agree, and what is wrong is refused in one sentence."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from checkpointing.errors import CheckpointError
+from tests.conftest import ROOT
+from tests.trainer.parts import compose
+from trainer import config as c
+from trainer.check import METRICS, SCHEMAS, checked, nearest
+from trainer.errors import UserError
+
+CONF = ROOT / "conf"
+GROUPS = ("model", "data", "optimizer", "scheduler", "pruning", "checkpoint", "experiment")
+OPTIONS = sorted(f"{p.parent.name}={p.stem}" for group in GROUPS for p in (CONF / group).glob("*.yaml"))
+POLICIES = sorted(p.stem for p in (CONF / "checkpoint" / "policy").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes_and_is_valid(option):
+    config = checked(compose(option))
+    assert isinstance(config, c.Config)
+    for name in ("model", "data", "optimizer", "scheduler", "pruning", "checkpoint"):
+        assert is_dataclass(getattr(config, name))
+
+
+@pytest.mark.parametrize("policies", [*([p] for p in POLICIES), POLICIES, []], ids=str)
+def test_policies_alone_together_and_none(policies):
+    config = checked(compose(f"checkpoint/policy=[{','.join(policies)}]"))
+    assert sorted(config.checkpoint.policy) == sorted(policies)
+    assert all(is_dataclass(settings) for settings in config.checkpoint.policy.values())
+
+
+def test_no_dataclass_has_a_value_of_its_own():
+    """The values are in conf/, and nowhere else."""
+    classes = [c.Config, c.Monitor, *(s for members in SCHEMAS.values() for s in members.values())]
+    for each in classes:
+        for field in fields(each):
+            missing = field.default is field.default_factory
+            assert missing or "MISSING" in repr(field.default), f"{each.__name__}.{field.name}"
+
+
+def test_every_file_in_conf_is_typed():
+    """A typing error in one of them is found while it is composed."""
+    files = [p for p in CONF.rglob("*.yaml") if "hydra" not in p.parts and p.parent.name != "experiment"]
+    assert len(files) > 25
+    for path in files:
+        assert "schema/" in path.read_text(), path
+
+
+def test_past_the_check_nothing_is_of_omegaconf():
+    def plain(value):
+        assert not OmegaConf.is_config(value)
+        if is_dataclass(value):
+            for field in fields(value):
+                plain(getattr(value, field.name))
+        elif isinstance(value, dict | list):
+            for child in value.values() if isinstance(value, dict) else value:
+                plain(child)
+
+    plain(checked(compose()))
+
+
+UNKNOWN = [
+    ("+epoch=3", "epoch is not a key of this configuration: did you mean epochs?"),
+    ("+model.drop=1", "model.drop is not a key of this configuration: did you mean model.dropout?"),
+    ("+data.rooot=x", "data.rooot is not a key of this configuration: did you mean data.root?"),
+    (
+        "+optimizer.betas=[1]",
+        "optimizer.betas is not a key of this configuration: did you mean optimizer.beta2?",
+    ),
+    ("+scheduler.zzz=1", "scheduler.zzz is not a key of this configuration; there are: final_factor, name,"),
+    ("+pruning.targets=1", "did you mean pruning.target?"),
+    (
+        "+checkpoint.keep=1",
+        "checkpoint.keep is not a key of this configuration: did you mean checkpoint.keep_last?",
+    ),
+    ("+checkpoint.monitor.metrics=a", "did you mean checkpoint.monitor.metric?"),
+    ("+checkpoint.policy.best.keeep=1", "did you mean checkpoint.policy.best.keep?"),
+    (
+        "+checkpoint.policy.best.metrics.loss.min=1",
+        "did you mean checkpoint.policy.best.metrics.loss.min_delta?",
+    ),
+    ("++a.b.c=1", "a is not a key of this configuration"),
+]
+
+
+@pytest.mark.parametrize(("override", "sentence"), UNKNOWN, ids=[o for o, _ in UNKNOWN])
+def test_a_key_that_plus_adds_is_refused_at_any_depth(override, sentence):
+    with pytest.raises(UserError) as refusal:
+        checked(compose(override))
+    assert sentence in str(refusal.value)
+    assert str(refusal.value)[-2:] != "?."
+
+
+INVALID = [
+    ("epochs=0", "epochs=0 is out of range: it must be at least 1."),
+    ("seed=-1", "seed=-1 is out of range"),
+    ("label_smoothing=1.0", "label_smoothing=1.0 is out of range: it must be between 0 and 1."),
+    ("optimizer.lr=-1", "optimizer.lr=-1.0 is out of range: it must be at least 0."),
+    ("optimizer.lr=nan", "optimizer.lr=nan is out of range"),
+    ("optimizer.lr=inf", "optimizer.lr=inf is out of range"),
+    ("optimizer.beta1=1.0", "optimizer.beta1=1.0 is out of range"),
+    ("optimizer.clip_norm=0", "optimizer.clip_norm=0.0 is out of range"),
+    ("model.dropout=1", "model.dropout=1.0 is out of range"),
+    ("data.val_fraction=0", "data.val_fraction=0.0 is out of range"),
+    ("data.crop_padding=-1", "data.crop_padding=-1 is out of range"),
+    ("scheduler.warmup_epochs=-1", "scheduler.warmup_epochs=-1.0 is out of range"),
+    ("pruning.target=1", "pruning.target=1.0 is out of range"),
+    ("pruning.frequency=0", "pruning.frequency=0 is out of range"),
+    ("checkpoint.keep_last=0", "keep_last=0 is out of range"),
+    ("checkpoint.interval=0", "interval.epochs=0 is out of range"),
+    ("checkpoint.on_error=ignore", "checkpoint.on_error=ignore must be warn or stop."),
+    ("checkpoint.monitor.mode=up", "mode=up"),
+    ("checkpoint.policy.sparsity.targets=[1.0]", "sparsity.targets=[1.0] is out of range"),
+    ("checkpoint.policy.best.metrics.loss.mode=max", "loss is better the lower it is: set its mode to min."),
+    (
+        "checkpoint.policy.sparsity.metric=los",
+        "checkpoint.policy.sparsity: los is not measured: did you mean loss?",
+    ),
+    ("model.name=???", "model.name has no value: set model.name=VALUE."),
+    ("data.root=${oc.env:PEAKPOINT_NO_SUCH_THING}", "data.root: "),
+]
+
+
+@pytest.mark.parametrize(("override", "sentence"), INVALID, ids=[o for o, _ in INVALID])
+def test_a_value_out_of_range_is_one_sentence(override, sentence):
+    with pytest.raises((UserError, CheckpointError)) as refusal:
+        checked(compose(override))
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["scheduler=multistep", "scheduler.milestones=[0.7,0.5]"], "must be rising fractions of the run"),
+        (["scheduler=one_cycle", "scheduler.peak_fraction=2"], "scheduler.peak_fraction=2.0 is out of range"),
+        (
+            ["optimizer=sgd", "optimizer.momentum=0"],
+            "optimizer.nesterov=true needs optimizer.momentum above 0",
+        ),
+        (["optimizer=adamwspam", "optimizer.spike_threshold=0.5"], "spike_threshold=0.5 is out of range"),
+        (
+            ["pruning.end_step=3", "pruning.end_epoch=1"],
+            "pruning.end_step and pruning.end_epoch are both given",
+        ),
+        (["batch_size=10", "grad_accumulation=4"], "batch_size=10 must be a multiple of grad_accumulation=4"),
+        (["data=synthetic", "data.num_classes=1"], "data.num_classes=1 is out of range"),
+        (["optimizer=sgd", "pruning=state"], "pruning=state scores weights by Adam's moments"),
+        (["pruning=none", "optimizer=adamw", "pruning.target=0.5"], "pruning=none trains dense"),
+    ],
+)
+def test_rules_across_fields(overrides, sentence):
+    with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
+        checked(compose(*overrides))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_measured_metric_can_be_monitored(metric):
+    mode = METRICS[metric]
+    config = checked(compose(f"checkpoint.monitor.metric={metric}", f"checkpoint.monitor.mode={mode}"))
+    assert (config.checkpoint.policy["sparsity"].metric, config.checkpoint.monitor.mode) == (metric, mode)
+    wrong = "min" if mode == "max" else "max"
+    with pytest.raises(UserError, match=f"set its mode to {mode}"):
+        checked(compose(f"checkpoint.monitor.metric={metric}", f"checkpoint.monitor.mode={wrong}"))
+
+
+def test_the_sentence_that_always_works():
+    config = checked(compose("optimizer=adamwprune", "checkpoint.interval=10"))
+    assert config.checkpoint.policy["interval"].epochs == 10
+    assert (config.pruning.method, config.pruning.variant, config.pruning.target) == ("state", "bitter7", 0.7)
+
+
+def test_one_more_metric_as_the_file_says():
+    extra = "++checkpoint.policy.best.metrics={f1_score:{mode:max,min_delta:0.0}}"
+    assert extra in (CONF / "checkpoint" / "policy" / "best.yaml").read_text()
+    assert sorted(checked(compose(extra)).checkpoint.policy["best"].metrics) == [
+        "accuracy",
+        "f1_score",
+        "loss",
+    ]
+    less = checked(compose("~checkpoint.policy.best.metrics.loss"))
+    assert sorted(less.checkpoint.policy["best"].metrics) == ["accuracy"]
+
+
+def test_nothing_in_conf_names_code_to_run():
+    assert not [p for p in CONF.rglob("*.yaml") if "_target_" in p.read_text()]
+    assert Path(CONF / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "end"),
+    [("adamm", ["sgd", "adam"], ": did you mean adam?"), ("zzz", ["sgd", "adam"], "; there are: adam, sgd.")],
+)
+def test_the_nearest_name(word, known, end):
+    assert nearest(word, known) == end

@@ -1,0 +1,257 @@
+"""The loop: what it publishes and when, what a step is, and what ends it."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+
+from checkpointing import codec, store
+from checkpointing.events import EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd
+from tests.conftest import TINY, rows, status
+from tests.states import differences, load_newest, newest
+from tests.trainer.parts import fit, parts
+from trainer.errors import UserError
+from trainer.events import Logged
+
+DENSE = ("optimizer=sgd", "model.dropout=0", "epochs=1")
+
+
+def weights(made):
+    return torch.cat([p.detach().flatten() for p in made.state.model.parameters()])
+
+
+def test_events_come_in_the_order_of_the_docstring(tmp_path):
+    ran = fit(parts("epochs=2", "checkpoint/policy=[interval]", "checkpoint.interval=1"), tmp_path)
+    kinds = [type(e) for e in ran.heard if not isinstance(e, Logged | Saved)]
+    assert kinds == [*[*[StepEnd] * 8, EvalEnd, EpochEnd] * 2, RunEnd]
+    assert [e.file[-11:] for e in ran.of(Saved)] == ["00000008.pt", "00000016.pt"]
+    moments = [
+        (type(e).__name__, e.epoch, e.step) for e in ran.heard if isinstance(e, EvalEnd | EpochEnd | RunEnd)
+    ]
+    assert moments == [
+        ("EvalEnd", 1, 8), ("EpochEnd", 1, 8), ("EvalEnd", 2, 16), ("EpochEnd", 2, 16), ("RunEnd", 2, 16),
+    ]  # fmt: skip
+    assert [e.step for e in ran.of(StepEnd)] == list(range(1, 17))
+    assert [e.step for e in ran.of(Logged)] == [3, 6, 8, 9, 12, 15, 16]
+    assert ran.end == RunEnd(2, 16, "all epochs are done")
+
+
+def test_the_evaluation_is_what_was_measured(tmp_path):
+    made = parts("epochs=1")
+    ran = fit(made, tmp_path)
+    (event,) = ran.of(EvalEnd)
+    assert made.loop.evaluate(made.data.val_batches()) == event.metrics
+    assert event.sparsity == pytest.approx(0.7, abs=0.01)
+    assert event.mask_version > 0
+    (noted,) = made.state.progress.evaluations
+    assert (noted["metrics"], noted["sparsity"]) == (event.metrics, event.sparsity)
+
+
+def test_evaluating_changes_nothing(tmp_path):
+    made = parts("epochs=1", "model=resnet20", "model.dropout=0.3")
+    fit(made, tmp_path)
+    before = codec.snapshot(made.state.gather())
+    made.loop.evaluate(made.data.val_batches())
+    assert differences(before, codec.snapshot(made.state.gather())) == []
+
+
+@pytest.mark.parametrize("accumulation", [2, 4, 16])
+def test_parts_of_a_batch_are_worth_the_whole(tmp_path, accumulation):
+    whole, cut = parts(*DENSE), parts(*DENSE, f"grad_accumulation={accumulation}")
+    first, second = fit(whole, tmp_path / "a"), fit(cut, tmp_path / "b")
+    assert len(second.of(StepEnd)) == 8
+    assert cut.state.scheduler.last_epoch == 8
+    torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-4, atol=1e-6)
+    losses = zip(first.of(Logged), second.of(Logged), strict=True)
+    assert all(math.isclose(a.loss, b.loss, rel_tol=1e-4) for a, b in losses)
+
+
+def test_the_loss_that_is_logged_is_the_mean_of_its_steps(tmp_path):
+    each = [e.loss for e in fit(parts(*DENSE, "log_every=1"), tmp_path / "a").of(Logged)]
+    mean = [e.loss for e in fit(parts(*DENSE, "log_every=5"), tmp_path / "b").of(Logged)]
+    assert mean == pytest.approx([sum(each[:5]) / 5, sum(each[5:]) / 3])
+
+
+def test_label_smoothing_is_in_the_training_loss_alone(tmp_path):
+    made = parts(*DENSE, "label_smoothing=0.2", "log_every=1")
+    images, labels = next(iter(made.data.train_batches(1)))
+    logs = log_softmax(made.state.model(images), 1)
+    hard = -logs[torch.arange(16), labels].mean()
+    expected = 0.8 * hard + 0.2 * -logs.mean()
+    ran = fit(made, tmp_path)
+    assert ran.of(Logged)[0].loss == pytest.approx(expected.item(), rel=1e-5)
+    made.state.model.eval()
+    images, labels = next(iter(made.data.val_batches()))
+    with torch.no_grad():
+        plain = cross_entropy(made.state.model(images), labels)
+    assert ran.of(EvalEnd)[0].metrics["loss"] == pytest.approx(plain.item(), rel=1e-4)
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path):
+    seen = set()
+    made = parts(*DENSE, "precision=bf16", "log_every=1")
+    layer = next(m for m in made.state.model.modules() if isinstance(m, torch.nn.Conv2d))
+    layer.register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
+    half = fit(made, tmp_path / "a").of(Logged)
+    full = fit(parts(*DENSE, "log_every=1"), tmp_path / "b").of(Logged)
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in made.state.model.parameters()} == {torch.float32}
+    assert half[0].loss == pytest.approx(full[0].loss, rel=0.02)
+    assert half[0].loss != full[0].loss
+
+
+def poisoned(made, number):
+    """The same batches, one of them with an image that is not a number."""
+    batches = made.data.train_batches
+
+    def train_batches(epoch, start=0):
+        for index, (images, labels) in enumerate(batches(epoch, start), start + 1):
+            if index == number:
+                images = images.clone()
+                images[0] = math.nan
+            yield images, labels
+
+    made.data.train_batches = train_batches
+    return made
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path):
+    made = poisoned(parts("epochs=1", "checkpoint.interval_steps=1"), 5)
+    with pytest.raises(UserError, match=r"The loss is not finite at step 5: .*nonfinite=skip"):
+        fit(made, tmp_path)
+    assert weights(made).isfinite().all()
+    last = store.newest_verified(tmp_path).manifest
+    assert last.global_step == 4
+    saved = codec.load(tmp_path / last.file)["model_state_dict"]
+    assert differences(saved, codec.snapshot(made.state.model.state_dict())) == []
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_loss_that_is_not_finite_is_skipped_when_told_to(tmp_path, accumulation):
+    options = ("epochs=1", "nonfinite=skip", "log_every=1", f"grad_accumulation={accumulation}")
+    made = poisoned(parts(*options), 5)
+    before = {}
+
+    def note():
+        before.update(codec.snapshot(made.state.model.state_dict()))
+
+    after = {}
+    ran = fit(
+        made, tmp_path, at={4: note, 5: lambda: after.update(codec.snapshot(made.state.model.state_dict()))}
+    )
+    assert differences(before, after) == []  # neither momentum, nor decay, nor pruning
+    assert made.state.scheduler.last_epoch == 7
+    first = made.state.optimizer.param_groups[0]["params"][0]
+    assert made.state.optimizer.state[first]["step"] == 7
+    assert isinstance(ran.end, RunEnd)
+    assert [math.isnan(e.loss) for e in ran.of(Logged)] == [False] * 4 + [True] + [False] * 3
+    assert weights(made).isfinite().all()
+
+
+def test_a_run_that_diverges_ends_with_one_line_and_goes_on_from_its_last_good_checkpoint(train, tmp_path):
+    base = [*TINY, "optimizer=sgd", "epochs=1", "checkpoint.interval_steps=1", "hydra.run.dir=run"]
+    assert train(*base).code == 0
+    done = train("resume=run", "epochs=2", "optimizer.lr=1e30", "log_every=1")
+    assert done.code == 1
+    assert done.err.startswith("error: The loss is not finite at step ")
+    assert done.err.count("\n") == 1
+    assert status(tmp_path / "run")["state"] == "failed"
+    assert "not finite" in status(tmp_path / "run")["error"]
+    assert codec.nonfinite(load_newest(tmp_path / "run")["model_state_dict"]) is None
+    first = next(m for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "milestone")
+    assert first.global_step == 8
+
+
+def test_max_steps_ends_within_an_epoch_and_a_larger_one_goes_on(train, tmp_path):
+    done = train(*TINY, "max_steps=5", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    assert "max_steps=5 is reached" in done.out
+    run = tmp_path / "run"
+    assert [(r["epoch"], r["step"]) for r in rows(run, "eval")] == [(1, 5)]
+    assert newest(run).global_step == 5
+    again = train("resume=run")
+    assert (again.code, "is finished at" in again.out) == (0, True)
+    done = train("resume=run", "max_steps=12")
+    assert done.code == 0, done.err
+    assert [(r["epoch"], r["step"]) for r in rows(run, "eval")] == [(1, 5), (1, 8), (2, 12)]
+    assert newest(run).global_step == 12
+    assert load_newest(run)["progress"]["batch"] == 4
+
+
+def test_max_steps_at_the_end_of_an_epoch_is_its_end(tmp_path):
+    made = parts("max_steps=8")
+    ran = fit(made, tmp_path)
+    assert len(ran.of(EpochEnd)) == 1
+    assert (made.state.progress.epoch, made.state.progress.batch) == (1, 0)
+    assert made.total_steps == 8
+
+
+def test_early_stopping_ends_the_run(tmp_path):
+    options = ("checkpoint/policy=[early_stopping]", "checkpoint.policy.early_stopping.patience=1")
+    made = parts(*options, "optimizer=sgd", "optimizer.lr=0", "optimizer.weight_decay=0")
+    ran = fit(made, tmp_path)
+    assert isinstance(ran.end, RunEnd)
+    assert ran.end.step == 16
+    assert "has not improved" in ran.end.reason
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_after_the_step_in_hand(tmp_path, number):
+    made = parts()
+    before = signal.getsignal(number)
+    with made.loop.signals():
+        ran = fit(made, tmp_path, at={3: lambda: os.kill(os.getpid(), number)})
+    assert ran.end == Interrupted(1, 3, number)
+    assert len(ran.of(StepEnd)) == 3
+    assert ran.of(EvalEnd) == []
+    assert store.newest_verified(tmp_path).manifest.global_step == 3
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    made = parts()
+    with made.loop.signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_while_evaluating_saves_the_epoch_without_an_evaluation(tmp_path):
+    made = parts("eval_batch_size=2")
+    batches = made.data.val_batches
+
+    def val_batches():
+        for index, batch in enumerate(batches()):
+            if index == 2:
+                made.loop.signal = 15
+            yield batch
+
+    made.data.val_batches = val_batches
+    ran = fit(made, tmp_path)
+    assert isinstance(ran.end, Interrupted)
+    assert ran.of(EvalEnd) == []
+    progress = codec.load(tmp_path / "training" / "latest.pt")["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (0, 8, 8)
+    again = parts("eval_batch_size=2")
+    again.state.restore(codec.load(tmp_path / "training" / "latest.pt"))
+    ran = fit(again, tmp_path / "again")
+    assert [(e.epoch, e.step) for e in ran.of(EvalEnd)] == [(1, 8), (2, 16), (3, 24)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_cuda_a_step_that_does_not_log_waits_for_nothing(precision):
+    made = parts("device=cuda", f"precision={precision}", "pruning.frequency=1000")
+    batches = made.data.train_batches(1)
+    made.state.model.train()
+    for _ in range(3):
+        made.loop._step(*next(batches))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            made.loop._step(*next(batches))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

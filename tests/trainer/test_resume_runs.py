@@ -1,0 +1,79 @@
+"""resume= through the whole program: in place, by name, twice, and after a move."""
+
+import json
+import shutil
+
+from checkpointing import store
+from tests.conftest import TINY, rows, status
+from tests.states import newest
+from trainer.resume import quote
+
+
+def test_a_pointer_to_the_newest_goes_on_in_place(train, tmp_path):
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+    done = train("resume=run/checkpoints/training/latest.pt", "epochs=2")
+    assert done.code == 0, done.err
+    assert newest(tmp_path / "run").epoch == 2
+    attempts = json.loads((tmp_path / "run" / "run.json").read_text())["attempts"]
+    assert attempts[1]["resumed_from"].endswith("training/checkpoint_epoch_0001_step_00000008.pt")
+
+
+def test_a_file_without_a_manifest_is_refused(train, whole_run):
+    file = whole_run / "checkpoints" / "training" / "stranger.pt"
+    shutil.copy(whole_run / "checkpoints" / newest(whole_run).file, file)
+    try:
+        done = train(f"resume={file}", "epochs=4", "hydra.run.dir=fork")
+    finally:
+        file.unlink()
+    assert done.code == 1
+    assert "stranger.pt has no manifest beside it" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_resumed_twice_the_later_word_counts(train, tmp_path):
+    assert train(*TINY, "epochs=1", "log_every=1", "hydra.run.dir='a run'").code == 0
+    assert train("resume='a run'", "epochs=2", "log_every=2").code == 0
+    done = train("resume='a run'", "epochs=3")
+    assert done.code == 0, done.err
+    run = tmp_path / "a run"
+    record = json.loads((run / "run.json").read_text())
+    assert [a["number"] for a in record["attempts"]] == [1, 2, 3]
+    last = record["attempts"][-1]["overrides"]
+    assert [o for o in last if o.startswith(("epochs", "log_every"))] == ["log_every=2", "epochs=3"]
+    assert [r["step"] for r in rows(run, "train")] == [*range(1, 9), *range(10, 25, 2)]
+    assert record["config"]["log_every"] == 1  # the first attempt's record stays
+    assert status(run)["state"] == "finished"
+
+
+def test_a_job_of_a_sweep_can_be_resumed(train, tmp_path):
+    done = train("-m", *TINY, "epochs=1", "optimizer=sgd,adamw", "hydra.sweep.dir=sweep")
+    assert done.code == 0, done.err
+    done = train("resume=sweep/1", "epochs=2")
+    assert done.code == 0, done.err
+    state = status(tmp_path / "sweep" / "1")
+    assert (state["state"], state["epoch"]) == ("finished", 2)
+    assert (
+        json.loads((tmp_path / "sweep" / "1" / "run.json").read_text())["config"]["optimizer"]["name"]
+        == "adamw"
+    )
+    assert status(tmp_path / "sweep" / "0")["epoch"] == 1
+
+
+def test_a_directory_of_a_strange_name_goes_on_in_place(train, tmp_path):
+    name = "a\\b [red] c=1,d"
+    assert train(*TINY, "epochs=1", f"hydra.run.dir={quote(name)}").code == 0
+    assert train(f"resume={quote(name)}", "epochs=2").code == 0
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert newest(tmp_path / name).epoch == 2
+
+
+def test_a_moved_run_goes_on_where_it_lies(train, tmp_path):
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "moved")
+    done = train("resume=elsewhere/moved", "epochs=2")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "run").exists()
+    assert newest(tmp_path / "elsewhere" / "moved").epoch == 2
+    for manifest in store.manifests(tmp_path / "elsewhere" / "moved" / "checkpoints"):
+        store.verify(tmp_path / "elsewhere" / "moved" / "checkpoints", manifest)
