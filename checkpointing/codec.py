@@ -7,7 +7,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from checkpointing import sparse
 from checkpointing.errors import CheckpointError
+
+FLOOR, RATIO = 2**30, 256
+"""Unpacked, a file may fill this many bytes, or this many times its size."""
 
 PLAIN = (str, int, float, bool, type(None), bytes)
 
@@ -65,8 +69,10 @@ def nonfinite(state: Mapping[str, Any]) -> str | None:
     return None
 
 
-def dump(state: Any, file: BinaryIO) -> None:
-    """Write a snapshot as a `.pt` file, in one sequential pass."""
+def dump(state: Any, file: BinaryIO, *, compress: bool = False) -> None:
+    """Write a snapshot as a `.pt` file, in one sequential pass; with `compress`, zeros packed away."""
+    if compress:
+        state = sparse.pack(state)
     # The zip format's CRC is most of torch.save's CPU time, and the manifest's sha256 says more.
     with_crc = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
@@ -82,15 +88,19 @@ def dump(state: Any, file: BinaryIO) -> None:
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a `.pt` file onto a device. Raises CheckpointError when it is not one.
+    """Read a `.pt` file onto a device, packed or not. Raises CheckpointError when it is not one.
 
     Never executes code from the file. Verify the digest first: torch.load does not notice flipped bits.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        # To the CPU first: packed tensors are unpacked there.
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist.") from None
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError and more
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}") from None
-    return state
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {_name(state)} and not the dict of a checkpoint.")
+    unpacked: dict[str, Any] = sparse.unpack(state, max(FLOOR, RATIO * path.stat().st_size))
+    return unpacked if torch.device(device).type == "cpu" else sparse.apply(unpacked, lambda t: t.to(device))

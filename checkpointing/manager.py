@@ -31,12 +31,13 @@ _OVER = (Interrupted, RunEnd)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How the manager writes. on_error: `warn` (training goes on) or `stop`."""
+    """How the manager writes. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away."""
 
     background: bool
     on_error: str
     git_commit: str | None
     resumed_from: str | None
+    compress: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ class Manager:
             bad = codec.nonfinite(job.state.get("model_state_dict", {}))
             if bad is not None:
                 raise CheckpointError(f"{bad} holds NaN or infinite weights: this state is not saved.")
-            first = self.store.save(job.roles[0], lambda file: codec.dump(job.state, file))
+            compress = self._options.compress
+            first = self.store.save(job.roles[0], lambda file: codec.dump(job.state, file, compress=compress))
             written = [first, *(self.store.share(first, role) for role in job.roles[1:])]
             for manifest in written:
                 self._point(manifest)

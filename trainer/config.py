@@ -286,6 +286,7 @@ class Checkpoint:
     interval_minutes: float | None
     keep_last: int
     background: bool
+    compress: bool
     on_error: str
     monitor: Monitor
     policy: dict[str, Any]

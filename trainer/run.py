@@ -190,6 +190,7 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
     options = Options(
         background=config.checkpoint.background,
         on_error=config.checkpoint.on_error,
+        compress=config.checkpoint.compress,
         git_commit=start.record["attempts"][-1]["git_commit"],
         resumed_from=start.manifest.file if start.manifest and here else None,
     )

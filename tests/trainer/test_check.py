@@ -36,7 +36,10 @@ def test_policies_alone_together_and_none(policies):
 
 def test_no_dataclass_has_a_value_of_its_own():
     """The values are in conf/, and nowhere else."""
-    classes = [c.Config, c.Monitor, *(s for members in SCHEMAS.values() for s in members.values())]
+    schemas = [schema for members in SCHEMAS.values() for schema in members.values()]
+    # Other tests register plugins, whose classes do have values.
+    ours = [s for s in schemas if s.__module__.startswith(("trainer.", "checkpointing."))]
+    classes = [c.Config, c.Monitor, *ours]
     for each in classes:
         for field in fields(each):
             missing = field.default is field.default_factory
