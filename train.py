@@ -35,6 +35,10 @@ def main() -> None:
         if debug:
             raise
         sys.exit(f"error: {explain(error)}")
+    except ValueError as error:
+        if debug or not str(error).startswith("Config group override"):
+            raise
+        sys.exit("error: group=null is not a choice: name an option, or remove the group with ~group.")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -39,7 +39,6 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import parameters_to_vector
 
 from benchmarks._machine import machine, summary
 from checkpointing.manager import Manager, Options
@@ -119,7 +118,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Trial:
-    """What an arm gets for one turn; `every` is the number of steps between checkpoints, 0 for none."""
+    """What an arm trains; `every` is the number of steps between checkpoints, 0 for none."""
 
     config: Config
     parts: Parts
@@ -263,9 +262,9 @@ def measure(arms: dict[str, Arm], options: argparse.Namespace) -> dict[str, list
                 trials[name].batches.take()
         for training in running:
             training.result()
-    weights = {name: parameters_to_vector(t.parts.state.model.parameters()) for name, t in trials.items()}
+    weights = {name: list(trial.parts.state.model.parameters()) for name, trial in trials.items()}
     for name in arms:
-        if not torch.equal(weights[name], weights[BARE]):
+        if not all(map(torch.equal, weights[name], weights[BARE])):
             raise SystemExit(f"error: {name} ended with other weights than {BARE}: it did other work.")
     return {name: [1e3 * s / options.steps for s in t.batches.seconds[1:]] for name, t in trials.items()}
 

@@ -5,6 +5,7 @@ several names. Nothing is deleted before its successor is durable and verified, 
 never loses what is already there.
 """
 
+import copy
 import logging
 import time
 from collections import deque
@@ -14,10 +15,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Verified
 from checkpointing.manifest import Manifest
 from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Stop
+from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
 from checkpointing.writer import Writer
 
@@ -42,12 +44,24 @@ class Options:
 
 @dataclass(frozen=True)
 class _Job:
-    """A snapshot, and the roles that it is to play."""
+    """A snapshot, the roles that it is to play, and the policies as they were at that moment.
+
+    The writer's thread asks them what to keep: the living ones may already count on a later save.
+    """
 
     state: dict[str, Any]
     roles: tuple[Manifest, ...]
+    policies: dict[str, Policy]
     started: float
     stall_s: float
+
+
+def _ownerless(manifest: Manifest, policies: Mapping[str, Policy]) -> str | None:
+    """A tag whose policy is no longer configured, or no longer has such a role; None when there is none."""
+    for name, tag in zip(manifest.policies, manifest.tags, strict=True):
+        if name and (name not in policies or tag not in policies[name].tags):
+            return tag
+    return None
 
 
 class Manager:
@@ -72,11 +86,14 @@ class Manager:
         self._publish: Callable[[Fact], None] = lambda _: None
         self._writer = Writer(background=options.background)
         self._facts: deque[Fact] = deque()
-        self._error: Exception | None = None
+        self._error: CheckpointError | None = None
         self._failed: _Job | None = None
         self._evaluated: EvalEnd | None = None
         # Whether a checkpoint holds exactly the present state.
         self._current = False
+        # What the newest save took; None until training has begun with a look at the room for one.
+        self._bytes: int | None = None
+        self._short = False
 
     def subscribe(self, publish: Callable[[Fact], None]) -> None:
         """Have `publish` called on the training thread with each fact, once it is true."""
@@ -90,6 +107,10 @@ class Manager:
         """
         if self._facts or self._error:
             self._report()
+        if self._bytes is None:  # after the first step, when the optimizer has its state
+            mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
+            self._bytes = mine[-1].bytes if mine else tensor_bytes(self._gather())
+            self._warn_of_space(self._bytes)
         for event in events:
             if isinstance(event, EvalEnd):
                 self._evaluated = event
@@ -132,9 +153,25 @@ class Manager:
             "policies": {name: policy.state_dict() for name, policy in self.policies.items()},
             **self._gather(),
         }
-        copied = codec.snapshot(state)
+        try:
+            copied = codec.snapshot(state)
+        except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for want of memory
+            self._error, self._current = out_of_memory(error, tensor_bytes(state)), False
+            if self._error is None:
+                raise
+            self._report()
+            return
         self._current = True
-        self._submit(_Job(copied, roles, started, time.perf_counter() - started))
+        self._warn_of_space(self._bytes or 0)
+        policies = copy.deepcopy(self.policies)
+        self._submit(_Job(copied, roles, policies, started, time.perf_counter() - started))
+
+    def _warn_of_space(self, needed: int) -> None:
+        """Say once, until there is room again, that the next saves will not fit."""
+        shortage = shortage_of(self.store.root, needed)
+        if shortage and not self._short:
+            log.warning("%s", shortage)
+        self._short = shortage is not None
 
     def _roles(self, saves: list[tuple[str, Save]], events: tuple[Event, ...]) -> tuple[Manifest, ...]:
         """One manifest for the training tier, whatever the number of tags, and one for each milestone."""
@@ -188,18 +225,25 @@ class Manager:
             if bad is not None:
                 raise CheckpointError(f"{bad} holds NaN or infinite weights: this state is not saved.")
             compress = self._options.compress
-            first = self.store.save(job.roles[0], lambda file: codec.dump(job.state, file, compress=compress))
+            first = self.store.save(
+                job.roles[0],
+                lambda file: codec.dump(job.state, file, compress=compress),
+                expected=self._bytes,
+            )
             written = [first, *(self.store.share(first, role) for role in job.roles[1:])]
             for manifest in written:
                 self._point(manifest)
             total = time.perf_counter() - job.started
             tags = tuple(tag for role in written for tag in role.tags)
+            self._bytes = first.bytes
             self._facts.append(Saved(written[-1].file, tags, first.bytes, job.stall_s, total))
-            self._collect(written)
+            self._collect(written, job.policies)
+        except SaveFailed as error:
+            self._failed, self._error = job, error
         except CheckpointError as error:
             self._error = error
         except OSError as error:
-            self._failed, self._error = job, error
+            self._failed, self._error = job, failure(self.store.root, error, self._bytes)
 
     def _point(self, manifest: Manifest) -> None:
         if manifest.tier == TRAINING:
@@ -208,34 +252,40 @@ class Manager:
             for tag in manifest.tags:
                 self.store.point(MILESTONE, tag, manifest)
 
-    def _collect(self, written: list[Manifest]) -> None:
+    def _collect(self, written: list[Manifest], policies: Mapping[str, Policy]) -> None:
         """Delete what nothing keeps any more, once what was just written is seen to be sound."""
         mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
-        kept = self.why(mine)
+        kept = self.why(mine, policies)
         doomed = [m for m in mine if m not in kept]
         if not doomed:
             return
-        store.verify(self.store.root, written[-1])
+        # Roles that are copies, not links, are read each.
+        for role in {self.store.path(m).stat().st_ino: m for m in written}.values():
+            store.verify(self.store.root, role)
         self._facts.append(Verified(written[-1].file))
         for manifest in doomed:
             try:
-                self.store.delete(manifest)
+                self.store.delete(manifest, _farewell(manifest, written))
             except OSError as error:
                 log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, error)
             else:
                 self._facts.append(Deleted(manifest.file))
 
-    def why(self, mine: list[Manifest]) -> dict[Manifest, str]:
-        """Which checkpoints are kept, each with the reason; of a run's manifests, oldest first."""
+    def why(self, mine: list[Manifest], policies: Mapping[str, Policy] | None = None) -> dict[Manifest, str]:
+        """Which checkpoints are kept, each with the reason; of a run's manifests, oldest first.
+
+        `policies` are those to ask, None for the living ones.
+        """
+        policies = self.policies if policies is None else policies
         kept: dict[Manifest, str] = {}
         for manifest in mine:
             if manifest.file == self._options.resumed_from:
                 kept[manifest] = "this run was resumed from it"
-            elif unknown := [p for p in manifest.policies if p and p not in self.policies]:
-                kept[manifest] = f"its policy {unknown[0]} is no longer configured"
+            elif (tag := _ownerless(manifest, policies)) is not None:
+                kept[manifest] = f"no policy looks after {tag} any more"
         if mine:
             kept[mine[-1]] = "the newest"
-        for policy in self.policies.values():
+        for policy in policies.values():
             kept.update(policy.keeps(mine))
         return kept
 
@@ -247,14 +297,10 @@ class Manager:
         if error is None:
             return
         self._error = None  # only now: the writer's thread may set it at any time
-        if isinstance(error, CheckpointError):
-            sentence = str(error)
-        else:
-            reason = getattr(error, "strerror", None) or error
-            sentence = f"A checkpoint could not be written to {self.store.root}: {reason}."
         if self._options.on_error == "stop":
-            raise CheckpointError(f"{sentence} Older checkpoints are intact.")
-        log.warning("%s Training goes on; older checkpoints are intact.", sentence)
+            error.args = (f"{error} Older checkpoints are intact.",)
+            raise error
+        log.warning("%s Training goes on; older checkpoints are intact.", error)
 
     def state_dict(self) -> dict[str, Any]:
         """The policies' counters by name."""
@@ -266,6 +312,8 @@ class Manager:
             if name in state:
                 policy.load_state_dict(state[name])
         self._current = True
+        if (file := self._options.resumed_from) is not None:
+            self.store.note("resumed", file, "the run goes on from it")
         return [name for name in self.policies if name not in state]
 
     def drain(self) -> None:
@@ -281,3 +329,11 @@ class Manager:
             self._submit(self._failed)
         self._writer.close()
         self._report()
+
+
+def _farewell(manifest: Manifest, written: list[Manifest]) -> str:
+    """For the journal: who let a checkpoint go, why it had been saved, and what came in its place."""
+    who = ", ".join(dict.fromkeys(filter(None, manifest.policies))) or "the manager"
+    heir = next((m for m in written if set(m.tags) & set(manifest.tags)), written[-1])
+    reasons = "; ".join(manifest.reasons)
+    return f"no longer kept by {who} (saved for: {reasons}); replaced by {heir.file}"

@@ -4,6 +4,7 @@ The manifest is the commit mark: it is written after the bytes are durable, and 
 checkpoint. Every index is derived from manifests, never the reverse.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -33,6 +34,7 @@ class Manifest:
     `file` is relative to the checkpoint root; `tags`, `policies` and `reasons` are parallel: the role, the
     policy (by its name in the configuration) that asked for it, and its reason in words. `sequence` is the
     order of saving within the run (clocks go backwards, a sequence does not); `created` is UTC, ISO 8601.
+    `config` and `metadata` are for people, and absent from the file when they are None.
     """
 
     file: str
@@ -51,12 +53,25 @@ class Manifest:
     created: str = ""
     git_commit: str | None = None
     format: int = FORMAT
+    config: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """Readable JSON; NaN and infinity are written as strings, since JSON has neither."""
         plain = asdict(self)
         plain["metrics"] = {k: encode(v) for k, v in self.metrics.items()}
-        return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+        for name in ("config", "metadata"):
+            if plain[name] is None:
+                del plain[name]
+            else:
+                plain[name] = readable(plain[name])
+        return sealed(json.dumps(plain, indent=2, allow_nan=False))
+
+
+def sealed(text: str) -> str:
+    """A JSON object with the digest of its own text as the last key, `check`, so that no change goes unseen."""
+    body = text.rstrip().removesuffix("}").rstrip()
+    return f'{body},\n  "check": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 
 
 def encode(value: float) -> float | str:
@@ -64,10 +79,24 @@ def encode(value: float) -> float | str:
     return value if value - value == 0 else repr(value)
 
 
+def readable(value: Any) -> Any:
+    """A nested value as JSON can say it; what it cannot say is named by its type."""
+    if isinstance(value, float):
+        return encode(value)
+    if isinstance(value, Mapping):
+        return {str(k): readable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(v) for v in value]
+    return value if isinstance(value, str | int | None) else f"<{type(value).__name__}>"
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest file. Raises CheckpointError, naming the file, when it is not one."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode()
+        raw = json.loads(text)
+        if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
+            raise ValueError("it was changed after it was written")
         # Where the manifest lies says which file it describes; what it says of itself could leave the root.
         raw["tier"] = path.parent.name
         raw["file"] = f"{path.parent.name}/{path.stem}.pt"

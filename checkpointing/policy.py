@@ -7,7 +7,7 @@ of them wanted, and keeps what any of them keeps.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +48,11 @@ class Policy(Protocol):
 
     State is counters only, never settings: on resume the configuration wins.
     """
+
+    @property
+    def tags(self) -> Collection[str]:
+        """The roles that it gives out. What it saved for others, under earlier settings, is left alone."""
+        ...
 
     def decide(self, event: Event) -> list[Decision]:
         """What to do about an event; called once for each, in order."""

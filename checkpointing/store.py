@@ -6,44 +6,32 @@ Symlinks such as `latest.pt` are for people: no code path reads them back to dec
 """
 
 import contextlib
-import hashlib
-import io
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from checkpointing import journal as journals
 from checkpointing.errors import CheckpointError
+from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, staged_name
+from checkpointing.files import STAGED as STAGED
+from checkpointing.files import file_digest as file_digest
+from checkpointing.files import fsync_directory as fsync_directory
+from checkpointing.files import sweep as sweep
+from checkpointing.files import write_atomic as write_atomic
 from checkpointing.manifest import Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
+from checkpointing.room import failure
 
-STAGED = ".staged-"
+CLAIM = ".manifest"
 QUARANTINE = "quarantine"
-CHUNK = 1 << 20
 
-
-class HashingWriter(io.RawIOBase):
-    """Passes writes on to a file and digests them on the way, so the bytes are read once."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        """Write all of `data`; returns its length in bytes."""
-        view = memoryview(data).cast("B")
-        self._digest.update(view)
-        self._file.write(view)
-        self.size += len(view)
-        return len(view)
-
-    def hexdigest(self) -> str:
-        """The sha256 of everything written so far."""
-        return self._digest.hexdigest()
+journal = journals.read
+"""What was saved, deleted, quarantined, resumed and swept under a root, with the reasons, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ class Store:
     """The checkpoints of one run under `root`, which is created when it is missing.
 
     Only files whose manifest carries `run` are ever deleted. Raises CheckpointError when `root` cannot be
-    written to.
+    written to. Who may have rivals holds `lock.one_writer` on the run's directory first.
     """
 
     def __init__(self, root: Path, run: str) -> None:
@@ -67,10 +55,13 @@ class Store:
         try:
             for tier in (TRAINING, MILESTONE):
                 (root / tier).mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            for folder in (root, root / TRAINING, root / MILESTONE):
+                self._sweep(folder)
             probe = root / f"{STAGED}{os.getpid()}-probe"
             probe.write_bytes(b"")
             probe.unlink()
+            for folder in (root, root.parent):  # the tiers themselves must survive a power cut
+                fsync_directory(folder)
         except OSError as error:
             raise CheckpointError(
                 f"Checkpoints cannot be written to {root}: {error.strerror or error}. "
@@ -90,107 +81,137 @@ class Store:
             name = f"{stem}_{number}"
         return f"{tier}/{name}.pt"
 
-    def save(self, manifest: Manifest, produce: Callable[[BinaryIO], None]) -> Manifest:
+    def save(
+        self, manifest: Manifest, produce: Callable[[BinaryIO], None], *, expected: int | None = None
+    ) -> Manifest:
         """Write the bytes that `produce` writes, then the manifest; returns it completed.
 
-        Both are durable on return. On an OSError nothing partial is left under a final name.
+        Both are durable on return. Raises SaveFailed when the operating system refuses, and then nothing
+        partial is left under a final name; `expected` bytes are what its message says are needed.
         """
         self.sequence += 1
-        target = self.path(manifest)
-        with _staged(target) as file:
-            hashing = HashingWriter(file)
+        manifest = self._unrivalled(manifest)
+        with self._failing(expected), Staged(self.path(manifest)) as data:
+            hashing = HashingWriter(data.file)
             produce(hashing)  # type: ignore[arg-type]
-        return self._commit(
-            replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=self.sequence)
-        )
+            data.sync()
+            done = replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=self.sequence)
+            self._commit(done, data.publish)
+        return done
 
     def share(self, source: Manifest, role: Manifest) -> Manifest:
-        """Give the bytes of `source` a second name: a hard link, or a copy where links do not work."""
-        self.sequence += 1
-        target = self.path(role)
-        try:
-            target.hardlink_to(self.path(source))
-        except OSError:
-            with _staged(target) as file, self.path(source).open("rb") as original:
-                shutil.copyfileobj(original, file, CHUNK)
-        return self._commit(replace(role, bytes=source.bytes, sha256=source.sha256, sequence=self.sequence))
+        """Give the bytes of `source` a second name: a hard link, or a copy where links do not work.
 
-    def _commit(self, manifest: Manifest) -> Manifest:
+        Raises SaveFailed as `save` does.
+        """
+        self.sequence += 1
+        role = self._unrivalled(role)
+        done = replace(role, bytes=source.bytes, sha256=source.sha256, sequence=self.sequence)
+        with self._failing(source.bytes):
+            self._commit(done, lambda: self._link(self.path(source), self.path(done)))
+        return done
+
+    def _link(self, source: Path, target: Path) -> None:
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            with Staged(target) as copy, source.open("rb") as original:
+                shutil.copyfileobj(original, copy.file, CHUNK)
+                copy.sync()
+                copy.publish()
+
+    def _commit(self, manifest: Manifest, publish: Callable[[], None]) -> None:
+        """Give the bytes their name by `publish`, then the manifest its own, which makes them a checkpoint.
+
+        The manifest is on disk under a staged name before: should this process die between the two, it
+        tells the next start whose the bytes without a manifest are.
+        """
         path = self.path(manifest)
         mark = path.with_suffix(".json")
-        try:
-            with _staged(mark) as file:
-                file.write(manifest.to_json().encode())
-        except OSError:
-            if not mark.exists():  # bytes without a manifest would only fill the disk
-                path.unlink(missing_ok=True)
-            raise
+        with Staged(mark, CLAIM) as claim:
+            claim.file.write(manifest.to_json().encode())
+            claim.sync()
+            publish()
+            try:
+                claim.publish()
+            except OSError:
+                if not mark.exists():  # bytes without a manifest would only fill the disk
+                    path.unlink(missing_ok=True)
+                raise
         fsync_directory(path.parent)
+        self.note("saved", manifest.file, "; ".join(manifest.reasons), manifest.sequence)
+
+    def _unrivalled(self, manifest: Manifest) -> Manifest:
+        """The manifest under a name that no other run has taken since its own was chosen."""
+        mark = self.path(manifest).with_suffix(".json")
+        with contextlib.suppress(CheckpointError):
+            if mark.exists() and read_manifest(mark).run != self.run:
+                return replace(manifest, file=self.free_name(manifest.tier, mark.stem))
         return manifest
+
+    @contextlib.contextmanager
+    def _failing(self, needed: int | None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise failure(self.root, error, needed) from error
 
     def point(self, tier: str, pointer: str, manifest: Manifest) -> None:
         """Let the symlink `<tier>/<pointer>.pt` name a checkpoint; skipped where symlinks do not work."""
         link = self.root / tier / f"{pointer}.pt"
         if link.with_suffix(".json").exists():  # a checkpoint has this name
             return
-        staged = link.with_name(f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}")
+        staged = staged_name(link)
         with contextlib.suppress(OSError):
             staged.symlink_to(Path(manifest.file).name)
             staged.replace(link)
 
-    def delete(self, manifest: Manifest) -> None:
-        """Remove a checkpoint of this run, its manifest first, so that no crash leaves a false promise."""
+    def delete(self, manifest: Manifest, reason: str = "") -> None:
+        """Remove a checkpoint of this run, its manifest first, so that no crash leaves a false promise.
+
+        `reason` goes to the journal. Raises OSError when it cannot be removed.
+        """
         if manifest.run != self.run:
             raise CheckpointError(f"{manifest.file} belongs to run {manifest.run}, not to this one: kept.")
         path = self.path(manifest)
-        path.with_suffix(".json").unlink(missing_ok=True)
+        claim = staged_name(path, CLAIM)
+        with contextlib.suppress(FileNotFoundError):
+            path.with_suffix(".json").replace(claim)
         path.unlink(missing_ok=True)
+        claim.unlink(missing_ok=True)
+        self.note("deleted", manifest.file, reason, manifest.sequence)
 
-    def _sweep(self) -> None:
-        """Remove what a writer of this directory left half-written when it was killed."""
-        for folder in (self.root, self.root / TRAINING, self.root / MILESTONE):
-            for stray in folder.glob(f"{STAGED}*"):
-                stray.unlink(missing_ok=True)
+    def note(self, event: str, file: str, reason: str, sequence: int | None = None) -> None:
+        """Add a line to the journal; never raises for a disk that refuses."""
+        journals.append(self.root, event, file, reason, sequence)
+
+    def _sweep(self, folder: Path) -> None:
+        """Finish what dead writers left half-done here: a save is undone, a deletion is completed.
+
+        Bytes without a manifest go only when a staged manifest of this run claims them; any other file
+        without one was put there by somebody else.
+        """
+        for stray in folder.glob(f"{STAGED}*"):
+            if not abandoned(stray):
+                continue
+            if stray.name.endswith(CLAIM) and (found := _claimed(stray)):
+                file, run = found
+                path = folder / file
+                if not path.with_suffix(".json").exists() and path.is_file() and not path.is_symlink():
+                    if run != self.run:
+                        continue
+                    path.unlink(missing_ok=True)
+                    self.note("swept", f"{folder.name}/{file}", "a save or a deletion of it was cut short")
+            stray.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _staged(target: Path) -> Iterator[BinaryIO]:
-    """A new file beside `target` that takes its name once it is written and fsynced, or vanishes."""
-    staged = target.with_name(f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}")
-    # Not mkstemp: it makes files that only their owner can read.
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+def _claimed(claim: Path) -> tuple[str, str] | None:
+    """The file name and the run in a staged manifest; None when it was not written to its end."""
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as raw, io.BufferedWriter(raw, CHUNK) as file:
-            yield file
-            file.flush()
-            os.fsync(raw.fileno())
-        staged.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            staged.unlink()
-        raise
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a small text file so that a reader sees the old or the new one, and a crash neither half."""
-    with _staged(path) as file:
-        file.write(text.encode())
-    fsync_directory(path.parent)
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a file, read in chunks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raw = json.loads(claim.read_bytes())
+        return PurePosixPath(raw["file"]).name, str(raw["run"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def manifests(root: Path) -> list[Manifest]:
@@ -227,20 +248,30 @@ def verify(root: Path, manifest: Manifest) -> None:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def newest_verified(root: Path) -> Found:
-    """The newest checkpoint under `root` that verifies; damaged ones before it go to quarantine."""
-    skipped = unreadable(root)
+def newest_verified(root: Path, run: str | None = None) -> Found:
+    """The newest checkpoint under `root` that verifies; damaged ones before it go to quarantine.
+
+    With `run`, of this run only: what belongs to others, or cannot be told to belong, is left alone.
+    """
+    skipped = [] if run else unreadable(root)
     for file, reason in skipped:
-        quarantine(root, file, reason)
+        _set_aside(root, file, reason)
     for manifest in reversed(manifests(root)):
+        if run and manifest.run != run:
+            continue
         try:
             verify(root, manifest)
         except CheckpointError as error:
             skipped.append((manifest.file, str(error)))
-            quarantine(root, manifest.file, str(error))
+            _set_aside(root, manifest.file, str(error))
             continue
         return Found(manifest, tuple(skipped))
     return Found(None, tuple(skipped))
+
+
+def _set_aside(root: Path, file: str, reason: str) -> None:
+    with contextlib.suppress(OSError):  # a folder that only can be read is searched all the same
+        quarantine(root, file, reason)
 
 
 def quarantine(root: Path, file: str, reason: str) -> None:
@@ -251,4 +282,5 @@ def quarantine(root: Path, file: str, reason: str) -> None:
     for end in (".pt", ".json"):
         with contextlib.suppress(FileNotFoundError):
             (root / file).with_suffix(end).replace((folder / flat).with_suffix(end))
+    journals.append(root, "quarantined", file, reason)
     (folder / flat).with_suffix(".txt").write_text(f"{file}: {reason}\n")

@@ -37,6 +37,9 @@ WRONG = [
     (["resume=outputs/nothing"], "resume=outputs/nothing: there is no such file or directory"),
     (["resume=latest"], "resume=latest finds no run"),
     (["-m", "resume=latest"], "resume= goes on with one run"),
+    (["model=null"], "group=null is not a choice"),
+    (["optimizer.name=sgd"], "optimizer.name=sgd cannot be set"),
+    (["hydra.output_subdir=null"], "hydra.output_subdir=null"),
     (["plugins=[no_such_module]"], "plugins: no_such_module cannot be imported"),
     (["epochs"], "epochs"),
 ]
@@ -258,6 +261,20 @@ def test_a_sweep_goes_on_past_a_failed_job_and_ends_with_a_table(train, tmp_path
         assert word in done.out
 
 
+def test_a_fresh_run_is_not_written_over_another(train, whole_run):
+    before = {p: p.read_bytes() for p in whole_run.rglob("*") if p.is_file() and p.name != ".lock"}
+    done = train(*TINY, "seed=3", f"hydra.run.dir={whole_run}")
+    assert done.code == 1
+    assert "holds a run already" in done.err
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_fork_from_the_end_says_that_nothing_is_left_to_train(train, whole_run):
+    done = train(f"resume={whole_run / 'checkpoints' / newest(whole_run).file}", "hydra.run.dir=fork")
+    assert done.code == 1
+    assert "there is nothing left to train. Add epochs=N" in done.err
+
+
 def test_a_run_directory_has_one_writer(train, tmp_path):
     from filelock import FileLock
 
@@ -320,6 +337,8 @@ class OddSettings:
 
 class Odd:
     """Saves at odd epochs and keeps them all."""
+
+    tags = ("odd",)
 
     def __init__(self, settings):
         self.settings = settings

@@ -89,7 +89,7 @@ def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
         optimizer=optimizer,
         scheduler=scheduler,
         progress=Progress(),
-        meter=Meter(device),
+        meter=Meter(),
         config=resolved,
         metadata={
             "image_shape": list(data.image_shape),

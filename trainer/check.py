@@ -59,6 +59,7 @@ def checked(cfg: DictConfig) -> c.Config:
         config: c.Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+    _check_groups(config)
     _check_pruning(config)
     _check_metrics(config.checkpoint)
     return config
@@ -89,6 +90,18 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, 1, 0.5)
     return f": did you mean {prefix}{close[0]}?" if close else f"; there are: {', '.join(names)}."
+
+
+def _check_groups(config: c.Config) -> None:
+    """No group was set to null, and none was given another's name."""
+    for group in ("model", "data", "optimizer", "scheduler"):
+        node = getattr(config, group)
+        c.require(is_dataclass(node), f"{group}={node} is not a choice; python train.py --help lists them.")
+    optimizers, chosen = SCHEMAS["optimizer"], config.optimizer
+    c.require(
+        type(chosen) not in optimizers.values() or optimizers.get(chosen.name) is type(chosen),
+        f"optimizer.name={chosen.name} cannot be set: choose optimizer=NAME.",
+    )
 
 
 def _check_pruning(config: c.Config) -> None:

@@ -61,17 +61,20 @@ class ConsoleListener:
                 self._drawn = now
                 self._bar.update(self._task, completed=event.step, description=f"epoch {event.epoch}")
         elif isinstance(event, Logged):
-            line = (
-                f"epoch {event.epoch} step {event.step}/{self._total} loss {event.loss:.4f} "
-                f"lr {event.lr:.2e} {event.images_per_second:.0f} images/s"
-            )
-            if self._bar:
-                self._bar.update(self._task, rate=f"{event.images_per_second:.0f} images/s")
-                log.debug(line)
-            else:
-                log.info(line)
+            self._log(event)
         else:
             self._say(event)
+
+    def _log(self, event: Logged) -> None:
+        rate, now = f"{event.images_per_second:.0f} images/s", time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, rate=rate)
+        elif now - self._drawn > 1:  # metrics.jsonl has every one
+            self._drawn = now
+            log.info(
+                f"epoch {event.epoch} step {event.step}/{self._total} loss {event.loss:.4f} "
+                f"lr {event.lr:.2e} {rate}"
+            )
 
     def _say(self, event: Published) -> None:
         if isinstance(event, EvalEnd):

@@ -51,7 +51,6 @@ class Loop:
         self.prunable = prunable
         self.mask_version = mask_version
         self.signal: int | None = None
-        self._finite = torch.ones((), dtype=torch.bool, device=device)
         self._autocast: AbstractContextManager = (
             torch.autocast(device.type, torch.bfloat16) if settings.bf16 else nullcontext()
         )
@@ -60,7 +59,7 @@ class Loop:
         """Train until the last epoch, the last step, a policy's Stop or a signal."""
         progress, settings = self.state.progress, self.settings
         reason = "all epochs are done"
-        while progress.epoch < settings.epochs and not self._out_of_steps():
+        while not self.done:
             epoch = progress.epoch + 1
             self._train_epoch(epoch, publish)
             metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
@@ -115,32 +114,34 @@ class Loop:
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         if self._usable(total):
-            state.meter.add(total)
             state.optimizer.step()
             state.scheduler.step()
         state.optimizer.zero_grad()
 
     def _usable(self, loss: Tensor) -> bool:
-        """Whether to step; False for a loss to skip. Raises UserError at once on the CPU, later on CUDA."""
+        """Count a loss in the mean; False for one to skip.
+
+        Raises UserError for a loss that is not finite: at once on the CPU, at the next look on CUDA.
+        """
         skip = self.settings.skip_nonfinite
-        if not skip and self.device.type != "cpu":
-            self._finite &= loss.isfinite()
+        if self.device.type != "cpu" and not skip:
+            self.state.meter.add(loss)
             return True
-        finite = math.isfinite(loss.item())
-        if not finite and not skip:
-            raise self._not_finite()
-        return finite
+        value = loss.item()
+        if skip and not math.isfinite(value):
+            return False
+        self.state.meter.add(value)
+        if not math.isfinite(value):
+            self._check_finite()
+        return True
 
     def _check_finite(self) -> None:
-        """Stop on a loss that was not finite since the last look. Waits for the device."""
-        if not self._finite.item():
-            raise self._not_finite()
-
-    def _not_finite(self) -> UserError:
-        return UserError(
-            f"The loss is not finite at step {self.state.progress.step + 1}: try a lower optimizer.lr, "
-            "optimizer.clip_norm=1.0, or nonfinite=skip. The last good checkpoint is intact."
-        )
+        """Stop on a loss that was not finite since the last logged one. Waits for the device."""
+        if not self.state.meter.finite():
+            raise UserError(
+                f"The loss is not finite at step {self.state.progress.step + 1}: try a lower optimizer.lr, "
+                "optimizer.clip_norm=1.0, or nonfinite=skip. The last good checkpoint is intact."
+            )
 
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Loss, accuracy, top-5 accuracy and macro F1 over `batches`; empty when a signal cuts it short."""
@@ -175,6 +176,11 @@ class Loop:
             return [measured]
         progress.epoch, progress.batch = epoch, 0
         return [measured, EpochEnd(epoch, progress.step)]
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch or the last step has been reached."""
+        return self.state.progress.epoch >= self.settings.epochs or self._out_of_steps()
 
     def _out_of_steps(self) -> bool:
         limit = self.settings.max_steps

@@ -42,6 +42,9 @@ def plan(argv: list[str]) -> Plan:
     """Expand resume= in a command line (without the program's name). Raises UserError."""
     values = [value for key, value in map(split, argv) if key == "resume"]
     if not values or unquote(values[-1]) in ("", "null"):
+        for key, value in map(split, argv):
+            if key == "hydra.run.dir":
+                refuse_taken(Path(unquote(value)))  # before Hydra writes there
         return Plan(argv)
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         raise UserError("resume= goes on with one run: leave out --multirun.")
@@ -64,6 +67,14 @@ def plan(argv: list[str]) -> Plan:
         argv.append(f"hydra.run.dir={quote(str(run))}")
         argv.append(f"hydra.output_subdir={next_attempt(run)}")
     return Plan(argv, run, file, keys)
+
+
+def refuse_taken(directory: Path) -> None:
+    """Raise UserError when a fresh run would be written over another."""
+    if (directory / RUN).exists():
+        raise UserError(
+            f"{directory} holds a run already: go on with resume={directory}, or choose another directory."
+        )
 
 
 def split(argument: str) -> tuple[str | None, str]:

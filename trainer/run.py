@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.console import Console
 from checkpointing import codec, store
 from checkpointing.errors import CheckpointError
 from checkpointing.events import Interrupted, RunEnd
+from checkpointing.lock import one_writer
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
@@ -55,17 +55,23 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
     recorded it is also in status.json; a start that is refused leaves the earlier record as it was.
     """
     config = checked(cfg)
+    if HydraConfig.get().output_subdir is None:
+        raise UserError(
+            "hydra.output_subdir=null: a run must save its configuration, or it cannot be resumed."
+        )
     console = Console()
     with _locked(directory), _logging_to(console):
         if plan.run and (done := _finished(config, plan)):
             log.info(done)
             return 0
+        if directory != plan.run:
+            resume.refuse_taken(directory)
         checkpoints = directory / CHECKPOINTS
         start = _start(cfg, plan, directory)
         target = Store(checkpoints, start.record["run"])
         resolved = _resolved(cfg)
         parts = build(config, resolved)
-        saved = _restore(start, parts)
+        saved = _restore(start, parts, named=plan.file is not None)
         _begin(directory, start, parts, resolved)
         try:
             manager = _manager(config, parts, start, target)
@@ -153,8 +159,11 @@ def _checkpoint(root: Path, file: Path | None) -> Manifest | None:
     raise CheckpointError(f"{file} has no manifest beside it, so it cannot be verified or resumed from.")
 
 
-def _restore(start: Start, parts: Parts) -> dict[str, Any] | None:
-    """Load the checkpoint into the living objects; says what is not as it was."""
+def _restore(start: Start, parts: Parts, *, named: bool) -> dict[str, Any] | None:
+    """Load the checkpoint into the living objects; says what is not as it was.
+
+    `named`: the checkpoint was asked for by its file, so it must leave something to train.
+    """
     if start.record.get("data") and start.record["data"] != parts.data.fingerprint:
         raise UserError("data.root holds other data than the run was started with: its fingerprint differs.")
     if start.manifest is None:
@@ -165,6 +174,11 @@ def _restore(start: Start, parts: Parts) -> dict[str, Any] | None:
         if (before := saved["metadata"].get(name)) != now:
             log.warning("%s was %s and is %s now: results will not be equal bit for bit.", name, before, now)
     progress = parts.state.progress
+    if named and parts.loop.done:
+        raise UserError(
+            f"{start.manifest.file} is from the end of the run (epoch {progress.epoch}, step "
+            f"{progress.step}): there is nothing left to train. Add epochs=N to train on."
+        )
     log.info("resumed %s: epoch %d, step %d", start.manifest.file, progress.epoch + 1, progress.step)
     return saved
 
@@ -259,20 +273,10 @@ def _resume_command(directory: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """One writer a run: the operating system drops the lock of a process that died."""
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = record.read_json(directory / record.STATUS) if (directory / record.STATUS).exists() else {}
-        who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
-        raise UserError(f"{directory} is being written by {who}: wait for it, or end it.") from None
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written to: {error.strerror or error}.") from None
-    try:
+    """One writer a run; what an earlier one left half-written when it was killed is swept."""
+    with one_writer(directory):
+        store.sweep(directory)
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What a checkpoint holds: gather() and restore(), the random number generators last."""
 
+import math
 import platform
 import random
 from collections.abc import Mapping
@@ -46,32 +47,34 @@ class Progress:
 
 
 class Meter:
-    """The mean of the training losses since it was last taken; summed on the device."""
+    """The mean of the training losses since it was last taken."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sum = torch.zeros((), device=device)
+    def __init__(self) -> None:
+        self._sum: Tensor | float = 0.0
         self._count = 0
 
-    def add(self, loss: Tensor) -> None:
-        """Add one scalar loss, without waiting for the device."""
-        self._sum += loss
+    def add(self, loss: Tensor | float) -> None:
+        """Add one loss: a scalar on the device, which is not waited for, or a number."""
+        self._sum = self._sum + loss
         self._count += 1
+
+    def finite(self) -> bool:
+        """Whether every loss since the last `take` was finite. Waits for the device."""
+        return math.isfinite(float(self._sum))
 
     def take(self) -> float:
         """The mean, NaN of nothing; starts anew. Waits for the device."""
-        mean = self._sum.item() / self._count if self._count else float("nan")
-        self._sum.zero_()
-        self._count = 0
+        mean = float(self._sum) / self._count if self._count else float("nan")
+        self._sum, self._count = 0.0, 0
         return mean
 
     def state_dict(self) -> dict[str, Any]:
         """Sum and count."""
-        return {"sum": self._sum, "count": self._count}
+        return {"sum": float(self._sum), "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved sum and count."""
-        self._sum.copy_(state["sum"])
-        self._count = state["count"]
+        self._sum, self._count = float(state["sum"]), state["count"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Save whenever a metric is better than ever before."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,11 @@ class Best:
         self.settings = settings
         self._peaks: dict[str, Peak] = {}
         self._unranked = dict.fromkeys(settings.metrics, 0)
+
+    @property
+    def tags(self) -> Collection[str]:
+        """The roles that it gives out."""
+        return {_tag(name) for name in self.settings.metrics}
 
     def decide(self, event: Event) -> list[Decision]:
         """A save for each metric that improved."""

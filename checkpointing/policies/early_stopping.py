@@ -1,6 +1,6 @@
 """Stop when a metric has not improved for a while."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class EarlyStopping:
         self.settings = settings
         self._peak: Peak | None = None
         self._waited = 0
+
+    @property
+    def tags(self) -> Collection[str]:
+        """None: it never saves."""
+        return ()
 
     def decide(self, event: Event) -> list[Decision]:
         """Stop after `patience` evaluations in a row without improvement."""

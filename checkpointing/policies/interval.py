@@ -28,6 +28,7 @@ class Interval:
     """Rolling training checkpoints. It needs no memory: an epoch or a step is due or it is not."""
 
     tag = "interval"
+    tags = (tag,)
 
     def __init__(self, settings: IntervalSettings) -> None:
         self.settings = settings

@@ -1,6 +1,6 @@
 """Save the best checkpoint for each sparsity target while a network is pruned."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,11 @@ class Sparsity:
         self._mask_version: int | None = None
         self._unchanged = 0
         self._unranked = 0
+
+    @property
+    def tags(self) -> Collection[str]:
+        """The roles that it gives out."""
+        return self.targets.keys()
 
     def decide(self, event: Event) -> list[Decision]:
         """A save for each target that is met with a better value than before."""

@@ -28,6 +28,7 @@ class TopK:
     """Saves what is among the k best so far; of equal values the earlier one stays."""
 
     tag = "top_k"
+    tags = (tag,)
 
     def __init__(self, settings: TopKSettings) -> None:
         self.settings = settings

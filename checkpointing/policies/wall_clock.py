@@ -31,6 +31,7 @@ class WallClock:
     """
 
     tag = "wall_clock"
+    tags = (tag,)
 
     def __init__(self, settings: WallClockSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings

@@ -53,6 +53,7 @@ class Asks:
 
     def __init__(self, saves: dict[int, list[Save]]) -> None:
         self.saves = saves
+        self.tags = {save.tag for wanted in saves.values() for save in wanted}
 
     def decide(self, event) -> list[Decision]:
         return list(self.saves.get(event.step, [])) if isinstance(event, StepEnd) else []

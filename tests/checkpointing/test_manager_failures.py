@@ -1,12 +1,13 @@
 """Real failures and the background: what was there stays, what is lost is told, training goes on."""
 
+import errno
 import math
 import threading
 
 import pytest
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, RunEnd, Saved, StepEnd
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import ALL, damage, files_no_larger_than, points, whole
@@ -19,8 +20,8 @@ def test_a_successor_that_is_not_sound_deletes_nothing(world, warnings, monkeypa
     run.epoch(0.5)
     share = Store.save
 
-    def lying(self, manifest, produce):
-        done = share(self, manifest, produce)
+    def lying(self, manifest, produce, *, expected):
+        done = share(self, manifest, produce, expected=expected)
         damage(self.path(done))
         return done
 
@@ -81,10 +82,9 @@ def test_a_save_that_fails_leaves_what_was_there_and_training_goes_on(world, war
         run.manager.drain()
         assert [m.file for m in run.kept] == before
         assert whole(run)
-    assert warnings() == [
-        f"A checkpoint could not be written to {run.root}: File too large. "
-        "Training goes on; older checkpoints are intact."
-    ]
+    (warning,) = warnings()
+    assert warning.startswith(f"A checkpoint could not be written to {run.root}: File too large; it needs ")
+    assert warning.endswith(" are free. Training goes on; older checkpoints are intact.")
     run.epoch(0.55, loss=0.6, sparsity=0.6)
     assert whole(run)
     assert run.kept[-1].epoch == 3
@@ -96,9 +96,11 @@ def test_a_save_that_fails_stops_the_run_when_told_to(world):
     run.epoch(0.5)
     with files_no_larger_than(1000):
         run.epoch(0.6)
-        with pytest.raises(CheckpointError) as stop:
+        with pytest.raises(SaveFailed, match=r"File too large; it needs .* are free") as stop:
             run.manager.drain()
-    assert str(stop.value).endswith("File too large. Older checkpoints are intact.")
+    assert str(stop.value).endswith(" are free. Older checkpoints are intact.")
+    assert stop.value.errno == errno.EFBIG
+    assert 0 < run.kept[0].bytes == stop.value.needed < stop.value.free
     assert "\n" not in str(stop.value)
     assert [m.epoch for m in run.kept] == [1]
     assert whole(run)
@@ -166,11 +168,11 @@ def test_training_waits_for_the_copy_and_for_the_save_before_and_each_wait_is_re
     release, flying = threading.Event(), []
     save = Store.save
 
-    def slow(self, manifest, produce):
+    def slow(self, manifest, produce, *, expected):
         flying.append(manifest.epoch)
         assert len(flying) == 1  # one in flight
         release.wait(30)
-        done = save(self, manifest, produce)
+        done = save(self, manifest, produce, expected=expected)
         flying.remove(manifest.epoch)
         return done
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from checkpointing.errors import CheckpointError
-from checkpointing.manifest import Manifest, encode, read_manifest
+from checkpointing.manifest import Manifest, encode, read_manifest, sealed
 from tests.checkpointing.checkpoint_cases import manifest
 
 
@@ -63,23 +63,23 @@ def test_numbers_that_json_has_not_become_words(value, coded):
 @pytest.mark.parametrize("claimed", ["../../../etc/passwd", "/etc/passwd", "milestone/other.pt", "", None, 3])
 def test_where_it_lies_says_which_file_it_describes(tmp_path, claimed):
     plain = json.loads(manifest("training/a.pt").to_json()) | {"file": claimed, "tier": "../.."}
-    found = read_manifest(write(tmp_path, json.dumps(plain)))
+    found = read_manifest(write(tmp_path, sealed(json.dumps(plain))))
     assert (found.tier, found.file) == ("training", "training/a.pt")
 
 
 def test_what_a_later_version_adds_is_passed_over(tmp_path):
     plain = json.loads(manifest().to_json()) | {"mirrored_to": "s3://bucket"}
-    assert read_manifest(write(tmp_path, json.dumps(plain))).epoch == 1
+    assert read_manifest(write(tmp_path, sealed(json.dumps(plain)))).epoch == 1
 
 
 def changed(**facts):
-    return json.dumps(json.loads(manifest().to_json()) | facts)
+    return sealed(json.dumps(json.loads(manifest().to_json()) | facts))
 
 
 def without(key):
     plain = json.loads(manifest().to_json())
     del plain[key]
-    return json.dumps(plain)
+    return sealed(json.dumps(plain))
 
 
 BROKEN = {
@@ -103,6 +103,8 @@ BROKEN = {
     "metrics that are a list": changed(metrics=[1]),
     "a metric of text": changed(metrics={"accuracy": "high"}),
     "a sparsity of text": changed(sparsity="most"),
+    "another value": manifest().to_json().replace('"epoch": 1', '"epoch": 2'),
+    "no digest of its own": json.dumps(json.loads(manifest().to_json())),
 }
 
 

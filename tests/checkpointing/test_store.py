@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than, manifest, saved
 
@@ -47,7 +47,7 @@ def test_bytes_are_durable_before_their_name_and_the_manifest_comes_last(target,
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(Path, "replace", noting_rename)
     first = saved(target)
-    written = ["fsync file", "rename a.pt", "fsync file", "rename a.json", "fsync directory"]
+    written = ["fsync file", "fsync file", "rename a.pt", "rename a.json", "fsync directory"]
     assert calls == written
     calls.clear()
     target.share(first, manifest("milestone/b.pt"))
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_under_a_final_name(target, limit
     """Bytes or, in the last case, manifest: whichever is refused, the save has not happened."""
     before = saved(target, "training/a.pt")
     assert 1500 < target.path(before).stat().st_size < 2500
-    with files_no_larger_than(limit), pytest.raises(OSError, match="too large"):
+    with files_no_larger_than(limit), pytest.raises(SaveFailed, match="too large"):
         saved(target, "training/b.pt", reasons=(reason,))
     assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
     assert store.newest_verified(target.root).manifest.file == before.file
@@ -100,7 +100,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_under_a_final_name(target, limit
 
 def test_a_manifest_that_cannot_be_written_takes_the_shared_name_with_it(target):
     first = saved(target)
-    with files_no_larger_than(10), pytest.raises(OSError, match="too large"):
+    with files_no_larger_than(10), pytest.raises(SaveFailed, match="too large"):
         target.share(first, manifest("milestone/b.pt"))
     assert list((target.root / "milestone").iterdir()) == []
     store.verify(target.root, first)
@@ -116,7 +116,7 @@ def test_a_full_disk(tmp_path):
         target = Store(disk / "checkpoints", "run")
         before = saved(target)
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 4096))
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(SaveFailed, match="No space left"):
             target.save(manifest("training/b.pt"), lambda f: f.write(bytes(1 << 20)))
         assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
         store.verify(target.root, before)

@@ -76,6 +76,8 @@ class NeverSettings:
 
 
 class Never:
+    tags = ()
+
     def __init__(self, settings):
         self.settings = settings
 
@@ -110,6 +112,9 @@ def registered():
     plugins.add_model("tiny_of_mine", Tiny(), tiny)
     plugins.add_optimizer("plain_of_mine", Plain(), plain)
     plugins.add_policy("never_of_mine", NeverSettings(), Never)
+    yield
+    del policies.SETTINGS["never_of_mine"]  # other tests look at all that there are
+    del plugins.MODELS[Tiny], plugins.OPTIMIZERS[Plain]
 
 
 def test_what_is_added_is_a_choice_with_values_like_any_other():

@@ -1,0 +1,1 @@
+"""The commands of `python -m checkpointing`, a file a group. torch is imported late."""

@@ -1,0 +1,120 @@
+"""What the commands share: finding checkpoints, judging them, and printing."""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from checkpointing import store
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest, encode, read_manifest
+from checkpointing.policy import MILESTONE, TRAINING
+
+TIERS = (TRAINING, MILESTONE)
+
+
+def is_root(path: Path) -> bool:
+    """Whether a folder holds checkpoints by tier."""
+    return any((path / tier).is_dir() for tier in TIERS)
+
+
+def checkpoint_root(path: Path) -> Path:
+    """The checkpoint folder of a run directory, or the folder itself. Raises CheckpointError."""
+    for root in (path / "checkpoints", path):
+        if is_root(root):
+            return root
+    raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
+
+
+def checkpoint_roots(path: Path) -> list[Path]:
+    """The checkpoint folders of a run, or of every run below a folder, by name. Raises CheckpointError."""
+    with contextlib.suppress(CheckpointError):
+        return [checkpoint_root(path)]
+    found = []
+    for folder, below, _ in os.walk(path):
+        here = Path(folder)
+        if is_root(here) and (here.name == "checkpoints" or _has_manifests(here)):
+            found.append(here)
+            below.clear()
+    if not found:
+        raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
+    return sorted(found)
+
+
+def _has_manifests(root: Path) -> bool:
+    # Other programs have folders named `training` too.
+    return any(True for tier in TIERS for _ in (root / tier).glob("*.json"))
+
+
+def run_of(root: Path) -> Path:
+    """The run directory that a checkpoint folder belongs to, or the folder itself."""
+    return root.parent if root.name == "checkpoints" else root
+
+
+def manifest_of(path: Path) -> tuple[Path, Manifest]:
+    """The checkpoint root and the manifest of a file or a pointer. Raises CheckpointError."""
+    try:
+        file = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links
+        raise CheckpointError(f"{path} does not exist.") from None
+    if file.is_dir() or not file.with_suffix(".json").exists():
+        raise CheckpointError(f"{path} has no manifest beside it, so nothing vouches for it.")
+    return file.parent.parent, read_manifest(file.with_suffix(".json"))
+
+
+def verdict(root: Path, manifest: Manifest) -> str | None:
+    """None when a checkpoint's bytes match its manifest, else what is wrong."""
+    try:
+        store.verify(root, manifest)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def newest_sound(root: Path, run: str | None = None) -> Manifest:
+    """The newest checkpoint (of `run`) that verifies; nothing is moved. Raises CheckpointError."""
+    for manifest in reversed(store.manifests(root)):
+        if run in (None, manifest.run) and verdict(root, manifest) is None:
+            return manifest
+    raise CheckpointError(f"{root} holds no checkpoint that verifies.")
+
+
+def orphans(root: Path) -> list[str]:
+    """Checkpoint files under `root` without a manifest, as `tier/name.pt`; pointers are not files."""
+    return [
+        f"{tier}/{path.name}"
+        for tier in TIERS
+        for path in sorted((root / tier).glob("*.pt"))
+        if not path.is_symlink() and not path.with_suffix(".json").exists()
+    ]
+
+
+def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, Any]:
+    """A manifest as plain JSON types, its root, and whether its bytes are sound (None: not looked at)."""
+    plain = {**asdict(manifest), "metrics": {k: encode(v) for k, v in manifest.metrics.items()}}
+    return {**plain, "root": str(root), "verified": verified}
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def line(console: Console, text: str) -> None:
+    """Print one line as it is: Rich takes words in brackets for styles, and would fold it."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def cells(*values: object) -> list[Text]:
+    """The cells of a table row, taken literally."""
+    return [Text(str(value)) for value in values]
+
+
+def megabytes(size: float) -> str:
+    """Bytes as a number of MB for people."""
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,166 @@
+"""diff: what two checkpoints do not have in common. Imports torch when it is called."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from checkpointing.commands.common import (
+    cells,
+    checkpoint_root,
+    line,
+    manifest_of,
+    newest_sound,
+    print_json,
+    verdict,
+)
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest, encode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODEL = "model_state_dict"
+Pairs = dict[str, list[Any]]
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Compare two checkpoint files, or the newest of two runs."""
+    (path_a, a, of_a), (path_b, b, of_b) = (_read(path) for path in (options.a, options.b))
+    found: dict[str, Any] = {
+        "a": str(path_a),
+        "b": str(path_b),
+        "position": _differ(_position(a), _position(b)),
+        "config": _differ(_flat(a.get("config", {})), _flat(b.get("config", {}))),
+        "optimizer": _differ(_settings(a), _settings(b)),
+        "metrics": _pairs(a.get("metrics", {}), b.get("metrics", {})),
+        "sparsity": [m and m.sparsity for m in (of_a, of_b)],
+    }
+    layers = list(_layers(a[MODEL], b[MODEL]))
+    shared = sum(layer["shared_zeros"] for layer in layers if layer["matrix"])
+    either = sum(layer["either_zeros"] for layer in layers if layer["matrix"])
+    found |= {"mask_overlap": shared / either if either else None, "layers": layers}
+    if options.json:
+        print_json(_finite(found))
+    else:
+        _print(found)
+    return 0
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any], Manifest | None]:
+    """The file, its contents and its manifest if it has one. Raises CheckpointError."""
+    from checkpointing import codec
+
+    manifest = None
+    if path.is_dir():
+        root = checkpoint_root(path)
+        manifest = newest_sound(root)
+        path = root / manifest.file
+    elif path.resolve().with_suffix(".json").exists():
+        root, manifest = manifest_of(path)
+        if wrong := verdict(root, manifest):
+            raise CheckpointError(wrong)
+    state = codec.load(path)
+    if not isinstance(state.get(MODEL), dict):
+        raise CheckpointError(f"{path} has no {MODEL}: it is not a checkpoint of a training run.")
+    return path, state, manifest
+
+
+def _position(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: state.get(name) for name in ("epoch", "global_step")}
+
+
+def _settings(state: dict[str, Any]) -> dict[str, Any]:
+    """What the optimizer was set to, by group; not its moments."""
+    optimizer = state.get("optimizer_state_dict", {})
+    groups = enumerate(optimizer.get("param_groups", []))
+    settings = {str(n): {k: v for k, v in group.items() if k != "params"} for n, group in groups}
+    pruning = optimizer.get("pruning", {}).get("settings", {})
+    return _flat({"group": settings, "pruning": pruning})
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        inner = (_flat(child, f"{key}.{name}" if key else str(name)) for name, child in value.items())
+        return {name: leaf for each in inner for name, leaf in each.items()}
+    return {key: value} if key else {}
+
+
+def _pairs(a: dict[str, Any], b: dict[str, Any]) -> Pairs:
+    return {key: [a.get(key), b.get(key)] for key in dict.fromkeys([*a, *b])}
+
+
+def _differ(a: dict[str, Any], b: dict[str, Any]) -> Pairs:
+    return {key: pair for key, pair in _pairs(a, b).items() if repr(pair[0]) != repr(pair[1])}
+
+
+def _layers(a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> Iterator[dict[str, Any]]:
+    """Norms, relative change and zeros in common of each floating-point tensor of the network."""
+    for name in dict.fromkeys([*a, *b]):
+        pair = [state.get(name) for state in (a, b)]
+        if not all(t is None or (hasattr(t, "is_floating_point") and t.is_floating_point()) for t in pair):
+            continue
+        norms = [None if t is None else t.double().norm().item() for t in pair]
+        shapes = [None if t is None else list(t.shape) for t in pair]
+        layer: dict[str, Any] = {"name": name, "shapes": shapes, "norms": norms, "change": None}
+        layer |= {"matrix": any(s is not None and len(s) > 1 for s in shapes), "mask_overlap": None}
+        layer |= {"shared_zeros": 0, "either_zeros": 0}
+        left, right = pair
+        if left is not None and right is not None and left.shape == right.shape:
+            moved = (right.double() - left.double()).norm().item()
+            layer["change"] = moved / norms[0] if norms[0] else (0.0 if moved == 0 else float("inf"))
+            zeros = [t == 0 for t in (left, right)]
+            shared, either = (zeros[0] & zeros[1]).sum().item(), (zeros[0] | zeros[1]).sum().item()
+            layer |= {"shared_zeros": shared, "either_zeros": either}
+            layer["mask_overlap"] = shared / either if either else None
+        yield layer
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON types: NaN and infinity as words, and what JSON does not know by its name."""
+    if isinstance(value, float):
+        return encode(value)
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value if value is None or isinstance(value, str | int) else repr(value)
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console()
+    line(console, f"a  {found['a']}\nb  {found['b']}")
+    for title in ("position", "config", "optimizer", "metrics"):
+        if found[title]:
+            table = _titled(title, "", "a", "b")
+            for key, pair in found[title].items():
+                table.add_row(*cells(key, *map(_short, pair)))
+            console.print(table)
+    table = _titled("weights", "", "norm a", "norm b", "change", "zeros in common")
+    for layer in found["layers"]:
+        if layer["matrix"]:
+            values = map(_short, (*layer["norms"], layer["change"], layer["mask_overlap"]))
+            table.add_row(*cells(layer["name"], *values))
+    console.print(table)
+    sparsity = ", ".join(map(_short, found["sparsity"]))
+    line(
+        console,
+        f"sparsity {sparsity}; zeros in common, of the zeros of either: {_short(found['mask_overlap'])}",
+    )
+
+
+def _titled(title: str, *columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,95 @@
+"""ls and show: what is kept, and why."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from checkpointing import store
+from checkpointing.commands.common import (
+    TIERS,
+    as_json,
+    cells,
+    checkpoint_roots,
+    line,
+    manifest_of,
+    print_json,
+    verdict,
+)
+from checkpointing.manifest import Manifest
+
+
+def ls(options: argparse.Namespace) -> int:
+    """A table of the checkpoints of a run, or of each run of a tree."""
+    console, listed, bad = Console(), [], []
+    for root in checkpoint_roots(options.path):
+        found = store.manifests(root)
+        wrong = {m: verdict(root, m) for m in found} if options.verify else {}
+        damaged = [*filter(None, wrong.values()), *(reason for _, reason in store.unreadable(root))]
+        bad += damaged
+        if options.json:
+            checked = options.verify or None
+            listed += [as_json(root, m, checked and wrong[m] is None) for m in found]
+        else:
+            _print(console, root, found, damaged)
+    if options.json:
+        print_json(listed)
+        for reason in bad:
+            print(f"damaged: {reason}", file=sys.stderr)
+    return int(bool(bad))
+
+
+def _print(console: Console, root: Path, found: list[Manifest], damaged: list[str]) -> None:
+    for tier in TIERS:
+        members = [m for m in found if m.tier == tier]
+        if members:
+            console.print(_table(tier, members))
+            console.print()
+    if not found:
+        line(console, f"{root} holds no checkpoint yet.")
+    total = sum({m.sha256: m.bytes for m in found}.values())
+    line(console, f"{len(found)} checkpoints, {total / 1e6:.1f} MB on disk, in {root}")
+    for reason in damaged:
+        line(console, f"damaged: {reason}")
+
+
+def _table(tier: str, members: list[Manifest]) -> Table:
+    names = list(dict.fromkeys(name for m in members for name in m.metrics))
+    table = Table(box=SIMPLE_HEAD, title=tier, title_justify="left", pad_edge=False, show_edge=False)
+    table.add_column("file", overflow="fold")
+    for name in ("epoch", "step", *names, "sparsity", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for m in members:
+        metrics = (f"{m.metrics[name]:.4f}" if name in m.metrics else "-" for name in names)
+        sparsity = "-" if m.sparsity is None else f"{m.sparsity:.4f}"
+        why = "; ".join(m.reasons)
+        row = (Path(m.file).name, m.epoch, m.global_step, *metrics, sparsity, f"{m.bytes / 1e6:.1f}", why)
+        table.add_row(*cells(*row))
+    return table
+
+
+def show(options: argparse.Namespace) -> int:
+    """One checkpoint, its digest checked."""
+    root, manifest = manifest_of(options.path)
+    wrong = verdict(root, manifest)
+    plain = as_json(root, manifest, wrong is None)
+    if options.json:
+        print_json(plain)
+        return int(wrong is not None)
+    console = Console()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, tuple | list):
+            value = "; ".join(map(str, value))
+        table.add_row(name, Text(f"{value}"))
+    console.print(table, markup=False, highlight=False)
+    if wrong:
+        line(console, f"damaged: {wrong}")
+    return int(wrong is not None)

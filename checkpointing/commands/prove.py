@@ -1,0 +1,188 @@
+"""prove-resume: kill a run, resume it, and compare every step with a run that was left alone.
+
+Three real processes of train.py in a temporary folder: one uninterrupted, one killed with SIGKILL, one that
+resumes it. Every step leaves a checkpoint, so that the first step that differs is found, and in it the first
+leaf. What a step is trained on is compared as well (see witness.py).
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import checkpointing
+from checkpointing import store
+from checkpointing.commands.common import line, print_json
+from checkpointing.commands.leaves import compare
+from checkpointing.errors import CheckpointError
+
+WITNESS = "checkpointing.commands.witness"
+OWN = ("resume", "accept_drift", "plugins", "hydra.run.dir", "hydra.output_subdir")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first thing that differs: at which step, its path, and the two values in short."""
+
+    step: int
+    leaf: str
+    uninterrupted: str
+    resumed: str
+
+
+def prove_resume(options: argparse.Namespace) -> int:
+    """Run, kill, resume, compare; 1 when anything differs."""
+    if options.steps < 1:
+        raise CheckpointError(f"--steps {options.steps}: it must be at least 1.")
+    overrides, plugins = _asked(options.overrides)
+    with tempfile.TemporaryDirectory(prefix="prove-resume-") as name:
+        proof = _Proof(Path(name), overrides, plugins, options.steps)
+        first = proof.first_difference()
+    facts = {"steps": proof.steps, "killed_after": options.steps, "resumed_from": proof.resumed_from}
+    if options.json:
+        print_json({"equal": first is None, **facts, "values": proof.values, "first": first and vars(first)})
+        return int(first is not None)
+    console = Console()
+    if first is None:
+        line(
+            console,
+            f"equal to the last bit: {proof.steps} steps, their batches and {proof.values} values; "
+            f"killed after step {options.steps}, resumed from step {proof.resumed_from}",
+        )
+        return 0
+    line(console, f"differs first at step {first.step}: {first.leaf}")
+    line(console, f"  uninterrupted  {first.uninterrupted}")
+    line(console, f"  resumed        {first.resumed}")
+    if first.step <= proof.resumed_from:
+        line(console, "That is before the kill: without one the run is not repeatable either.")
+    return 1
+
+
+def _asked(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The overrides to train with, and the modules in their plugins=. Raises CheckpointError."""
+    from trainer import plugins, resume  # late: this file is a place where things are put together
+
+    saved: list[str] = []
+    folder = Path(arguments[0])
+    if resume.split(arguments[0])[0] is None:
+        try:
+            saved = json.loads((folder / "run.json").read_text(encoding="utf-8"))["attempts"][-1]["overrides"]
+        except (OSError, ValueError, LookupError, TypeError):
+            raise CheckpointError(
+                f"{folder} is neither the directory of a run nor an override such as optimizer=adamw."
+            ) from None
+        arguments = arguments[1:]
+    if wrong := [a for a in arguments if resume.split(a)[0] is None]:
+        raise CheckpointError(f"{wrong[0]} is not an override such as optimizer=adamw.")
+    named = plugins.named(arguments)
+    if (theirs := plugins.named(saved)) and not named:
+        raise CheckpointError(
+            f"This run used plugins=[{','.join(theirs)}]. Code is imported only at your word: "
+            "add it to the command."
+        )
+    return [a for a in [*saved, *arguments] if resume.split(a)[0] not in OWN], named
+
+
+class _Proof:
+    """The three runs, and what came of them."""
+
+    def __init__(self, folder: Path, overrides: list[str], plugins: list[str], steps: int) -> None:
+        self.folder = folder
+        self.plugins = f"plugins=[{','.join([*plugins, WITNESS])}]"
+        self.kill_after = steps
+        self.values = 0
+        train = [*overrides, *_settings(overrides, steps)]
+        self._train("uninterrupted", [*train, self._directory("uninterrupted")])
+        self.alone = self._steps("uninterrupted")
+        self.steps = max(self.alone, default=0)
+        if set(self.alone) != set(range(1, self.steps + 1)):
+            raise CheckpointError("The run did not save at every step: let checkpoint/policy hold interval.")
+        if self.steps <= steps:
+            raise CheckpointError(
+                f"The run has {self.steps} steps: use --steps with fewer, to kill it before."
+            )
+        self._train("killed", [*train, self._directory("killed")], kill_after=steps)
+        found = store.newest_verified(folder / "killed" / "checkpoints").manifest
+        if found is None:
+            raise CheckpointError("The killed run left no checkpoint that verifies.")
+        self.resumed_from = found.global_step
+        self._train("resumed", [f"resume={folder / 'killed'}"])
+        self.again = self._steps("killed")
+
+    def _directory(self, name: str) -> str:
+        return f"hydra.run.dir={self.folder / name}"
+
+    def _train(self, name: str, arguments: list[str], kill_after: int | None = None) -> None:
+        """Run train.py to its end, or to its death. Raises CheckpointError when it ends in another way."""
+        print(f"{name} run ...", file=sys.stderr)
+        beside = Path(checkpointing.__file__).resolve().parent.parent / "train.py"
+        program = [str(beside)] if beside.is_file() else ["-m", "train"]
+        variables = {"PEAKPOINT_WITNESS_BATCHES": str(self._batches_of(name))}
+        if kill_after is not None:
+            variables["PEAKPOINT_WITNESS_KILL_AFTER"] = str(kill_after)
+        done = subprocess.run(
+            [sys.executable, *program, *arguments, self.plugins],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != (0 if kill_after is None else -signal.SIGKILL):
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise CheckpointError(f"The {name} run ended with exit code {done.returncode}: {said}")
+
+    def _steps(self, name: str) -> dict[int, Path]:
+        """The checkpoint that a run has of each step."""
+        root = self.folder / name / "checkpoints"
+        return {m.global_step: root / m.file for m in store.manifests(root)}
+
+    def _batches_of(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl"
+
+    def _batches(self, name: str) -> list[dict[str, Any]]:
+        path = self._batches_of(name)
+        return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+    def first_difference(self) -> Difference | None:
+        """Batch and state of every step, in order."""
+        alone = self._batches("uninterrupted")
+        again = self._batches("killed")[: self.resumed_from] + self._batches("resumed")
+        for step in range(1, self.steps + 1):
+            pair = [taken[step - 1] if step <= len(taken) else None for taken in (alone, again)]
+            if pair[0] != pair[1]:
+                name = next((k for k in (pair[0] or {}) if (pair[1] or {}).get(k) != (pair[0] or {})[k]), "")
+                values = [str(each and each.get(name)) for each in pair]
+                return Difference(step, f"batch/{name}", *values)
+            if step not in self.again:
+                return Difference(step, "checkpoint", "saved", "missing")
+            count, different = compare(self.alone[step], self.again[step])
+            self.values += count
+            if different:
+                return Difference(step, *different)
+        return None
+
+
+def _settings(overrides: list[str], steps: int) -> list[str]:
+    """What makes the runs comparable: short, and a checkpoint a step, on disk before the next."""
+    from trainer.resume import split
+
+    chosen = [
+        f"max_steps={2 * steps}",
+        "checkpoint.interval_steps=1",
+        f"checkpoint.keep_last={2 * steps + 2}",
+        "checkpoint.background=false",
+        "checkpoint.on_error=stop",
+        "tensorboard=false",
+        "plot=false",
+    ]
+    if not any(split(o)[0] == "deterministic" for o in overrides):
+        chosen.append("deterministic=true")
+    return chosen

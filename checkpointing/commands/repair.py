@@ -1,0 +1,108 @@
+"""repair: put a checkpoint folder in order from its manifests alone."""
+
+import argparse
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from checkpointing import files, store
+from checkpointing.commands.common import TIERS, checkpoint_root, line, print_json, run_of
+from checkpointing.commands.verify import examine
+from checkpointing.lock import one_writer
+from checkpointing.manifest import Manifest
+from checkpointing.policy import TRAINING
+from checkpointing.store import Store
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something to put right: `action` is a word, `apply` does it."""
+
+    action: str
+    file: str
+    reason: str
+    apply: Callable[[], None]
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Quarantine what does not verify, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
+    root = checkpoint_root(options.path)
+    with contextlib.nullcontext() if options.dry_run else one_writer(run_of(root)):
+        repairs = list(_strays(root))
+        if not options.dry_run:
+            _sweep(root)
+        verdicts = list(examine(root))
+        sound = [v.manifest for v in verdicts if v.manifest and not v.problem]
+        repairs += [_quarantined(root, v.file, v.problem) for v in verdicts if v.problem]
+        repairs += _pointers(root, sound)
+        if not options.dry_run:
+            for each in repairs:
+                each.apply()
+    if options.json:
+        print_json([{"action": r.action, "file": r.file, "reason": r.reason} for r in repairs])
+    else:
+        console = Console()
+        for r in repairs:
+            line(console, f"{r.action}  {r.file}: {r.reason}")
+        done = "to do" if options.dry_run else "done"
+        line(console, f"{len(sound)} checkpoints are sound; {len(repairs)} repairs {done}, in {root}")
+    return int(bool(verdicts) and not sound)
+
+
+def _quarantined(root: Path, file: str, problem: str) -> Repair:
+    return Repair("quarantine", file, problem, lambda: store.quarantine(root, file, problem))
+
+
+def _strays(root: Path) -> Iterator[Repair]:
+    """What writers that are dead left half-written."""
+    folders = {run_of(root), root, *(p for p in root.iterdir() if p.is_dir())}
+    for folder in sorted(folders):
+        for path in sorted(folder.glob(f"{store.STAGED}*")):
+            if files.abandoned(path):
+                remove = functools.partial(path.unlink, missing_ok=True)
+                yield Repair("sweep", os.path.relpath(path, root), "its writer is dead", remove)
+
+
+def _sweep(root: Path) -> None:
+    """Let each run finish what its dead writers left half-done, as its next start would."""
+    for run in {m.run for m in store.manifests(root)}:
+        Store(root, run)
+
+
+def _pointers(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
+    """The pointers that should be and are not, then those that lead nowhere."""
+    wanted: dict[tuple[str, str], Manifest] = {}
+    for manifest in sound:  # oldest first, so that the newest wins
+        for name in ("latest",) if manifest.tier == TRAINING else manifest.tags:
+            wanted[manifest.tier, name] = manifest
+    for (tier, name), manifest in wanted.items():
+        link = root / tier / f"{name}.pt"
+        target = Path(manifest.file).name
+        if link.with_suffix(".json").exists() or (link.is_symlink() and str(link.readlink()) == target):
+            continue
+        was = f"it named {link.readlink()}" if link.is_symlink() else "it was missing"
+        yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", _pointing(root, name, manifest))
+    for link in sorted(p for tier in TIERS for p in (root / tier).glob("*.pt") if p.is_symlink()):
+        if (link.parent.name, link.stem) not in wanted and _leads_nowhere(link, sound):
+            file = f"{link.parent.name}/{link.name}"
+            yield Repair("unlink", file, f"it names {link.readlink()}, which is no checkpoint", link.unlink)
+
+
+def _pointing(root: Path, name: str, manifest: Manifest) -> Callable[[], None]:
+    def apply() -> None:
+        link = root / manifest.tier / f"{name}.pt"
+        staged = files.staged_name(link)
+        staged.symlink_to(Path(manifest.file).name)
+        staged.replace(link)
+
+    return apply
+
+
+def _leads_nowhere(link: Path, sound: list[Manifest]) -> bool:
+    names = {Path(m.file).name for m in sound if m.tier == link.parent.name}
+    return str(link.readlink()) not in names and not link.exists()

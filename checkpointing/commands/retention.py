@@ -1,0 +1,181 @@
+"""why and gc: what the policies of a run keep, and what they would let go."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from checkpointing import policies, store
+from checkpointing.commands import history
+from checkpointing.commands.common import (
+    as_json,
+    checkpoint_root,
+    line,
+    manifest_of,
+    megabytes,
+    newest_sound,
+    print_json,
+    run_of,
+    verdict,
+)
+from checkpointing.errors import CheckpointError
+from checkpointing.lock import one_writer
+from checkpointing.manifest import Manifest
+from checkpointing.policy import Policy
+from checkpointing.store import Store
+
+NOTHING = "no policy keeps it"
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What a run's retention says now: for each checkpoint, oldest first, why it stays; empty: it goes."""
+
+    reasons: Mapping[Manifest, list[str]]
+
+    @property
+    def doomed(self) -> list[Manifest]:
+        """What the next save would delete."""
+        return [manifest for manifest, why in self.reasons.items() if not why]
+
+
+def retention(root: Path, run: str) -> Retention:
+    """Ask the policies of a run, as its newest sound checkpoint configured them and left their counters.
+
+    Loads that checkpoint, and imports torch for it. Raises CheckpointError when it does not tell.
+    """
+    from checkpointing import codec
+
+    newest = newest_sound(root, run)
+    saved = codec.load(root / newest.file)
+    try:
+        settings, counters = saved["config"]["checkpoint"]["policy"], saved["policies"]
+        asked = {
+            name: _policy(name, values) for name, values in settings.items() if name in policies.SETTINGS
+        }
+        for name, policy in asked.items():
+            if name in counters:
+                policy.load_state_dict(counters[name])
+    except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
+        raise CheckpointError(
+            f"{root / newest.file} does not say which policies keep what: its {error} cannot be read."
+        ) from None
+    mine = [m for m in store.manifests(root) if m.run == run]
+    kept = _ask_manager(asked, mine, _resumed_from(root))
+    every = [policy.keeps(mine) for policy in asked.values()]
+    strangers = settings.keys() - asked.keys()
+    reasons = {}
+    for manifest in mine:
+        told = [kept[manifest]] if manifest in kept else []
+        if strange := [p for p in manifest.policies if p in strangers]:
+            told = [f"its policy {strange[0]} is a plugin's, which is not asked here"]
+        reasons[manifest] = list(dict.fromkeys([*told, *(k[manifest] for k in every if manifest in k)]))
+    return Retention(reasons)
+
+
+def _policy(name: str, values: object) -> Policy:
+    typed = OmegaConf.merge(OmegaConf.structured(policies.SETTINGS[name]), values)
+    return policies.build(OmegaConf.to_object(typed))
+
+
+def _ask_manager(
+    asked: Mapping[str, Policy], mine: list[Manifest], resumed_from: str | None
+) -> dict[Manifest, str]:
+    """The manager's own answer; it gets no store, because answering opens no file."""
+    from checkpointing.manager import Manager, Options
+
+    options = Options(background=False, on_error="stop", git_commit=None, resumed_from=resumed_from)
+    manager = Manager(cast(Store, None), asked, dict, options=options)
+    try:
+        return manager.why(mine)
+    finally:
+        manager.close()
+
+
+def _resumed_from(root: Path) -> str | None:
+    """The checkpoint that the latest attempt went on from, when one of this name is here."""
+    try:
+        record: Any = json.loads((run_of(root) / "run.json").read_text(encoding="utf-8"))
+        source = Path(record["attempts"][-1]["resumed_from"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return f"{source.parent.name}/{source.name}"
+
+
+def why(options: argparse.Namespace) -> int:
+    """Which policy keeps a checkpoint, or when and why it went."""
+    path: Path = options.path
+    if path.parent.name == store.QUARANTINE or not path.exists():
+        told = history.of(path)
+        if options.json:
+            print_json(told)
+        else:
+            for each in told:
+                line(Console(), each["text"])
+        return 0
+    root, manifest = manifest_of(path)
+    if wrong := verdict(root, manifest):
+        raise CheckpointError(f"{wrong} The next start moves it to quarantine.")
+    now = retention(root, manifest.run).reasons
+    kept = next(why for m, why in now.items() if m.file == manifest.file)
+    saved = [f"{tag}: {reason}" for tag, reason in zip(manifest.tags, manifest.reasons, strict=True)]
+    if options.json:
+        print_json({**as_json(root, manifest, True), "kept": kept})
+        return 0
+    console = Console()
+    for reason in saved:
+        line(console, f"saved  {reason}")
+    for reason in kept:
+        line(console, f"kept   {reason}")
+    if not kept:
+        line(console, "kept   by nothing: the next save deletes it")
+    return 0
+
+
+def gc(options: argparse.Namespace) -> int:
+    """Delete what no policy keeps, or say what would go."""
+    root = checkpoint_root(options.path)
+    found = store.manifests(root)
+    if not found:
+        raise CheckpointError(f"{root} holds no checkpoint yet.")
+    runs = dict.fromkeys(m.run for m in found)
+    if options.dry_run:
+        answers = [retention(root, run) for run in runs]
+    else:
+        with one_writer(run_of(root)):
+            answers = [_collect(root, run) for run in runs]
+    rows = [(m, why) for answer in answers for m, why in answer.reasons.items()]
+    if options.json:
+        print_json([{**as_json(root, m, None), "kept": why} for m, why in rows])
+        return 0
+    console = Console()
+    gone = "would go" if options.dry_run else "deleted"
+    for manifest, why in rows:
+        fate = "keep" if why else gone
+        line(console, f"{fate}  {manifest.file}: {'; '.join(why) or NOTHING}")
+    size, count = _freed(rows), sum(not why for _, why in rows)
+    line(console, f"{count} of {len(rows)} {gone}, {megabytes(size)}")
+    return 0
+
+
+def _collect(root: Path, run: str) -> Retention:
+    """Delete what goes, once the newest is seen to be sound."""
+    answer = retention(root, run)
+    if answer.doomed:
+        store.verify(root, list(answer.reasons)[-1])
+        target = Store(root, run)
+        for manifest in answer.doomed:
+            target.delete(manifest, NOTHING)
+    return answer
+
+
+def _freed(rows: list[tuple[Manifest, list[str]]]) -> int:
+    """The bytes of what goes; those that a kept name shares stay."""
+    stays = {m.sha256 for m, why in rows if why}
+    return sum({m.sha256: m.bytes for m, why in rows if not why and m.sha256 not in stays}.values())

@@ -1,0 +1,45 @@
+"""unpack: the ordinary file of a compressed checkpoint. Imports torch when it is called."""
+
+import argparse
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from checkpointing.commands.common import line, manifest_of, megabytes, print_json, verdict
+from checkpointing.errors import CheckpointError
+from checkpointing.files import Staged, fsync_directory
+
+
+def unpack(options: argparse.Namespace) -> int:
+    """Write the dense `.pt` of a checkpoint, whole or not at all; an existing file is never replaced."""
+    from checkpointing import codec
+
+    source, target = options.path, options.out
+    if os.path.lexists(target):
+        raise CheckpointError(f"{target} exists: choose another name.")
+    if source.resolve().with_suffix(".json").exists():
+        root, manifest = manifest_of(source)
+        if wrong := verdict(root, manifest):
+            raise CheckpointError(wrong)
+    state = codec.load(source)
+    with Staged(target) as staged:
+        codec.dump(state, staged.file)
+        staged.sync()
+        _name(staged, target)
+    fsync_directory(target.parent)
+    sizes = [path.stat().st_size for path in (source, target)]
+    if options.json:
+        print_json({"file": str(target), "bytes": sizes[1], "packed_bytes": sizes[0]})
+    else:
+        line(Console(), f"{target}: {megabytes(sizes[1])}, from {megabytes(sizes[0])}")
+    return 0
+
+
+def _name(staged: Staged, target: Path) -> None:
+    try:
+        target.hardlink_to(staged.path)  # unlike a rename it never replaces
+    except FileExistsError:
+        raise CheckpointError(f"{target} exists: choose another name.") from None
+    except OSError:  # a filesystem without links
+        staged.publish()

@@ -1,0 +1,102 @@
+"""verify: whether every checkpoint is what its manifest promised."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from checkpointing import store
+from checkpointing.commands.common import (
+    as_json,
+    checkpoint_roots,
+    line,
+    manifest_of,
+    megabytes,
+    orphans,
+    print_json,
+    verdict,
+)
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One file of a checkpoint root: its manifest if it can be read, and what is wrong, None for nothing."""
+
+    root: Path
+    file: str
+    manifest: Manifest | None
+    problem: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The listing's object, with `problem`; without a manifest all that is not known is null."""
+        facts: dict[str, Any]
+        if self.manifest:
+            facts = as_json(self.root, self.manifest, self.problem is None)
+        else:
+            unknown = dict.fromkeys(("epoch", "global_step", "sparsity", "bytes"))
+            tier = (self.root / self.file).parent.name
+            facts = {"file": self.file, "root": str(self.root), "tier": tier, "tags": [], "reasons": []}
+            facts |= {**unknown, "metrics": {}, "verified": False}
+        return {**facts, "problem": self.problem}
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check files, runs and trees of runs; 1 when anything is bad, missing or without manifest."""
+    verdicts = [v for path in options.paths for v in _verdicts(path)]
+    bad = [v for v in verdicts if v.problem]
+    if options.json:
+        print_json([v.as_json() for v in verdicts])
+        return int(bool(bad))
+    console = Console()
+    for v in bad:
+        line(console, f"bad: {v.problem}")
+    sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
+    size = megabytes(sum(size for _, size in sound))
+    line(console, f"{len(verdicts)} checkpoints, {len(bad)} bad, {size} sound")
+    return int(bool(bad))
+
+
+def _verdicts(path: Path) -> Iterator[Verdict]:
+    if path.is_dir():
+        for root in checkpoint_roots(path):
+            yield from examine(root)
+        return
+    file = path.with_suffix(".pt") if path.suffix == ".json" else path
+    try:
+        root, manifest = manifest_of(file)
+    except CheckpointError as error:
+        yield Verdict(file.parent, file.name, None, str(error))
+        return
+    yield Verdict(root, manifest.file, manifest, verdict(root, manifest))
+
+
+def examine(root: Path) -> Iterator[Verdict]:
+    """Every checkpoint under a root, the oldest first, then what has no manifest that can be read."""
+    known: dict[tuple[object, ...], str | None] = {}
+    for manifest in store.manifests(root):
+        identity = _identity(root, manifest)
+        if identity not in known:
+            known[identity] = verdict(root, manifest)
+        problem = known[identity]
+        # A run that is being written may have deleted it since it was listed.
+        if problem is None or (root / manifest.file).with_suffix(".json").exists():
+            yield Verdict(root, manifest.file, manifest, problem)
+    for file, reason in store.unreadable(root):
+        yield Verdict(root, file, None, reason)
+    for file in orphans(root):
+        problem = f"{root / file} has no manifest beside it, so nothing vouches for it."
+        yield Verdict(root, file, None, problem)
+
+
+def _identity(root: Path, manifest: Manifest) -> tuple[object, ...]:
+    """Equal for names of the same bytes (hard links), which are then read once."""
+    try:
+        status = (root / manifest.file).stat()
+    except OSError:
+        return (manifest.file,)
+    return (status.st_dev, status.st_ino, manifest.sha256, manifest.bytes)

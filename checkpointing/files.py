@@ -1,0 +1,123 @@
+"""Files that are whole or not there: staged beside their name, synced, renamed, and swept after a crash."""
+
+import contextlib
+import hashlib
+import io
+import os
+import secrets
+from pathlib import Path
+from typing import BinaryIO
+
+from checkpointing.lock import take
+
+STAGED = ".staged-"
+CHUNK = 1 << 20
+
+
+def staged_name(target: Path, end: str = "") -> Path:
+    """A name beside `target` that no other process chooses, and that a sweep knows."""
+    return target.with_name(f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}{end}")
+
+
+def abandoned(staged: Path) -> bool:
+    """Whether the writer of a staged file is dead. A writer that lives holds a lock on it."""
+    if staged.is_symlink():  # of a pointer: the next save sets it anew
+        return True
+    try:
+        descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return take(descriptor) is True
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `write_atomic` left half-written in a folder when its process was killed."""
+    with contextlib.suppress(OSError):
+        for stray in folder.glob(f"{STAGED}*"):
+            if abandoned(stray):
+                stray.unlink(missing_ok=True)
+
+
+class Staged:
+    """A new file beside `target` that takes its name by `publish`, or vanishes at the end of the block.
+
+    Locked while it is open, so that a sweep can tell a writer that lives from one that is dead.
+    """
+
+    def __init__(self, target: Path, end: str = "") -> None:
+        self.path = staged_name(target, end)
+        self._target = target
+        self._published = False
+        # Not mkstemp: it makes files that only their owner can read.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        take(descriptor)
+        self._raw = os.fdopen(descriptor, "wb", buffering=0)
+        self.file: BinaryIO = io.BufferedWriter(self._raw, CHUNK)
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        self.file.flush()
+        os.fsync(self._raw.fileno())
+
+    def publish(self) -> None:
+        """Take the final name, in one step."""
+        self.path.replace(self._target)
+        self._published = True
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # what mattered was synced
+            self.file.close()
+        if not self._published:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+
+class HashingWriter(io.RawIOBase):
+    """Passes writes on to a file and digests them on the way, so the bytes are read once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+        """Write all of `data`; returns its length in bytes."""
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        self._file.write(view)
+        self.size += len(view)
+        return len(view)
+
+    def hexdigest(self) -> str:
+        """The sha256 of everything written so far."""
+        return self._digest.hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a small text file so that a reader sees the old or the new one, and a crash neither half."""
+    with Staged(path) as staged:
+        staged.file.write(text.encode())
+        staged.sync()
+        staged.publish()
+    fsync_directory(path.parent)
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, read in chunks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,128 @@
+"""From a path or a tier to a checkpoint that verifies. Pointers are names here: no symlink is trusted."""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from checkpointing import store
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest, read_manifest
+from checkpointing.policy import MILESTONE, TRAINING
+
+log = logging.getLogger("peakpoint")
+
+PRODUCTION = "production"
+TIERS = (TRAINING, MILESTONE, PRODUCTION)
+
+# https://semver.org: numbers without leading zeros, then -prerelease, then +build.
+_NUMBER = r"(0|[1-9]\d*)"
+_WORD = r"(?:0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)"
+_VERSION = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-({_WORD}(?:\.{_WORD})*))?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+    re.ASCII,
+)
+_VALUE = re.compile(r"(?P<tag>.+)_(?P<value>-?\d+(\.\d+)?)")
+
+
+def precedence(version: str) -> tuple[object, ...]:
+    """A sort key for semantic versions. Raises CheckpointError for anything else."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise CheckpointError(f"{version!r} is not a semantic version: give it as in 1.0.0 or 2.1.0-rc.1.")
+    words = (match[4] or "").split(".") if match[4] else []
+    # A prerelease comes before its release; in it, numbers come before words.
+    parts = tuple((0, int(w), "") if w.isdigit() else (1, 0, w) for w in words)
+    return (int(match[1]), int(match[2]), int(match[3]), not words, parts)
+
+
+def version_of(manifest: Manifest) -> str:
+    """The version of a release. Raises CheckpointError when its manifest names none."""
+    if not manifest.tags or not manifest.tags[0].startswith("v"):
+        raise CheckpointError(f"{manifest.file} has no version in its manifest.")
+    return manifest.tags[0][1:]
+
+
+def check_tier(tier: str) -> None:
+    """Raise CheckpointError unless `tier` is one of the three."""
+    if tier not in TIERS:
+        raise CheckpointError(f"There is no tier {tier!r}: choose one of {', '.join(TIERS)}.")
+
+
+def in_tier(root: Path, tier: str) -> list[Manifest]:
+    """The checkpoints of a tier whose file is there: oldest first, releases by version."""
+    check_tier(tier)
+    everything = releases(root) if tier == PRODUCTION else store.manifests(root)
+    found = [m for m in everything if m.tier == tier]
+    return [m for m in found if (root / m.file).exists()]
+
+
+def releases(root: Path) -> list[Manifest]:
+    """Every readable release, lowest version first."""
+    found = []
+    for path in (root / PRODUCTION).glob("*.json"):
+        if not path.name.endswith(".config.json"):
+            with contextlib.suppress(CheckpointError):
+                manifest = read_manifest(path)
+                found.append((precedence(version_of(manifest)), manifest))
+    return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0])]
+
+
+def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
+    """The last of `candidates` that verifies; damaged ones after it go to quarantine, with a warning."""
+    for manifest in reversed(list(candidates)):
+        try:
+            store.verify(root, manifest)
+        except CheckpointError as error:
+            with contextlib.suppress(OSError):  # a folder that can only be read is searched all the same
+                store.quarantine(root, manifest.file, str(error))
+            log.warning(
+                "%s is damaged and was moved to %s: %s", manifest.file, root / store.QUARANTINE, error
+            )
+            continue
+        return manifest
+    return None
+
+
+def locate(path: Path) -> tuple[Path, Manifest]:
+    """The checkpoint root and the verified manifest that a path means.
+
+    A file means itself. `latest.pt` means the newest of its tier that verifies, a role such as
+    `best_accuracy.pt` the newest with that role, and `best_accuracy_0.92.pt` the one of that value. Raises
+    CheckpointError when there is none, or when the file is damaged.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100, resolve() would follow a pointer
+    root = path.parent.parent
+    if path.is_file() and not path.is_symlink():
+        return _verified(path)
+    if path.parent.name in TIERS:
+        named = [m for m in in_tier(root, path.parent.name) if _means(path.stem, m)]
+        if named:
+            manifest = newest(root, named)
+            if manifest is None:
+                raise CheckpointError(f"{path} names no intact checkpoint: all were damaged.")
+            return root, manifest
+    if path.is_file():
+        return _verified(path.resolve())
+    raise CheckpointError(f"{path} does not exist.")
+
+
+def _verified(path: Path) -> tuple[Path, Manifest]:
+    mark = path.with_suffix(".json")
+    if not mark.exists():
+        raise CheckpointError(f"{path} has no manifest beside it, so it cannot be verified.")
+    root, manifest = path.parent.parent, read_manifest(mark)
+    store.verify(root, manifest)
+    return root, manifest
+
+
+def _means(name: str, manifest: Manifest) -> bool:
+    if name == "latest" or name in manifest.tags:
+        return True
+    match = _VALUE.fullmatch(name)
+    if match is None or match["tag"] not in manifest.tags:
+        return False
+    value = f"{float(match['value']):.4f}"
+    return any(f"{v:.4f}" == value for v in manifest.metrics.values())

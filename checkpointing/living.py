@@ -1,0 +1,168 @@
+"""The living model, optimizer and scheduler of a loop of one's own, and the state that describes them."""
+
+import itertools
+import logging
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from checkpointing.errors import CheckpointError
+from checkpointing.rng import restore_rng
+
+log = logging.getLogger("peakpoint")
+
+HEAVY = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "rng_state")
+"""What is loaded into living objects; the rest of a checkpoint is for the caller."""
+
+_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+class Stateful(Protocol):
+    """Anything with memory: an optimizer, a learning rate scheduler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its memory as tensors and plain types."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take it back."""
+        ...
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, out of DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _canonical(key: str) -> str:
+    """A key without the `_orig_mod` of a compiled part."""
+    return ".".join(part for part in key.split(".") if part != "_orig_mod")
+
+
+def weights(model: nn.Module) -> dict[str, Any]:
+    """The network's state under canonical keys; not copied."""
+    return {_canonical(key): value for key, value in unwrap(model).state_dict().items()}
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise CheckpointError for a parameter that holds a NaN or an infinity; buffers may, as masks do."""
+    for name, tensor in unwrap(model).named_parameters():
+        # The sum is finite only if every element is, short of an overflow, which the exact test settles.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{_canonical(name)} holds NaN or infinite weights: this state is not saved."
+            )
+
+
+def restore(
+    saved: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Stateful | None,
+    scheduler: Stateful | None,
+    *,
+    rng: bool,
+) -> dict[str, Any]:
+    """Load a checkpoint's contents into living objects, the random number generators last.
+
+    Returns the rest of it. Raises CheckpointError when the model or the optimizer is not in it or does not
+    fit; a schedule that is not in it is a warning and `not_restored`.
+    """
+    needed = ["model_state_dict", *["optimizer_state_dict"] * (optimizer is not None), *["rng_state"] * rng]
+    for key in needed:
+        if saved.get(key) is None:
+            raise CheckpointError(
+                f"This checkpoint holds no {key}, so it cannot be loaded into a training that needs it."
+            )
+    _load_model(model, saved["model_state_dict"])
+    if optimizer is not None:
+        try:
+            optimizer.load_state_dict(saved["optimizer_state_dict"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"The optimizer's state does not fit: {error}.") from None
+    rest = {key: value for key, value in saved.items() if key not in HEAVY}
+    rest["not_restored"] = _restore_schedule(saved.get("scheduler_state_dict"), scheduler, resumed=rng)
+    if rng:
+        restore_rng(saved["rng_state"])
+    return rest
+
+
+def _load_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    network = unwrap(model)
+    actual = {_canonical(key): key for key in network.state_dict()}
+    try:
+        network.load_state_dict({actual.get(key, key): value for key, value in saved.items()})
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(f"The checkpoint is of another network: {(lines[1:] or lines)[0]}") from None
+
+
+def _restore_schedule(
+    saved: dict[str, Any] | None, scheduler: Stateful | None, *, resumed: bool
+) -> list[str]:
+    if scheduler is not None and saved is not None:
+        scheduler.load_state_dict(saved)
+        return []
+    if scheduler is not None:
+        log.warning(
+            "This checkpoint holds no scheduler_state_dict: the learning rate schedule starts anew. "
+            "Give scheduler= to save_training_checkpoint."
+        )
+        return ["scheduler_state_dict"]
+    if saved is not None and resumed:
+        log.warning("This checkpoint holds a scheduler_state_dict, and no scheduler was given to take it.")
+        return ["scheduler_state_dict"]
+    return []
+
+
+def move(model: nn.Module, device: str | torch.device) -> None:
+    """Move a network to a device, in place. Raises CheckpointError when this machine has no such device."""
+    try:
+        unwrap(model).to(device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"The model cannot be moved to {device}: {first}") from None
+
+
+def environment(model: nn.Module) -> dict[str, str]:
+    """Where this network is trained: device and torch's version."""
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    cuda = first is not None and first.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(first.device) if first is not None and cuda else "cpu",
+        "pytorch_version": str(torch.__version__),
+    }
+
+
+def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Metrics as floats, whatever kind of number they are. Raises CheckpointError naming one that is none."""
+    found = {}
+    for name, value in (metrics or {}).items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise CheckpointError(f"The metric {name} is {value!r}: give a number.") from None
+    return found
+
+
+def snake(name: str) -> str:
+    """BayesianTransformer as bayesian_transformer."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def git_commit() -> str | None:
+    """The commit of the code in the working directory, or None without git or a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

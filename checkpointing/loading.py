@@ -1,0 +1,61 @@
+"""Load a checkpoint into a living model, optimizer and schedule; resume a training from one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from checkpointing import codec, finding, living
+from checkpointing.living import Stateful
+
+
+def load_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Stateful | None = None,
+    scheduler: Stateful | None = None,
+    device: str | torch.device | None = None,
+) -> dict[str, Any]:
+    """Verify a checkpoint, load it into living objects, and return the rest of it: epoch, metrics, config.
+
+    `device` is where the model is moved; None leaves it. `latest.pt`, `best_accuracy.pt` and
+    `best_accuracy_0.92.pt` mean the newest intact checkpoint of that name. Raises CheckpointError for a
+    damaged file or one that does not fit. Never executes code from the file.
+    """
+    return _load(path, model, optimizer, scheduler, device=device, rng=False)
+
+
+def resume_training(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Stateful,
+    scheduler: Stateful | None = None,
+) -> dict[str, Any]:
+    """As load_checkpoint, and every random number generator with it: training goes on where it was.
+
+    The state that is returned says where to go on: batch `next_batch`, counted from 0, of epoch `next_epoch`.
+    A checkpoint that does not say how far its epoch was begins it again, so that no batch is skipped.
+    """
+    state = _load(path, model, optimizer, scheduler, device=None, rng=True)
+    if "epoch_complete" in state:
+        done = state["epoch_complete"]
+        state["next_epoch"] = state["epoch"] + done
+        state["next_batch"] = 0 if done else state["batch"] or 0
+    return state
+
+
+def _load(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Stateful | None,
+    scheduler: Stateful | None,
+    *,
+    device: str | torch.device | None,
+    rng: bool,
+) -> dict[str, Any]:
+    root, manifest = finding.locate(Path(path))
+    saved = codec.load(root / manifest.file)
+    if device is not None:
+        living.move(model, device)
+    return living.restore(saved, model, optimizer, scheduler, rng=rng)

@@ -1,0 +1,70 @@
+"""One writer a directory, by the operating system's own lock: it falls with the process that held it.
+
+The lock is on the open file, not on its name, so a file left behind by a dead holder locks nobody out.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkpointing.errors import BusyError, CheckpointError
+
+log = logging.getLogger("peakpoint")
+LOCK = ".lock"
+
+
+def take(descriptor: int) -> bool | None:
+    """Lock an open file for as long as it stays open; False when another holds it, None where locks fail."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def one_writer(directory: Path) -> Iterator[None]:
+    """Be the only writer to a directory that exists.
+
+    Raises BusyError, naming the holder's process and host, when there is one, and CheckpointError when the
+    directory cannot be written to. The lock of a holder that died is free.
+    """
+    try:
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be written to: {error.strerror or error}.") from None
+    try:
+        got = take(descriptor)
+        if got is False:
+            raise BusyError(f"{directory} is being written by {_holder(descriptor)}: wait for it, or end it.")
+        if got is None:
+            log.warning("%s is on a file system without locks: a second writer goes unnoticed.", directory)
+        _write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        try:
+            yield
+        finally:
+            _write(descriptor, "")
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, text: str) -> None:
+    """Who holds the lock, for people; a full disk does not keep anybody from holding it."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "another process"

@@ -1,0 +1,142 @@
+"""Storage that fails at a chosen operation, in a process of its own."""
+
+import contextlib
+import io
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpointing import store
+from checkpointing.manifest import Manifest
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import manifest
+
+CALLS = ("open", "mkdir", "fsync", "replace", "rename", "link", "symlink", "unlink", "write", "ftruncate")
+KILLED = -signal.SIGKILL
+
+
+def payload(value: int, size: int = 5000) -> bytes:
+    """Bytes that tell which checkpoint they are; a real `.pt` is as good as any to the store."""
+    return bytes((value + i) % 251 for i in range(size))
+
+
+def put(target: Store, value: int, tier: str = "training") -> Manifest:
+    """Save the checkpoint of a value under its own name."""
+    file = target.free_name(tier, f"c{value:04d}")
+    return target.save(manifest(file, run=target.run, epoch=value), lambda f: f.write(payload(value)))
+
+
+def sound(root: Path) -> list[int]:
+    """The values of the checkpoints that verify; their bytes are what was saved."""
+    found = []
+    for each in store.manifests(root):
+        store.verify(root, each)
+        assert (root / each.file).read_bytes() == payload(each.epoch)
+        found.append(each.epoch)
+    return found
+
+
+def tidy(root: Path) -> bool:
+    """No staged file, no bytes without a manifest, no manifest without bytes."""
+    assert list(root.rglob(f"{store.STAGED}*")) == []
+    for tier in ("training", "milestone"):
+        files = {p.stem for p in (root / tier).glob("*.pt") if not p.is_symlink()}
+        assert files == {p.stem for p in (root / tier).glob("*.json")}
+    return True
+
+
+class Faulty:
+    """Counts the storage operations of this process and spoils the one numbered `at`.
+
+    how: `kill` before it happens, `torn` (half of a write, then killed), or an errno to raise, then once or,
+    lasting, from then on.
+    """
+
+    def __init__(self, at: int, how: str | int, *, lasting: bool = False) -> None:
+        self.at, self.how, self.lasting, self.count = at, how, lasting, 0
+
+    def install(self) -> None:
+        """Put the hooks in place, for the rest of this process."""
+        for name in CALLS:
+            setattr(os, name, self._hooked(getattr(os, name)))
+        real = os.fdopen
+        os.fdopen = lambda fd, mode, buffering=-1: (  # type: ignore[assignment]
+            self._file(fd) if mode == "wb" and buffering == 0 else real(fd, mode, buffering)
+        )
+
+    def _hooked(self, real: Callable) -> Callable:
+        def call(*args, **kwargs):
+            self.strike()
+            return real(*args, **kwargs)
+
+        return call
+
+    def _file(self, descriptor: int) -> io.FileIO:
+        faulty = self
+
+        class Raw(io.FileIO):
+            def write(self, data) -> int:
+                faulty.strike(lambda: io.FileIO.write(self, memoryview(data)[: len(data) // 2]))
+                return super().write(data)
+
+        return Raw(descriptor, "wb")
+
+    def strike(self, half: Callable[[], object] | None = None) -> None:
+        """One operation is about to happen."""
+        self.count += 1
+        if self.count < self.at or (self.count > self.at and not self.lasting):
+            return
+        if isinstance(self.how, int):
+            raise OSError(self.how, os.strerror(self.how))
+        if self.how == "torn" and half:
+            half()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(
+    work: Callable[[Callable[[str], None]], None], fault: Faulty | None = None
+) -> tuple[int, list[str]]:
+    """Run `work(say)` in a fork with the fault installed; returns how it ended and what it had said."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        say = os.write  # before the hooks
+        code = 1
+        try:
+            os.close(reading)
+            if fault:
+                fault.install()
+            work(lambda line: say(writing, f"{line}\n".encode()) and None)
+            if fault:
+                say(writing, f"count {fault.count}\n".encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read().splitlines()
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), said
+
+
+@contextlib.contextmanager
+def mounted(disk: Path, options: str):
+    """A file system of its own, or a skip."""
+    import subprocess
+
+    import pytest
+
+    disk.mkdir(exist_ok=True)
+    if os.getuid() != 0:
+        pytest.skip("only root can mount")
+    done = subprocess.run(["mount", *options.split(), str(disk)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount refuses: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,0 +1,136 @@
+"""Any history of saves, crashes, damage, retention and restarts, against a model of what must be there."""
+
+import errno
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from checkpointing import store
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import damage, manifest
+from tests.faults.fault_cases import Faulty, in_child, put, sound, tidy
+
+
+class History(RuleBasedStateMachine):
+    """`promised`: values whose save returned, in order. `possible`: those whose save was cut short."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp())
+        self.value = 0
+        self.promised: dict[int, str] = {}
+        self.possible: set[int] = set()
+        self.damaged: set[int] = set()
+        self.resume()
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.root)
+
+    def settle(self) -> None:
+        """What was cut short is either there, whole, or not: a reader of the folder decides."""
+        for each in store.manifests(self.root):
+            if each.epoch in self.possible:
+                self.promised[each.epoch] = each.file
+        self.possible.clear()
+
+    @rule()
+    def save(self) -> None:
+        self.value += 1
+        self.promised[self.value] = put(self.store, self.value).file
+
+    @rule()
+    def share(self) -> None:
+        newest = next((m for m in reversed(store.manifests(self.root)) if m.epoch not in self.damaged), None)
+        if newest:
+            name = self.store.free_name("milestone", "best")
+            self.store.share(newest, manifest(name, epoch=newest.epoch))
+            self.store.point("milestone", "best", newest)
+
+    @rule(at=st.integers(1, 45), how=st.sampled_from(["kill", "torn", errno.ENOSPC, errno.EIO]))
+    def crash(self, at: int, how: str | int) -> None:
+        """A save, and the retention after it, in a process that does not live to tell, or fails."""
+        self.value += 1
+        kept = self.promised.keys()
+
+        def work(say) -> None:
+            target = Store(self.root, "run")
+            done = put(target, self.value)
+            say("saved")
+            store.verify(self.root, done)
+            for each in store.manifests(self.root):
+                if each.epoch in kept and each.epoch < self.value - 3:
+                    say(f"{each.epoch}")
+                    target.delete(each)
+
+        _, said = in_child(work, Faulty(at, how))
+        for line in said:
+            if line == "saved":
+                self.promised[self.value] = ""
+            elif line.isdigit():
+                self.promised.pop(int(line), None)
+                self.damaged.discard(int(line))
+        if "saved" not in said:
+            self.possible.add(self.value)
+        self.resume()
+
+    @precondition(lambda self: len(self.promised) > 1)
+    @rule(flip=st.booleans(), end=st.sampled_from([".pt", ".json"]))
+    def corrupt(self, *, flip: bool, end: str) -> None:
+        """The newest rots on the disk, under all of its names."""
+        newest = store.manifests(self.root)[-1]
+        for each in store.manifests(self.root):
+            if each.epoch == newest.epoch:
+                damage((self.root / each.file).with_suffix(end), flip=flip)
+        self.damaged.add(newest.epoch)
+        self.find()
+
+    @rule(keep=st.integers(1, 3))
+    def collect(self, keep: int) -> None:
+        """Retention: all but the newest few go, once the newest is seen to be sound."""
+        found = store.manifests(self.root)
+        doomed = {m.epoch for m in found} - set(sorted({m.epoch for m in found})[-keep:])
+        if found:
+            store.verify(self.root, found[-1])
+        for each in found:
+            if each.epoch in doomed:
+                self.store.delete(each)
+                self.promised.pop(each.epoch, None)
+
+    @rule()
+    def resume(self) -> None:
+        """A new process: sweeps, and goes on from the newest that verifies."""
+        self.store = Store(self.root, "run")
+        self.settle()
+        assert tidy(self.root)
+        self.find()
+
+    def find(self) -> None:
+        found = store.newest_verified(self.root)
+        for value in self.damaged:
+            self.promised.pop(value, None)
+        self.damaged.clear()
+        if self.promised:
+            assert found.manifest is not None
+            assert found.manifest.epoch in self.promised
+        else:
+            assert found.manifest is None
+
+    @invariant()
+    def nothing_promised_is_lost(self) -> None:
+        assert set(sound(self.root)) == set(self.promised)
+
+    @invariant()
+    def order_is_that_of_saving(self) -> None:
+        sequences = [m.sequence for m in store.manifests(self.root)]
+        assert sequences == sorted(set(sequences))
+        assert self.store.sequence >= max(sequences, default=0)
+
+
+TestHistory = History.TestCase
+TestHistory.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,134 @@
+"""A save in two roles, a pointer and a retention pass, ended at every single storage operation."""
+
+import errno
+import os
+
+import pytest
+
+from checkpointing import store
+from checkpointing.errors import CheckpointError, SaveFailed
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import manifest
+from tests.faults.fault_cases import KILLED, Faulty, in_child, payload, put, sound, tidy
+
+
+def work(root, say):
+    """Two checkpoints are there; a third is saved, shared and pointed to, and the first two let go."""
+    target = Store(root, "run")
+    old = store.manifests(root)
+    saved = None
+    try:
+        saved = put(target, 3)
+        say("saved 3")
+        role = target.share(saved, manifest("milestone/best.pt", epoch=3))
+        say("shared 3")
+        target.point("training", "latest", saved)
+        store.verify(root, role)
+        for each in old:
+            say(f"deleting {each.epoch}")
+            target.delete(each, "replaced")
+    except SaveFailed as error:
+        assert "\n" not in str(error)
+        say("failed")
+    except OSError:  # of a deletion: the manager warns and goes on
+        say("not deleted")
+
+
+def prepared(root):
+    target = Store(root, "run")
+    first = put(target, 1)
+    put(target, 2)
+    target.point("training", "latest", first)
+    (root / "training" / "mine.pt").write_bytes(b"of the user")
+    return target
+
+
+def operations(tmp_path):
+    """How many storage operations the work takes."""
+    prepared(tmp_path / "count")
+    code, said = in_child(lambda say: work(tmp_path / "count", say), Faulty(0, "kill"))
+    assert code == 0
+    return int(said[-1].split()[1])
+
+
+@pytest.mark.parametrize(
+    ("how", "lasting"),
+    [("kill", False), ("torn", False), (errno.ENOSPC, False), (errno.EIO, False), (errno.EIO, True)],
+    ids=["kill", "torn write", "ENOSPC", "EIO", "EIO from then on"],
+)
+def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasting):
+    total = operations(tmp_path)
+    assert total > 40
+    seen = set()
+    for at in range(1, total + 1):
+        root = tmp_path / f"{at}"
+        prepared(root)
+        code, said = in_child(lambda say, root=root: start(root, say), Faulty(at, how, lasting=lasting))
+        assert code == (KILLED if isinstance(how, str) else 0), (at, said)
+        seen |= set(said)
+        check(root, said)
+        target = Store(root, "run")  # the next start
+        assert sound_and_tidy(root)
+        again = put(target, 4)
+        assert store.newest_verified(root).manifest.file == again.file
+        assert [fact["event"] for fact in store.journal(root)][-1] == "saved"
+    assert {"saved 3", "shared 3", "deleting 1", "deleting 2"} <= seen
+    if isinstance(how, int):
+        assert {"failed", "refused"} <= seen
+
+
+def start(root, say):
+    """The work, or a start that is refused in one line."""
+    try:
+        work(root, say)
+    except CheckpointError as error:
+        assert "cannot be written to" in str(error)
+        say("refused")
+
+
+def check(root, said):
+    """What must hold at once, before anybody has tidied up."""
+    promised = {1, 2} | ({3} if "saved 3" in said else set())
+    promised -= {int(line.split()[1]) for line in said if line.startswith("deleting")}
+    found = sound(root)
+    assert promised <= set(found), said
+    assert set(found) <= {1, 2, 3}
+    assert partial(root) == []
+    newest = store.newest_verified(root)
+    assert newest.skipped == ()
+    assert newest.manifest.epoch == max(found)
+
+
+def partial(root):
+    """Names of checkpoints, with a manifest or without, whose bytes are not whole."""
+    wholes = [payload(value) for value in (1, 2, 3)]
+    files = [p for p in root.glob("*/*.pt") if p.name != "mine.pt" and p.exists()]
+    return [p.name for p in files if p.read_bytes() not in wholes]
+
+
+def sound_and_tidy(root):
+    user = root / "training" / "mine.pt"
+    assert user.read_bytes() == b"of the user"
+    user.unlink()
+    return sound(root) and tidy(root)
+
+
+def test_a_store_that_names_before_it_writes_is_caught(tmp_path, monkeypatch):
+    """Negative control: under a store that writes in place the same crashes do leave half a file."""
+
+    def in_place(self, manifest, produce, *, expected=None):
+        path = self.path(manifest)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            produce(file)
+        return manifest
+
+    caught = 0
+    for at in range(1, 30):
+        root = tmp_path / f"{at}"
+        prepared(root)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "save", in_place)
+            in_child(lambda say, root=root: start(root, say), Faulty(at, "torn"))
+        caught += partial(root) == ["c0003.pt"]
+    assert caught > 0

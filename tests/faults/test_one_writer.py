@@ -1,0 +1,231 @@
+"""One writer a directory, told by name, and no dead one in the way."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from checkpointing import lock, store
+from checkpointing.errors import BusyError, CheckpointError
+from checkpointing.lock import one_writer
+from checkpointing.store import Store
+from tests.conftest import ROOT
+from tests.faults.fault_cases import in_child, put, sound, tidy
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from checkpointing.lock import one_writer
+with one_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the directory's lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_second_is_refused_with_the_process_and_the_host(tmp_path, holder):
+    with pytest.raises(BusyError) as refused, one_writer(tmp_path):
+        pytest.fail("two writers")
+    who = f"process {holder.pid} on {socket.gethostname()}"
+    assert str(refused.value) == f"{tmp_path} is being written by {who}: wait for it, or end it."
+
+
+def test_the_lock_of_a_dead_holder_is_free(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert str(holder.pid) in (tmp_path / lock.LOCK).read_text()
+    with one_writer(tmp_path):
+        assert f'"pid": {os.getpid()}' in (tmp_path / lock.LOCK).read_text()
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on"), one_writer(tmp_path):
+            pytest.fail("two writers in one process")
+    with one_writer(tmp_path):
+        pass
+
+
+def test_what_goes_wrong_inside_gives_the_lock_back(tmp_path):
+    with pytest.raises(ZeroDivisionError), one_writer(tmp_path):
+        raise ZeroDivisionError
+    assert (tmp_path / lock.LOCK).read_text() == ""
+    with one_writer(tmp_path):
+        pass
+
+
+def test_a_holder_that_says_nothing_readable_is_another_process(tmp_path, holder):
+    (tmp_path / lock.LOCK).write_text("[1")
+    with pytest.raises(BusyError, match="by another process: wait"), one_writer(tmp_path):
+        pytest.fail("two writers")
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("of the user")
+    (tmp_path / lock.LOCK).symlink_to("precious")
+    with pytest.raises(CheckpointError, match="cannot be written to"), one_writer(tmp_path):
+        pytest.fail("followed")
+    assert (tmp_path / "precious").read_text() == "of the user"
+
+
+def test_a_directory_that_is_not_there_is_one_line(tmp_path):
+    with (
+        pytest.raises(CheckpointError, match="cannot be written to: No such file"),
+        one_writer(tmp_path / "no"),
+    ):
+        pytest.fail("no directory")
+
+
+def test_where_locks_do_not_work_the_user_is_told(tmp_path, monkeypatch, caplog):
+    def no_locks(descriptor, kind):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    with one_writer(tmp_path):
+        assert put(Store(tmp_path / "c", "run"), 1)
+    assert "a file system without locks" in caplog.text
+
+
+def test_two_runs_in_one_root_never_touch_each_other(tmp_path):
+    """Both save, in two processes at once, under the same names, and let their older ones go."""
+    root = tmp_path / "checkpoints"
+
+    def train(run, say):
+        target = Store(root, run)
+        kept = []
+        for value in range(30):
+            kept.append(put(target, value))
+            if len(kept) > 2:
+                target.delete(kept.pop(0))
+        say("done")
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda run: in_child(lambda say: train(run, say)), ["a", "b"]))
+    assert ended == [(0, ["done"])] * 2
+    assert sorted(sound(root)) == [28, 28, 29, 29]
+    assert sorted(m.run for m in store.manifests(root)) == ["a", "a", "b", "b"]
+    assert tidy(root)
+
+
+def test_the_newest_of_a_run_is_found_among_those_of_others(tmp_path):
+    mine = put(Store(tmp_path, "mine"), 1)
+    other = put(Store(tmp_path, "other"), 2)
+    (tmp_path / other.file).write_bytes(b"damaged")
+    found = store.newest_verified(tmp_path, "mine")
+    assert (found.manifest.file, found.skipped) == (mine.file, ())
+    assert (tmp_path / other.file).exists()
+    assert store.newest_verified(tmp_path, "other").manifest is None
+    assert store.newest_verified(tmp_path).manifest.file == mine.file
+
+
+def test_a_writer_that_lives_keeps_its_staged_files(tmp_path):
+    """Another run starts in the same root in the middle of a save, which must end well."""
+    writer = Store(tmp_path, "run")
+    started, go_on = os.pipe(), os.pipe()
+
+    def slow(file):
+        file.write(b"half")
+        os.write(started[1], b".")
+        os.read(go_on[0], 1)
+
+    with ThreadPoolExecutor(1) as pool:
+        from tests.checkpointing.checkpoint_cases import manifest
+
+        saving = pool.submit(writer.save, manifest("training/a.pt"), slow)
+        os.read(started[0], 1)
+        Store(tmp_path, "same process")
+        assert in_child(lambda say: Store(tmp_path, "other process") and None)[0] == 0
+        assert len(list(tmp_path.rglob(f"{store.STAGED}*"))) == 1
+        os.write(go_on[1], b".")
+        store.verify(tmp_path, saving.result(60))
+
+
+def test_what_a_dead_writer_staged_is_swept_and_nothing_else(tmp_path):
+    def die(say):
+        target = Store(tmp_path, "run")
+        put(target, 1)
+
+        def produce(file):
+            file.write(b"x" * 5_000_000)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        from tests.checkpointing.checkpoint_cases import manifest
+
+        target.save(manifest("training/b.pt"), produce)
+
+    in_child(die)
+    users = [
+        "training/notes.txt",
+        "training/my_copy.pt",
+        ".hidden",
+        "training/.staging",
+        "milestone/x.manifest",
+    ]
+    for name in users:
+        (tmp_path / name).write_text("of the user")
+    assert len(list(tmp_path.rglob(f"{store.STAGED}*"))) == 1
+    Store(tmp_path, "run")
+    assert list(tmp_path.rglob(f"{store.STAGED}*")) == []
+    assert [(tmp_path / name).read_text() for name in users] == ["of the user"] * len(users)
+    assert sound(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("run", ["run", "another"])
+def test_bytes_whose_manifest_was_never_named_go_with_it_if_they_are_ours(tmp_path, run):
+    def die(say):
+        target = Store(tmp_path, "run")
+        rename, seen = os.replace, []
+
+        def dying(*names):
+            if seen:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen.append(names)
+            rename(*names)
+
+        os.replace = dying
+        put(target, 7)
+
+    in_child(die)
+    orphan = tmp_path / "training" / "c0007.pt"
+    assert orphan.exists()
+    assert store.newest_verified(tmp_path).manifest is None
+    Store(tmp_path, run)
+    assert orphan.exists() is (run == "another")
+    assert [f["file"] for f in store.journal(tmp_path)] == ["training/c0007.pt"] * (run == "run")
+    Store(tmp_path, "run")
+    assert not orphan.exists()
+    assert tidy(tmp_path)
+
+
+def test_a_claim_never_reaches_out_of_its_folder(tmp_path):
+    root = tmp_path / "checkpoints"
+    put(Store(root, "run"), 1)
+    (tmp_path / "precious.pt").write_text("of the user")
+    claim = root / "training" / f"{store.STAGED}1-x{store.CLAIM}"
+    claim.write_text('{"file": "../../precious.pt", "run": "run"}')
+    Store(root, "run")
+    assert (tmp_path / "precious.pt").exists()
+    assert not claim.exists()
+
+
+def test_the_trainer_names_the_holder(train, tmp_path, holder):
+    before = time.monotonic()
+    done = train("hydra.run.dir=.")
+    assert time.monotonic() - before < 60
+    assert done.code == 1
+    assert f"is being written by process {holder.pid} on {socket.gethostname()}" in done.err
