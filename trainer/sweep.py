@@ -6,9 +6,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from checkpointing.errors import CheckpointError
 from trainer import record, resume
@@ -49,16 +50,25 @@ def _failed(directory: Path, sentence: str) -> None:
 
 
 def print_table(folder: Path) -> None:
-    """What each job in a sweep's folder came to: its overrides, its state, its peak and its final value."""
+    """What each job in a sweep's folder came to: what sets it apart, its state, its peak and its end.
+
+    Peak and end are those at the target sparsity where it was reached, else those of the whole run.
+    """
     runs = sorted((p.parent for p in folder.glob(f"*/{record.STATUS}")), key=_number)
     if not runs:
         return
-    table = Table(title=f"{folder}", title_justify="left")
-    for name in ("job", "overrides", "state", "scope", "best epoch", "best", "final", "test"):
-        table.add_column(name, overflow="fold")
+    overrides = {run: _overrides(run) for run in runs}
+    shared = set.intersection(*map(set, overrides.values())) if len(runs) > 1 else set()
+    table = Table(title=escape(str(folder)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("job", justify="right")
+    table.add_column("overrides", no_wrap=True)
+    table.add_column("state")
+    table.add_column("scope", overflow="fold")
+    for name in ("peak at", "best", "final", "test"):
+        table.add_column(name, justify="right")
     for run in runs:
-        for cells in _rows(run):
-            table.add_row(*map(Text, cells))  # as Text: Rich takes words in brackets for styles
+        own = "\n".join(o for o in overrides[run] if o not in shared)
+        table.add_row(run.name, escape(own), *map(escape, _cells(run)))
     Console().print(table)
 
 
@@ -66,27 +76,31 @@ def _number(run: Path) -> tuple[int, str]:
     return (int(run.name) if run.name.isdigit() else -1, run.name)
 
 
-def _rows(run: Path) -> list[list[str]]:
-    """A row a scope: overall, and at the target sparsity when it was reached."""
+def _cells(run: Path) -> list[str]:
     status = record.read_json(run / record.STATUS)
-    head = [run.name, _overrides(run), status["state"]]
     if status["state"] == "failed":
-        return [[*head, status.get("error", ""), "", "", "", ""]]
+        return ["failed", str(status.get("error", "")), "", "", "", ""]
     try:
         config = record.read_json(run / record.RUN)["config"]
         history = read_history(run)
     except UserError as error:
-        return [[*head, str(error), "", "", "", ""]]
+        return [status["state"], str(error), "", "", "", ""]
     metric, mode = (config["checkpoint"]["monitor"][k] for k in ("metric", "mode"))
-    tests = [shown(metric, t["metrics"][metric]) for w, t in history.tests.items() if w == "selected"]
     rows = peak_rows(history.evals, metric, mode, [config["pruning"]["target"]])
-    cells = [[r.scope, str(r.best_epoch), shown(metric, r.best), shown(metric, r.final)] for r in rows]
-    for cell in cells[:-1]:
-        cell.append("")
-    cells[-1] += tests or [""]
-    return [[*(head if i == 0 else [""] * 3), *cell] for i, cell in enumerate(cells)]
+    if not rows:
+        return [status["state"], f"no finite {metric}", "", "", "", ""]
+    row, tested = rows[-1], history.tests.get("selected")
+    test = shown(metric, tested["metrics"][metric]) if tested else ""
+    return [
+        status["state"],
+        row.scope,
+        str(row.best_epoch),
+        shown(metric, row.best),
+        shown(metric, row.final),
+        test,
+    ]
 
 
-def _overrides(run: Path) -> str:
+def _overrides(run: Path) -> list[str]:
     path = run / ".hydra" / "overrides.yaml"
-    return " ".join(OmegaConf.to_container(OmegaConf.load(path))) if path.exists() else ""  # type: ignore[arg-type]
+    return [str(o) for o in OmegaConf.to_container(OmegaConf.load(path))] if path.exists() else []  # type: ignore[union-attr]
