@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -59,46 +58,48 @@ def print_table(folder: Path) -> None:
         return
     overrides = {run: _overrides(run) for run in runs}
     shared = set.intersection(*map(set, overrides.values())) if len(runs) > 1 else set()
-    table = Table(title=escape(str(folder)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(str(folder)), title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("job", justify="right")
-    table.add_column("overrides", no_wrap=True)
-    table.add_column("state")
-    table.add_column("scope", overflow="fold")
+    for name in ("overrides", "state", "sparsity"):
+        table.add_column(name, no_wrap=True)
     for name in ("peak at", "best", "final", "test"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    notes = []
     for run in runs:
         own = "\n".join(o for o in overrides[run] if o not in shared)
-        table.add_row(run.name, escape(own), *map(escape, _cells(run)))
-    Console().print(table)
+        state, cells, note = _result(run)
+        table.add_row(run.name, escape(own), state, *cells)
+        if note:
+            notes.append(f"job {run.name} {state}: {note}")
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _number(run: Path) -> tuple[int, str]:
     return (int(run.name) if run.name.isdigit() else -1, run.name)
 
 
-def _cells(run: Path) -> list[str]:
+def _result(run: Path) -> tuple[str, list[str], str]:
+    """The state of a job, the cells of its row after that, and a note where there is more to say."""
     status = record.read_json(run / record.STATUS)
-    if status["state"] == "failed":
-        return ["failed", str(status.get("error", "")), "", "", "", ""]
+    state = str(status["state"])
+    if state == "failed":
+        return state, [], str(status.get("error", ""))
     try:
         config = record.read_json(run / record.RUN)["config"]
         history = read_history(run)
     except UserError as error:
-        return [status["state"], str(error), "", "", "", ""]
+        return state, [], str(error)
     metric, mode = (config["checkpoint"]["monitor"][k] for k in ("metric", "mode"))
     rows = peak_rows(history.evals, metric, mode, [config["pruning"]["target"]])
     if not rows:
-        return [status["state"], f"no finite {metric}", "", "", "", ""]
+        return state, [], f"no evaluation has a finite {metric}"
     row, tested = rows[-1], history.tests.get("selected")
     test = shown(metric, tested["metrics"][metric]) if tested else ""
-    return [
-        status["state"],
-        row.scope,
-        str(row.best_epoch),
-        shown(metric, row.best),
-        shown(metric, row.final),
-        test,
-    ]
+    values = (shown(metric, row.best), shown(metric, row.final), test)
+    return state, [row.scope.removeprefix("sparsity "), str(row.best_epoch), *values], ""
 
 
 def _overrides(run: Path) -> list[str]:
