@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from checkpointing import codec, store
@@ -398,3 +399,21 @@ def test_help_answers_without_torch(tmp_path):
     assert done.returncode == 0
     assert "optimizer: adam, adamw, adamwprune, adamwspam, sgd" in done.stdout
     assert "schema" not in done.stdout
+
+
+def test_grey_images_of_28_pixels_train_a_resnet20(train, tmp_path):
+    """Channels, size and classes of the network follow the data."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.kron(digits.images * 15, np.ones((3, 3))).astype(np.uint8)
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    for split, part in (("train", slice(400)), ("test", slice(400, 500))):
+        np.savez(tmp_path / f"{split}.npz", images=images[part], labels=digits.target[part])
+    size = ["epochs=1", "batch_size=60", "tensorboard=false", "threads=1", "optimizer=sgd"]
+    done = train("model=resnet20", "data=npz", f"data.root={tmp_path}", *size, "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    weights = load_newest(tmp_path / "run")["model_state_dict"]
+    assert images.shape[1:] == (28, 28)
+    assert next(w.shape[1] for w in weights.values() if w.dim() == 4) == 1
+    assert next(reversed(weights.values())).shape == (10,)
