@@ -1,13 +1,13 @@
 """What a checkpoint costs: time, bytes, the stall that training sees, and memory, beside what others write.
 
-    python -m benchmarks.checkpoint_cost [--sparsity 0 0.7 0.9] [--repeats 7] [--threads 1] [--folder DIR] [--json]
+    python -m benchmarks.checkpoint_cost [--sparsity 0 0.7 0.9] [--repeats 7] [--memory] [--folder DIR] [--json]
 
-The state is that of ResNet-50 with 100 classes and AdamW after some pruned steps. Every arm saves the same state
-under a new name; the arms take turns in random order within each repeat. `raw + fsync` writes the bytes of
-torch.save's file in one go and fsyncs: the physical limit for the dense form. Ours is durable (file and
+The state is that of ResNet-50 with 100 classes and AdamW after some pruned steps. Every arm saves the same
+state under a new name; the arms take turns in random order within each repeat. `raw + fsync` writes the bytes
+of torch.save's file in one go and fsyncs: the physical limit for the dense form. Ours is durable (file and
 directory fsynced, manifest committed) and digested; the others offer what their name says. `stall` is what
-training waits for: the whole save when it is synchronous. `memory` is the growth of the peak resident set over
-one save, in a process of its own. Arms whose package is missing are left out with a line.
+training waits for: the whole save when it is synchronous. `memory` is the growth of the peak resident set
+over one save, in a process of its own. Arms whose package is missing are left out with a line.
 """
 
 import argparse

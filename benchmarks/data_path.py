@@ -9,8 +9,6 @@ The contenders take turns, so that a change of the machine's speed meets all of 
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -23,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks._machine import machine
 from models._torchvision import torchvision
 from trainer.config import Data
 from trainer.data import DataModule, build_data
@@ -93,22 +92,6 @@ def measure(root: Path, repeats: int) -> dict[str, list[float]]:
     return rates
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].split(":")[1].strip() if lines else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "torchvision": torchvision().__version__,
-    }
-
-
 def write_random(root: Path, count: int) -> None:
     """`count` random images of CIFAR's shape, as train.npz."""
     generator = np.random.default_rng(0)
@@ -135,7 +118,7 @@ def main() -> None:
         figures = {"machine": machine(), "batch": BATCH, "images_per_second": rates, "median": medians}
         print(json.dumps(figures))
         return
-    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    print(machine())
     title = f"batch {BATCH}, n={options.repeats}"
     print(f"{title:<24}{'images/s':>10}{'min':>10}{'max':>10}{'ours is':>9}")
     for name, values in rates.items():

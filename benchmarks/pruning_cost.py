@@ -10,7 +10,6 @@ one ready vector and end with the threshold alone, ties not resolved, which favo
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks._machine import machine
 from models import create
 from optimizers import Pruner, PruneSettings, build_adamw, param_groups, select_lowest
 from optimizers.pruner import zero_unkept
@@ -87,16 +87,6 @@ def masking(gradients: list[torch.Tensor]) -> dict[str, Callable[[], Any]]:
     }
 
 
-def machine_name(device: str) -> str:
-    """The name of the GPU, or of the processor where the system tells it."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.machine()
-
-
 BASES = {"step": "step, dense", "mask": "mask, ours"}
 
 
@@ -127,15 +117,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     times = measure(arms(args.device), args.repeats, args.device)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    machine = machine_name(args.device)
-    print(f"{machine}, {args.threads} thread(s), torch {torch.__version__}, n={args.repeats}")
+    print(f"{machine()}, n={args.repeats}")
     print(f"{'':16} {'median':>8} {'min':>8} {'max':>8} ms   ratio")
     for name, values in times.items():
         base = medians[BASES.get(name.split(",")[0], "select_lowest")]
         figures = f"{medians[name]:8.1f} {min(values):8.1f} {max(values):8.1f}"
         print(f"{name:16} {figures}   {medians[name] / base:7.2f}")
     if args.json:
-        facts = {"machine": machine, "threads": args.threads, "torch": torch.__version__, "ms": times}
+        facts = {"machine": machine(), "ms": times}
         args.json.write_text(json.dumps(facts | {"median_ms": medians}, indent=2) + "\n", encoding="utf-8")
 
 
