@@ -1,6 +1,6 @@
 """What a checkpoint costs: time, bytes, the stall that training sees, and memory, beside what others write.
 
-    python -m benchmarks.checkpoint_cost [--sparsity 0 0.7 0.9] [--repeats 7] [--memory] [--folder DIR] [--json]
+    python -m benchmarks.checkpoint_cost [--sparsity 0 0.7 0.9] [--repeats 7] [--memory] [--folder DIR]
 
 The state is that of ResNet-50 with 100 classes and AdamW after some pruned steps. Every arm saves the same
 state under a new name; the arms take turns in random order within each repeat. `raw + fsync` writes the bytes
@@ -263,9 +263,8 @@ def main() -> None:
     print(f"{machine()}, n={options.repeats}, medians; total and stall in s, x: of raw + fsync")
     for sparsity, by_arm in results.items():
         limit = summary(by_arm["raw + fsync"]["seconds"]).median
-        print(
-            f"\nsparsity {sparsity:.0%}\n{'':28}{'total':>8}{'x':>7}{'min-max':>16}{'stall':>8}{'MB':>8}{'memory':>9}"
-        )
+        print(f"\nsparsity {sparsity:.0%}")
+        print(f"{'':28}{'total':>8}{'x':>7}{'min-max':>16}{'stall':>8}{'MB':>8}{'memory':>9}")
         for name, result in by_arm.items():
             total, stall = summary(result["seconds"]), summary(result["stall"])
             grown = f"{result['memory'] / 1e6:.0f} MB" if "memory" in result else "-"
