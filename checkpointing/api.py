@@ -1,36 +1,31 @@
 """Checkpoints for a training loop of one's own: three calls to save, one to load, one to resume."""
 
-import json
 import logging
 import math
 import re
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from checkpointing import codec, finding, living, store
+from checkpointing import finding, living, store
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EvalEnd
 from checkpointing.finding import PRODUCTION, TIERS
-from checkpointing.living import Stateful, git_commit, numbers, snake
+from checkpointing.living import Stateful, numbers, snake
 from checkpointing.loading import load_checkpoint
-from checkpointing.manager import VERSION
-from checkpointing.manifest import Manifest, readable
+from checkpointing.manifest import Manifest
 from checkpointing.policies import ranking
 from checkpointing.policies.best import Best, BestSettings, Metric
 from checkpointing.policies.interval import Interval, IntervalSettings
 from checkpointing.policies.ranking import Peak
 from checkpointing.policy import MILESTONE, TRAINING, Save, order, safe_name
 from checkpointing.rng import rng_state
-from checkpointing.room import failure, out_of_memory, tensor_bytes
-from checkpointing.store import Store, sweep, write_atomic
-from checkpointing.writing import Opened, opened, run_in
+from checkpointing.writing import Recorder
 
 log = logging.getLogger("peakpoint")
 
@@ -59,24 +54,14 @@ class CheckpointManager:
         settings = IntervalSettings(epochs=None, steps=None, keep_last=max_training_checkpoints)
         self._rolling = Interval(settings)
         self._save_optimizer, self._save_scheduler = save_optimizer, save_scheduler
-        self._compress = compress
-        Store(self.root, run_in(self.root))  # what cannot be written to is told before the training
-        self._git_commit = git_commit()
+        self._recorder = Recorder(self.root, compress=compress)
         self._step = max((m.global_step for m in finding.in_tier(self.root, TRAINING)), default=0)
-        self._opened: Opened | None = None
         # What a milestone, which is given the model alone, is saved with. Weak: these are not ours to keep.
         self._living: tuple[Any, Any, Any] | None = None
 
-    @property
-    def _store(self) -> Store:
-        """Locked from the first write on, so that a process that only reads is in nobody's way."""
-        if self._opened is None:
-            self._opened = opened(self.root)
-        return self._opened.store
-
     def close(self) -> None:
         """Let another process write to the directory; the end of this one does so too."""
-        self._opened = None
+        self._recorder.close()
 
     def save_training_checkpoint(
         self,
@@ -97,24 +82,27 @@ class CheckpointManager:
         `epoch` and `step` count as the caller counts. `batch` is how many batches of this epoch are done;
         `epoch_complete` says that all are. They decide `next_epoch` and `next_batch` of a resume.
         """
-        self._living = (weakref.ref(living.unwrap(model)), weakref.ref(optimizer), _weak(scheduler))
+        self._living = (weakref.ref(living.unwrap(model)), _weak(optimizer), _weak(scheduler))
         self._step = int(step)
         values = numbers(metrics)
         stem = f"checkpoint_epoch_{int(epoch):04d}_step_{int(step):08d}"
         save = Save(Interval.tag, f"step {step} of epoch {epoch}", TRAINING, stem)
-        role = self._role(save, epoch, values, config, {**living.environment(model), **(metadata or {})})
+        notes = {**living.environment(model), **(metadata or {})}
+        role = self._recorder.role(
+            save, epoch=epoch, step=step, metrics=values, config=config, metadata=notes
+        )
         state = {
             **self._state(optimizer, scheduler),
             "batch": None if batch is None else int(batch),
             "epoch_complete": bool(epoch_complete),
         }
-        saved = self._save(role, state, model, pointer="latest")
-        mine = self._mine(TRAINING)
+        saved = self._recorder.save(role, state, model, pointer="latest")
+        mine = self._recorder.mine(TRAINING)
         kept = self._rolling.keeps(mine)
         if len(kept) < len(mine):
             store.verify(self.root, saved)
-            self._retire(TRAINING, kept, f"older than the last {len(kept)}")
-        return self._store.path(saved)
+            self._recorder.retire(TRAINING, kept, f"older than the last {len(kept)}")
+        return self._recorder.store.path(saved)
 
     def save_milestone_checkpoint(
         self,
@@ -150,10 +138,12 @@ class CheckpointManager:
         known = self._known(model)
         optimizer, scheduler = optimizer or known[0], scheduler or known[1]
         notes = {**living.environment(model), **(metadata or {}), _MODE: mode}
-        role = self._role(save, epoch, values, config, notes)
+        role = self._recorder.role(
+            save, epoch=epoch, step=self._step, metrics=values, config=config, metadata=notes
+        )
         # A milestone is an evaluation, and that comes after the epoch.
         state = {**self._state(optimizer, scheduler), "batch": None, "epoch_complete": True}
-        return self._store.path(self._save(role, state, model, pointer=save.tag))
+        return self._recorder.store.path(self._recorder.save(role, state, model, pointer=save.tag))
 
     def save_production_checkpoint(
         self,
@@ -176,9 +166,8 @@ class CheckpointManager:
         stem, values = f"{name}_v{version}", numbers(metrics)
         file = self.root / PRODUCTION / f"{stem}.pt"
         save = Save(f"v{version}", f"release {version}", PRODUCTION, stem)
-        role = replace(
-            self._role(save, 0, values, config, None), file=f"{PRODUCTION}/{stem}.pt", global_step=0
-        )
+        role = self._recorder.role(save, epoch=0, step=0, metrics=values, config=config, metadata=None)
+        role = replace(role, file=f"{PRODUCTION}/{file.name}")
         card = {
             **model_card,
             "version": version,
@@ -188,11 +177,11 @@ class CheckpointManager:
             "git_commit": role.git_commit,
         }
         # The manifest, written last, makes it a release; what a crash left of an earlier try is replaced.
-        self._json(file.with_suffix(".config.json"), config)
-        self._json(self.root / "metadata" / "model_cards" / f"v{version}.json", card)
-        saved = self._save(role, {"model_version": version, "model_card": card}, model, pointer=None)
-        self._store.point(PRODUCTION, "latest", finding.releases(self.root)[-1])
-        return self._store.path(saved)
+        self._recorder.json(file.with_suffix(".config.json"), config)
+        self._recorder.json(self.root / "metadata" / "model_cards" / f"v{version}.json", card)
+        saved = self._recorder.save(role, {"model_version": version, "model_card": card}, model, pointer=None)
+        self._recorder.store.point(PRODUCTION, "latest", finding.releases(self.root)[-1])
+        return self._recorder.store.path(saved)
 
     def list_checkpoints(self) -> dict[str, list[Path]]:
         """The files of each tier, oldest first, releases by version; not verified."""
@@ -203,7 +192,7 @@ class CheckpointManager:
 
         Damaged ones that are newer are moved to quarantine with a warning.
         """
-        manifest = finding.newest(self.root, finding.in_tier(self.root, tier))
+        manifest = finding.newest_in(self.root, tier)
         return self.root / manifest.file if manifest else None
 
     def cleanup_old_checkpoints(self, tier: str, keep: int) -> list[Path]:
@@ -216,18 +205,18 @@ class CheckpointManager:
         _at_least_one("keep", keep)
         if tier == PRODUCTION:
             raise CheckpointError("Releases are never cleaned up: delete the files by hand if you must.")
-        tags = sorted({tag for m in self._mine(tier) for tag in m.tags})
+        tags = sorted({tag for m in self._recorder.mine(tier) for tag in m.tags})
         kept: dict[Manifest, str] = {}
         for tag in tags:
-            finding.newest(self.root, [m for m in self._mine(tier) if tag in m.tags])
-            mine = [m for m in self._mine(tier) if tag in m.tags]
+            finding.newest(self.root, [m for m in self._recorder.mine(tier) if tag in m.tags])
+            mine = [m for m in self._recorder.mine(tier) if tag in m.tags]
             if tier == TRAINING:
                 kept |= ranking.newest(mine, tag, keep)
             elif mine:
                 metric = next(iter(mine[-1].metrics))
                 mode = str((mine[-1].metadata or {}).get(_MODE))
                 kept |= ranking.best(mine, tag=tag, metric=metric, mode=mode, keep=keep, peak=None)
-        return self._retire(tier, kept, f"cleaned up to the last {keep}")
+        return self._recorder.retire(tier, kept, f"cleaned up to the last {keep}")
 
     def load_checkpoint(
         self,
@@ -240,11 +229,8 @@ class CheckpointManager:
         """As the function load_checkpoint."""
         return load_checkpoint(path, model, optimizer, scheduler, device)
 
-    def _mine(self, tier: str) -> list[Manifest]:
-        return [m for m in finding.in_tier(self.root, tier) if m.run == self._store.run]
-
     def _peak(self, metric: str, mode: str) -> dict[str, Peak]:
-        pairs = ranking.scored(self._mine(MILESTONE), safe_name(f"best_{metric}"), metric)
+        pairs = ranking.scored(self._recorder.mine(MILESTONE), safe_name(f"best_{metric}"), metric)
         if not pairs:
             return {}
         value, manifest = max(pairs, key=lambda pair: order(pair[0], mode))
@@ -254,32 +240,7 @@ class CheckpointManager:
         """The optimizer and scheduler that this model was last saved with, while they live."""
         if self._living is None or self._living[0]() is not living.unwrap(model):
             return None, None
-        return self._living[1](), self._living[2] and self._living[2]()
-
-    def _role(
-        self,
-        save: Save,
-        epoch: int,
-        metrics: dict[str, float],
-        config: Mapping[str, Any] | None,
-        metadata: Mapping[str, Any] | None,
-    ) -> Manifest:
-        return Manifest(
-            file=self._store.free_name(save.tier, save.stem),
-            tier=save.tier,
-            tags=(save.tag,),
-            policies=("",),
-            reasons=(save.reason,),
-            sequence=0,
-            run=self._store.run,
-            epoch=int(epoch),
-            global_step=self._step,
-            metrics=metrics,
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            git_commit=self._git_commit,
-            config=None if config is None else dict(config),
-            metadata=None if metadata is None else dict(metadata),
-        )
+        return tuple(ref and ref() for ref in self._living[1:])
 
     def _state(self, optimizer: Stateful | None, scheduler: Stateful | None) -> dict[str, Any]:
         with_optimizer = self._save_optimizer and optimizer is not None
@@ -289,59 +250,6 @@ class CheckpointManager:
             "scheduler_state_dict": scheduler.state_dict() if scheduler and with_scheduler else None,
             "rng_state": rng_state(),
         }
-
-    def _save(self, role: Manifest, state: dict[str, Any], model: nn.Module, pointer: str | None) -> Manifest:
-        """One copy to host memory, one write; both files are durable on return."""
-        living.check_finite(model)
-        contents = {
-            "version": VERSION,
-            "checkpoint_type": role.tier,
-            "timestamp": role.created,
-            "git_commit": role.git_commit,
-            "epoch": role.epoch,
-            "global_step": role.global_step,
-            "metrics": dict(role.metrics),
-            "config": role.config,
-            "metadata": role.metadata,
-            "model_state_dict": living.weights(model),
-            **state,
-        }
-        size = tensor_bytes(contents)
-        try:
-            copied = codec.snapshot(contents)
-        except (MemoryError, RuntimeError) as error:
-            refused = out_of_memory(error, size)
-            if refused is None:
-                raise
-            raise refused from error
-        saved = self._store.save(
-            role, lambda file: codec.dump(copied, file, compress=self._compress), expected=size
-        )
-        if pointer is not None:
-            self._store.point(role.tier, pointer, saved)
-        return saved
-
-    def _json(self, path: Path, value: Mapping[str, Any]) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(path.parent)
-            write_atomic(path, json.dumps(readable(value), indent=2, allow_nan=False) + "\n")
-        except OSError as error:
-            raise failure(self.root, error, None) from error
-
-    def _retire(self, tier: str, kept: Mapping[Manifest, str], reason: str) -> list[Path]:
-        """Delete what of mine is not kept."""
-        files = {m.file for m in kept}
-        doomed = [m for m in self._mine(tier) if m.file not in files]
-        deleted = []
-        for manifest in doomed:
-            try:
-                self._store.delete(manifest, reason)
-            except OSError as error:
-                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, error)
-            else:
-                deleted.append(self.root / manifest.file)
-        return deleted
 
 
 def _weak(value: Any) -> Any:

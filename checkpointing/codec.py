@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from checkpointing import sparse
+from checkpointing.archive import check_archive
 from checkpointing.errors import CheckpointError
 
 FLOOR, RATIO = 2**30, 256
@@ -87,20 +88,27 @@ def dump(state: Any, file: BinaryIO, *, compress: bool = False) -> None:
         torch.serialization.set_crc32_options(with_crc)
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a `.pt` file onto a device, packed or not. Raises CheckpointError when it is not one.
 
     Never executes code from the file. Verify the digest first: torch.load does not notice flipped bits.
     """
+    limit = max(FLOOR, RATIO * _size(path))
+    check_archive(path, limit)
     try:
         # To the CPU first: packed tensors are unpacked there.
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.") from None
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError and more
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {_name(state)} and not the dict of a checkpoint.")
-    unpacked: dict[str, Any] = sparse.unpack(state, max(FLOOR, RATIO * path.stat().st_size))
+    unpacked: dict[str, Any] = sparse.unpack(state, limit)
     return unpacked if torch.device(device).type == "cpu" else sparse.apply(unpacked, lambda t: t.to(device))

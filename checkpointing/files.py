@@ -62,9 +62,9 @@ class Staged:
         self.file.flush()
         os.fsync(self._raw.fileno())
 
-    def publish(self) -> None:
-        """Take the final name, in one step."""
-        self.path.replace(self._target)
+    def publish(self, target: Path | None = None) -> None:
+        """Take the target's name, or that of another in the same directory, in one step."""
+        self.path.replace(target or self._target)
         self._published = True
 
     def __enter__(self) -> "Staged":

@@ -70,20 +70,40 @@ def releases(root: Path) -> list[Manifest]:
     return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0])]
 
 
+def newest_in(root: Path, tier: str) -> Manifest | None:
+    """The newest of a tier that verifies, the highest version of the releases; None if there is none."""
+    check_tier(tier)
+    _set_unreadable_aside(root, tier)
+    return newest(root, in_tier(root, tier))
+
+
 def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
     """The last of `candidates` that verifies; damaged ones after it go to quarantine, with a warning."""
     for manifest in reversed(list(candidates)):
         try:
             store.verify(root, manifest)
         except CheckpointError as error:
-            with contextlib.suppress(OSError):  # a folder that can only be read is searched all the same
-                store.quarantine(root, manifest.file, str(error))
-            log.warning(
-                "%s is damaged and was moved to %s: %s", manifest.file, root / store.QUARANTINE, error
-            )
+            _set_aside(root, manifest.file, error)
             continue
         return manifest
     return None
+
+
+def _set_unreadable_aside(root: Path, tier: str) -> None:
+    for path in sorted((root / tier).glob("*.json")):
+        if not path.name.endswith(".config.json"):
+            try:
+                read_manifest(path)
+            except CheckpointError as error:
+                _set_aside(root, f"{tier}/{path.stem}.pt", error)
+
+
+def _set_aside(root: Path, file: str, error: CheckpointError) -> None:
+    if not (root / file).with_suffix(".json").exists():  # its writer deleted it while it was looked at
+        return
+    with contextlib.suppress(OSError):  # a folder that can only be read is searched all the same
+        store.quarantine(root, file, str(error))
+    log.warning("%s is damaged and was moved to %s: %s", file, root / store.QUARANTINE, error)
 
 
 def locate(path: Path) -> tuple[Path, Manifest]:
@@ -98,6 +118,7 @@ def locate(path: Path) -> tuple[Path, Manifest]:
     if path.is_file() and not path.is_symlink():
         return _verified(path)
     if path.parent.name in TIERS:
+        _set_unreadable_aside(root, path.parent.name)
         named = [m for m in in_tier(root, path.parent.name) if _means(path.stem, m)]
         if named:
             manifest = newest(root, named)

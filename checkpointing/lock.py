@@ -17,6 +17,17 @@ from checkpointing.errors import BusyError, CheckpointError
 log = logging.getLogger("peakpoint")
 LOCK = ".lock"
 
+_held: set[int] = set()
+
+
+def _forget() -> None:
+    """In a forked child: a worker that outlives its parent must not keep the parent's lock."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_forget)
+
 
 def take(descriptor: int) -> bool | None:
     """Lock an open file for as long as it stays open; False when another holds it, None where locks fail."""
@@ -30,6 +41,18 @@ def take(descriptor: int) -> bool | None:
 
 
 @contextlib.contextmanager
+def briefly(directory: Path) -> Iterator[None]:
+    """Wait until no other run gives out names in a directory, and keep others waiting within."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def one_writer(directory: Path) -> Iterator[None]:
     """Be the only writer to a directory that exists.
 
@@ -40,6 +63,7 @@ def one_writer(directory: Path) -> Iterator[None]:
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be written to: {error.strerror or error}.") from None
+    _held.add(descriptor)
     try:
         got = take(descriptor)
         if got is False:
@@ -50,9 +74,12 @@ def one_writer(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _write(descriptor, "")
+            if descriptor in _held:  # not in a forked child
+                _write(descriptor, "")
     finally:
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
 
 
 def _write(descriptor: int, text: str) -> None:

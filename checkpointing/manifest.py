@@ -69,7 +69,7 @@ class Manifest:
 
 
 def sealed(text: str) -> str:
-    """A JSON object with the digest of its own text as the last key, `check`, so that no change goes unseen."""
+    """A JSON object with the digest of its own text as the last key, `check`: no change goes unseen."""
     body = text.rstrip().removesuffix("}").rstrip()
     return f'{body},\n  "check": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 

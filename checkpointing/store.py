@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from checkpointing import journal as journals
+from checkpointing.archive import check_archive as check_archive
 from checkpointing.errors import CheckpointError
 from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, staged_name
 from checkpointing.files import STAGED as STAGED
@@ -23,6 +24,7 @@ from checkpointing.files import file_digest as file_digest
 from checkpointing.files import fsync_directory as fsync_directory
 from checkpointing.files import sweep as sweep
 from checkpointing.files import write_atomic as write_atomic
+from checkpointing.lock import briefly
 from checkpointing.manifest import Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
 from checkpointing.room import failure
@@ -90,14 +92,12 @@ class Store:
         partial is left under a final name; `expected` bytes are what its message says are needed.
         """
         self.sequence += 1
-        manifest = self._unrivalled(manifest)
         with self._failing(expected), Staged(self.path(manifest)) as data:
             hashing = HashingWriter(data.file)
             produce(hashing)  # type: ignore[arg-type]
             data.sync()
             done = replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=self.sequence)
-            self._commit(done, data.publish)
-        return done
+            return self._commit(done, data.publish)
 
     def share(self, source: Manifest, role: Manifest) -> Manifest:
         """Give the bytes of `source` a second name: a hard link, or a copy where links do not work.
@@ -105,11 +105,9 @@ class Store:
         Raises SaveFailed as `save` does.
         """
         self.sequence += 1
-        role = self._unrivalled(role)
         done = replace(role, bytes=source.bytes, sha256=source.sha256, sequence=self.sequence)
         with self._failing(source.bytes):
-            self._commit(done, lambda: self._link(self.path(source), self.path(done)))
-        return done
+            return self._commit(done, lambda target: self._link(self.path(source), target))
 
     def _link(self, source: Path, target: Path) -> None:
         try:
@@ -120,26 +118,29 @@ class Store:
                 copy.sync()
                 copy.publish()
 
-    def _commit(self, manifest: Manifest, publish: Callable[[], None]) -> None:
+    def _commit(self, manifest: Manifest, publish: Callable[[Path], None]) -> Manifest:
         """Give the bytes their name by `publish`, then the manifest its own, which makes them a checkpoint.
 
         The manifest is on disk under a staged name before: should this process die between the two, it
         tells the next start whose the bytes without a manifest are.
         """
-        path = self.path(manifest)
-        mark = path.with_suffix(".json")
-        with Staged(mark, CLAIM) as claim:
-            claim.file.write(manifest.to_json().encode())
-            claim.sync()
-            publish()
-            try:
-                claim.publish()
-            except OSError:
-                if not mark.exists():  # bytes without a manifest would only fill the disk
-                    path.unlink(missing_ok=True)
-                raise
+        with briefly(self.root):
+            manifest = self._unrivalled(manifest)
+            path = self.path(manifest)
+            mark = path.with_suffix(".json")
+            with Staged(mark, CLAIM) as claim:
+                claim.file.write(manifest.to_json().encode())
+                claim.sync()
+                publish(path)
+                try:
+                    claim.publish()
+                except OSError:
+                    if not mark.exists():  # bytes without a manifest would only fill the disk
+                        path.unlink(missing_ok=True)
+                    raise
         fsync_directory(path.parent)
         self.note("saved", manifest.file, "; ".join(manifest.reasons), manifest.sequence)
+        return manifest
 
     def _unrivalled(self, manifest: Manifest) -> Manifest:
         """The manifest under a name that no other run has taken since its own was chosen."""

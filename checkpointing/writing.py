@@ -1,14 +1,29 @@
-"""A directory opened for writing: its run, its lock and its store, shared by all of this process."""
+"""A directory opened for writing: its run, its lock and its store, and what the library writes there."""
 
+import json
+import logging
 import secrets
 import threading
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from checkpointing import finding, store
+from torch import nn
+
+from checkpointing import codec, finding, living, store
+from checkpointing.errors import CheckpointError
+from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
-from checkpointing.store import Store
+from checkpointing.manager import VERSION
+from checkpointing.manifest import Manifest, readable
+from checkpointing.policy import Save
+from checkpointing.room import failure, out_of_memory, tensor_bytes
+from checkpointing.store import Store, fsync_directory, sweep, write_atomic
+
+log = logging.getLogger("peakpoint")
 
 RUN = "library-"
 """How the runs of the library begin, so that a trainer's in the same directory are left alone."""
@@ -45,3 +60,119 @@ def run_in(root: Path) -> str:
     """The run whose checkpoints lie in a directory, or a new one."""
     runs = [m.run for m in [*store.manifests(root), *finding.releases(root)] if m.run.startswith(RUN)]
     return runs[-1] if runs else RUN + secrets.token_hex(8)
+
+
+class Recorder:
+    """Writes the checkpoints of one training to one directory, whatever tier they are of."""
+
+    def __init__(self, root: Path, *, compress: bool) -> None:
+        self.root = root
+        self._compress = compress
+        Store(root, run_in(root))  # what cannot be written to is told before the training
+        self._git_commit = git_commit()
+        self._opened: Opened | None = None
+
+    @property
+    def store(self) -> Store:
+        """Locked from the first write on, so that a process that only reads is in nobody's way."""
+        if self._opened is None:
+            self._opened = opened(self.root)
+        return self._opened.store
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._opened = None
+
+    def mine(self, tier: str) -> list[Manifest]:
+        """The checkpoints of this run in a tier, oldest first."""
+        return [m for m in finding.in_tier(self.root, tier) if m.run == self.store.run]
+
+    def role(
+        self,
+        save: Save,
+        *,
+        epoch: int,
+        step: int,
+        metrics: dict[str, float],
+        config: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> Manifest:
+        """The manifest of a checkpoint that is still to be written."""
+        return Manifest(
+            file=self.store.free_name(save.tier, save.stem),
+            tier=save.tier,
+            tags=(save.tag,),
+            policies=("",),
+            reasons=(save.reason,),
+            sequence=0,
+            run=self.store.run,
+            epoch=int(epoch),
+            global_step=int(step),
+            metrics=metrics,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            git_commit=self._git_commit,
+            config=_plain("config", config),
+            metadata=_plain("metadata", metadata),
+        )
+
+    def save(self, role: Manifest, state: dict[str, Any], model: nn.Module, pointer: str | None) -> Manifest:
+        """One copy to host memory, one write; both files are durable on return."""
+        living.check_finite(model)
+        contents = {
+            "version": VERSION,
+            "checkpoint_type": role.tier,
+            "timestamp": role.created,
+            "git_commit": role.git_commit,
+            "epoch": role.epoch,
+            "global_step": role.global_step,
+            "metrics": dict(role.metrics),
+            "config": role.config,
+            "metadata": role.metadata,
+            "model_state_dict": living.weights(model),
+            **state,
+        }
+        size = tensor_bytes(contents)
+        try:
+            copied = codec.snapshot(contents)
+        except (MemoryError, RuntimeError) as error:
+            refused = out_of_memory(error, size)
+            if refused is None:
+                raise
+            raise refused from error
+        saved = self.store.save(
+            role, lambda file: codec.dump(copied, file, compress=self._compress), expected=size
+        )
+        if pointer is not None:
+            self.store.point(role.tier, pointer, saved)
+        return saved
+
+    def json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write a readable file beside the checkpoints. Raises SaveFailed when the system refuses."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
+            write_atomic(path, json.dumps(readable(value), indent=2, allow_nan=False) + "\n")
+            for folder in (path.parent.parent, self.root):  # new folders must survive a power cut too
+                fsync_directory(folder)
+        except OSError as error:
+            raise failure(self.root, error, None) from error
+
+    def retire(self, tier: str, kept: Mapping[Manifest, str], reason: str) -> list[Path]:
+        """Delete what of mine is not kept."""
+        files = {m.file for m in kept}
+        doomed = [m for m in self.mine(tier) if m.file not in files]
+        deleted = []
+        for manifest in doomed:
+            try:
+                self.store.delete(manifest, reason)
+            except OSError as error:
+                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, error)
+            else:
+                deleted.append(self.root / manifest.file)
+        return deleted
+
+
+def _plain(name: str, value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, Mapping):
+        raise CheckpointError(f"{name} is of type {type(value).__name__}: give a dict.")
+    return None if value is None else dict(value)

@@ -2,9 +2,9 @@
 
     python examples/checkpointing_demo.py [DIRECTORY]
 
-It trains a small network on scikit-learn's digits (random data where scikit-learn is absent) three times: once
-without a break, once with a break in the middle of an epoch, and once from where that one broke off. The last
-must end with the weights of the first, bit for bit.
+It trains a small network on scikit-learn's digits (random data where scikit-learn is absent) three times:
+once without a break, once with a break in the middle of an epoch, and once from where that one broke off. The
+last must end with the weights of the first, bit for bit.
 """
 
 import sys
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from checkpointing import CheckpointManager, resume_training
 
-CONFIG = {"name": "digits_mlp", "hidden": 64, "dropout": 0.2}
+HIDDEN, DROPOUT = 64, 0.2
+CONFIG = {"name": "digits_mlp", "hidden": HIDDEN, "dropout": DROPOUT}
 EPOCHS = 4
 SAVE_EVERY = 10  # steps
 
@@ -39,10 +40,10 @@ def build() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.
     """What is trained, the same at every start."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Linear(64, CONFIG["hidden"]),
+        nn.Linear(64, HIDDEN),
         nn.ReLU(),
-        nn.Dropout(CONFIG["dropout"]),
-        nn.Linear(CONFIG["hidden"], 10),
+        nn.Dropout(DROPOUT),
+        nn.Linear(HIDDEN, 10),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     return model, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
@@ -68,14 +69,14 @@ def train(directory: Path, break_at: int | None = None) -> nn.Module:
     loader = DataLoader(data, batch_size=64, shuffle=True, generator=order)
 
     manager = CheckpointManager(directory, max_training_checkpoints=3)
-    epoch, first, step = 0, 0, 0
+    start, first, step = 0, 0, 0
     latest = manager.get_latest_checkpoint("training")
     if latest:
         state = resume_training(latest, model, optimizer, scheduler)
-        epoch, first, step = state["next_epoch"], state["next_batch"], state["global_step"]
-        print(f"  resuming at epoch {epoch}, batch {first} from {latest.name}")
+        start, first, step = state["next_epoch"], state["next_batch"], state["global_step"]
+        print(f"  resuming at epoch {start}, batch {first} from {latest.name}")
 
-    for epoch in range(epoch, EPOCHS):
+    for epoch in range(start, EPOCHS):
         order.manual_seed(epoch)
         model.train()
         for batch, (x, y) in enumerate(islice(loader, first, None), first + 1):

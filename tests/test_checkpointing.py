@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -215,6 +216,15 @@ class TestTrainingCheckpoints:
         assert resume_training(root / "training/latest.pt", t.model, t.optimizer)["global_step"] == 1
         assert len(list((root / "quarantine").glob("*.pt"))) == 2
 
+    def test_a_damaged_manifest_is_passed_over_and_told(self, manager, root, t, caplog):
+        good = save(manager, t, step=1)
+        damage(save(manager, t, step=2).with_suffix(".json"), flip=False)
+        assert manager.get_latest_checkpoint("training") == good
+        assert "checkpoint_epoch_0000_step_00000002.pt is damaged" in caplog.text
+        damage(save(manager, t, step=3).with_suffix(".json"), flip=False)
+        assert load_checkpoint(root / "training" / "latest.pt", t.model)["global_step"] == 1
+        assert len(list((root / "quarantine").glob("*.pt"))) == 2
+
     def test_a_damaged_file_that_is_named_is_refused_and_nothing_is_loaded(self, manager, t):
         path = save(manager, t)
         damage(path)
@@ -264,7 +274,7 @@ class TestTrainingCheckpoints:
     def test_files_of_others_are_never_deleted(self, manager, root, t):
         foreign = save(manager, t, step=1)
         mark = foreign.with_suffix(".json")
-        mark.write_text(json.dumps(json.loads(mark.read_text()) | {"run": "of a trainer"}))
+        mark.write_text(replace(read_manifest(mark), run="of a trainer").to_json())
         (root / "training" / "notes.pt").write_text("mine")
         for step in range(2, 7):
             save(manager, t, step=step)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from checkpointing.rng import restore_rng, rng_state
 from trainer.errors import UserError
 
 
@@ -159,33 +160,6 @@ def load_model(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise UserError(f"The checkpoint is of another network: {(lines[1:] or lines)[0]}") from None
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of every random number generator, as tensors and plain types."""
-    numpy_state: Any = np.random.get_state(legacy=False)
-    return {
-        "python": random.getstate(),
-        "numpy": {
-            **{k: v for k, v in numpy_state.items() if k != "state"},
-            "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
-            "pos": int(numpy_state["state"]["pos"]),
-        },
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def restore_rng(saved: Mapping[str, Any]) -> None:
-    """Set every random number generator; CUDA devices only as far as both sides have them."""
-    random.setstate(saved["python"])
-    state = dict(saved["numpy"])
-    key = state.pop("key").numpy().astype(np.uint32)
-    np.random.set_state({**state, "state": {"key": key, "pos": state.pop("pos")}})
-    torch.set_rng_state(saved["torch"].cpu())
-    if torch.cuda.is_available():
-        for device, value in enumerate(saved["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(value.cpu(), device)
 
 
 def seed_everything(seed: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from rich.text import Text
 
 from checkpointing import store
 from checkpointing.errors import CheckpointError
+from checkpointing.finding import TIERS, releases
+from checkpointing.lock import one_writer
 from checkpointing.manifest import Manifest, encode, read_manifest
-from checkpointing.policy import MILESTONE, TRAINING
-
-TIERS = (TRAINING, MILESTONE)
 
 
 def is_root(path: Path) -> bool:
@@ -51,9 +51,23 @@ def _has_manifests(root: Path) -> bool:
     return any(True for tier in TIERS for _ in (root / tier).glob("*.json"))
 
 
+def everything(root: Path) -> list[Manifest]:
+    """Every checkpoint that has a readable manifest, oldest first, then the releases by version."""
+    return [*store.manifests(root), *releases(root)]
+
+
 def run_of(root: Path) -> Path:
     """The run directory that a checkpoint folder belongs to, or the folder itself."""
     return root.parent if root.name == "checkpoints" else root
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Be the only writer: the trainer locks the run, the library the folder. Raises CheckpointError."""
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({run_of(root), root}):
+            stack.enter_context(one_writer(folder))
+        yield
 
 
 def manifest_of(path: Path) -> tuple[Path, Manifest]:

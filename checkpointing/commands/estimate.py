@@ -167,13 +167,14 @@ def _table(as_json: bool) -> int:
     if as_json:
         print_json(found)
         return 0
-    table = _titled("", "parameters", "weights", "with AdamW", "compressed", "100 epochs", "compressed")
+    table = _titled("", "parameters", "weights", "AdamW", "packed", "of 10", "packed")
     for row in found:
         network, parameters, *bytes_of = row.values()
-        table.add_row(*cells(network, f"{parameters:,}", *map(_mb, bytes_of)))
+        table.add_row(*cells(network, f"{parameters / 1e6:,.2f} M", *map(_mb, bytes_of)))
     console = Console()
     console.print(table)
-    line(console, f"MB, float32; compressed at sparsity {TABLE_SPARSITY:g}; 100 epochs: every 10th is kept.")
+    every = f"{saves} of them, every {TABLE_INTERVAL} of {TABLE_EPOCHS} epochs"
+    line(console, f"MB, float32. Packed: checkpoint.compress at sparsity {TABLE_SPARSITY:g}. Of 10: {every}.")
     return 0
 
 

@@ -11,15 +11,16 @@ from rich.text import Text
 
 from checkpointing import store
 from checkpointing.commands.common import (
-    TIERS,
     as_json,
     cells,
     checkpoint_roots,
+    everything,
     line,
     manifest_of,
     print_json,
     verdict,
 )
+from checkpointing.finding import TIERS
 from checkpointing.manifest import Manifest
 
 
@@ -27,7 +28,7 @@ def ls(options: argparse.Namespace) -> int:
     """A table of the checkpoints of a run, or of each run of a tree."""
     console, listed, bad = Console(), [], []
     for root in checkpoint_roots(options.path):
-        found = store.manifests(root)
+        found = everything(root)
         wrong = {m: verdict(root, m) for m in found} if options.verify else {}
         damaged = [*filter(None, wrong.values()), *(reason for _, reason in store.unreadable(root))]
         bad += damaged
@@ -47,7 +48,7 @@ def _print(console: Console, root: Path, found: list[Manifest], damaged: list[st
     for tier in TIERS:
         members = [m for m in found if m.tier == tier]
         if members:
-            console.print(_table(tier, members))
+            console.print(_table(tier, members, console.width))
             console.print()
     if not found:
         line(console, f"{root} holds no checkpoint yet.")
@@ -57,10 +58,12 @@ def _print(console: Console, root: Path, found: list[Manifest], damaged: list[st
         line(console, f"damaged: {reason}")
 
 
-def _table(tier: str, members: list[Manifest]) -> Table:
-    names = list(dict.fromkeys(name for m in members for name in m.metrics))
+def _table(tier: str, members: list[Manifest], width: int) -> Table:
+    longest = max(len(Path(m.file).name) for m in members)
+    room = min(longest, width // 2)
+    names = _that_fit(members, width - room)
     table = Table(box=SIMPLE_HEAD, title=tier, title_justify="left", pad_edge=False, show_edge=False)
-    table.add_column("file", overflow="fold")
+    table.add_column("file", overflow="fold", min_width=room)
     for name in ("epoch", "step", *names, "sparsity", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
@@ -71,6 +74,19 @@ def _table(tier: str, members: list[Manifest]) -> Table:
         row = (Path(m.file).name, m.epoch, m.global_step, *metrics, sparsity, f"{m.bytes / 1e6:.1f}", why)
         table.add_row(*cells(*row))
     return table
+
+
+def _that_fit(members: list[Manifest], room: int) -> list[str]:
+    """The metrics to show beside the other columns: first those that some checkpoint was kept for."""
+    names = list(dict.fromkeys(name for m in members for name in m.metrics))
+    roles = " ".join(tag for m in members for tag in m.tags)
+    room -= len(" | epoch |     step | sparsity |    MB | and why, in words")
+    shown = []
+    for name in sorted(names, key=lambda name: name not in roles):
+        room -= max(len(name), 6) + 3
+        if room > 0:
+            shown.append(name)
+    return [name for name in names if name in shown]
 
 
 def show(options: argparse.Namespace) -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from checkpointing import files, store
-from checkpointing.commands.common import TIERS, checkpoint_root, line, print_json, run_of
+from checkpointing.commands.common import checkpoint_root, line, locked, print_json, run_of
 from checkpointing.commands.verify import examine
-from checkpointing.lock import one_writer
+from checkpointing.finding import PRODUCTION, TIERS
 from checkpointing.manifest import Manifest
 from checkpointing.policy import TRAINING
 from checkpointing.store import Store
@@ -32,14 +32,14 @@ class Repair:
 def repair(options: argparse.Namespace) -> int:
     """Quarantine what does not verify, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
     root = checkpoint_root(options.path)
-    with contextlib.nullcontext() if options.dry_run else one_writer(run_of(root)):
+    with contextlib.nullcontext() if options.dry_run else locked(root):
         repairs = list(_strays(root))
         if not options.dry_run:
             _sweep(root)
         verdicts = list(examine(root))
         sound = [v.manifest for v in verdicts if v.manifest and not v.problem]
         repairs += [_quarantined(root, v.file, v.problem) for v in verdicts if v.problem]
-        repairs += _pointers(root, sound)
+        repairs += _pointers(root, sound, {v.file for v in verdicts if v.problem})
         if not options.dry_run:
             for each in repairs:
                 each.apply()
@@ -74,10 +74,12 @@ def _sweep(root: Path) -> None:
         Store(root, run)
 
 
-def _pointers(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
+def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repair]:
     """The pointers that should be and are not, then those that lead nowhere."""
     wanted: dict[tuple[str, str], Manifest] = {}
     for manifest in sound:  # oldest first, so that the newest wins
+        if manifest.tier == PRODUCTION:  # its pointer is somebody's choice, which no manifest records
+            continue
         for name in ("latest",) if manifest.tier == TRAINING else manifest.tags:
             wanted[manifest.tier, name] = manifest
     for (tier, name), manifest in wanted.items():
@@ -88,7 +90,7 @@ def _pointers(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
         was = f"it named {link.readlink()}" if link.is_symlink() else "it was missing"
         yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", _pointing(root, name, manifest))
     for link in sorted(p for tier in TIERS for p in (root / tier).glob("*.pt") if p.is_symlink()):
-        if (link.parent.name, link.stem) not in wanted and _leads_nowhere(link, sound):
+        if (link.parent.name, link.stem) not in wanted and _leads_nowhere(link, bad):
             file = f"{link.parent.name}/{link.name}"
             yield Repair("unlink", file, f"it names {link.readlink()}, which is no checkpoint", link.unlink)
 
@@ -103,6 +105,5 @@ def _pointing(root: Path, name: str, manifest: Manifest) -> Callable[[], None]:
     return apply
 
 
-def _leads_nowhere(link: Path, sound: list[Manifest]) -> bool:
-    names = {Path(m.file).name for m in sound if m.tier == link.parent.name}
-    return str(link.readlink()) not in names and not link.exists()
+def _leads_nowhere(link: Path, bad: set[str]) -> bool:
+    return f"{link.parent.name}/{link.readlink()}" in bad or not link.exists()

@@ -17,6 +17,7 @@ from checkpointing.commands.common import (
     as_json,
     checkpoint_root,
     line,
+    locked,
     manifest_of,
     megabytes,
     newest_sound,
@@ -25,7 +26,6 @@ from checkpointing.commands.common import (
     verdict,
 )
 from checkpointing.errors import CheckpointError
-from checkpointing.lock import one_writer
 from checkpointing.manifest import Manifest
 from checkpointing.policy import Policy
 from checkpointing.store import Store
@@ -62,9 +62,10 @@ def retention(root: Path, run: str) -> Retention:
         for name, policy in asked.items():
             if name in counters:
                 policy.load_state_dict(counters[name])
-    except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException):
         raise CheckpointError(
-            f"{root / newest.file} does not say which policies keep what: its {error} cannot be read."
+            f"{root / newest.file} does not say which policies keep what: "
+            "the trainer's checkpoints do, those of the library and of other versions do not."
         ) from None
     mine = [m for m in store.manifests(root) if m.run == run]
     kept = _ask_manager(asked, mine, _resumed_from(root))
@@ -122,19 +123,25 @@ def why(options: argparse.Namespace) -> int:
     root, manifest = manifest_of(path)
     if wrong := verdict(root, manifest):
         raise CheckpointError(f"{wrong} The next start moves it to quarantine.")
-    now = retention(root, manifest.run).reasons
-    kept = next(why for m, why in now.items() if m.file == manifest.file)
-    saved = [f"{tag}: {reason}" for tag, reason in zip(manifest.tags, manifest.reasons, strict=True)]
+    kept, unknown = None, ""
+    try:
+        now = retention(root, manifest.run).reasons
+        kept = next((why for m, why in now.items() if m.file == manifest.file), [])
+    except CheckpointError as error:
+        unknown = str(error)
     if options.json:
         print_json({**as_json(root, manifest, True), "kept": kept})
         return 0
     console = Console()
-    for reason in saved:
-        line(console, f"saved  {reason}")
-    for reason in kept:
+    for tag, reason in zip(manifest.tags, manifest.reasons, strict=True):
+        line(console, f"saved  {tag}: {reason}")
+    for reason in kept or []:
         line(console, f"kept   {reason}")
     if not kept:
-        line(console, "kept   by nothing: the next save deletes it")
+        line(
+            console,
+            f"kept   not known: {unknown}" if unknown else "kept   by nothing: the next save deletes it",
+        )
     return 0
 
 
@@ -148,7 +155,7 @@ def gc(options: argparse.Namespace) -> int:
     if options.dry_run:
         answers = [retention(root, run) for run in runs]
     else:
-        with one_writer(run_of(root)):
+        with locked(root):
             answers = [_collect(root, run) for run in runs]
     rows = [(m, why) for answer in answers for m, why in answer.reasons.items()]
     if options.json:

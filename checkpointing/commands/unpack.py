@@ -42,4 +42,4 @@ def _name(staged: Staged, target: Path) -> None:
     except FileExistsError:
         raise CheckpointError(f"{target} exists: choose another name.") from None
     except OSError:  # a filesystem without links
-        staged.publish()
+        staged.publish(target)

@@ -12,6 +12,7 @@ from checkpointing import store
 from checkpointing.commands.common import (
     as_json,
     checkpoint_roots,
+    everything,
     line,
     manifest_of,
     megabytes,
@@ -57,7 +58,7 @@ def verify(options: argparse.Namespace) -> int:
         line(console, f"bad: {v.problem}")
     sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
     size = megabytes(sum(size for _, size in sound))
-    line(console, f"{len(verdicts)} checkpoints, {len(bad)} bad, {size} sound")
+    line(console, f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
     return int(bool(bad))
 
 
@@ -78,7 +79,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
 def examine(root: Path) -> Iterator[Verdict]:
     """Every checkpoint under a root, the oldest first, then what has no manifest that can be read."""
     known: dict[tuple[object, ...], str | None] = {}
-    for manifest in store.manifests(root):
+    for manifest in everything(root):
         identity = _identity(root, manifest)
         if identity not in known:
             known[identity] = verdict(root, manifest)

@@ -250,7 +250,11 @@ class Evil:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "does not exist"), (b"", "cannot be opened"), (b"PK\x03\x04 not one", "cannot be opened")],
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "is not a checkpoint archive"),
+        (b"PK\x03\x04 not one", "is not a checkpoint archive"),
+    ],
 )
 def test_what_is_no_checkpoint_is_one_clear_line(tmp_path, content, sentence):
     path = tmp_path / "x.pt"

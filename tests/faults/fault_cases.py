@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpointing import store
+from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 
 CALLS = ("open", "mkdir", "fsync", "replace", "rename", "link", "symlink", "unlink", "write", "ftruncate")
 KILLED = -signal.SIGKILL
+REFUSED = 3
 
 
 def payload(value: int, size: int = 5000) -> bytes:
@@ -112,6 +114,8 @@ def in_child(
             if fault:
                 say(writing, f"count {fault.count}\n".encode())
             code = 0
+        except CheckpointError:
+            code = REFUSED
         except BaseException:
             traceback.print_exc()
         finally:

@@ -16,15 +16,15 @@ from tests.faults.fault_cases import Faulty, in_child, put, sound, tidy
 
 
 class History(RuleBasedStateMachine):
-    """`promised`: values whose save returned, in order. `possible`: those whose save was cut short."""
+    """`promised`: values whose save returned. `possible`: those whose save or deletion
+    was cut short."""
 
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp())
         self.value = 0
-        self.promised: dict[int, str] = {}
+        self.promised: set[int] = set()
         self.possible: set[int] = set()
-        self.damaged: set[int] = set()
         self.resume()
 
     def teardown(self) -> None:
@@ -34,17 +34,18 @@ class History(RuleBasedStateMachine):
         """What was cut short is either there, whole, or not: a reader of the folder decides."""
         for each in store.manifests(self.root):
             if each.epoch in self.possible:
-                self.promised[each.epoch] = each.file
+                self.promised.add(each.epoch)
         self.possible.clear()
 
     @rule()
     def save(self) -> None:
         self.value += 1
-        self.promised[self.value] = put(self.store, self.value).file
+        put(self.store, self.value)
+        self.promised.add(self.value)
 
     @rule()
     def share(self) -> None:
-        newest = next((m for m in reversed(store.manifests(self.root)) if m.epoch not in self.damaged), None)
+        newest = store.newest_verified(self.root).manifest
         if newest:
             name = self.store.free_name("milestone", "best")
             self.store.share(newest, manifest(name, epoch=newest.epoch))
@@ -54,7 +55,7 @@ class History(RuleBasedStateMachine):
     def crash(self, at: int, how: str | int) -> None:
         """A save, and the retention after it, in a process that does not live to tell, or fails."""
         self.value += 1
-        kept = self.promised.keys()
+        kept = self.promised.copy()
 
         def work(say) -> None:
             target = Store(self.root, "run")
@@ -69,10 +70,10 @@ class History(RuleBasedStateMachine):
         _, said = in_child(work, Faulty(at, how))
         for line in said:
             if line == "saved":
-                self.promised[self.value] = ""
+                self.promised.add(self.value)
             elif line.isdigit():
-                self.promised.pop(int(line), None)
-                self.damaged.discard(int(line))
+                self.promised.discard(int(line))
+                self.possible.add(int(line))
         if "saved" not in said:
             self.possible.add(self.value)
         self.resume()
@@ -85,7 +86,7 @@ class History(RuleBasedStateMachine):
         for each in store.manifests(self.root):
             if each.epoch == newest.epoch:
                 damage((self.root / each.file).with_suffix(end), flip=flip)
-        self.damaged.add(newest.epoch)
+        self.promised.discard(newest.epoch)
         self.find()
 
     @rule(keep=st.integers(1, 3))
@@ -98,7 +99,7 @@ class History(RuleBasedStateMachine):
         for each in found:
             if each.epoch in doomed:
                 self.store.delete(each)
-                self.promised.pop(each.epoch, None)
+                self.promised.discard(each.epoch)
 
     @rule()
     def resume(self) -> None:
@@ -110,9 +111,6 @@ class History(RuleBasedStateMachine):
 
     def find(self) -> None:
         found = store.newest_verified(self.root)
-        for value in self.damaged:
-            self.promised.pop(value, None)
-        self.damaged.clear()
         if self.promised:
             assert found.manifest is not None
             assert found.manifest.epoch in self.promised
@@ -121,7 +119,7 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def nothing_promised_is_lost(self) -> None:
-        assert set(sound(self.root)) == set(self.promised)
+        assert set(sound(self.root)) == self.promised
 
     @invariant()
     def order_is_that_of_saving(self) -> None:

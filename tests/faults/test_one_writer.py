@@ -1,6 +1,7 @@
 """One writer a directory, told by name, and no dead one in the way."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from checkpointing import lock, store
 from checkpointing.errors import BusyError, CheckpointError
 from checkpointing.lock import one_writer
 from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT
 from tests.faults.fault_cases import in_child, put, sound, tidy
 
@@ -59,6 +61,62 @@ def test_the_lock_of_a_dead_holder_is_free(tmp_path, holder):
             pytest.fail("two writers in one process")
     with one_writer(tmp_path):
         pass
+
+
+def test_a_worker_that_outlives_the_holder_does_not_keep_the_lock(tmp_path):
+    """As a data loader's worker does for some seconds when the trainer is killed."""
+    reading, writing = os.pipe()
+
+    holder = os.fork()
+    if holder == 0:
+        try:
+            with one_writer(tmp_path):
+                if os.fork() == 0:
+                    os.close(writing)
+                    os.read(reading, 1)  # until the test is over
+                else:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(0)
+    assert os.waitpid(holder, 0)[1] == signal.SIGKILL
+    with one_writer(tmp_path):
+        pass
+    os.close(writing)
+    os.close(reading)
+
+
+def test_a_forked_child_that_returns_leaves_the_lock_to_its_parent(tmp_path):
+    with one_writer(tmp_path):
+        text = (tmp_path / lock.LOCK).read_text()
+        child = os.fork()
+        if child == 0:
+            try:
+                with pytest.raises(BusyError), one_writer(tmp_path):
+                    pass
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert (tmp_path / lock.LOCK).read_text() == text
+
+
+def test_a_copy_made_in_the_middle_of_a_save_is_a_run_of_its_own(tmp_path):
+    """What was half-written when the folder was copied has no writer there."""
+    target = Store(tmp_path / "run", "run")
+    put(target, 1)
+
+    def produce(file):
+        file.write(b"half")
+        shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=True)
+
+    with one_writer(tmp_path / "run"):
+        target.save(manifest("training/b.pt"), produce)
+        shutil.copy(tmp_path / "run" / lock.LOCK, tmp_path / "copy")
+        with one_writer(tmp_path / "copy"):
+            copy = Store(tmp_path / "copy", "run")
+            assert sound(copy.root) == [1]
+            assert tidy(copy.root)
+            assert put(copy, 2).sequence == 2
 
 
 def test_what_goes_wrong_inside_gives_the_lock_back(tmp_path):
@@ -144,14 +202,14 @@ def test_a_writer_that_lives_keeps_its_staged_files(tmp_path):
         os.read(go_on[0], 1)
 
     with ThreadPoolExecutor(1) as pool:
-        from tests.checkpointing.checkpoint_cases import manifest
-
         saving = pool.submit(writer.save, manifest("training/a.pt"), slow)
         os.read(started[0], 1)
-        Store(tmp_path, "same process")
-        assert in_child(lambda say: Store(tmp_path, "other process") and None)[0] == 0
-        assert len(list(tmp_path.rglob(f"{store.STAGED}*"))) == 1
-        os.write(go_on[1], b".")
+        try:
+            Store(tmp_path, "same process")
+            assert in_child(lambda say: Store(tmp_path, "other process") and None)[0] == 0
+            assert len(list(tmp_path.rglob(f"{store.STAGED}*"))) == 1
+        finally:
+            os.write(go_on[1], b".")
         store.verify(tmp_path, saving.result(60))
 
 
@@ -163,8 +221,6 @@ def test_what_a_dead_writer_staged_is_swept_and_nothing_else(tmp_path):
         def produce(file):
             file.write(b"x" * 5_000_000)
             os.kill(os.getpid(), signal.SIGKILL)
-
-        from tests.checkpointing.checkpoint_cases import manifest
 
         target.save(manifest("training/b.pt"), produce)
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from checkpointing import codec
+from checkpointing.rng import restore_rng, rng_state
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts
 from trainer import state
 from trainer.errors import UserError
-from trainer.state import Meter, plain_model, restore_rng, rng_state
+from trainer.state import Meter, plain_model
 
 MADE_OF = {
     "adamwprune": [],

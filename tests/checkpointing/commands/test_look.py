@@ -1,7 +1,6 @@
-"""python -m checkpointing: what a person, or a script, reads about a run."""
+"""ls and show, and what all commands share: their errors, and that they start at once."""
 
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -10,38 +9,13 @@ import pytest
 
 from checkpointing import __main__ as cli
 from checkpointing.store import Store
-from tests.checkpointing.checkpoint_cases import damage, manifest, saved
+from tests.checkpointing.checkpoint_cases import damage
 from tests.conftest import ROOT, command
 
 KEYS = {
     "file", "tier", "tags", "policies", "reasons", "sequence", "run", "epoch", "global_step", "metrics",
-    "sparsity", "bytes", "sha256", "created", "git_commit", "format", "verified",
+    "sparsity", "bytes", "sha256", "created", "git_commit", "format", "root", "verified",
 }  # fmt: skip
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A run of three checkpoints, two of which share their bytes."""
-    target = Store(tmp_path / "run" / "checkpoints", "run")
-    saved(target, "training/a.pt", 1.0, metrics={"accuracy": 0.5, "loss": math.nan}, sparsity=0.7)
-    last = saved(target, "training/b.pt", 2.0, metrics={"accuracy": 0.6}, epoch=2)
-    target.share(last, manifest("milestone/best.pt", metrics={"accuracy": 0.6}, reasons=("the [best]",)))
-    target.point("training", "latest", last)
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def cli_main(capsys, monkeypatch):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def main(*arguments):
-        code = cli.main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return main
 
 
 def test_ls_shows_every_checkpoint_and_why(run, cli_main):
@@ -61,7 +35,7 @@ def test_ls_as_json(run, cli_main, verify):
     found = json.loads(out, parse_constant=pytest.fail)
     assert code == 0
     assert [m["file"] for m in found] == ["training/a.pt", "training/b.pt", "milestone/best.pt"]
-    assert {frozenset(m) for m in found} == {frozenset(KEYS)}
+    assert all(set(m) >= KEYS for m in found)
     assert found[0]["metrics"] == {"accuracy": 0.5, "loss": "nan"}
     assert {m["verified"] for m in found} == ({True} if verify else {None})
 
@@ -71,7 +45,7 @@ def test_show_takes_a_file_or_a_pointer(run, cli_main):
     code, out, _ = cli_main("show", folder / "latest.pt", "--json")
     found = json.loads(out)
     assert code == 0
-    assert set(found) == KEYS
+    assert set(found) >= KEYS
     assert (found["file"], found["verified"]) == ("training/b.pt", True)
     code, text, _ = cli_main("show", folder / "b.pt")
     assert code == 0
@@ -146,18 +120,60 @@ def test_wrong_use_is_exit_code_2(arguments, capsys):
     assert "usage: python -m checkpointing" in capsys.readouterr().err
 
 
-def test_as_a_program_it_needs_no_torch(run):
-    done = command("ls", str(run), cwd=run, module="checkpointing")
-    assert done.returncode == 0, done.stderr
-    assert "3 checkpoints" in done.stdout
-    program = "import sys, checkpointing.__main__ as m; m.main(['ls', '.']); sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "arguments", [["ls", "."], ["show", "checkpoints/training/latest.pt"], ["verify", "."], ["repair", "."]]
+)
+def test_as_a_program_it_needs_no_torch(run, arguments):
+    program = (
+        f"import sys, checkpointing.__main__ as m; m.main({arguments}); sys.exit('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=run, env={"PYTHONPATH": str(ROOT)}, check=False
     )
     assert done.returncode == 0
 
 
+def test_as_a_program_it_lists(run):
+    done = command("ls", str(run), cwd=run, module="checkpointing")
+    assert done.returncode == 0, done.stderr
+    assert "3 checkpoints" in done.stdout
+
+
 def test_a_run_of_the_trainer_verifies(whole_run, cli_main):
     code, out, _ = cli_main("ls", whole_run, "--verify")
     assert code == 0
     assert "checkpoint_epoch_0003_step_00000024.pt" in out
+
+
+def test_ls_of_a_tree_lists_every_run(run, cli_main):
+    Store(run.parent / "sweeps" / "0" / "checkpoints", "other")
+    (run.parent / "data" / "training").mkdir(parents=True)  # of another program
+    code, out, _ = cli_main("ls", run.parent)
+    assert code == 0
+    assert f"3 checkpoints, 0.0 MB on disk, in {run / 'checkpoints'}" in out
+    assert "sweeps/0/checkpoints holds no checkpoint yet" in out
+    assert str(run.parent / "data") not in out
+    assert {m["root"] for m in json.loads(cli_main("ls", run.parent, "--json")[1])} == {
+        str(run / "checkpoints")
+    }
+
+
+@pytest.mark.parametrize(("name", "text"), [("ls", "a table of"), ("prove-resume", "kill and resume")])
+def test_help_says_what_a_command_does(name, text, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--help"])
+    assert end.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"{name} {text}" in out
+
+
+def test_a_narrow_table_keeps_the_names_and_the_metrics_that_count(finished, cli_main, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "130")
+    out = cli_main("ls", finished)[1]
+    assert "best_loss_" in out
+    best = next((finished / "checkpoints" / "milestone").glob("best_loss_[0-9]*.pt"))
+    assert best.name in out  # not folded
+    assert max(map(len, out.splitlines()[:-1])) <= 130
+    header = next(line for line in out.split("milestone")[1].splitlines() if "epoch" in line)
+    assert "accuracy" in header
+    assert "f1_score" not in header

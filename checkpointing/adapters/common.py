@@ -1,0 +1,100 @@
+"""What the adapters share: plain state, measured sparsity, the manager of a directory."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from checkpointing import store
+from checkpointing.errors import CheckpointError
+from checkpointing.living import git_commit
+from checkpointing.manager import Manager, Options
+from checkpointing.policy import Policy
+from checkpointing.store import Found
+from checkpointing.writing import Opened, opened
+
+
+def plain(value: Any) -> Any:
+    """A framework's nested state in plain types, where that loses nothing; the rest is left to be refused."""
+    if isinstance(value, Mapping):
+        return {plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    if isinstance(value, tuple):
+        return tuple(plain(v) for v in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, Path):
+        return str(value)
+    return value.data if isinstance(value, nn.Parameter) else value
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are single numbers."""
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, torch.Tensor | np.generic):
+            if value.size != 1 if isinstance(value, np.generic) else value.numel() != 1:
+                continue
+            found[str(name)] = float(value)
+        elif isinstance(value, int | float):
+            found[str(name)] = float(value)
+    return found
+
+
+class Zeros:
+    """The measured fraction of zeros among a network's matrices and kernels, biases and norms left out."""
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+        self.version = 0
+
+    def measure(self, model: nn.Module) -> float:
+        """The fraction now; `version` grows when the number of zeros changed. Waits for the device."""
+        weights = [p for p in model.parameters() if p.dim() > 1]
+        zeros = sum(int((p == 0).sum()) for p in weights)
+        if self._before not in (None, zeros):
+            self.version += 1
+        self._before = zeros
+        return zeros / max(1, sum(p.numel() for p in weights))
+
+
+def newest(root: str | Path) -> Path | None:
+    """The newest checkpoint under a directory that verifies, or None; damaged ones go to quarantine."""
+    found: Found = store.newest_verified(Path(root))
+    return Path(root) / found.manifest.file if found.manifest else None
+
+
+class Run:
+    """A directory opened for a fit: its lock, its manager and the policies' counters."""
+
+    def __init__(
+        self,
+        root: Path,
+        policies: Mapping[str, Policy],
+        gather: Callable[[], dict[str, Any]],
+        *,
+        on_error: str,
+        resumed_from: str | None,
+    ) -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{root} cannot be made: {error.strerror or error}.") from None
+        self._opened: Opened | None = opened(root)
+        options = Options(
+            background=True, on_error=on_error, git_commit=git_commit(), resumed_from=resumed_from
+        )
+        self.manager = Manager(self._opened.store, policies, gather, options=options)
+        self.zeros = Zeros()
+
+    def close(self) -> None:
+        """Finish the save in flight, and let other processes write."""
+        if self._opened is not None:
+            self.manager.close()
+            self._opened = None

@@ -1,0 +1,160 @@
+"""The Lightning callback, in real fits."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from checkpointing import CheckpointError, load, store
+from checkpointing.policies.best import Best
+from checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from checkpointing.policies.interval import Interval, IntervalSettings
+from tests.checkpointing.checkpoint_cases import damage
+from tests.checkpointing.policies import policy_cases as case
+from tests.states import differences
+
+lightning = pytest.importorskip("lightning.pytorch")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+from checkpointing.adapters.lightning import PeakpointCheckpoint, newest  # noqa: E402
+
+WEIGHTS = ("model_state_dict", "optimizer_states", "lr_schedulers", "rng_state")
+
+
+class Module(lightning.LightningModule):
+    """A tiny network with dropout; its validation accuracy is what the test says."""
+
+    def __init__(self, accuracies=()):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
+        self.accuracies = accuracies
+        self.breaks_at = None
+
+    def training_step(self, batch, _):
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+    def on_train_epoch_start(self):
+        if self.breaks_at == self.current_epoch:
+            raise ValueError("broken off")
+
+    def validation_step(self, batch, _):
+        values = self.accuracies
+        value = values[self.current_epoch] if values else 0.5
+        self.log("val_acc", value)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)]
+
+
+def loaders():
+    x = torch.randn(24, 6, generator=torch.Generator().manual_seed(3))
+    data = TensorDataset(x, (x.sum(1) > 0).long())
+    return DataLoader(data, 8, shuffle=True), DataLoader(data, 8)
+
+
+def fit(root, epochs, *, policies=None, accuracies=(), ckpt_path=None, seed=0, breaks_at=None, **options):
+    torch.manual_seed(seed)
+    module = Module(accuracies)
+    module.breaks_at = breaks_at
+    policies = policies or {"rolling": Interval(IntervalSettings(epochs=1, steps=None, keep_last=2))}
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[PeakpointCheckpoint(root, policies)], **options,
+    )  # fmt: skip
+    trainer.fit(module, *loaders(), ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def best():
+    return {
+        "best": Best(case.best(val_acc="max").__class__(metrics=case.best(val_acc="max").metrics, keep=1))
+    }
+
+
+def milestones(root):
+    return [m.metrics["val_acc"] for m in store.manifests(root) if m.tier == "milestone"]
+
+
+def test_the_best_is_kept_whatever_came_first(tmp_path):
+    fit(tmp_path, 5, policies=best(), accuracies=[math.nan, 0.0, 0.9, 0.5, math.inf])
+    assert milestones(tmp_path) == pytest.approx([0.9])
+    (found,) = [m for m in store.manifests(tmp_path) if m.tier == "milestone"]
+    assert (found.epoch, found.global_step) == (3, 9)
+
+
+def test_only_the_last_ones_stay_and_both_libraries_read_them(tmp_path):
+    fit(tmp_path, 4)
+    found = store.manifests(tmp_path)
+    assert [m.epoch for m in found] == [3, 4]
+    assert [m.global_step for m in found] == [9, 12]
+    state = load(tmp_path / found[-1].file)
+    assert set(state["model_state_dict"]) == set(Module().state_dict())
+    restored = Module.load_from_checkpoint(newest(tmp_path), weights_only=True)
+    assert not differences(dict(restored.state_dict()), state["model_state_dict"])
+
+
+def test_the_end_of_an_epoch_is_saved_once(tmp_path):
+    fit(tmp_path, 2, policies=best() | {"rolling": Interval(case.interval(epochs=1))})
+    training = [m for m in store.manifests(tmp_path) if m.tier == "training"]
+    assert [m.metrics.get("val_acc") for m in training][-1] == 0.5
+    milestone = next(m for m in store.manifests(tmp_path) if m.tier == "milestone")
+    assert (tmp_path / milestone.file).stat().st_nlink == 2 or len(training) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_resumed_fit_equals_the_whole_one_bit_for_bit(tmp_path, cut):
+    fit(tmp_path / "whole", 4)
+    fit(tmp_path / "cut", cut)
+    fit(tmp_path / "cut", 4, ckpt_path=newest(tmp_path / "cut"), seed=99)
+    whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
+    assert resumed["global_step"] == whole["global_step"] == 12
+    for name in WEIGHTS:
+        assert not differences({name: resumed[name]}, {name: whole[name]}), name
+
+
+def test_a_fit_that_an_error_ended_goes_on(tmp_path):
+    fit(tmp_path / "whole", 4)
+    with pytest.raises(ValueError, match="broken off"):
+        fit(tmp_path / "cut", 4, breaks_at=2)
+    assert newest(tmp_path / "cut").stem == "checkpoint_epoch_0002_step_00000006"
+    fit(tmp_path / "cut", 4, ckpt_path=newest(tmp_path / "cut"), seed=99)
+    whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
+    assert not differences(resumed["model_state_dict"], whole["model_state_dict"])
+
+
+def test_worse_after_a_resume_is_not_best(tmp_path):
+    fit(tmp_path, 1, policies=best(), accuracies=[0.9])
+    fit(tmp_path, 2, policies=best(), accuracies=[0.9, 0.3], ckpt_path=newest(tmp_path))
+    assert milestones(tmp_path) == pytest.approx([0.9])
+
+
+def test_a_damaged_file_is_passed_over(tmp_path):
+    fit(tmp_path, 2)
+    damage(newest(tmp_path))
+    found = newest(tmp_path)
+    assert "epoch_0001" in found.name
+    trainer = fit(tmp_path, 3, ckpt_path=found)
+    assert trainer.current_epoch == 3
+
+
+def test_a_policy_stops_the_fit(tmp_path):
+    settings = EarlyStoppingSettings(metric="val_acc", mode="max", patience=2, min_delta=0.0)
+    trainer = fit(tmp_path, 9, policies={"stop": EarlyStopping(settings)})
+    assert trainer.current_epoch == 3
+
+
+def test_steps_are_optimizer_steps(tmp_path):
+    policies = {"steps": Interval(IntervalSettings(epochs=None, steps=1, keep_last=50))}
+    fit(tmp_path, 2, policies=policies, accumulate_grad_batches=3)
+    assert [m.global_step for m in store.manifests(tmp_path) if m.tags == ("interval",)] == [1, 2]
+
+
+def test_an_unwritable_place_ends_the_fit_before_it_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError):
+        fit(tmp_path / "file", 1)

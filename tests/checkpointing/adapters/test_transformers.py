@@ -1,0 +1,144 @@
+"""The callback for the transformers Trainer, in real trainings."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from checkpointing import CheckpointError, load, store
+from checkpointing.policies.best import Best
+from checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from checkpointing.policies.interval import Interval, IntervalSettings
+from tests.checkpointing.checkpoint_cases import damage
+from tests.checkpointing.policies import policy_cases as case
+from tests.states import differences
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+from checkpointing.adapters.transformers import PeakpointCallback, newest  # noqa: E402
+
+EXACT = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "rng_state")
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
+
+    def forward(self, x, labels):
+        logits = self.net(x)
+        return {"loss": cross_entropy(logits, labels), "logits": logits}
+
+
+def rows():
+    x = torch.randn(24, 6, generator=torch.Generator().manual_seed(3))
+    return [{"x": row, "labels": int(row.sum() > 0)} for row in x]
+
+
+def rolling(keep=2, **periods):
+    return Interval(IntervalSettings(**{"epochs": None, "steps": None, **periods}, keep_last=keep))
+
+
+def train(root, *, epochs=4, steps=-1, policies=None, accuracies=(), resume=False, seed=0, evaluate="no"):
+    torch.manual_seed(seed)
+    values = iter(accuracies)
+    callback = PeakpointCallback(root, policies or {"rolling": rolling(epochs=1)})
+    arguments = transformers.TrainingArguments(
+        output_dir=str(root / "hf"), num_train_epochs=epochs, per_device_train_batch_size=8,
+        save_strategy="no", eval_strategy=evaluate, report_to=[], use_cpu=True, disable_tqdm=True,
+        learning_rate=0.01, logging_strategy="no", seed=11,
+    )  # fmt: skip
+
+    class Halt(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop |= state.global_step == steps
+
+    trainer = transformers.Trainer(
+        Model(), arguments, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback, Halt()],
+        compute_metrics=lambda _: {"accuracy": next(values, 0.5)},
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=callback.resume_folder() if resume else None)
+    return trainer
+
+
+def best():
+    return {"best": Best(case.best(eval_accuracy="max"))}
+
+
+def milestones(root):
+    return [m.metrics["eval_accuracy"] for m in store.manifests(root) if m.tier == "milestone"]
+
+
+def test_the_best_is_kept_whatever_came_first(tmp_path):
+    values = [math.nan, 0.0, 0.9, 0.5, math.inf]
+    train(tmp_path, epochs=5, policies=best(), accuracies=values, evaluate="epoch")
+    assert milestones(tmp_path) == [0.9]
+    (found,) = [m for m in store.manifests(tmp_path) if m.tier == "milestone"]
+    assert (found.epoch, found.global_step) == (3, 9)
+
+
+def test_only_the_last_ones_stay(tmp_path):
+    train(tmp_path)
+    assert [(m.epoch, m.global_step) for m in store.manifests(tmp_path)] == [(3, 9), (4, 12)]
+    assert set(load(newest(tmp_path))["model_state_dict"]) == set(Model().state_dict())
+
+
+def test_an_epoch_and_its_evaluation_share_a_file(tmp_path):
+    policies = best() | {"rolling": rolling(epochs=1)}
+    train(tmp_path, epochs=1, policies=policies, accuracies=[0.7], evaluate="epoch")
+    milestone, training = store.manifests(tmp_path)
+    assert (milestone.tier, training.tier) == ("milestone", "training")
+    assert training.metrics["eval_accuracy"] == 0.7
+    assert milestone.sha256 == training.sha256
+    assert (tmp_path / milestone.file).samefile(tmp_path / training.file)
+
+
+@pytest.mark.parametrize("cut", [3, 4, 8])
+def test_a_resumed_training_equals_the_whole_one_bit_for_bit(tmp_path, cut):
+    each = {"rolling": rolling(steps=1)}
+    train(tmp_path / "whole", policies=each)
+    train(tmp_path / "cut", policies=each, steps=cut)
+    assert load(newest(tmp_path / "cut"))["global_step"] == cut
+    train(tmp_path / "cut", policies=each, resume=True, seed=99)
+    whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
+    assert resumed["global_step"] == whole["global_step"] == 12
+    for name in EXACT:
+        assert not differences({name: resumed[name]}, {name: whole[name]}), name
+    assert not list(tmp_path.rglob(".resume"))
+
+
+def test_worse_after_a_resume_is_not_best(tmp_path):
+    train(tmp_path, policies=best(), accuracies=[0.9], evaluate="epoch", steps=3)
+    train(tmp_path, policies=best(), accuracies=[0.3, 0.2, 0.1], evaluate="epoch", resume=True)
+    assert milestones(tmp_path) == [0.9]
+
+
+def test_a_damaged_file_is_passed_over(tmp_path):
+    train(tmp_path, epochs=2)
+    damage(newest(tmp_path))
+    trainer = train(tmp_path, epochs=3, resume=True)
+    assert trainer.state.global_step == 9
+    assert len(list((tmp_path / "quarantine").glob("*.pt"))) == 1
+
+
+def test_nothing_to_resume_from_starts_anew(tmp_path):
+    assert train(tmp_path, epochs=1, resume=True).state.global_step == 3
+
+
+def test_a_policy_stops_the_training(tmp_path):
+    settings = EarlyStoppingSettings(metric="eval_accuracy", mode="max", patience=2, min_delta=0.0)
+    trainer = train(tmp_path, epochs=9, policies={"stop": EarlyStopping(settings)}, evaluate="epoch")
+    assert trainer.state.global_step == 9
+
+
+def test_an_unwritable_place_ends_the_training_before_it_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+    callback = PeakpointCallback(tmp_path / "file", {"rolling": rolling(epochs=1)})
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path / "hf"), report_to=[], use_cpu=True)
+    trainer = transformers.Trainer(Model(), arguments, train_dataset=rows(), callbacks=[callback])
+    with pytest.raises(CheckpointError):
+        trainer.train()

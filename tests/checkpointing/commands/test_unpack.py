@@ -1,0 +1,55 @@
+"""unpack: a compressed checkpoint as the ordinary file."""
+
+import pytest
+import torch
+
+from checkpointing import codec, store
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import damage, manifest
+from tests.states import differences
+
+
+@pytest.fixture
+def packed(tmp_path, whole_run):
+    """The newest state of a pruned run, saved compressed, and that state."""
+    root = whole_run / "checkpoints"
+    state = codec.load(root / store.manifests(root)[-1].file)
+    target = Store(tmp_path / "checkpoints", "run")
+    saved = target.save(manifest("training/a.pt"), lambda f: codec.dump(state, f, compress=True))
+    return target.path(saved), state
+
+
+def test_the_ordinary_file_holds_the_same_state(packed, tmp_path, cli_main):
+    path, state = packed
+    out = tmp_path / "plain.pt"
+    code, said, err = cli_main("unpack", path, out)
+    assert (code, err) == (0, "")
+    assert str(out) in said
+    assert out.stat().st_size > 1.5 * path.stat().st_size
+    plain = torch.load(out, weights_only=True)
+    assert differences(plain, state) == []
+    assert all(isinstance(w, torch.Tensor) for w in plain["model_state_dict"].values())
+    assert list(tmp_path.glob(f"{store.STAGED}*")) == []
+
+
+def test_it_never_replaces_a_file(packed, tmp_path, cli_main):
+    out = tmp_path / "plain.pt"
+    out.write_text("mine")
+    link = tmp_path / "link.pt"
+    link.symlink_to("nowhere")
+    for target in (out, link, packed[0]):
+        code, _, err = cli_main("unpack", packed[0], target)
+        assert code == 1
+        assert err == f"error: {target} exists: choose another name.\n"
+    assert out.read_text() == "mine"
+
+
+def test_what_cannot_be_unpacked_leaves_nothing(packed, tmp_path, cli_main):
+    path, _ = packed
+    assert cli_main("unpack", path, tmp_path / "nowhere" / "plain.pt")[0] == 1
+    assert cli_main("unpack", tmp_path / "nowhere.pt", tmp_path / "plain.pt")[0] == 1
+    damage(path)
+    code, _, err = cli_main("unpack", path, tmp_path / "plain.pt")
+    assert code == 1
+    assert "does not match the sha256" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints"]
