@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,10 @@ def repair(options: argparse.Namespace) -> int:
             _sweep(root)
         verdicts = list(examine(root))
         sound = [v.manifest for v in verdicts if v.manifest and not v.problem]
-        repairs += [_quarantined(root, v.file, v.problem) for v in verdicts if v.problem]
+        unfinished = _unfinished(root) if options.dry_run else {}
+        repairs += [
+            unfinished.get(v.file) or _quarantined(root, v.file, v.problem) for v in verdicts if v.problem
+        ]
         repairs += _pointers(root, sound, {v.file for v in verdicts if v.problem})
         if not options.dry_run:
             for each in repairs:
@@ -66,6 +70,19 @@ def _strays(root: Path) -> Iterator[Repair]:
             if files.abandoned(path):
                 remove = functools.partial(path.unlink, missing_ok=True)
                 yield Repair("sweep", os.path.relpath(path, root), "its writer is dead", remove)
+
+
+def _unfinished(root: Path) -> dict[str, Repair]:
+    """What the sweep of a store would remove: bytes whose save or deletion was cut short."""
+    runs, found = {m.run for m in store.manifests(root)}, {}
+    for claim in root.glob(f"*/{store.STAGED}*{store.CLAIM}"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            raw = json.loads(claim.read_bytes())
+            file = f"{claim.parent.name}/{Path(raw['file']).name}"
+            if files.abandoned(claim) and raw["run"] in runs:
+                reason = "a save or a deletion of it was cut short"
+                found[file] = Repair("sweep", file, reason, lambda: None)
+    return found
 
 
 def _sweep(root: Path) -> None:

@@ -166,7 +166,7 @@ def test_two_runs_in_one_root_never_touch_each_other(tmp_path):
     def train(run, say):
         target = Store(root, run)
         kept = []
-        for value in range(30):
+        for value in range(100):
             kept.append(put(target, value))
             if len(kept) > 2:
                 target.delete(kept.pop(0))
@@ -175,7 +175,7 @@ def test_two_runs_in_one_root_never_touch_each_other(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(lambda run: in_child(lambda say: train(run, say)), ["a", "b"]))
     assert ended == [(0, ["done"])] * 2
-    assert sorted(sound(root)) == [28, 28, 29, 29]
+    assert sorted(sound(root)) == [98, 98, 99, 99]
     assert sorted(m.run for m in store.manifests(root)) == ["a", "a", "b", "b"]
     assert tidy(root)
 

@@ -109,3 +109,18 @@ def test_a_run_without_one_sound_checkpoint_is_exit_code_1(run, cli_main):
     found = json.loads(out)
     assert [r["action"] for r in found] == ["quarantine"] * 3 + ["unlink"]
     assert [p.name for p in (run / "checkpoints" / "training").iterdir()] == []
+
+
+def test_a_deletion_that_was_cut_short_is_completed_and_told_before(trained, cli_main):
+    root = trained / "checkpoints"
+    oldest = next(m for m in store.manifests(root) if m.tier == "training")
+    path = root / oldest.file
+    path.with_suffix(".json").rename(path.with_name(f"{store.STAGED}1-abcd{store.CLAIM}"))
+    code, out, _ = cli_main("repair", trained, "--dry-run")
+    assert code == 0
+    assert f"sweep  {oldest.file}: a save or a deletion of it was cut short" in out
+    assert "quarantine" not in out
+    assert path.exists()
+    code, out, _ = cli_main("repair", trained)
+    assert (code, "quarantine" in out, path.exists()) == (0, False, False)
+    assert cli_main("verify", trained)[0] == 0
