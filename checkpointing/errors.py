@@ -21,3 +21,7 @@ class SaveFailed(CheckpointError):  # noqa: N818 (the name says what happened)
         self.needed = needed
         self.free = free
         self.errno = errno
+
+
+class FormatError(CheckpointError):
+    """A sound manifest of a format that this version does not read: nothing is wrong with the file."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from checkpointing import store
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, FormatError
 from checkpointing.manifest import Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
 
@@ -94,6 +94,8 @@ def _set_unreadable_aside(root: Path, tier: str) -> None:
         if not path.name.endswith(".config.json"):
             try:
                 read_manifest(path)
+            except FormatError:
+                raise
             except CheckpointError as error:
                 _set_aside(root, f"{tier}/{path.stem}.pt", error)
 

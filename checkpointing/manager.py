@@ -18,7 +18,7 @@ from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Verified
 from checkpointing.manifest import Manifest
-from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Stop
+from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Stop, kept
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
 from checkpointing.writer import Writer
@@ -54,14 +54,6 @@ class _Job:
     policies: dict[str, Policy]
     started: float
     stall_s: float
-
-
-def _ownerless(manifest: Manifest, policies: Mapping[str, Policy]) -> str | None:
-    """A tag whose policy is no longer configured, or no longer has such a role; None when there is none."""
-    for name, tag in zip(manifest.policies, manifest.tags, strict=True):
-        if name and (name not in policies or tag not in policies[name].tags):
-            return tag
-    return None
 
 
 class Manager:
@@ -255,8 +247,8 @@ class Manager:
     def _collect(self, written: list[Manifest], policies: Mapping[str, Policy]) -> None:
         """Delete what nothing keeps any more, once what was just written is seen to be sound."""
         mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
-        kept = self.why(mine, policies)
-        doomed = [m for m in mine if m not in kept]
+        needed = kept(mine, policies, self._options.resumed_from)
+        doomed = [m for m in mine if m not in needed]
         if not doomed:
             return
         # Roles that are copies, not links, are read each.
@@ -270,24 +262,6 @@ class Manager:
                 log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, error)
             else:
                 self._facts.append(Deleted(manifest.file))
-
-    def why(self, mine: list[Manifest], policies: Mapping[str, Policy] | None = None) -> dict[Manifest, str]:
-        """Which checkpoints are kept, each with the reason; of a run's manifests, oldest first.
-
-        `policies` are those to ask, None for the living ones.
-        """
-        policies = self.policies if policies is None else policies
-        kept: dict[Manifest, str] = {}
-        for manifest in mine:
-            if manifest.file == self._options.resumed_from:
-                kept[manifest] = "this run was resumed from it"
-            elif (tag := _ownerless(manifest, policies)) is not None:
-                kept[manifest] = f"no policy looks after {tag} any more"
-        if mine:
-            kept[mine[-1]] = "the newest"
-        for policy in policies.values():
-            kept.update(policy.keeps(mine))
-        return kept
 
     def _report(self) -> None:
         """Publish the facts so far, and warn of a save that failed, or raise it with on_error=stop."""

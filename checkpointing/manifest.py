@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, FormatError
 
 FORMAT = 1
 TYPES: dict[str, type | UnionType] = {
@@ -91,12 +91,20 @@ def readable(value: Any) -> Any:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest file. Raises CheckpointError, naming the file, when it is not one."""
+    """Read a manifest file. Raises CheckpointError, naming the file, when it is not one.
+
+    FormatError, one of them, means that the file is whole and another version wrote it.
+    """
     try:
         text = path.read_bytes().decode()
         raw = json.loads(text)
         if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
             raise ValueError("it was changed after it was written")
+        if raw["format"] != FORMAT:
+            raise FormatError(
+                f"{path} is of format {raw['format']}, and this version reads {FORMAT}: "
+                "use the version of Peakpoint that wrote it."
+            )
         # Where the manifest lies says which file it describes; what it says of itself could leave the root.
         raw["tier"] = path.parent.name
         raw["file"] = f"{path.parent.name}/{path.stem}.pt"
@@ -106,8 +114,6 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _from_plain(raw: dict[str, Any]) -> Manifest:
-    if raw["format"] != FORMAT:
-        raise ValueError(f"its format is {raw['format']}, and this version reads {FORMAT}")
     names = {f.name for f in fields(Manifest)}
     known = {k: v for k, v in raw.items() if k in names}
     for name in ("tags", "policies", "reasons"):

@@ -71,6 +71,35 @@ class Policy(Protocol):
         ...
 
 
+def kept(
+    manifests: Sequence[Manifest], policies: Mapping[str, Policy], resumed_from: str | None
+) -> dict[Manifest, str]:
+    """Which of a run's checkpoints, oldest first, are kept, each with the reason; the rest may go.
+
+    Beside what the policies need: the newest, the file that the run was resumed from, and what no policy
+    looks after any more.
+    """
+    needed: dict[Manifest, str] = {}
+    for manifest in manifests:
+        if manifest.file == resumed_from:
+            needed[manifest] = "this run was resumed from it"
+        elif (tag := _ownerless(manifest, policies)) is not None:
+            needed[manifest] = f"no policy looks after {tag} any more"
+    if manifests:
+        needed[manifests[-1]] = "the newest"
+    for policy in policies.values():
+        needed.update(policy.keeps(manifests))
+    return needed
+
+
+def _ownerless(manifest: Manifest, policies: Mapping[str, Policy]) -> str | None:
+    """A tag whose policy is no longer configured, or no longer has such a role; None when there is none."""
+    for name, tag in zip(manifest.policies, manifest.tags, strict=True):
+        if name and (name not in policies or tag not in policies[name].tags):
+            return tag
+    return None
+
+
 def ranked(metrics: Mapping[str, float], metric: str) -> float | None:
     """The metric's value, or None when it is missing, NaN or infinite: such a value is never ranked."""
     value = metrics.get(metric)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from checkpointing import journal as journals
 from checkpointing.archive import check_archive as check_archive
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, FormatError
 from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, staged_name
 from checkpointing.files import STAGED as STAGED
 from checkpointing.files import file_digest as file_digest
@@ -226,11 +226,16 @@ def manifests(root: Path) -> list[Manifest]:
 
 
 def unreadable(root: Path) -> list[tuple[str, str]]:
-    """The files under `root` whose manifests cannot be read, each with the reason."""
+    """The files under `root` whose manifests cannot be read, each with the reason.
+
+    Raises FormatError for a sound one of another version: it must not be taken for damaged.
+    """
     found = []
     for path in sorted(p for tier in (TRAINING, MILESTONE) for p in (root / tier).glob("*.json")):
         try:
             read_manifest(path)
+        except FormatError:
+            raise
         except CheckpointError as error:
             found.append((f"{path.parent.name}/{path.stem}.pt", str(error)))
     return found
@@ -252,9 +257,11 @@ def verify(root: Path, manifest: Manifest) -> None:
 def newest_verified(root: Path, run: str | None = None) -> Found:
     """The newest checkpoint under `root` that verifies; damaged ones before it go to quarantine.
 
-    With `run`, of this run only: what belongs to others, or cannot be told to belong, is left alone.
+    With `run`, of this run only: what belongs to others, or cannot be told to belong, is left alone. Raises
+    FormatError when another version wrote here.
     """
-    skipped = [] if run else unreadable(root)
+    damaged = unreadable(root)
+    skipped = [] if run else damaged
     for file, reason in skipped:
         _set_aside(root, file, reason)
     for manifest in reversed(manifests(root)):

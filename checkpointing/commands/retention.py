@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,7 +27,7 @@ from checkpointing.commands.common import (
 )
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
-from checkpointing.policy import Policy
+from checkpointing.policy import Policy, kept
 from checkpointing.store import Store
 
 NOTHING = "no policy keeps it"
@@ -68,12 +68,12 @@ def retention(root: Path, run: str) -> Retention:
             "the trainer's checkpoints do, those of the library and of other versions do not."
         ) from None
     mine = [m for m in store.manifests(root) if m.run == run]
-    kept = _ask_manager(asked, mine, _resumed_from(root))
+    needed = kept(mine, asked, _resumed_from(root))
     every = [policy.keeps(mine) for policy in asked.values()]
     strangers = settings.keys() - asked.keys()
     reasons = {}
     for manifest in mine:
-        told = [kept[manifest]] if manifest in kept else []
+        told = [needed[manifest]] if manifest in needed else []
         if strange := [p for p in manifest.policies if p in strangers]:
             told = [f"its policy {strange[0]} is a plugin's, which is not asked here"]
         reasons[manifest] = list(dict.fromkeys([*told, *(k[manifest] for k in every if manifest in k)]))
@@ -83,20 +83,6 @@ def retention(root: Path, run: str) -> Retention:
 def _policy(name: str, values: object) -> Policy:
     typed = OmegaConf.merge(OmegaConf.structured(policies.SETTINGS[name]), values)
     return policies.build(OmegaConf.to_object(typed))
-
-
-def _ask_manager(
-    asked: Mapping[str, Policy], mine: list[Manifest], resumed_from: str | None
-) -> dict[Manifest, str]:
-    """The manager's own answer; it gets no store, because answering opens no file."""
-    from checkpointing.manager import Manager, Options
-
-    options = Options(background=False, on_error="stop", git_commit=None, resumed_from=resumed_from)
-    manager = Manager(cast(Store, None), asked, dict, options=options)
-    try:
-        return manager.why(mine)
-    finally:
-        manager.close()
 
 
 def _resumed_from(root: Path) -> str | None:

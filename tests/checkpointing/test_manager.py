@@ -10,7 +10,7 @@ from checkpointing import codec
 from checkpointing.events import Deleted, EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd, Verified
 from checkpointing.manifest import Manifest
 from checkpointing.policies import build
-from checkpointing.policy import MILESTONE, Save
+from checkpointing.policy import MILESTONE, Save, kept
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import ALL, Asks, points, saved, whole
 from tests.checkpointing.policies import policy_cases as case
@@ -116,10 +116,13 @@ def test_the_checkpoint_that_was_resumed_from_stays(world):
     run.attempt(resumed_from=first)
     for _ in range(4):
         run.epoch(0.5)
-    kept = run.kept
-    assert [m.epoch for m in kept] == [1, 5, 6]
-    assert kept[0].file == first
-    assert run.manager.why(kept)[kept[0]] == "this run was resumed from it"
+    present = run.kept
+    assert [m.epoch for m in present] == [1, 5, 6]
+    assert present[0].file == first
+    assert (
+        kept(present, {"interval": run.manager.policies["interval"]}, first)[present[0]]
+        == "this run was resumed from it"
+    )
 
 
 def test_a_policy_that_is_no_longer_configured_keeps_its_milestones(world):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError, SaveFailed
+from checkpointing.errors import CheckpointError, FormatError, SaveFailed
+from checkpointing.manifest import sealed
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than, manifest, saved
 
@@ -309,3 +310,13 @@ def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path):
         store.write_atomic(path, "newer")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_another_version_wrote_is_not_taken_for_damaged(target):
+    mark = target.path(saved(target)).with_suffix(".json")
+    body = mark.read_text().replace('"format": 1', '"format": 2')
+    mark.write_text(sealed(body.rpartition(',\n  "check": ')[0] + "}"))
+    with pytest.raises(FormatError, match="is of format 2, and this version reads 1"):
+        store.newest_verified(target.root)
+    assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
+    assert not (target.root / "quarantine").exists()
