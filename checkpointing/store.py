@@ -94,7 +94,10 @@ class Store:
         self.sequence += 1
         with self._failing(expected), Staged(self.path(manifest)) as data:
             hashing = HashingWriter(data.file)
-            produce(hashing)  # type: ignore[arg-type]
+            try:
+                produce(hashing)  # type: ignore[arg-type]
+            finally:
+                hashing.finish()
             data.sync()
             done = replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=self.sequence)
             return self._commit(done, data.publish)
