@@ -1,22 +1,20 @@
 """What a checkpoint costs: time, bytes, the stall that training sees, and memory, beside what others write.
 
-    python -m benchmarks.checkpoint_cost [--sparsity 0 0.7 0.9] [--repeats 7] [--memory] [--folder DIR]
+    python -m benchmarks.checkpoint_cost [--sparsity 0 0.7 0.9] [--repeats 7] [--folder DIR]
 
 The state is that of ResNet-50 with 100 classes and AdamW after some pruned steps. Every arm saves the same
 state under a new name; the arms take turns in random order within each repeat. `raw + fsync` writes the bytes
 of torch.save's file in one go and fsyncs: the physical limit for the dense form. Ours is durable (file and
 directory fsynced, manifest committed) and digested; the others offer what their name says. `stall` is what
-training waits for: the whole save when it is synchronous. `memory` is the growth of the peak resident set
-over one save, in a process of its own. Arms whose package is missing are left out with a line.
+training waits for: the whole save when it is synchronous. Arms whose package is missing are left out with a
+line.
 """
 
 import argparse
 import io
 import json
-import multiprocessing
 import os
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -217,26 +215,6 @@ def measure(of: Subject, repeats: int, folder: Path) -> dict[str, dict[str, Any]
     return {name: {"seconds": seconds[name], "stall": stalls[name], "bytes": size[name]} for name in made}
 
 
-def peak_growth(sparsity: float, name: str, folder: str, answer: Any) -> None:
-    """Send the growth of this process's peak memory over one save, in bytes."""
-    made = arms(subject(sparsity))
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        made[name](Path(place))
-        answer.put(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
-
-
-def memory(sparsity: float, name: str, folder: Path) -> int:
-    """`peak_growth` in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    child = context.Process(target=peak_growth, args=(sparsity, name, str(folder), answer))
-    child.start()
-    grown: int = answer.get(timeout=300)
-    child.join()
-    return grown
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -246,7 +224,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where to write: the disk to measure")
-    parser.add_argument("--memory", action="store_true", help="also the growth of memory: a process an arm")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -254,9 +231,6 @@ def main() -> None:
     for sparsity in options.sparsity:
         of = subject(sparsity)
         results[sparsity] = measure(of, options.repeats, options.folder)
-        if options.memory:
-            for name, result in results[sparsity].items():
-                result["memory"] = memory(sparsity, name, options.folder)
     if options.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=2))
         return
@@ -264,14 +238,13 @@ def main() -> None:
     for sparsity, by_arm in results.items():
         limit = summary(by_arm["raw + fsync"]["seconds"]).median
         print(f"\nsparsity {sparsity:.0%}")
-        print(f"{'':28}{'total':>8}{'x':>7}{'min-max':>16}{'stall':>8}{'MB':>8}{'memory':>9}")
+        print(f"{'':28}{'total':>8}{'x':>7}{'min-max':>16}{'stall':>8}{'MB':>8}")
         for name, result in by_arm.items():
             total, stall = summary(result["seconds"]), summary(result["stall"])
-            grown = f"{result['memory'] / 1e6:.0f} MB" if "memory" in result else "-"
             span = f"{total.min:.3f}-{total.max:.3f}"
             print(
                 f"{name:28}{total.median:8.3f}{total.median / limit:7.2f}{span:>16}"
-                f"{stall.median:8.3f}{result['bytes'] / 1e6:8.1f}{grown:>9}"
+                f"{stall.median:8.3f}{result['bytes'] / 1e6:8.1f}"
             )
 
 
