@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,6 +246,16 @@ def test_a_damaged_newest_checkpoint_is_quarantined_and_the_one_before_used(trai
     assert f"{last.file} is damaged and was moved to" in done.out
     assert [p.read_bytes() for p in (root / "quarantine").glob("*.pt")] == [bytes(data)]
     assert newest(tmp_path / "run").epoch == 3
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again_over_its_record(train, tmp_path):
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    done = train("resume=run", "epochs=2")
+    assert done.code == 1
+    assert "The run has saved checkpoints, and none is left under" in done.err
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_sweep_goes_on_past_a_failed_job_and_ends_with_a_table(train, tmp_path):

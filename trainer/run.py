@@ -150,6 +150,12 @@ def _checkpoint(root: Path, file: Path | None) -> Manifest | None:
         if found.manifest is None:
             if found.skipped:
                 raise CheckpointError(f"No checkpoint under {root} is intact, so the run cannot go on.")
+            metrics = root.parent / record.METRICS
+            if metrics.exists() and '"kind": "save"' in metrics.read_text(errors="replace"):
+                raise CheckpointError(
+                    f"The run has saved checkpoints, and none is left under {root}: put them back, or start "
+                    "a new run."
+                )
             log.info("the run has saved no checkpoint yet: starting at the beginning")
         return found.manifest
     for manifest in store.manifests(root):

@@ -63,7 +63,8 @@ def _table(tier: str, members: list[Manifest], width: int) -> Table:
     room = min(longest, width // 2)
     names = _that_fit(members, width - room)
     table = Table(box=SIMPLE_HEAD, title=tier, title_justify="left", pad_edge=False, show_edge=False)
-    table.add_column("file", overflow="fold", min_width=room)
+    # Rich narrows every column that may wrap: this one only where it must.
+    table.add_column("file", overflow="fold", min_width=room, no_wrap=room == longest)
     for name in ("epoch", "step", *names, "sparsity", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
