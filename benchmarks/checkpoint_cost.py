@@ -11,6 +11,7 @@ line.
 """
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -101,6 +102,7 @@ def arms(of: Subject) -> dict[str, Arm]:
 
     made: dict[str, Arm] = {
         "raw + fsync": whole(raw_fsync),
+        "sha256 in memory": whole(lambda _: hashlib.sha256(raw)),
         "plain host copy": whole(lambda _: [t.clone() for t in tensors(state)]),
         "ours": ours(state, compress=False),
         "ours, compressed": ours(state, compress=True),

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import stat
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, FormatError, SaveFailed
@@ -320,3 +322,22 @@ def test_what_another_version_wrote_is_not_taken_for_damaged(target):
         store.newest_verified(target.root)
     assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
     assert not (target.root / "quarantine").exists()
+
+
+LARGE = {"w": torch.arange(12_000_000, dtype=torch.float32)}  # 48 MB: written, digested and synced by threads
+
+
+def test_a_large_piece_is_digested_and_written_whole(target):
+    done = target.save(manifest(), lambda file: codec.dump(LARGE, file))
+    assert done.sha256 == store.file_digest(target.path(done))
+    assert torch.equal(codec.load(target.path(done))["w"], LARGE["w"])
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-bytes")]
+
+
+def test_a_large_piece_that_does_not_fit_is_a_failed_save(target):
+    before = saved(target)
+    with files_no_larger_than(20_000_000), pytest.raises(SaveFailed):
+        target.save(manifest("training/b.pt"), lambda file: codec.dump(LARGE, file))
+    assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
+    store.verify(target.root, before)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-bytes")]
