@@ -8,14 +8,16 @@ if TYPE_CHECKING:
     from checkpointing.codec import load
     from checkpointing.errors import CheckpointError
     from checkpointing.loading import load_checkpoint, resume_training
+    from checkpointing.network import load_model
 
-__all__ = ["CheckpointError", "CheckpointManager", "load", "load_checkpoint", "resume_training"]
+__all__ = ["CheckpointError", "CheckpointManager", "load", "load_checkpoint", "load_model", "resume_training"]
 
 _HOMES = {
     "CheckpointError": "errors",
     "CheckpointManager": "api",
     "load": "codec",
     "load_checkpoint": "loading",
+    "load_model": "network",
     "resume_training": "loading",
 }
 

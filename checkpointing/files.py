@@ -141,6 +141,14 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def point(link: Path, name: str) -> None:
+    """Let a symlink name a file beside it, in one step; skipped where symlinks do not work."""
+    staged = staged_name(link)
+    with contextlib.suppress(OSError):
+        staged.symlink_to(name)
+        staged.replace(link)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace a small text file so that a reader sees the old or the new one, and a crash neither half."""
     with Staged(path) as staged:

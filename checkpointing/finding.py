@@ -27,6 +27,19 @@ _VERSION = re.compile(
 _VALUE = re.compile(r"(?P<tag>.+)_(?P<value>-?\d+(\.\d+)?)")
 
 
+def is_root(path: Path) -> bool:
+    """Whether a folder holds checkpoints by tier."""
+    return any((path / tier).is_dir() for tier in TIERS)
+
+
+def checkpoint_root(path: Path) -> Path:
+    """The checkpoint folder of a run directory, or the folder itself. Raises CheckpointError."""
+    for root in (path / "checkpoints", path):
+        if is_root(root):
+            return root
+    raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
+
+
 def precedence(version: str) -> tuple[object, ...]:
     """A sort key for semantic versions. Raises CheckpointError for anything else."""
     match = _VERSION.fullmatch(version)
@@ -87,6 +100,23 @@ def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
             continue
         return manifest
     return None
+
+
+def verdict(root: Path, manifest: Manifest) -> str | None:
+    """None when a checkpoint's bytes match its manifest, else what is wrong."""
+    try:
+        store.verify(root, manifest)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def newest_sound(root: Path, run: str | None = None) -> Manifest:
+    """The newest checkpoint (of `run`) that verifies; nothing is moved. Raises CheckpointError."""
+    for manifest in reversed(store.manifests(root)):
+        if run in (None, manifest.run) and verdict(root, manifest) is None:
+            return manifest
+    raise CheckpointError(f"{root} holds no checkpoint that verifies.")
 
 
 def _set_unreadable_aside(root: Path, tier: str) -> None:

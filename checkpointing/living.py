@@ -81,7 +81,7 @@ def restore(
             raise CheckpointError(
                 f"This checkpoint holds no {key}, so it cannot be loaded into a training that needs it."
             )
-    _load_model(model, saved["model_state_dict"])
+    load_weights(model, saved["model_state_dict"])
     if optimizer is not None:
         try:
             optimizer.load_state_dict(saved["optimizer_state_dict"])
@@ -94,7 +94,8 @@ def restore(
     return rest
 
 
-def _load_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+def load_weights(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Load canonical weights. Raises CheckpointError with the first difference when they do not fit."""
     network = unwrap(model)
     actual = {_canonical(key): key for key in network.state_dict()}
     try:

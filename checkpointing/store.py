@@ -18,7 +18,7 @@ from typing import BinaryIO
 from checkpointing import journal as journals
 from checkpointing.archive import check_archive as check_archive
 from checkpointing.errors import CheckpointError, FormatError
-from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, staged_name
+from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, point, staged_name
 from checkpointing.files import STAGED as STAGED
 from checkpointing.files import file_digest as file_digest
 from checkpointing.files import fsync_directory as fsync_directory
@@ -165,10 +165,7 @@ class Store:
         link = self.root / tier / f"{pointer}.pt"
         if link.with_suffix(".json").exists():  # a checkpoint has this name
             return
-        staged = staged_name(link)
-        with contextlib.suppress(OSError):
-            staged.symlink_to(Path(manifest.file).name)
-            staged.replace(link)
+        point(link, Path(manifest.file).name)
 
     def delete(self, manifest: Manifest, reason: str = "") -> None:
         """Remove a checkpoint of this run, its manifest first, so that no crash leaves a false promise.

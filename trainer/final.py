@@ -5,8 +5,7 @@ from pathlib import Path
 
 from checkpointing import codec, store
 from checkpointing.manifest import Manifest
-from checkpointing.policies.sparsity import tag as sparsity_tag
-from checkpointing.policy import order, ranked
+from checkpointing.policies.sparsity import peak
 from trainer.build import Parts
 from trainer.config import Config
 from trainer.events import Publisher, Tested
@@ -21,11 +20,9 @@ def select(config: Config, root: Path) -> Manifest | None:
 
     None when no policy kept one.
     """
-    metric, mode = config.checkpoint.monitor.metric, config.checkpoint.monitor.mode
-    target = config.pruning.target
-    wanted = sparsity_tag(metric, target) if target else f"best_{metric}"
-    found = [m for m in store.manifests(root) if wanted in m.tags and ranked(m.metrics, metric) is not None]
-    return max(found, key=lambda m: (order(m.metrics[metric], mode), -m.sequence), default=None)
+    monitor = config.checkpoint.monitor
+    found = store.manifests(root)
+    return peak(found, metric=monitor.metric, mode=monitor.mode, target=config.pruning.target)
 
 
 def read_test_set(config: Config, parts: Parts, root: Path, publish: Publisher) -> None:

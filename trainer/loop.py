@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -16,7 +16,7 @@ from checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, 
 from trainer.data import DataModule
 from trainer.errors import UserError
 from trainer.events import Logged, Publisher
-from trainer.metrics import Classification, measured_sparsity
+from trainer.metrics import Classification, autocast_for, evaluate, measured_sparsity
 from trainer.state import TrainState
 
 
@@ -51,9 +51,7 @@ class Loop:
         self.prunable = prunable
         self.mask_version = mask_version
         self.signal: int | None = None
-        self._autocast: AbstractContextManager = (
-            torch.autocast(device.type, torch.bfloat16) if settings.bf16 else nullcontext()
-        )
+        self._autocast = autocast_for(device, bf16=settings.bf16)
 
     def fit(self, publish: Publisher) -> RunEnd | Interrupted:
         """Train until the last epoch, the last step, a policy's Stop or a signal."""
@@ -145,17 +143,13 @@ class Loop:
 
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Loss, accuracy, top-5 accuracy and macro F1 over `batches`; empty when a signal cuts it short."""
-        model = self.state.model
-        model.eval()
-        metrics = Classification(self.data.num_classes, self.device)
-        with torch.no_grad():
-            for images, labels in batches:
-                with self._autocast:
-                    logits = model(images)
-                metrics.update(logits.float(), labels)
-                if self.signal is not None:
-                    return {}
-        return metrics.compute()
+        return evaluate(
+            self.state.model,
+            batches,
+            Classification(self.data.num_classes, self.device),
+            autocast=self._autocast,
+            cut_short=lambda: self.signal is not None,
+        )
 
     def _epoch_done(self, epoch: int, metrics: dict[str, float]) -> list[Event]:
         """Note the evaluation; the epoch itself ended only if all its batches were used."""

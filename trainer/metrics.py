@@ -1,10 +1,11 @@
 """What is measured: loss, accuracy, top-5 accuracy, macro F1, and the sparsity of weights."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.errors import UserError
 
@@ -12,12 +13,13 @@ from trainer.errors import UserError
 class Classification:
     """Metrics of a classifier over the batches of one evaluation.
 
-    Sums stay on the device in float64 and int64: `update` never waits for it, `compute` does once.
+    Sums stay on the device in float64 and int64: `update` never waits for it, `compute` does once. `count` is
+    how many samples there were.
     """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self._k = min(5, num_classes)
-        self._count = 0
+        self.count = 0
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._top1 = torch.zeros((), dtype=torch.int64, device=device)
         self._top5 = torch.zeros((), dtype=torch.int64, device=device)
@@ -32,7 +34,7 @@ class Classification:
 
         A sample with a NaN among its logits has no prediction and counts as wrong.
         """
-        self._count += len(labels)
+        self.count += len(labels)
         self._loss += F.cross_entropy(logits.float(), labels, reduction="none").sum(dtype=torch.float64)
         top = logits.topk(self._k, dim=1).indices
         hits = (top == labels[:, None]) & ~logits.isnan().any(dim=1, keepdim=True)
@@ -51,7 +53,7 @@ class Classification:
         classes' F1 over those that occur as a label or a prediction (scikit-learn's average="macro").
         Raises UserError when there was no sample.
         """
-        if self._count == 0:
+        if self.count == 0:
             raise UserError(
                 "There is nothing to evaluate: the split holds no image. Enlarge data.val_fraction."
             )
@@ -61,11 +63,36 @@ class Classification:
         sums = torch.stack([self._loss, self._top1.double(), self._top5.double(), f1_score])
         loss, top1, top5, macro_f1 = sums.tolist()
         return {
-            "loss": loss / self._count,
-            "accuracy": top1 / self._count,
-            "top5_accuracy": top5 / self._count,
+            "loss": loss / self.count,
+            "accuracy": top1 / self.count,
+            "top5_accuracy": top5 / self.count,
             "f1_score": macro_f1,
         }
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    metrics: Classification,
+    *,
+    autocast: AbstractContextManager,
+    cut_short: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """The metrics of a model, put into evaluation mode, over `batches`; empty when cut short."""
+    model.eval()
+    with torch.no_grad():
+        for images, labels in batches:
+            with autocast:
+                logits = model(images)
+            metrics.update(logits.float(), labels)
+            if cut_short():
+                return {}
+    return metrics.compute()
+
+
+def autocast_for(device: torch.device, *, bf16: bool) -> AbstractContextManager:
+    """bfloat16 arithmetic within, or nothing at all."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 @torch.no_grad()

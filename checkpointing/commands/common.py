@@ -13,22 +13,12 @@ from rich.text import Text
 
 from checkpointing import store
 from checkpointing.errors import CheckpointError
-from checkpointing.finding import TIERS, releases
+from checkpointing.finding import TIERS, is_root, releases
+from checkpointing.finding import checkpoint_root as checkpoint_root
+from checkpointing.finding import newest_sound as newest_sound
+from checkpointing.finding import verdict as verdict
 from checkpointing.lock import one_writer
 from checkpointing.manifest import Manifest, encode, read_manifest
-
-
-def is_root(path: Path) -> bool:
-    """Whether a folder holds checkpoints by tier."""
-    return any((path / tier).is_dir() for tier in TIERS)
-
-
-def checkpoint_root(path: Path) -> Path:
-    """The checkpoint folder of a run directory, or the folder itself. Raises CheckpointError."""
-    for root in (path / "checkpoints", path):
-        if is_root(root):
-            return root
-    raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
 
 
 def checkpoint_roots(path: Path) -> list[Path]:
@@ -79,23 +69,6 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
     if file.is_dir() or not file.with_suffix(".json").exists():
         raise CheckpointError(f"{path} has no manifest beside it, so nothing vouches for it.")
     return file.parent.parent, read_manifest(file.with_suffix(".json"))
-
-
-def verdict(root: Path, manifest: Manifest) -> str | None:
-    """None when a checkpoint's bytes match its manifest, else what is wrong."""
-    try:
-        store.verify(root, manifest)
-    except CheckpointError as error:
-        return str(error)
-    return None
-
-
-def newest_sound(root: Path, run: str | None = None) -> Manifest:
-    """The newest checkpoint (of `run`) that verifies; nothing is moved. Raises CheckpointError."""
-    for manifest in reversed(store.manifests(root)):
-        if run in (None, manifest.run) and verdict(root, manifest) is None:
-            return manifest
-    raise CheckpointError(f"{root} holds no checkpoint that verifies.")
 
 
 def orphans(root: Path) -> list[str]:

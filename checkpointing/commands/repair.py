@@ -113,13 +113,7 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
 
 
 def _pointing(root: Path, name: str, manifest: Manifest) -> Callable[[], None]:
-    def apply() -> None:
-        link = root / manifest.tier / f"{name}.pt"
-        staged = files.staged_name(link)
-        staged.symlink_to(Path(manifest.file).name)
-        staged.replace(link)
-
-    return apply
+    return lambda: files.point(root / manifest.tier / f"{name}.pt", Path(manifest.file).name)
 
 
 def _leads_nowhere(link: Path, bad: set[str]) -> bool:

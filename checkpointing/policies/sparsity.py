@@ -1,6 +1,6 @@
 """Save the best checkpoint for each sparsity target while a network is pruned."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
 from checkpointing.policies import ranking
 from checkpointing.policies.ranking import Peak, check, check_count, check_min_delta, check_mode
-from checkpointing.policy import MILESTONE, Decision, Save, better, ranked, safe_name
+from checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked, safe_name
 
 # A target of 0.9 is met by the exact count of zeros that a mask can reach, just below or above it.
 SLACK = 1e-6
@@ -141,3 +141,10 @@ def tag(metric: str, target: float) -> str:
     target = round(target, 6)
     digits = next(d for d in range(2, 7) if round(target, d) == target)
     return safe_name(f"best_{metric}_at_sparsity_{target:.{digits}f}")
+
+
+def peak(manifests: Iterable[Manifest], *, metric: str, mode: str, target: float) -> Manifest | None:
+    """The best checkpoint at the target sparsity, or of all for a target of 0; None when none was kept."""
+    wanted = tag(metric, target) if target else f"best_{metric}"
+    found = [m for m in manifests if wanted in m.tags and ranked(m.metrics, metric) is not None]
+    return max(found, key=lambda m: (order(m.metrics[metric], mode), -m.sequence), default=None)

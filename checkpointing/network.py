@@ -1,0 +1,180 @@
+"""A network rebuilt from what a checkpoint or a release says of itself, with nothing else given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import models
+from checkpointing import aliases, codec, finding, living, store
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest
+from checkpointing.policies.sparsity import peak
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What it takes to build a network of `models` and to feed it.
+
+    `image_shape` is (channels, height, width); `mean` and `std` are those of each channel, in [0, 1] units.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def config(self) -> dict[str, Any]:
+        """The same as plain JSON types: the `.config.json` of a release."""
+        return {
+            "model": {"name": self.name, "options": dict(self.options)},
+            "input": {
+                "layout": "NCHW",
+                "dtype": "float32",
+                "shape": list(self.image_shape),
+                "scale": "bytes / 255, less mean, by std",
+                "mean": list(self.mean),
+                "std": list(self.std),
+            },
+            "output": {"kind": "logits", "classes": list(self.classes)},
+        }
+
+
+def described(config: Mapping[str, Any]) -> Description:
+    """The description in a release's config. Raises CheckpointError when it does not tell."""
+    try:
+        model, fed, out = config["model"], config["input"], config["output"]
+        channels, height, width = map(int, fed["shape"])
+        return Description(
+            name=str(model["name"]),
+            options=dict(model["options"]),
+            image_shape=(channels, height, width),
+            classes=tuple(map(str, out["classes"])),
+            mean=tuple(map(float, fed["mean"])),
+            std=tuple(map(float, fed["std"])),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            "This checkpoint does not say which network it is of: build the network yourself, "
+            "and load it with checkpointing.load_checkpoint(path, model)."
+        ) from None
+
+
+def trained(saved: Mapping[str, Any]) -> Description:
+    """The description in the contents of a trainer's checkpoint. Raises CheckpointError."""
+    try:
+        model, facts = dict(saved["config"]["model"]), saved["metadata"]
+        config = {
+            "model": {"name": model.pop("name"), "options": model},
+            "input": {"shape": facts["image_shape"], "mean": facts["mean"], "std": facts["std"]},
+            "output": {"classes": facts["classes"]},
+        }
+    except (KeyError, TypeError, ValueError):
+        config = {}
+    return described(config)
+
+
+def build(description: Description) -> nn.Module:
+    """The network with fresh weights, in evaluation mode; the global generators are left alone.
+
+    Raises CheckpointError when no network of that name is registered, or its options are others.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = models.create(
+                description.name,
+                image_shape=description.image_shape,
+                num_classes=len(description.classes),
+                options=description.options,
+            )
+    except ValueError as error:
+        raise CheckpointError(f"The network cannot be rebuilt: {error}") from None
+    return network.eval()
+
+
+def read(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Description]:
+    """The weights of a verified checkpoint on the CPU, and the network that they are of."""
+    file = root / manifest.file
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(file), described(manifest.config or {})
+    saved = codec.load(file)
+    weights = saved["model_state_dict"]
+    if manifest.tier == finding.PRODUCTION:
+        return weights, described(manifest.config or {})
+    return weights, trained(saved)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The network of a release or of any checkpoint of the trainer, verified, in evaluation mode, float32.
+
+    `path` is a file, a pointer, or a run: then its champion, else its highest release, else its best
+    checkpoint by the metric that it monitors. Raises CheckpointError. Never executes code from a file.
+    """
+    return load(*resolve(Path(path)), device)
+
+
+def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
+    """The network of a verified checkpoint."""
+    weights, description = read(root, manifest)
+    network = build(description)
+    living.load_weights(network, weights)  # copied into the network's own float32
+    living.move(network, device)
+    return network
+
+
+def resolve(path: Path) -> tuple[Path, Manifest]:
+    """The checkpoint root and the verified manifest that a path means, as `load_model` takes it."""
+    if not path.is_dir():
+        return finding.locate(path)
+    root = finding.checkpoint_root(path)
+    released = {finding.version_of(m): m for m in finding.releases(root)}
+    version = aliases.current(root).get(aliases.CHAMPION, next(reversed(released), None))
+    if version is not None:
+        if version not in released:
+            raise CheckpointError(f"The champion {version} is not under {root}: roll back to one that is.")
+        store.verify(root, released[version])
+        return root, released[version]
+    return root, best(root)
+
+
+def best(root: Path) -> Manifest:
+    """The checkpoint that a run of the trainer has chosen: the best at the target sparsity, or of all.
+
+    Verified. The newest one says which metric was watched. Raises CheckpointError when there is none.
+    """
+    newest = finding.newest_sound(root)
+    try:
+        config = codec.load(root / newest.file)["config"]
+        metric, mode = (config["checkpoint"]["monitor"][key] for key in ("metric", "mode"))
+        target = config["pruning"]["target"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{root} does not say which checkpoint is its best: name a file.") from None
+    chosen = peak(store.manifests(root), metric=metric, mode=mode, target=target)
+    if chosen is None:
+        raise CheckpointError(f"{root} holds no best {metric} yet: name a file.")
+    store.verify(root, chosen)
+    return chosen
+
+
+def describe(path: str | Path) -> Description:
+    """The network that a path means, as `load_model` takes it."""
+    return read(*resolve(Path(path)))[1]
+
+
+def prepare(images: Tensor, description: Description) -> Tensor:
+    """Images (N, H, W, C) uint8 as the network takes them: (N, C, H', W') float32, normalised, resized."""
+    mean, std = (torch.tensor(v, device=images.device) for v in (description.mean, description.std))
+    scaled = ((images.to(torch.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
+    size = description.image_shape[1:]
+    if tuple(scaled.shape[2:]) != size:
+        shrinks = any(new < old for new, old in zip(size, scaled.shape[2:], strict=True))
+        scaled = F.interpolate(scaled, size, mode="bilinear", align_corners=False, antialias=shrinks)
+    return scaled.contiguous()
