@@ -48,7 +48,8 @@ def data_of(
     data = build_data(typed, **sizes, device=device, channels_last=channels_last)
     if fingerprint is not None and dict(fingerprint) != data.fingerprint:
         raise UserError(
-            f"{typed.root or typed.name} is other data than the run was trained with: its fingerprint differs."
+            f"{typed.root or typed.name} is not the data that the run was trained with: "
+            "its fingerprint differs."
         )
     return data
 
