@@ -18,6 +18,7 @@ from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Verified
 from checkpointing.manifest import Manifest
+from checkpointing.naming import Template
 from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Stop, kept
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
@@ -33,13 +34,17 @@ _OVER = (Interrupted, RunEnd)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How the manager writes. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away."""
+    """How the manager writes. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away.
+
+    `name` names the files, in place of epoch and step, or of the role and its value.
+    """
 
     background: bool
     on_error: str
     git_commit: str | None
     resumed_from: str | None
     compress: bool = False
+    name: Template | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,8 @@ class Manager:
         by_stem: dict[tuple[str, str], list[tuple[str, Save]]] = {}
         for name, save in saves:
             stem = save.stem or f"checkpoint_epoch_{last.epoch:04d}_step_{last.step:08d}"
+            if template := self._options.name:
+                stem = template.stem(last.epoch, last.step, base.sparsity, base.metrics)
             by_stem.setdefault((save.tier, stem), []).append((name, save))
         roles = [
             replace(

@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from checkpointing.naming import Template
 from checkpointing.policies import SETTINGS as POLICY_SETTINGS
 from trainer import config as c
 from trainer.errors import UserError
@@ -62,7 +63,17 @@ def checked(cfg: DictConfig) -> c.Config:
     _check_groups(config)
     _check_pruning(config)
     _check_metrics(config.checkpoint)
+    if template := name_template(config):
+        template.check(METRICS)
     return config
+
+
+def name_template(config: c.Config) -> Template | None:
+    """How checkpoint files are named, or None for the usual way."""
+    if config.checkpoint.name is None:
+        return None
+    facts = {kind: getattr(config, kind).name for kind in ("model", "optimizer", "data")}
+    return Template(config.checkpoint.name, {**facts, "seed": config.seed})
 
 
 def _refuse_unknown_keys(node: DictConfig, prefix: str) -> None:

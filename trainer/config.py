@@ -288,6 +288,7 @@ class Checkpoint:
     background: bool
     compress: bool
     on_error: str
+    name: str | None
     monitor: Monitor
     policy: dict[str, Any]
 

@@ -24,7 +24,7 @@ from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from trainer import record, report, resume
 from trainer.build import Parts, build
-from trainer.check import checked
+from trainer.check import checked, name_template
 from trainer.config import Config
 from trainer.errors import UserError
 from trainer.events import Listener, Publisher
@@ -211,6 +211,7 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
         background=config.checkpoint.background,
         on_error=config.checkpoint.on_error,
         compress=config.checkpoint.compress,
+        name=name_template(config),
         git_commit=start.record["attempts"][-1]["git_commit"],
         resumed_from=start.manifest.file if start.manifest and here else None,
     )

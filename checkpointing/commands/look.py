@@ -60,11 +60,11 @@ def _print(console: Console, root: Path, found: list[Manifest], damaged: list[st
 
 def _table(tier: str, members: list[Manifest], width: int) -> Table:
     longest = max(len(Path(m.file).name) for m in members)
-    room = min(longest, width // 2)
+    room = min(longest, width * 3 // 10)
     names = _that_fit(members, width - room)
     table = Table(box=SIMPLE_HEAD, title=tier, title_justify="left", pad_edge=False, show_edge=False)
-    # Rich narrows every column that may wrap: this one only where it must.
-    table.add_column("file", overflow="fold", min_width=room, no_wrap=room == longest)
+    # A width, because Rich would narrow every column that may wrap, and cut off what is then too wide.
+    table.add_column("file", overflow="fold", width=room)
     for name in ("epoch", "step", *names, "sparsity", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")

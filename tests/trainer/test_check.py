@@ -201,3 +201,14 @@ def test_nothing_in_conf_names_code_to_run():
 )
 def test_the_nearest_name(word, known, end):
     assert nearest(word, known) == end
+
+
+def test_a_template_for_names_is_checked_before_anything_loads():
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint.name=\{modle\} is not a template: \{modle\} is not a"
+    ):
+        checked(compose("checkpoint.name='{modle}'"))
+    assert (
+        checked(compose("checkpoint.name='{model}_{accuracy:.2f}'")).checkpoint.name
+        == "{model}_{accuracy:.2f}"
+    )

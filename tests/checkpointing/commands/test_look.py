@@ -4,12 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from checkpointing import __main__ as cli
 from checkpointing.store import Store
-from tests.checkpointing.checkpoint_cases import damage
+from tests.checkpointing.checkpoint_cases import damage, saved
 from tests.conftest import ROOT, command
 
 KEYS = {
@@ -177,3 +178,17 @@ def test_a_narrow_table_keeps_the_names_and_the_metrics_that_count(finished, cli
     header = next(line for line in out.split("milestone")[1].splitlines() if "epoch" in line)
     assert "accuracy" in header
     assert "f1_score" not in header
+
+
+@pytest.mark.parametrize("columns", [80, 81, 100, 115, 120, 160])
+def test_whatever_the_width_no_word_is_cut_off(run, cli_main, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    reason = "accuracy 0.3993 beats 0.3924 of epoch 1; loss 1.9273 beats 2.0355 of epoch 1"
+    name = "milestone/resnet20_adamwprune_digits_epoch3_acc0.40.pt"
+    saved(Store(run / "checkpoints", "run"), name, reasons=(reason,), metrics={"accuracy": 0.4, "loss": 1.9})
+    _, out, _ = cli_main("ls", run)
+    lines = out[out.index("milestone") :].splitlines()[1:]
+    first, last = lines[0].index("epoch"), lines[0].index("why")
+    rows = [line for line in lines[2:] if " checkpoints, " not in line]
+    assert Path(name).name in "".join(line[:first].strip() for line in rows)
+    assert reason.replace(" ", "") in "".join(line[last:] for line in rows).replace(" ", "")
