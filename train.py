@@ -36,6 +36,8 @@ def main() -> None:
             raise
         sys.exit(f"error: {explain(error)}")
     except ValueError as error:
+        if not debug and isinstance(error.__cause__, OSError):  # logging, of a file that it cannot open
+            sys.exit(f"error: {explain(error.__cause__)}")
         if debug or not str(error).startswith("Config group override"):
             raise
         sys.exit("error: group=null is not a choice: name an option, or remove the group with ~group.")

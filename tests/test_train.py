@@ -13,6 +13,7 @@ import pytest
 
 from checkpointing import codec, store
 from tests.conftest import ROOT, TINY, command, rows, status
+from tests.faults.fault_cases import mounted
 from tests.states import differences, load_newest, newest
 
 WRONG = [
@@ -256,6 +257,17 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again_over_its_record(tra
     assert done.code == 1
     assert "The run has saved checkpoints, and none is left under" in done.err
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.root
+def test_a_run_that_can_only_be_read_is_refused_in_one_line(train, tmp_path, whole_run):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run, symlinks=True)
+    with mounted(tmp_path / "view", f"--bind {run}") as view:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(view)], check=True)
+        done = train(f"resume={view}", "epochs=9")
+    assert done.code == 1
+    assert re.fullmatch(rf"error: {view}/\S+: Read-only file system\.\n", done.err)
 
 
 def test_a_sweep_goes_on_past_a_failed_job_and_ends_with_a_table(train, tmp_path):
