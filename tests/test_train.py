@@ -89,6 +89,15 @@ def test_a_run_leaves_its_record(whole_run):
     assert {r["which"] for r in rows(whole_run, "test")} == {"selected", "final"}
 
 
+def test_the_test_set_is_left_alone_when_told(train, tmp_path):
+    done = train(
+        *TINY, "test=false", "epochs=1", "data.test_size=1000000000", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert done.code == 0, done.err
+    assert rows(tmp_path / "run", "test") == []
+    assert status(tmp_path / "run")["state"] == "finished"
+
+
 def test_the_end_reports_peak_against_final_and_where_the_files_are(train, tmp_path):
     done = train(*TINY, "hydra.run.dir=run")
     assert done.code == 0, done.err

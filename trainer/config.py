@@ -325,6 +325,7 @@ class Config:
     threads: int | None
     nonfinite: Nonfinite
     log_every: int
+    test: bool
     tensorboard: bool
     plot: bool
     resume: str | None

@@ -233,7 +233,7 @@ def _train(config: Config, parts: Parts, manager: Manager, directory: Path, cons
         with parts.loop.signals():
             end = parts.loop.fit(publish)
             manager.drain()
-            if isinstance(end, RunEnd):
+            if isinstance(end, RunEnd) and config.test:
                 read_test_set(config, parts, manager.store.root, publish)
     finally:
         try:
