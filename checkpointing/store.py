@@ -7,6 +7,7 @@ Symlinks such as `latest.pt` are for people: no code path reads them back to dec
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -28,6 +29,8 @@ from checkpointing.lock import briefly
 from checkpointing.manifest import Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
 from checkpointing.room import failure
+
+log = logging.getLogger("peakpoint")
 
 CLAIM = ".manifest"
 QUARANTINE = "quarantine"
@@ -55,21 +58,32 @@ class Store:
         self.root = root
         self.run = run
         try:
-            for tier in (TRAINING, MILESTONE):
-                (root / tier).mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
+            self._make_missing()
             for folder in (root, root / TRAINING, root / MILESTONE):
                 self._sweep(folder)
             probe = root / f"{STAGED}{os.getpid()}-probe"
             probe.write_bytes(b"")
             probe.unlink()
-            for folder in (root, root.parent):  # the tiers themselves must survive a power cut
-                fsync_directory(folder)
+            self._sync_folders()
         except OSError as error:
             raise CheckpointError(
                 f"Checkpoints cannot be written to {root}: {error.strerror or error}. "
                 "Make it writable or choose another directory with hydra.run.dir=DIR."
             ) from None
         self.sequence = max((m.sequence for m in manifests(root)), default=0)
+
+    def _make_missing(self) -> list[Path]:
+        """Make the folders that are missing, but none above `root`: that would hide a disk that went away."""
+        folders = (self.root, self.root / TRAINING, self.root / MILESTONE)
+        missing = [folder for folder in folders if not folder.exists()]
+        for folder in missing:
+            folder.mkdir(exist_ok=True)
+        return missing
+
+    def _sync_folders(self) -> None:
+        for folder in (self.root, self.root.parent):  # the tiers themselves must survive a power cut
+            fsync_directory(folder)
 
     def path(self, manifest: Manifest) -> Path:
         """Where the bytes of a manifest lie."""
@@ -88,10 +102,15 @@ class Store:
     ) -> Manifest:
         """Write the bytes that `produce` writes, then the manifest; returns it completed.
 
-        Both are durable on return. Raises SaveFailed when the operating system refuses, and then nothing
-        partial is left under a final name; `expected` bytes are what its message says are needed.
+        Both are durable on return. Folders that somebody removed are made again. Raises SaveFailed when the
+        operating system refuses, and then nothing partial is left under a final name; `expected` bytes are
+        what its message says are needed.
         """
         self.sequence += 1
+        with self._failing(expected):
+            if missing := self._make_missing():
+                self._sync_folders()
+                log.warning("%s was removed, with what was in it: it is made again.", missing[0])
         with self._failing(expected), Staged(self.path(manifest)) as data:
             hashing = HashingWriter(data.file)
             try:

@@ -1,18 +1,22 @@
 """Who listens to a run: the console, metrics.jsonl, TensorBoard."""
 
+import contextlib
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from checkpointing.events import Deleted, EvalEnd, Interrupted, RunEnd, Saved, StepEnd
+from checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, StepEnd
 from checkpointing.store import write_atomic
 from trainer.events import Logged, Published, Tested
+from trainer.patient import PatientFile
 from trainer.record import METRICS, finite
 
 log = logging.getLogger("peakpoint")
@@ -26,12 +30,13 @@ class ConsoleHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the bare message."""
+        """Print the bare message. A terminal that is gone, or output to a full disk, does not end a run."""
         message = record.getMessage()
-        if self.console.is_terminal:
-            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
-        else:  # the same bytes in a fraction of the time
-            print(message, file=self.console.file, flush=True)
+        with contextlib.suppress(OSError):
+            if self.console.is_terminal:
+                self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            else:  # the same bytes in a fraction of the time
+                print(message, file=self.console.file, flush=True)
 
 
 class ConsoleListener:
@@ -123,20 +128,27 @@ def row(event: Published) -> dict[str, Any] | None:
 
 
 class JsonLines:
-    """Appends a row an event to metrics.jsonl; each line is whole on disk before the next event."""
+    """Appends a row an event to metrics.jsonl; each line is whole in the file before the next event.
+
+    Without room the rows wait, and `missing` says how many.
+    """
 
     def __init__(self, run: Path, step: int, evaluated: set[int]) -> None:
         path = run / METRICS
         if path.exists():
             _set_aside(path, step, evaluated)
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file = PatientFile(path)
 
     def __call__(self, event: Published) -> None:
         """Write an event."""
         values = None if isinstance(event, StepEnd) else row(event)
         if values is not None:
-            self._file.write(json.dumps(finite(values)) + "\n")
-            self._file.flush()
+            self._file.write(f"{json.dumps(finite(values))}\n".encode())
+
+    @property
+    def missing(self) -> int:
+        """How many rows found no room."""
+        return self._file.missing
 
     def close(self) -> None:
         """Close the file."""
@@ -170,15 +182,26 @@ def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the run directory; rows after a resume replace what they repeat."""
+    """Scalars for TensorBoard, in the run directory; rows after a resume replace what they repeat.
+
+    TensorBoard's records in a file that waits for room: the writer that comes with it ends for good at the
+    first refusal.
+    """
 
     def __init__(self, run: Path, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        purge = step + 1 if step else None
-        self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
-        self._summary: Any = Summary
+        folder = run / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"  # read by name
+        self._file = PatientFile(folder / name)
+        self._records: Any = RecordWriter(self._file)
+        self._event, self._summary = Event, Summary
+        self._write(file_version="brain.Event:2")
+        if step:
+            self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __call__(self, event: Published) -> None:
         """Write an event's numbers."""
@@ -191,14 +214,15 @@ class TensorBoard:
             self._add("val", event.step, {**event.metrics, "sparsity": event.sparsity})
         elif isinstance(event, Tested):
             self._add(f"test_{event.which}", event.step, event.metrics)
-        elif isinstance(event, RunEnd | Interrupted):
-            self._writer.flush()
 
     def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        """Scalars of one moment as one record, which the writing thread is woken for once."""
+        """Scalars of one moment as one record."""
         scalars = [self._summary.Value(tag=f"{group}/{n}", simple_value=v) for n, v in values.items()]
-        self._writer.file_writer.add_summary(self._summary(value=scalars), step)
+        self._write(step=step, summary=self._summary(value=scalars))
+
+    def _write(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        self._file.close()

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
@@ -16,6 +17,8 @@ from typing import Any
 
 from checkpointing.store import write_atomic
 from trainer.errors import UserError
+
+log = logging.getLogger("peakpoint")
 
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorboard", "peakpoint")
@@ -127,3 +130,16 @@ def holder() -> dict[str, Any]:
 def set_status(run: Path, state: str, **facts: Any) -> None:
     """Replace status.json. States: running, finished, interrupted, failed."""
     write_json(run / STATUS, {"state": state, "time": now(), **finite(facts)})
+
+
+def end(run: Path, state: str, **facts: Any) -> None:
+    """As set_status, at the end of a run, which a disk that refuses does not turn into a failure."""
+    try:
+        set_status(run, state, **facts)
+    except OSError as error:
+        log.warning(
+            "%s could not be written: %s. It does not say that the run is %s.",
+            run / STATUS,
+            error.strerror or error,
+            state,
+        )

@@ -80,8 +80,7 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
             return _train(config, parts, manager, directory, console)
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            with contextlib.suppress(OSError):
-                record.set_status(directory, state, error=f"{type(error).__name__}: {error}")
+            record.end(directory, state, error=f"{type(error).__name__}: {error}")
             raise
 
 
@@ -222,7 +221,8 @@ def _train(config: Config, parts: Parts, manager: Manager, directory: Path, cons
     """Fit, read the test set, report."""
     progress = parts.state.progress
     evaluated = {e["step"] for e in progress.evaluations}
-    listeners: list[Listener] = [JsonLines(directory, progress.step, evaluated)]
+    rows = JsonLines(directory, progress.step, evaluated)
+    listeners: list[Listener] = [rows]
     if config.tensorboard:
         listeners.append(TensorBoard(directory, progress.step))
     listeners.append(ConsoleListener(console, total_steps=parts.total_steps, start_step=progress.step))
@@ -244,26 +244,36 @@ def _train(config: Config, parts: Parts, manager: Manager, directory: Path, cons
     number = parts.loop.signal
     if number is not None or isinstance(end, Interrupted):
         return _interrupted(directory, parts)
-    record.set_status(directory, "finished", reason=end.reason, epoch=progress.epoch, step=progress.step)
+    record.end(directory, "finished", reason=end.reason, epoch=progress.epoch, step=progress.step)
+    if rows.missing:
+        log.warning("no report: %s lacks %d rows.", directory / record.METRICS, rows.missing)
+    else:
+        _report(config, directory, console, store.manifests(manager.store.root))
+    return 0
+
+
+def _report(config: Config, directory: Path, console: Console, kept: list[Manifest]) -> None:
+    """Peak against final, what is kept, curves."""
     monitor, targets = config.checkpoint.monitor, [config.pruning.target]
     for policy in config.checkpoint.policy.values():
         targets += getattr(policy, "targets", [])
-    report.print_report(
-        console,
-        directory,
-        metric=monitor.metric,
-        mode=monitor.mode,
-        targets=targets,
-        kept=store.manifests(manager.store.root),
-    )
-    if config.plot and (curves := report.plot(directory, monitor.metric, monitor.mode)):
-        log.info("curves: %s", curves)
-    return 0
+    with contextlib.suppress(OSError):  # output to a full disk
+        report.print_report(
+            console, directory, metric=monitor.metric, mode=monitor.mode, targets=targets, kept=kept
+        )
+    if config.plot:
+        try:
+            curves = report.plot(directory, monitor.metric, monitor.mode)
+        except UserError as error:  # a full disk; what else it refuses the report has refused
+            log.warning("no curves: %s", error)
+        else:
+            if curves:
+                log.info("curves: %s", curves)
 
 
 def _interrupted(directory: Path, parts: Parts) -> int:
     number, progress = parts.loop.signal or 0, parts.state.progress
-    record.set_status(directory, "interrupted", signal=number, epoch=progress.epoch, step=progress.step)
+    record.end(directory, "interrupted", signal=number, epoch=progress.epoch, step=progress.step)
     log.info("interrupted at step %d; to go on: %s", progress.step, _resume_command(directory))
     return 128 + number
 

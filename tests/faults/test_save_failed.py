@@ -89,18 +89,46 @@ def test_what_only_can_be_read_is_resumed_from_all_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("gone", ["training", "."])
-def test_a_directory_that_vanished(tmp_path, gone):
-    root = tmp_path / "checkpoints"
-    target = Store(root, "run")
+def test_a_directory_that_was_removed_is_made_again_and_told(tmp_path, caplog, gone):
+    target = Store(tmp_path / "checkpoints", "run")
     put(target, 1)
-    shutil.move(root / gone, tmp_path / "aside")
+    put(target, 2)
+    shutil.rmtree(target.root / gone)
+    put(target, 3)
+    put(target, 4)
+    assert sound(target.root) == [3, 4]
+    assert [m.sequence for m in store.manifests(target.root)] == [3, 4]
+    assert caplog.messages == [f"{target.root / gone} was removed, with what was in it: it is made again."]
+    assert tidy(target.root)
+
+
+def test_a_disk_that_went_away_is_not_taken_for_a_directory_that_was_removed(tmp_path):
+    """Nothing is written to the mount point, where the disk would hide it when it is back."""
+    disk = tmp_path / "disk"
+    (disk / "run").mkdir(parents=True)
+    target = Store(disk / "run" / "checkpoints", "run")
+    put(target, 1)
+    (disk / "run").rename(tmp_path / "unmounted")
     with pytest.raises(SaveFailed, match="No such file or directory") as no:
         put(target, 2)
     assert no.value.errno == errno.ENOENT
-    shutil.move(tmp_path / "aside", root / gone)
-    assert sound(root) == [1]
+    assert list(disk.iterdir()) == []
+    (tmp_path / "unmounted").rename(disk / "run")
     put(target, 2)
-    assert sound(root) == [1, 2]
+    assert sound(target.root) == [1, 2]
+
+
+@pytest.mark.parametrize("gone", ["training", "."])
+def test_a_file_where_the_directory_was_is_not_replaced(tmp_path, gone):
+    target = Store(tmp_path / "checkpoints", "run")
+    shutil.rmtree(target.root / gone)
+    (target.root / gone).write_text("of the user")
+    with pytest.raises(SaveFailed, match=r"File exists|Not a directory"):
+        put(target, 1)
+    assert (target.root / gone).read_text() == "of the user"
+    (target.root / gone).unlink()
+    put(target, 2)
+    assert sound(target.root) == [2]
 
 
 def test_a_limit_on_the_size_of_files(tmp_path):
