@@ -10,8 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 from checkpointing import codec, store
@@ -20,6 +19,7 @@ from checkpointing.events import Deleted, EpochEnd, EvalEnd, Event, Fact, Interr
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
 from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Stop, kept
+from checkpointing.roles import farewell, roles_of, tell_lost
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
 from checkpointing.writer import Writer
@@ -60,6 +60,11 @@ class _Job:
     started: float
     stall_s: float
 
+    @property
+    def milestones(self) -> tuple[Manifest, ...]:
+        """The roles that no later moment plays again."""
+        return tuple(role for role in self.roles if role.tier == MILESTONE)
+
 
 class Manager:
     """The checkpoints of one run: `handle` for what happens, `close` at the end.
@@ -84,7 +89,10 @@ class Manager:
         self._writer = Writer(background=options.background)
         self._facts: deque[Fact] = deque()
         self._error: CheckpointError | None = None
+        # What waits for a disk that takes it again: one snapshot beside the one in flight, and no more.
         self._failed: _Job | None = None
+        # The place in the order of saving of the newest that is on disk.
+        self._newest = 0
         self._evaluated: EvalEnd | None = None
         # Whether a checkpoint holds exactly the present state.
         self._current = False
@@ -130,17 +138,19 @@ class Manager:
         elif not over:
             self._current = False
         if self._failed and not saves and isinstance(last, EpochEnd | Interrupted | RunEnd):
-            self._submit(self._failed)
+            self._writer.submit(self._retry)
         return stop
 
     def _save(self, saves: list[tuple[str, Save]], events: tuple[Event, ...]) -> None:
         started = time.perf_counter()
         self._writer.wait()
         self._report()
-        if self._failed:  # its milestones are lost unless they can be written now
-            self._submit(self._failed)
-            self._writer.wait()
-        roles = self._roles(saves, events)
+        if self._failed:  # before the new one, so that one copy of the state is enough
+            self._retry()
+        last, seen = events[-1], self._evaluated
+        # The state is unchanged since an evaluation at this very step.
+        evaluated = seen if seen and seen.step == last.step else None
+        roles = roles_of(saves, last, evaluated, self.store, self._options.git_commit, self._options.name)
         state = {
             "version": VERSION,
             "checkpoint_type": roles[0].tier,
@@ -156,12 +166,14 @@ class Manager:
             self._error, self._current = out_of_memory(error, tensor_bytes(state)), False
             if self._error is None:
                 raise
+            tell_lost(roles)
             self._report()
             return
         self._current = True
         self._warn_of_space(self._bytes or 0)
         policies = copy.deepcopy(self.policies)
-        self._submit(_Job(copied, roles, policies, started, time.perf_counter() - started))
+        job = _Job(copied, roles, policies, started, time.perf_counter() - started)
+        self._writer.submit(lambda: self._write(job))
 
     def _warn_of_space(self, needed: int) -> None:
         """Say once, until there is room again, that the next saves will not fit."""
@@ -170,86 +182,63 @@ class Manager:
             log.warning("%s", shortage)
         self._short = shortage is not None
 
-    def _roles(self, saves: list[tuple[str, Save]], events: tuple[Event, ...]) -> tuple[Manifest, ...]:
-        """One manifest for the training tier, whatever the number of tags, and one for each milestone."""
-        last = events[-1]
-        # The state is unchanged since an evaluation at this very step.
-        evaluated = self._evaluated if self._evaluated and self._evaluated.step == last.step else None
-        base = Manifest(
-            file="",
-            tier=TRAINING,
-            tags=(),
-            policies=(),
-            reasons=(),
-            sequence=0,
-            run=self.store.run,
-            epoch=last.epoch,
-            global_step=last.step,
-            metrics=dict(evaluated.metrics) if evaluated else {},
-            sparsity=evaluated.sparsity if evaluated else None,
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            git_commit=self._options.git_commit,
-        )
-        if not any(save.tier == TRAINING for _, save in saves):
-            # So that training/latest.pt is the newest state whatever was saved; the next save replaces it.
-            saves = [*saves, ("", Save("latest", "the newest state"))]
-        by_stem: dict[tuple[str, str], list[tuple[str, Save]]] = {}
-        for name, save in saves:
-            stem = save.stem or f"checkpoint_epoch_{last.epoch:04d}_step_{last.step:08d}"
-            if template := self._options.name:
-                stem = template.stem(last.epoch, last.step, base.sparsity, base.metrics)
-            by_stem.setdefault((save.tier, stem), []).append((name, save))
-        roles = [
-            replace(
-                base,
-                tier=tier,
-                file=self.store.free_name(tier, stem),
-                tags=tuple(save.tag for _, save in group),
-                policies=tuple(name for name, _ in group),
-                reasons=tuple(save.reason for _, save in group),
-            )
-            for (tier, stem), group in by_stem.items()
-        ]
-        # A training checkpoint goes last, so that it is the newest: `latest` is the one to resume from.
-        return tuple(sorted(roles, key=lambda role: role.tier == TRAINING))
-
-    def _submit(self, job: _Job) -> None:
-        self._failed = None
-        self._writer.submit(lambda: self._write(job))
+    def _retry(self) -> None:
+        if self._failed:
+            self._write(self._failed)
 
     def _write(self, job: _Job) -> None:
         """Make a job durable; on the writer's thread. Keeps its error for `_report`."""
+        late = self._newest > job.roles[-1].sequence
+        roles = job.milestones if late else job.roles
         try:
             bad = codec.nonfinite(job.state.get("model_state_dict", {}))
             if bad is not None:
                 raise CheckpointError(f"{bad} holds NaN or infinite weights: this state is not saved.")
             compress = self._options.compress
             first = self.store.save(
-                job.roles[0],
+                roles[0],
                 lambda file: codec.dump(job.state, file, compress=compress),
                 expected=self._bytes,
             )
-            written = [first, *(self.store.share(first, role) for role in job.roles[1:])]
-            for manifest in written:
-                self._point(manifest)
+            written = [first, *(self.store.share(first, role) for role in roles[1:])]
+            self._newest = max(self._newest, written[-1].sequence)
+            if self._failed is job or (self._failed and not self._failed.milestones):
+                self._failed = None
             total = time.perf_counter() - job.started
             tags = tuple(tag for role in written for tag in role.tags)
             self._bytes = first.bytes
             self._facts.append(Saved(written[-1].file, tags, first.bytes, job.stall_s, total))
-            self._collect(written, job.policies)
+            self._point(written)
+            if not late:  # its policies know nothing of what came after it: the next save lets go
+                self._collect(written, job.policies)
         except SaveFailed as error:
-            self._failed, self._error = job, error
+            self._refused(job, error)
         except CheckpointError as error:
             self._error = error
         except OSError as error:
-            self._failed, self._error = job, failure(self.store.root, error, self._bytes)
+            self._refused(job, failure(self.store.root, error, self._bytes))
 
-    def _point(self, manifest: Manifest) -> None:
-        if manifest.tier == TRAINING:
-            self.store.point(TRAINING, "latest", manifest)
-        else:
-            for tag in manifest.tags:
-                self.store.point(MILESTONE, tag, manifest)
+    def _refused(self, job: _Job, error: CheckpointError) -> None:
+        """Keep one of the snapshots that failed: the newest, but no rolling one in place of a milestone."""
+        self._error = error
+        waiting = self._failed
+        if waiting and waiting is not job:
+            if waiting.milestones and not job.milestones:
+                self._current = False  # what holds the present state was let go
+                return
+            tell_lost(waiting.roles)
+        self._failed = job
+
+    def _point(self, written: list[Manifest]) -> None:
+        """Let the pointers name the newest of their roles."""
+        newer = [m for m in store.manifests(self.store.root) if m.sequence > written[-1].sequence]
+        taken = {tag for manifest in newer for tag in manifest.tags}
+        for manifest in written:
+            if manifest.tier == TRAINING:
+                self.store.point(TRAINING, "latest", manifest)
+            else:
+                for tag in set(manifest.tags) - taken:
+                    self.store.point(MILESTONE, tag, manifest)
 
     def _collect(self, written: list[Manifest], policies: Mapping[str, Policy]) -> None:
         """Delete what nothing keeps any more, once what was just written is seen to be sound."""
@@ -264,7 +253,7 @@ class Manager:
         self._facts.append(Verified(written[-1].file))
         for manifest in doomed:
             try:
-                self.store.delete(manifest, _farewell(manifest, written))
+                self.store.delete(manifest, farewell(manifest, written))
             except OSError as error:
                 log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, error)
             else:
@@ -307,14 +296,8 @@ class Manager:
         self._writer.wait()
         if self._failed:
             self._report()
-            self._submit(self._failed)
+            self._retry()
         self._writer.close()
+        if self._failed:
+            tell_lost(self._failed.roles)
         self._report()
-
-
-def _farewell(manifest: Manifest, written: list[Manifest]) -> str:
-    """For the journal: who let a checkpoint go, why it had been saved, and what came in its place."""
-    who = ", ".join(dict.fromkeys(filter(None, manifest.policies))) or "the manager"
-    heir = next((m for m in written if set(m.tags) & set(manifest.tags)), written[-1])
-    reasons = "; ".join(manifest.reasons)
-    return f"no longer kept by {who} (saved for: {reasons}); replaced by {heir.file}"

@@ -97,6 +97,11 @@ class Store:
             name = f"{stem}_{number}"
         return f"{tier}/{name}.pt"
 
+    def number(self) -> int:
+        """The next place in the order of this run's checkpoints, which decides what is the newest."""
+        self.sequence += 1
+        return self.sequence
+
     def save(
         self, manifest: Manifest, produce: Callable[[BinaryIO], None], *, expected: int | None = None
     ) -> Manifest:
@@ -104,9 +109,9 @@ class Store:
 
         Both are durable on return. Folders that somebody removed are made again. Raises SaveFailed when the
         operating system refuses, and then nothing partial is left under a final name; `expected` bytes are
-        what its message says are needed.
+        what its message says are needed. A manifest that has a number, from `number`, keeps it.
         """
-        self.sequence += 1
+        sequence = manifest.sequence or self.number()
         with self._failing(expected):
             if missing := self._make_missing():
                 self._sync_folders()
@@ -118,7 +123,7 @@ class Store:
             finally:
                 hashing.finish()
             data.sync()
-            done = replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=self.sequence)
+            done = replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=sequence)
             return self._commit(done, data.publish)
 
     def share(self, source: Manifest, role: Manifest) -> Manifest:
@@ -126,8 +131,8 @@ class Store:
 
         Raises SaveFailed as `save` does.
         """
-        self.sequence += 1
-        done = replace(role, bytes=source.bytes, sha256=source.sha256, sequence=self.sequence)
+        sequence = role.sequence or self.number()
+        done = replace(role, bytes=source.bytes, sha256=source.sha256, sequence=sequence)
         with self._failing(source.bytes):
             return self._commit(done, lambda target: self._link(self.path(source), target))
 

@@ -207,7 +207,7 @@ def test_metrics_that_are_missing_or_not_finite_are_recorded_and_never_best(worl
 def test_order_survives_a_clock_that_goes_backwards(world, monkeypatch):
     from datetime import UTC, datetime
 
-    from checkpointing import manager
+    from checkpointing import roles
 
     times = iter([2030, 2001, 1999, 2010])
 
@@ -216,7 +216,7 @@ def test_order_survives_a_clock_that_goes_backwards(world, monkeypatch):
         def now(cls, tz=None):
             return datetime(next(times), 1, 1, tzinfo=UTC)
 
-    monkeypatch.setattr(manager, "datetime", Clock)
+    monkeypatch.setattr(roles, "datetime", Clock)
     run = world(interval=case.interval(epochs=1, keep_last=2))
     for _ in range(4):
         run.epoch(0.5)

@@ -121,6 +121,72 @@ def test_the_peak_of_a_save_that_failed_is_not_lost(world, warnings):
     assert whole(run)
 
 
+def test_a_rolling_save_that_fails_too_does_not_push_the_peak_out(world, warnings):
+    """Three saves fall into a moment without space: the best epoch, and two that are only the newest."""
+    run = world(interval=case.interval(epochs=1), best=case.best())
+    run.epoch(0.5)
+    with files_no_larger_than(1000):
+        for accuracy in (0.9, 0.6, 0.7):
+            run.epoch(accuracy)
+        run.manager.drain()
+    run.manager.handle(RunEnd(4, 40, "done"))  # what holds the last state was let go for the peak
+    assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0002.pt") == 2.0
+    assert points(run.root / "milestone" / "best_accuracy.pt") == "best_accuracy_0.9000_epoch_0002.pt"
+    newest = store.newest_verified(run.root).manifest
+    assert (newest.tier, newest.epoch, run.weight_in(newest.file)) == ("training", 4, 4.0)
+    assert not [line for line in warnings() if line.startswith("Lost")]
+    assert whole(run)
+
+
+def test_a_peak_that_gives_way_to_a_higher_one_is_told(world, warnings):
+    run = world(interval=case.interval(epochs=1), best=case.best(keep=2))
+    run.epoch(0.5)
+    with files_no_larger_than(1000):
+        run.epoch(0.8)
+        run.epoch(0.9)
+        run.manager.drain()
+    (lost,) = [line for line in warnings() if line.startswith("Lost")]
+    assert lost == (
+        "Lost: best_accuracy of epoch 2 could not be written and waits no longer (accuracy 0.8000 beats "
+        "0.5000 of epoch 1). It still is what later epochs must beat."
+    )
+    run.epoch(0.6)
+    assert [m.epoch for m in run.kept if m.tier == "milestone"] == [1, 3]
+    assert whole(run)
+
+
+def test_a_peak_that_finds_no_room_to_the_end_is_told(world, warnings):
+    run = world(best=case.best())
+    run.epoch(0.5)
+    with files_no_larger_than(1000):
+        run.epoch(0.9)
+        run.manager.close()
+    assert warnings()[-2].startswith("Lost: best_accuracy of epoch 2 could not be written")
+    assert [m.epoch for m in run.kept if m.tier == "milestone"] == [1]
+
+
+def test_milestones_that_cannot_be_written_hold_up_no_rolling_save_and_come_late(world):
+    """Late, a milestone is neither the newest checkpoint nor what `latest` names."""
+    run = world(interval=case.interval(epochs=1, keep_last=2), best=case.best())
+    run.epoch(0.5)
+    (run.root / "milestone").rename(run.root / "aside")
+    (run.root / "milestone").write_text("in the way")
+    run.epoch(0.9)
+    for _ in range(3):
+        run.epoch(0.6)
+    assert [m.epoch for m in run.kept] == [4, 5]
+    (run.root / "milestone").unlink()
+    (run.root / "aside").rename(run.root / "milestone")
+    run.manager.close()
+    assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0002.pt") == 2.0
+    assert points(run.root / "milestone" / "best_accuracy.pt") == "best_accuracy_0.9000_epoch_0002.pt"
+    assert run.weight_in("training/latest.pt") == 5.0
+    assert store.newest_verified(run.root).manifest.epoch == 5
+    run.attempt().epoch(0.6)
+    assert [m.epoch for m in run.kept if m.tier == "milestone"] == [2]
+    assert whole(run)
+
+
 @pytest.mark.parametrize("moment", ["epoch", "end", "close"])
 def test_a_save_that_failed_is_tried_again_when_nothing_newer_is_to_be_saved(world, moment):
     run = world(interval=case.interval(epochs=2))
