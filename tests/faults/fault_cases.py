@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,20 +15,30 @@ from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 
-CALLS = ("open", "mkdir", "fsync", "replace", "rename", "link", "symlink", "unlink", "write", "ftruncate")
+CALLS = (
+    "open", "mkdir", "fsync", "fdatasync", "replace", "rename", "link", "symlink", "unlink", "write",
+    "ftruncate",
+)  # fmt: skip
 KILLED = -signal.SIGKILL
 REFUSED = 3
 
 
 def payload(value: int, size: int = 5000) -> bytes:
     """Bytes that tell which checkpoint they are; a real `.pt` is as good as any to the store."""
-    return bytes((value + i) % 251 for i in range(size))
+    period = bytes((value + i) % 251 for i in range(251))
+    return (period * (size // 251 + 1))[:size]
 
 
-def put(target: Store, value: int, tier: str = "training") -> Manifest:
-    """Save the checkpoint of a value under its own name."""
+def put(target: Store, value: int, tier: str = "training", *, size: int = 5000, pieces: int = 1) -> Manifest:
+    """Save the checkpoint of a value under its own name, in pieces of `size` bytes."""
+
+    def produce(file) -> None:
+        whole = payload(value, size * pieces)
+        for start in range(0, size * pieces, size):
+            file.write(whole[start : start + size])
+
     file = target.free_name(tier, f"c{value:04d}")
-    return target.save(manifest(file, run=target.run, epoch=value), lambda f: f.write(payload(value)))
+    return target.save(manifest(file, run=target.run, epoch=value), produce)
 
 
 def sound(root: Path) -> list[int]:
@@ -35,7 +46,7 @@ def sound(root: Path) -> list[int]:
     found = []
     for each in store.manifests(root):
         store.verify(root, each)
-        assert (root / each.file).read_bytes() == payload(each.epoch)
+        assert (root / each.file).read_bytes() == payload(each.epoch, each.bytes)
         found.append(each.epoch)
     return found
 
@@ -58,6 +69,8 @@ class Faulty:
 
     def __init__(self, at: int, how: str | int, *, lasting: bool = False) -> None:
         self.at, self.how, self.lasting, self.count = at, how, lasting, 0
+        self._counting = threading.Lock()
+        self.threads: set[str] = set()
 
     def install(self) -> None:
         """Put the hooks in place, for the rest of this process."""
@@ -87,8 +100,11 @@ class Faulty:
 
     def strike(self, half: Callable[[], object] | None = None) -> None:
         """One operation is about to happen."""
-        self.count += 1
-        if self.count < self.at or (self.count > self.at and not self.lasting):
+        with self._counting:  # a save may write from several threads
+            self.count += 1
+            number = self.count
+            self.threads.add(threading.current_thread().name)
+        if number < self.at or (number > self.at and not self.lasting):
             return
         if isinstance(self.how, int):
             raise OSError(self.how, os.strerror(self.how))
@@ -112,7 +128,7 @@ def in_child(
                 fault.install()
             work(lambda line: say(writing, f"{line}\n".encode()) and None)
             if fault:
-                say(writing, f"count {fault.count}\n".encode())
+                say(writing, f"threads {len(fault.threads)}\ncount {fault.count}\n".encode())
             code = 0
         except CheckpointError:
             code = REFUSED

@@ -5,20 +5,22 @@ import os
 
 import pytest
 
-from checkpointing import store
+from checkpointing import files, store
 from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.faults.fault_cases import KILLED, Faulty, in_child, payload, put, sound, tidy
 
+SMALL, LARGE = {"size": 5000, "pieces": 1}, {"size": 12_000, "pieces": 6}
 
-def work(root, say):
+
+def work(root, say, form):
     """Two checkpoints are there; a third is saved, shared and pointed to, and the first two let go."""
     target = Store(root, "run")
     old = store.manifests(root)
     saved = None
     try:
-        saved = put(target, 3)
+        saved = put(target, 3, **form)
         say("saved 3")
         role = target.share(saved, manifest("milestone/best.pt", epoch=3))
         say("shared 3")
@@ -42,12 +44,22 @@ def prepared(root):
     return target
 
 
-def operations(tmp_path):
-    """How many storage operations the work takes."""
+def operations(tmp_path, form):
+    """How many storage operations the work takes, and from how many threads they come."""
     prepared(tmp_path / "count")
-    code, said = in_child(lambda say: work(tmp_path / "count", say), Faulty(0, "kill"))
+    code, said = in_child(lambda say: work(tmp_path / "count", say, form), Faulty(0, "kill"))
     assert code == 0
-    return int(said[-1].split()[1])
+    return int(said[-1].split()[1]), int(said[-2].split()[1])
+
+
+@pytest.fixture(params=["small", "large"])
+def form(request, monkeypatch):
+    """A checkpoint of one small piece, or of several that count as large and are synced on the way."""
+    if request.param == "small":
+        return SMALL
+    monkeypatch.setattr(files, "LARGE", 10_000, raising=False)
+    monkeypatch.setattr(files, "SYNC_EVERY", 24_000, raising=False)
+    return LARGE
 
 
 @pytest.mark.parametrize(
@@ -55,14 +67,16 @@ def operations(tmp_path):
     [("kill", False), ("torn", False), (errno.ENOSPC, False), (errno.EIO, False), (errno.EIO, True)],
     ids=["kill", "torn write", "ENOSPC", "EIO", "EIO from then on"],
 )
-def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasting):
-    total = operations(tmp_path)
+def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasting, form):
+    total, threads = operations(tmp_path, form)
     assert total > 40
+    assert (threads > 1) == (form is LARGE)
     seen = set()
-    for at in range(1, total + 1):
+    # Threads sync when they come to it, so that the count is not the same each time.
+    for at in range(1, total + 1 if form is SMALL else total - 3):
         root = tmp_path / f"{at}"
         prepared(root)
-        code, said = in_child(lambda say, root=root: start(root, say), Faulty(at, how, lasting=lasting))
+        code, said = in_child(lambda say, root=root: start(root, say, form), Faulty(at, how, lasting=lasting))
         assert code == (KILLED if isinstance(how, str) else 0), (at, said)
         seen |= set(said)
         check(root, said)
@@ -78,10 +92,10 @@ def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasti
         assert all(line.endswith((" are free.", "=DIR.")) and os.strerror(how) in line for line in told)
 
 
-def start(root, say):
+def start(root, say, form):
     """The work, or a start that is refused in one line."""
     try:
-        work(root, say)
+        work(root, say, form)
     except CheckpointError as error:
         say(f"refused {error}")
 
@@ -101,9 +115,9 @@ def check(root, said):
 
 def partial(root):
     """Names of checkpoints, with a manifest or without, whose bytes are not whole."""
-    wholes = [payload(value) for value in (1, 2, 3)]
-    files = [p for p in root.glob("*/*.pt") if p.name != "mine.pt" and p.exists()]
-    return [p.name for p in files if p.read_bytes() not in wholes]
+    wholes = [payload(v, f["size"] * f["pieces"]) for v in (1, 2, 3) for f in (SMALL, LARGE)]
+    found = [p for p in root.glob("*/*.pt") if p.name != "mine.pt" and p.exists()]
+    return [p.name for p in found if p.read_bytes() not in wholes]
 
 
 def sound_and_tidy(root):
@@ -129,6 +143,6 @@ def test_a_store_that_names_before_it_writes_is_caught(tmp_path, monkeypatch):
         prepared(root)
         with monkeypatch.context() as patch:
             patch.setattr(Store, "save", in_place)
-            in_child(lambda say, root=root: start(root, say), Faulty(at, "torn"))
+            in_child(lambda say, root=root: start(root, say, SMALL), Faulty(at, "torn"))
         caught += partial(root) == ["c0003.pt"]
     assert caught > 0
