@@ -6,12 +6,14 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from checkpointing import store
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
+from tests.conftest import ROOT
 from tests.faults.fault_cases import Faulty, in_child, mounted, put, sound, tidy
 
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
@@ -89,6 +91,34 @@ def test_without_fsync_it_is_lost(image, tmp_path, monkeypatch):
         cut(disk)
     with powered(image, tmp_path) as disk:
         assert store.newest_verified(disk / "checkpoints").manifest is None
+
+
+SAVES = """
+import sys
+from pathlib import Path
+from tests.faults.test_power_cut import train
+train(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("eaten", [True, False], ids=["with eatmydata", "without"])
+def test_under_eatmydata_the_same_saves_are_lost(image, tmp_path, eaten):
+    """Negative control with the tool that swallows the program's syncs, and the same process without it."""
+    eatmydata = shutil.which("eatmydata")
+    if eaten and eatmydata is None:
+        pytest.skip("eatmydata is not installed")
+    with powered(image, tmp_path) as disk:
+        subprocess.run(
+            [*([eatmydata] if eaten else []), sys.executable, "-c", SAVES, str(disk / "checkpoints")],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            timeout=120,
+            check=True,
+        )
+        assert sound(disk / "checkpoints") == [2, 3, 3]
+        cut(disk)
+    with powered(image, tmp_path) as disk:
+        found = store.newest_verified(disk / "checkpoints").manifest
+        assert found is None if eaten else found.epoch == 3
 
 
 class Cutting(Faulty):
