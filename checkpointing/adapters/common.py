@@ -1,6 +1,7 @@
 """What the adapters share: plain state, measured sparsity, the manager of a directory."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def newest(root: str | Path) -> Path | None:
     return Path(root) / found.manifest.file if found.manifest else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """on_error: `warn` or `stop`; compress: pack zeros away."""
+
+    on_error: str
+    compress: bool
+
+
 class Run:
     """A directory opened for a fit: its lock, its manager and the policies' counters."""
 
@@ -79,7 +88,7 @@ class Run:
         policies: Mapping[str, Policy],
         gather: Callable[[], dict[str, Any]],
         *,
-        on_error: str,
+        writing: Writing,
         resumed_from: str | None,
     ) -> None:
         try:
@@ -88,7 +97,11 @@ class Run:
             raise CheckpointError(f"{root} cannot be made: {error.strerror or error}.") from None
         self._opened: Opened | None = opened(root)
         options = Options(
-            background=True, on_error=on_error, git_commit=git_commit(), resumed_from=resumed_from
+            background=True,
+            on_error=writing.on_error,
+            compress=writing.compress,
+            git_commit=git_commit(),
+            resumed_from=resumed_from,
         )
         self.manager = Manager(self._opened.store, policies, gather, options=options)
         self.zeros = Zeros()

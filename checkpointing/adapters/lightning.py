@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from checkpointing.adapters.common import Run, newest, numbers, plain
+from checkpointing.adapters.common import Run, Writing, newest, numbers, plain
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EpochEnd, EvalEnd, Event, RunEnd, StepEnd
 from checkpointing.policy import Policy
@@ -32,13 +32,21 @@ class PeakpointCheckpoint(Callback):
     """Saves what `policies` ask for, under `root`; their Stop ends the fit.
 
     Epochs count from 1. The state of every random number generator is saved and restored, which Lightning
-    does not do. on_error is `warn` or `stop`. For training in one process: raises CheckpointError otherwise.
+    does not do. on_error is `warn` or `stop`. compress packs zeros away, exactly; Lightning reads such a file
+    after `python -m checkpointing unpack`. For training in one process: raises CheckpointError otherwise.
     """
 
-    def __init__(self, root: str | Path, policies: Mapping[str, Policy], *, on_error: str = "warn") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        policies: Mapping[str, Policy],
+        *,
+        on_error: str = "warn",
+        compress: bool = False,
+    ) -> None:
         self.root = Path(root)
         self.policies = dict(policies)
-        self._on_error = on_error
+        self._writing = Writing(on_error=on_error, compress=compress)
         self._run: Run | None = None
         self._counters: Mapping[str, Any] | None = None
         self._rng: Mapping[str, Any] | None = None
@@ -57,7 +65,7 @@ class PeakpointCheckpoint(Callback):
             self.root,
             self.policies,
             lambda: _state(trainer),
-            on_error=self._on_error,
+            writing=self._writing,
             resumed_from=f"{file.parent.name}/{file.name}" if file and mine else None,
         )
 

@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from checkpointing import codec, living
-from checkpointing.adapters.common import Run, newest, numbers, plain
+from checkpointing.adapters.common import Run, Writing, newest, numbers, plain
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EpochEnd, EvalEnd, Event, RunEnd, StepEnd
 from checkpointing.policy import Policy
@@ -37,14 +37,21 @@ RESUME = ".resume"
 class PeakpointCallback(TrainerCallback):
     """Saves what `policies` ask for, under `root`; their Stop ends the training.
 
-    Metrics have the Trainer's names, such as eval_loss. on_error is `warn` or `stop`. For training in one
-    process: raises CheckpointError otherwise.
+    Metrics have the Trainer's names, such as eval_loss. on_error is `warn` or `stop`; compress packs zeros
+    away, exactly. For training in one process: raises CheckpointError otherwise.
     """
 
-    def __init__(self, root: str | Path, policies: Mapping[str, Policy], *, on_error: str = "warn") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        policies: Mapping[str, Policy],
+        *,
+        on_error: str = "warn",
+        compress: bool = False,
+    ) -> None:
         self.root = Path(root)
         self.policies = dict(policies)
-        self._on_error = on_error
+        self._writing = Writing(on_error=on_error, compress=compress)
         self._run: Run | None = None
         self._resumed: tuple[str, Mapping[str, Any]] | None = None
         self._parts: tuple[Any, Any, Any, TrainerState] | None = None
@@ -80,7 +87,7 @@ class PeakpointCallback(TrainerCallback):
             raise CheckpointError("PeakpointCallback saves a training of one process.")
         self._take(state, parts)
         resumed, counters = self._resumed or (None, None)
-        self._run = Run(self.root, self.policies, self._state, on_error=self._on_error, resumed_from=resumed)
+        self._run = Run(self.root, self.policies, self._state, writing=self._writing, resumed_from=resumed)
         if counters is not None:
             for name in self._run.manager.load_state_dict(counters):
                 log.info("checkpoint policy %s is new: it starts from nothing", name)

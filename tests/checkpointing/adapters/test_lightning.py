@@ -158,3 +158,31 @@ def test_an_unwritable_place_ends_the_fit_before_it_starts(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError):
         fit(tmp_path / "file", 1)
+
+
+def test_compressed_a_pruned_network_is_small_and_every_bit_of_it_is_there(tmp_path):
+
+    class Pruned(Module):
+        def on_train_batch_start(self, *_):
+            self.net[0].weight.data.zero_()
+
+    sizes = {}
+    for compress in (False, True):
+        root = tmp_path / f"{compress}"
+        torch.manual_seed(0)
+        module = Pruned()
+        module.net[0] = nn.Linear(6, 4000)
+        module.net[3] = nn.Linear(4000, 2)
+        policies = {"rolling": Interval(IntervalSettings(epochs=1, steps=None, keep_last=1))}
+        trainer = lightning.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            callbacks=[PeakpointCheckpoint(root, policies, compress=compress)],
+        )  # fmt: skip
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+        module.configure_optimizers = lambda optimizer=optimizer: optimizer
+        trainer.fit(module, *loaders())
+        sizes[compress] = newest(root).stat().st_size
+    plain, packed = (load(newest(tmp_path / f"{c}")) for c in (False, True))
+    assert not differences(packed["model_state_dict"], plain["model_state_dict"])
+    assert sizes[True] < 0.5 * sizes[False]

@@ -142,3 +142,29 @@ def test_an_unwritable_place_ends_the_training_before_it_starts(tmp_path):
     trainer = transformers.Trainer(Model(), arguments, train_dataset=rows(), callbacks=[callback])
     with pytest.raises(CheckpointError):
         trainer.train()
+
+
+def test_compressed_a_pruned_network_is_small_and_resumes_bit_for_bit(tmp_path):
+    def fit(root, *, steps, compress, resume=False):
+        torch.manual_seed(0)
+        model = Model()
+        model.net[0], model.net[3] = nn.Linear(6, 4000), nn.Linear(4000, 2)
+        model.net[0].weight.requires_grad_(False).zero_()
+        callback = PeakpointCallback(root, {"rolling": rolling(steps=1)}, compress=compress)
+        arguments = transformers.TrainingArguments(
+            output_dir=str(root / "hf"), max_steps=steps, per_device_train_batch_size=8, save_strategy="no",
+            report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no", seed=11, optim="sgd",
+            lr_scheduler_type="constant",
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, arguments, train_dataset=rows(), callbacks=[callback])
+        trainer.train(resume_from_checkpoint=callback.resume_folder() if resume else None)
+
+    for compress in (False, True):
+        fit(tmp_path / f"{compress}", steps=2, compress=compress)
+    sizes = [newest(tmp_path / name).stat().st_size for name in ("True", "False")]
+    assert sizes[0] < 0.6 * sizes[1]
+    for compress in (False, True):
+        fit(tmp_path / f"{compress}", steps=4, compress=compress, resume=True)
+    packed, plain = (load(newest(tmp_path / name)) for name in ("True", "False"))
+    assert packed["global_step"] == plain["global_step"] == 4
+    assert not differences(packed["model_state_dict"], plain["model_state_dict"])
