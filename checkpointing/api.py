@@ -25,11 +25,10 @@ from checkpointing.policies.interval import Interval, IntervalSettings
 from checkpointing.policies.ranking import Peak
 from checkpointing.policy import MILESTONE, TRAINING, Save, order, safe_name
 from checkpointing.rng import rng_state
-from checkpointing.writing import Recorder
+from checkpointing.writing import MODE, Recorder
 
 log = logging.getLogger("peakpoint")
 
-_MODE = "mode"
 _LOWER_IS_BETTER = re.compile("loss|error|perplexity", re.IGNORECASE)
 
 
@@ -137,7 +136,7 @@ class CheckpointManager:
         assert isinstance(save, Save)
         known = self._known(model)
         optimizer, scheduler = optimizer or known[0], scheduler or known[1]
-        notes = {**living.environment(model), **(metadata or {}), _MODE: mode}
+        notes = {**living.environment(model), **(metadata or {}), MODE: mode}
         role = self._recorder.role(
             save, epoch=epoch, step=self._step, metrics=values, config=config, metadata=notes
         )
@@ -214,7 +213,7 @@ class CheckpointManager:
                 kept |= ranking.newest(mine, tag, keep)
             elif mine:
                 metric = next(iter(mine[-1].metrics))
-                mode = str((mine[-1].metadata or {}).get(_MODE))
+                mode = str((mine[-1].metadata or {}).get(MODE))
                 kept |= ranking.best(mine, tag=tag, metric=metric, mode=mode, keep=keep, peak=None)
         return self._recorder.retire(tier, kept, f"cleaned up to the last {keep}")
 

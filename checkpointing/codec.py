@@ -1,5 +1,6 @@
 """State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,6 +58,30 @@ def _is_key(value: Any) -> bool:
 
 def _name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def digest(snapshot: Any) -> str:
+    """The sha256 of a snapshot: the same only for the same keys, types, strides and values, bit for bit."""
+    found = hashlib.sha256()
+    _feed(found, snapshot)
+    return found.hexdigest()
+
+
+def _feed(found: "hashlib._Hash", value: Any) -> None:
+    if isinstance(value, Tensor):
+        found.update(f"{value.dtype}{tuple(value.shape)}{value.stride()}".encode())
+        found.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        found.update(f"{len(value)} items".encode())
+        for key, child in value.items():
+            found.update(repr(key).encode())
+            _feed(found, child)
+    elif isinstance(value, list | tuple):
+        found.update(f"{type(value).__name__} of {len(value)}".encode())
+        for child in value:
+            _feed(found, child)
+    else:  # by repr: 0.0 is not -0.0, and NaN is NaN
+        found.update(f"{type(value).__name__} {value!r}".encode())
 
 
 def nonfinite(state: Mapping[str, Any]) -> str | None:

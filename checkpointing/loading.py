@@ -8,6 +8,7 @@ from torch import nn
 
 from checkpointing import codec, finding, living
 from checkpointing.living import Stateful
+from checkpointing.writing import MODE
 
 
 def load_checkpoint(
@@ -56,6 +57,10 @@ def _load(
 ) -> dict[str, Any]:
     root, manifest = finding.locate(Path(path))
     saved = codec.load(root / manifest.file)
+    # Roles that share a file have metrics of their own, and a direction in which each is better.
+    saved["metrics"] = dict(manifest.metrics)
+    if (mode := (manifest.metadata or {}).get(MODE)) is not None:
+        saved["metadata"] = {**(saved.get("metadata") or {}), MODE: mode}
     if device is not None:
         living.move(model, device)
     return living.restore(saved, model, optimizer, scheduler, rng=rng)

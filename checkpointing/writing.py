@@ -19,11 +19,14 @@ from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
 from checkpointing.manager import VERSION
 from checkpointing.manifest import Manifest, readable
-from checkpointing.policy import Save
+from checkpointing.policy import MILESTONE, Save
 from checkpointing.room import failure, out_of_memory, tensor_bytes
 from checkpointing.store import Store, fsync_directory, sweep, write_atomic
 
 log = logging.getLogger("peakpoint")
+
+MODE = "mode"
+"""The note of a milestone that says which values of its metric are better."""
 
 RUN = "library-"
 """How the runs of the library begin, so that a trainer's in the same directory are left alone."""
@@ -71,6 +74,8 @@ class Recorder:
         Store(root, run_in(root))  # what cannot be written to is told before the training
         self._git_commit = git_commit()
         self._opened: Opened | None = None
+        # The last milestone, and the digest of what it holds.
+        self._last: tuple[Manifest, str] | None = None
 
     @property
     def store(self) -> Store:
@@ -116,7 +121,11 @@ class Recorder:
         )
 
     def save(self, role: Manifest, state: dict[str, Any], model: nn.Module, pointer: str | None) -> Manifest:
-        """One copy to host memory, one write; both files are durable on return."""
+        """One copy to host memory, one write; both files are durable on return.
+
+        A milestone of the moment and the states of the last one shares its bytes: several metrics that peak
+        together are written once.
+        """
         living.check_finite(model)
         contents = {
             "version": VERSION,
@@ -139,12 +148,28 @@ class Recorder:
             if refused is None:
                 raise
             raise refused from error
-        saved = self.store.save(
-            role, lambda file: codec.dump(copied, file, compress=self._compress), expected=size
-        )
+        digest = _digest(copied) if role.tier == MILESTONE else ""
+        saved = self._same_again(role, digest)
+        if saved is None:
+            saved = self.store.save(
+                role, lambda file: codec.dump(copied, file, compress=self._compress), expected=size
+            )
         if pointer is not None:
             self.store.point(role.tier, pointer, saved)
+        if role.tier == MILESTONE:
+            self._last = saved, digest
         return saved
+
+    def _same_again(self, role: Manifest, digest: str) -> Manifest | None:
+        """The role with the last milestone's bytes, when they are what it would write and still sound."""
+        if self._last is None or self._last[1] != digest:
+            return None
+        last = self._last[0]
+        try:
+            store.verify(self.root, last)
+            return self.store.share(last, role)
+        except CheckpointError:  # gone, damaged, or no room for a copy: written anew, or refused by that
+            return None
 
     def json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a readable file beside the checkpoints. Raises SaveFailed when the system refuses."""
@@ -170,6 +195,16 @@ class Recorder:
             else:
                 deleted.append(self.root / manifest.file)
         return deleted
+
+
+def _digest(copied: Mapping[str, Any]) -> str:
+    """Of all that a milestone holds but its metric, which its manifest has, the time and the random numbers.
+
+    By value, never by identity or a tensor's version: a weight may change under either.
+    """
+    notes = {key: value for key, value in (copied["metadata"] or {}).items() if key != MODE}
+    its_own = ("timestamp", "metrics", "metadata", "rng_state")
+    return codec.digest([notes, {key: value for key, value in copied.items() if key not in its_own}])
 
 
 def _plain(name: str, value: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -487,6 +487,55 @@ class TestMilestoneCheckpoints:
             "best_f1_score.pt": "best_f1_score_0.3500_epoch_0001.pt",
         }
 
+    def test_metrics_that_peak_together_are_written_once(self, manager, t):
+        t.epoch(1)
+        manager.save_training_checkpoint(
+            t.model, t.optimizer, epoch=1, step=t.step, scheduler=t.scheduler, metrics={}
+        )
+        values = {"accuracy": 0.9, "loss": 0.1, "f1_score": 0.8}
+        paths = {n: manager.save_milestone_checkpoint(t.model, v, n, 1, CONFIG) for n, v in values.items()}
+        assert len({path.stat().st_ino for path in paths.values()}) == 1
+        assert paths["accuracy"].stat().st_nlink == 3
+        for name, path in paths.items():
+            other = Training(seed=1)
+            state = load_checkpoint(path, other.model, other.optimizer, other.scheduler)
+            assert state["metrics"] == {name: values[name]}
+            assert state["metadata"]["mode"] == ("min" if name == "loss" else "max")
+            assert not differences(other.state(), t.state())
+            state = resume_training(path, other.model, other.optimizer, other.scheduler)
+            assert state["metrics"] == {name: values[name]}
+
+    @pytest.mark.parametrize("what", ["weight", "sign of a zero", "momentum", "schedule", "epoch", "config"])
+    def test_what_differs_by_one_bit_is_written_itself(self, manager, t, what):
+        with torch.no_grad():
+            t.model.head.bias[0] = 0.0
+        t.epoch(1)
+        t.model.head.bias.data[0] = 0.0
+        given = {"optimizer": t.optimizer, "scheduler": t.scheduler}
+        first = manager.save_milestone_checkpoint(t.model, 0.5, "accuracy", 1, CONFIG, **given)
+        if what == "weight":
+            t.model.head.weight.data.view(torch.int32)[0, 0] ^= 1  # under the version counter
+        elif what == "sign of a zero":
+            t.model.head.bias.data[0] = -0.0
+        elif what == "momentum":
+            t.optimizer.state[t.model.head.weight]["exp_avg"].view(torch.int32)[0, 0] ^= 1
+        elif what == "schedule":
+            t.scheduler.last_epoch += 1
+        config = {**CONFIG, "lr": 1.0} if what == "config" else CONFIG
+        epoch = 2 if what == "epoch" else 1
+        second = manager.save_milestone_checkpoint(t.model, 0.5, "f1_score", epoch, config, **given)
+        assert not first.samefile(second)
+        other = Training(seed=1)
+        load_checkpoint(second, other.model, other.optimizer, other.scheduler)
+        assert not differences(other.state(), t.state())
+
+    @pytest.mark.parametrize("harm", ["gone", "damaged"])
+    def test_what_is_no_longer_sound_is_not_shared(self, manager, t, harm):
+        first = manager.save_milestone_checkpoint(t.model, 0.5, "accuracy", 1)
+        first.unlink() if harm == "gone" else damage(first)
+        second = manager.save_milestone_checkpoint(t.model, 0.5, "f1_score", 1)
+        assert load_checkpoint(second, BayesianTransformer())["metrics"] == {"f1_score": 0.5}
+
     def test_the_json_holds_config_and_notes(self, manager, t):
         path = manager.save_milestone_checkpoint(
             t.model, metric_value=0.92, metric_name="accuracy", epoch=7, config={**CONFIG, "lr": math.inf},
