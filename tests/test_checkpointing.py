@@ -1,104 +1,25 @@
-"""The library API: every snippet of the checkpointing guide, and the cases that it does not speak of."""
+"""The library API, tier by tier: every snippet of the checkpointing guide, and what it does not speak of."""
 
 import copy
 import json
 import math
-import os
-import random
-import subprocess
-import sys
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
 
 from checkpointing import CheckpointError, CheckpointManager, load, load_checkpoint, resume_training
-from checkpointing.manifest import read_manifest
-from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
+from tests.checkpointing.api_cases import (
+    CONFIG,
+    BayesianTransformer,
+    Training,
+    python,
+    save,
+)
+from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.states import differences, same
-
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = {"d_model": 16, "n_heads": 2}
-
-
-class BayesianTransformer(nn.Module):
-    """A small classifier with dropout and batch statistics, under the guide's name."""
-
-    def __init__(self, width: int = 16):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
-        self.head = nn.Linear(width, 3)
-
-    def forward(self, x):
-        return self.head(self.body(x))
-
-
-class Training:
-    """The caller's own side: model, optimizer, schedule, data, and a loop that can be cut anywhere."""
-
-    def __init__(self, seed: int = 0):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        self.model = BayesianTransformer()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
-        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 3, 0.7)
-        x = torch.randn(40, 8, generator=torch.Generator().manual_seed(5))
-        self.order = torch.Generator()
-        data = TensorDataset(x, x[:, :3].argmax(1))
-        self.loader = DataLoader(data, 8, shuffle=True, generator=self.order)
-        self.val = (x, x[:, :3].argmax(1))
-        self.step = 0
-
-    def batches(self, epoch: int, first: int = 0):
-        self.order.manual_seed(epoch)
-        return islice(enumerate(self.loader), first, None)
-
-    def take(self, batch) -> dict[str, float]:
-        x, y = batch
-        noise = random.random() + np.random.rand()  # the other two generators take part
-        self.model.train()
-        loss = cross_entropy(self.model(x + 0.01 * noise), y)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.scheduler.step()
-        self.step += 1
-        return {"loss": loss.item(), "accuracy": 0.5}
-
-    def epoch(self, epoch: int, first: int = 0, stop: int | None = None):
-        for index, batch in self.batches(epoch, first):
-            if index == stop:
-                break
-            self.take(batch)
-
-    def state(self) -> dict:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-            }
-        )
-
-
-def validate(model, val) -> float:
-    model.eval()
-    with torch.no_grad():
-        return (model(val[0]).argmax(1) == val[1]).float().mean().item()
-
-
-def load_model(path) -> nn.Module:
-    """The caller's own helper."""
-    model = BayesianTransformer()
-    load_checkpoint(path, model)
-    return model
 
 
 @pytest.fixture
@@ -114,12 +35,6 @@ def manager(root) -> CheckpointManager:
 @pytest.fixture
 def t() -> Training:
     return Training()
-
-
-def save(manager, t, *, epoch=0, step=0, **more):
-    return manager.save_training_checkpoint(
-        t.model, t.optimizer, epoch=epoch, step=step, metrics={"loss": 0.5}, **more
-    )
 
 
 class TestTrainingCheckpoints:
@@ -206,47 +121,6 @@ class TestTrainingCheckpoints:
         state = resume_training(path, t.model, t.optimizer)
         assert (state["next_epoch"], state["next_batch"]) == (3, 0)
 
-    def test_the_newest_intact_one_is_resumed_from(self, manager, root, t, caplog):
-        good = save(manager, t, step=1)
-        damage(save(manager, t, step=2))
-        assert manager.get_latest_checkpoint("training") == good
-        assert "checkpoint_epoch_0000_step_00000002.pt is damaged" in caplog.text
-        damage(save(manager, t, step=3), flip=False)
-        # The symlink still names the damaged file.
-        assert resume_training(root / "training/latest.pt", t.model, t.optimizer)["global_step"] == 1
-        assert len(list((root / "quarantine").glob("*.pt"))) == 2
-
-    def test_a_damaged_manifest_is_passed_over_and_told(self, manager, root, t, caplog):
-        good = save(manager, t, step=1)
-        damage(save(manager, t, step=2).with_suffix(".json"), flip=False)
-        assert manager.get_latest_checkpoint("training") == good
-        assert "checkpoint_epoch_0000_step_00000002.pt is damaged" in caplog.text
-        damage(save(manager, t, step=3).with_suffix(".json"), flip=False)
-        assert load_checkpoint(root / "training" / "latest.pt", t.model)["global_step"] == 1
-        assert len(list((root / "quarantine").glob("*.pt"))) == 2
-
-    def test_a_damaged_file_that_is_named_is_refused_and_nothing_is_loaded(self, manager, t):
-        path = save(manager, t)
-        damage(path)
-        other = Training(1)
-        before = other.state()
-        with pytest.raises(CheckpointError, match="does not match the sha256"):
-            manager.load_checkpoint(path, other.model, other.optimizer)
-        assert not differences(other.state(), before)
-
-    @pytest.mark.parametrize("harm", ["gone", "dangling", "loop"])
-    def test_a_pointer_may_be_lost(self, manager, root, t, harm):
-        save(manager, t, step=4)
-        link = root / "training" / "latest.pt"
-        link.unlink()
-        if harm != "gone":
-            link.symlink_to("nowhere.pt" if harm == "dangling" else "latest.pt")
-        assert resume_training(link, t.model, t.optimizer)["global_step"] == 4
-
-    def test_a_pointer_of_ones_own_is_followed(self, manager, tmp_path, t):
-        (tmp_path / "mine.pt").symlink_to(save(manager, t, step=6))
-        assert load_checkpoint(tmp_path / "mine.pt", t.model)["global_step"] == 6
-
     def test_a_directory_goes_on_after_a_restart_and_a_move(self, manager, root, t):
         for step in (1, 2, 3):
             save(manager, t, step=step)
@@ -263,24 +137,6 @@ class TestTrainingCheckpoints:
         deleted = manager.cleanup_old_checkpoints("training", keep=2)
         assert [p.stem[-1] for p in deleted] == ["1"]
         assert [p.stem[-1] for p in manager.list_checkpoints()["training"]] == ["2", "3"]
-
-    def test_cleanup_does_not_count_a_damaged_one(self, manager, t):
-        for step in (1, 2, 3):
-            path = save(manager, t, step=step)
-        damage(path)
-        manager.cleanup_old_checkpoints("training", keep=1)
-        assert [p.stem[-1] for p in manager.list_checkpoints()["training"]] == ["2"]
-
-    def test_files_of_others_are_never_deleted(self, manager, root, t):
-        foreign = save(manager, t, step=1)
-        mark = foreign.with_suffix(".json")
-        mark.write_text(replace(read_manifest(mark), run="of a trainer").to_json())
-        (root / "training" / "notes.pt").write_text("mine")
-        for step in range(2, 7):
-            save(manager, t, step=step)
-        manager.cleanup_old_checkpoints("training", keep=1)
-        names = {p.name for p in (root / "training").glob("*.pt") if not p.is_symlink()}
-        assert names == {foreign.name, "notes.pt", "checkpoint_epoch_0000_step_00000006.pt"}
 
     def test_options_leave_states_out_and_a_resume_says_so(self, root, t):
         manager = CheckpointManager(root, save_optimizer=False, save_scheduler=False)
@@ -312,45 +168,6 @@ class TestTrainingCheckpoints:
         load_checkpoint(path, other)
         assert same(other.weight.detach(), model.weight.detach())
 
-    def test_weights_that_are_not_finite_are_not_saved_and_masks_may_be(self, manager, root, t):
-        t.model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
-        good = save(manager, t, step=1)
-        with torch.no_grad():
-            t.model.head.weight[0, 0] = math.nan
-        with pytest.raises(CheckpointError, match=r"head\.weight holds NaN"):
-            save(manager, t, step=2)
-        assert manager.get_latest_checkpoint("training") == good
-
-    @pytest.mark.parametrize("bad", [{"path": Path("x")}, {"n": np.float32(1)}, {1j: 2}])
-    def test_what_is_not_plain_is_refused_when_saving(self, manager, t, bad):
-        with pytest.raises(CheckpointError, match=r"state\['config'\]"):
-            save(manager, t, config=bad)
-        assert manager.list_checkpoints()["training"] == []
-
-    def test_a_metric_that_is_no_number_is_named(self, manager, t):
-        with pytest.raises(CheckpointError, match="The metric loss is 'low'"):
-            manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=0, metrics={"loss": "low"})
-
-    def test_a_full_disk_leaves_the_older_ones(self, manager, root, t):
-        good = save(manager, t, step=1)
-        with files_no_larger_than(2000), pytest.raises(CheckpointError, match="could not be written"):
-            save(manager, t, step=2)
-        assert manager.get_latest_checkpoint("training") == good
-        assert not list(root.rglob(".staged-*"))
-        save(manager, t, step=3)
-
-    def test_another_network_is_refused_in_one_line(self, manager, t):
-        path = save(manager, t)
-        with pytest.raises(CheckpointError, match=r"of another network: size mismatch for body\.0\.weight"):
-            load_checkpoint(path, BayesianTransformer(17))
-
-    def test_a_file_without_manifest_is_refused(self, tmp_path, t):
-        torch.save({}, tmp_path / "x.pt")
-        with pytest.raises(CheckpointError, match="no manifest beside it"):
-            load_checkpoint(tmp_path / "x.pt", t.model)
-        with pytest.raises(CheckpointError, match="does not exist"):
-            load_checkpoint(tmp_path / "y.pt", t.model)
-
     def test_compiled_models_have_canonical_keys(self, manager, t):
         keys = set(t.model.state_dict())
         whole, part = torch.compile(t.model, backend="eager"), copy.deepcopy(t.model)
@@ -368,48 +185,9 @@ class TestTrainingCheckpoints:
     def test_distributed_models_have_canonical_keys(self, root, tmp_path):
         script = tmp_path / "ddp.py"
         script.write_text(_DDP)
-        done = _python(script, root)
+        done = python(script, root)
         assert done.returncode == 0, done.stderr
         assert set(load(root / "training/latest.pt")["model_state_dict"]) == {"weight", "bias"}
-
-    def test_one_process_writes_at_a_time_and_others_read(self, manager, root, t, tmp_path):
-        save(manager, t, step=1)
-        script = tmp_path / "second.py"
-        script.write_text(_SECOND)
-        done = _python(script, root)
-        assert "step 1 read" in done.stdout
-        assert f"process {os.getpid()} on" in done.stdout
-        manager.close()
-        done = _python(script, root)
-        assert "saved" in done.stdout, done.stderr
-
-    def test_two_managers_of_one_process_share_the_order(self, root, t):
-        first, second = CheckpointManager(root), CheckpointManager(root)
-        paths = [save(m, t, step=n) for n, m in enumerate([first, second, first])]
-        sequences = [read_manifest(p.with_suffix(".json")).sequence for p in paths]
-        assert sequences == [1, 2, 3]
-
-    def test_a_killed_save_loses_nothing(self, root, tmp_path, t):
-        script = tmp_path / "killed.py"
-        script.write_text(_KILLED)
-        assert _python(script, root).returncode == -9
-        manager = CheckpointManager(root)
-        assert manager.get_latest_checkpoint("training").stem.endswith("1")
-        save(manager, t, step=3)
-        assert not list(root.rglob(".staged-*"))
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_an_unwritable_directory_is_told_before_training(self, tmp_path):
-        (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(CheckpointError, match="cannot be written to"):
-            CheckpointManager(tmp_path / "locked" / "checkpoints")
-
-    def test_a_place_that_is_a_file_is_told_before_training(self, tmp_path):
-        (tmp_path / "file").write_text("")
-        with pytest.raises(CheckpointError, match="cannot be written to"):
-            CheckpointManager(tmp_path / "file")
-        with pytest.raises(CheckpointError, match="max_training_checkpoints=0"):
-            CheckpointManager(tmp_path / "ok", max_training_checkpoints=0)
 
     def test_the_manager_of_a_trainer_reads_the_same_files(self, manager, root, t):
         from checkpointing import store
@@ -528,13 +306,6 @@ class TestMilestoneCheckpoints:
         other = Training(seed=1)
         load_checkpoint(second, other.model, other.optimizer, other.scheduler)
         assert not differences(other.state(), t.state())
-
-    @pytest.mark.parametrize("harm", ["gone", "damaged"])
-    def test_what_is_no_longer_sound_is_not_shared(self, manager, t, harm):
-        first = manager.save_milestone_checkpoint(t.model, 0.5, "accuracy", 1)
-        first.unlink() if harm == "gone" else damage(first)
-        second = manager.save_milestone_checkpoint(t.model, 0.5, "f1_score", 1)
-        assert load_checkpoint(second, BayesianTransformer())["metrics"] == {"f1_score": 0.5}
 
     def test_the_json_holds_config_and_notes(self, manager, t):
         path = manager.save_milestone_checkpoint(
@@ -663,186 +434,6 @@ class TestProductionCheckpoints:
         with pytest.raises(CheckpointError, match="no tier 'staging'"):
             manager.get_latest_checkpoint("staging")
 
-
-class TestGuide:
-    """The guide's longer snippets, as they stand there."""
-
-    def test_quick_start_and_listing(self, tmp_path, monkeypatch, t):
-        monkeypatch.chdir(tmp_path)
-        model, optimizer, model_config, num_epochs = t.model, t.optimizer, CONFIG, 3
-        manager = CheckpointManager(
-            checkpoint_dir="checkpoints", max_training_checkpoints=3, save_optimizer=True
-        )
-        best_acc = -1.0
-        for epoch in range(num_epochs):
-            for step, batch in t.batches(epoch):
-                metrics = t.take(batch)
-                if step % 2 == 0:
-                    manager.save_training_checkpoint(
-                        model, optimizer, epoch=epoch, step=step, metrics=metrics
-                    )
-            val_acc = validate(model, t.val)
-            if val_acc > best_acc:
-                manager.save_milestone_checkpoint(
-                    model, metric_value=val_acc, metric_name="accuracy", epoch=epoch, config=model_config
-                )
-                best_acc = val_acc
-        manager.save_production_checkpoint(
-            model, version="1.0.0", config=model_config, metrics={"accuracy": best_acc},
-            model_card={"description": "Production model", "dataset": "IMDB"},
-        )  # fmt: skip
-        found = manager.list_checkpoints()
-        assert (len(found["training"]), len(found["production"])) == (3, 1)
-        assert len(found["milestone"]) >= 1
-        assert manager.get_latest_checkpoint("production") == Path(
-            "checkpoints/production/bayesian_transformer_v1.0.0.pt"
-        )
-        state = resume_training("checkpoints/training/latest.pt", model, optimizer, t.scheduler)
-        assert state["epoch"] == 2
-        custom = CheckpointManager(
-            checkpoint_dir="custom/path", max_training_checkpoints=5, save_optimizer=True,
-            save_scheduler=True, compress=True,
-        )  # fmt: skip
-        assert custom.list_checkpoints() == {"training": [], "milestone": [], "production": []}
-
-    def test_scenario_1_interrupted(self, root):
-        def run(t, stop_after):
-            manager = CheckpointManager(root)
-            latest = manager.get_latest_checkpoint("training")
-            start_epoch = 0
-            if latest:
-                state = resume_training(latest, t.model, t.optimizer, t.scheduler)
-                start_epoch = state["epoch"] + 1
-            for epoch in range(start_epoch, stop_after):
-                t.epoch(epoch)
-                manager.save_training_checkpoint(
-                    t.model, t.optimizer, epoch=epoch, step=t.step, metrics={}, scheduler=t.scheduler,
-                    epoch_complete=True,
-                )  # fmt: skip
-            manager.close()
-            return t.state()
-
-        run(Training(), 2)
-        resumed = run(Training(4), 4)
-        whole = Training()
-        for epoch in range(4):
-            whole.epoch(epoch)
-        assert not differences(resumed, whole.state())
-
-    def test_scenario_2_degradation(self, manager, root, t):
-        for epoch in range(8):
-            t.epoch(epoch)
-        good = validate(t.model, t.val)
-        manager.save_milestone_checkpoint(t.model, good, "accuracy", 7)
-        model = t.model
-        with torch.no_grad():
-            model.head.weight.neg_()
-        current_acc = validate(model, t.val)
-        milestone_model = load_model(root / f"milestone/best_accuracy_{good:.4f}.pt")
-        milestone_acc = validate(milestone_model, t.val)
-        assert milestone_acc == good
-        assert current_acc < milestone_acc - 0.05
-        model = milestone_model
-        assert validate(model, t.val) == good
-
-    def test_scenario_3_rollback(self, manager, root, t):
-        facts = {"config": CONFIG, "metrics": {"accuracy": 0.9}, "model_card": {"dataset": "x"}}
-        first = copy.deepcopy(t.model.state_dict())
-        manager.save_production_checkpoint(t.model, version="1.0.0", **facts)
-        t.epoch(0)
-        manager.save_production_checkpoint(t.model, version="1.1.0", **facts)
-        manager.load_checkpoint(root / "production/bayesian_transformer_v1.0.0.pt", t.model)
-        assert not differences(t.model.state_dict(), first)
-
-    def test_development_staging_production(self, tmp_path, monkeypatch, t):
-        monkeypatch.chdir(tmp_path)
-        manager = CheckpointManager("checkpoints/dev")
-        for epoch in range(3):
-            t.epoch(epoch)
-            manager.save_milestone_checkpoint(t.model, 0.91 + epoch / 100, "accuracy", epoch, CONFIG)
-        best_milestone = manager.get_latest_checkpoint("milestone")
-        staging_model = load_model(best_milestone)
-        staging_metrics = {"accuracy": 0.93, "validated": validate(staging_model, t.val)}
-        prod_manager = CheckpointManager("checkpoints/prod")
-        prod_manager.save_production_checkpoint(
-            staging_model, version="1.1.0", config=CONFIG, metrics=staging_metrics,
-            model_card={"performance": staging_metrics},
-        )  # fmt: skip
-        released = prod_manager.get_latest_checkpoint("production")
-        assert released == Path("checkpoints/prod/production/bayesian_transformer_v1.1.0.pt")
-        assert not differences(load_model(released).state_dict(), t.model.state_dict())
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-    def test_a_device(self, manager, t):
-        path = save(manager, t)
-        manager.load_checkpoint(path, t.model, t.optimizer, device="cuda")
-        assert {value.device.type for value in t.model.state_dict().values()} == {"cuda"}
-        path = save(manager, t, step=1)
-        assert {value.device.type for value in load(path)["model_state_dict"].values()} == {"cpu"}
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-    def test_a_device_that_is_not_there(self, manager, t):
-        path = save(manager, t)
-        with pytest.raises(CheckpointError, match="cannot be moved to cuda"):
-            manager.load_checkpoint(path, t.model, device="cuda")
-
-    def test_the_example_runs_and_resumes(self, tmp_path):
-        done = _python(ROOT / "examples" / "checkpointing_demo.py", tmp_path / "demo")
-        assert done.returncode == 0, done.stderr
-        assert "equal bit for bit: yes" in done.stdout
-
-
-def test_importing_the_package_does_not_import_torch():
-    code = "import sys, checkpointing; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    import checkpointing
-
-    for name in checkpointing.__all__:
-        assert getattr(checkpointing, name).__name__ == name
-    with pytest.raises(AttributeError, match="nothing_like_this"):
-        _ = checkpointing.nothing_like_this
-
-
-def _python(script: Path, root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(script), str(root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-_SECOND = """
-import sys
-from checkpointing import CheckpointManager
-from checkpointing.errors import BusyError
-from tests.test_checkpointing import Training
-
-t = Training()
-manager = CheckpointManager(sys.argv[1])
-latest = manager.get_latest_checkpoint("training")
-print("step", manager.load_checkpoint(latest, t.model)["global_step"], "read")
-try:
-    manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=9, metrics={})
-    print("saved")
-except BusyError as error:
-    print(error)
-"""
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from checkpointing import CheckpointManager
-from tests.test_checkpointing import Training
-
-t = Training()
-manager = CheckpointManager(sys.argv[1])
-manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=1, metrics={})
-os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=2, metrics={})
-"""
 
 _DDP = """
 import os, sys

@@ -1,10 +1,13 @@
 """A run without training, and what its user would be told."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
+from checkpointing import CheckpointManager
 from checkpointing.policies import build
+from tests.checkpointing.api_cases import Training
 from tests.checkpointing.checkpoint_cases import World
 
 
@@ -28,3 +31,18 @@ def warnings(caplog):
     """The lines that the user would see."""
     caplog.set_level(logging.WARNING, "peakpoint")
     return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def manager(root) -> CheckpointManager:
+    return CheckpointManager(checkpoint_dir=root, max_training_checkpoints=3, save_optimizer=True)
+
+
+@pytest.fixture
+def t() -> Training:
+    return Training()
