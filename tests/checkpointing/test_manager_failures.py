@@ -90,6 +90,18 @@ def test_a_save_that_fails_leaves_what_was_there_and_training_goes_on(world, war
     assert run.kept[-1].epoch == 3
 
 
+def test_with_one_to_keep_and_no_room_for_the_second_the_first_stays(world):
+    run = world(interval=case.interval(epochs=1, keep_last=1))
+    run.epoch(0.5)
+    with files_no_larger_than(1000):
+        run.epoch(0.6)
+        assert [m.epoch for m in run.kept] == [1]
+        assert whole(run)
+    run.epoch(0.7)
+    assert [m.epoch for m in run.kept] == [3]
+    assert whole(run)
+
+
 def test_a_save_that_fails_stops_the_run_when_told_to(world):
     run = world(interval=case.interval(epochs=1))
     run.attempt(on_error="stop")

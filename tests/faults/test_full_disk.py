@@ -226,3 +226,13 @@ def test_a_run_directory_that_is_removed_while_it_runs(tmp_path, train_with):
     assert "metrics.jsonl cannot be written: No such file or directory" in done.out
     assert "no report: " in done.out
     assert not run.exists()
+
+
+@pytest.mark.root
+def test_a_directory_that_cannot_be_written_is_told_before_training(tmp_path, train_with):
+    with mounted(tmp_path / "disk", "-t tmpfs -o ro tmpfs") as disk:
+        done = train_with({1: lambda: pytest.fail("trained")}, *RUN, f"hydra.run.dir={disk / 'run'}")
+        assert done.code == 1
+        (line,) = done.err.splitlines()
+        assert line.startswith("error: ")
+        assert "Read-only file system" in line
