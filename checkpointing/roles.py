@@ -24,7 +24,7 @@ def roles_of(
 ) -> tuple[Manifest, ...]:
     """One manifest for the training tier, whatever the number of tags, and one for each milestone.
 
-    `saves` are what the policies, by name, ask for at the moment that `last` ends; `template` names the files.
+    `saves` are what the policies, by name, ask for at the moment that `last` ends; `template` names files.
     """
     base = Manifest(
         file="",
