@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def run_main(*arguments: str) -> Done:
 
     out, err = io.StringIO(), io.StringIO()
     before, full = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)
+    handlers = logging.root.handlers[:]  # Hydra adds that of train.log, which would hear of later tests
     sys.argv = ["train.py", *arguments]
     code: Any = 0
     try:
@@ -65,6 +67,7 @@ def run_main(*arguments: str) -> Done:
                 code = end.code
     finally:
         sys.argv = before
+        logging.root.handlers[:] = handlers
         os.environ.pop("HYDRA_FULL_ERROR", None)
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
