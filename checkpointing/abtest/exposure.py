@@ -72,7 +72,8 @@ class Log:
             descriptor = os.open(self.path, flags, 0o666)
             try:
                 size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the last writer was cut short
+                # Cut short by a crash, or under way in another process: then an empty line comes of it.
+                if size and os.pread(descriptor, 1, size - 1) != b"\n":
                     line = b"\n" + line
                 if os.write(descriptor, line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -28,7 +28,8 @@ class Sample:
         if not all(map(math.isfinite, values)):
             raise CheckpointError("An outcome is NaN or infinite: leave it out, or log what it stands for.")
         n = len(values)
-        mean = math.fsum(values) / n if n else math.nan
+        # From the first value on, so that equal values have a variance of exactly 0.
+        mean = values[0] + math.fsum(value - values[0] for value in values) / n if n else math.nan
         variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else math.nan
         return cls(n, mean, variance)
 

@@ -63,9 +63,9 @@ def chi_square_tail(x: float, dof: int) -> float:
     is erfc(sqrt(y)), Q(1, y) is exp(-y), and Q(a + 1, y) = Q(a, y) + y^a exp(-y) / gamma(a + 1) (NIST DLMF
     8.8.6).
     """
-    if dof == 0 or x <= 0:
-        return 1.0
     y = x / 2
+    if dof == 0 or y <= 0:
+        return 1.0
     a, tail = (0.5, math.erfc(math.sqrt(y))) if dof % 2 else (1.0, math.exp(-y))
     while a < dof / 2:
         tail += math.exp(a * math.log(y) - y - math.lgamma(a + 1))

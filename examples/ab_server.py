@@ -1,0 +1,270 @@
+"""Two releases of a network under load, compared on users: routing, exposure log, outcomes, report.
+
+    python examples/ab_server.py ROOT --experiment NAME --weights champion=0.9,challenger_1=0.1
+
+ROOT is a run, its `checkpoints` folder or another folder with a `production` tier. The aliases say which
+release each arm is; the journal that holds them is looked at (one stat) with each request, so that a rollback
+takes effect without a restart, and an arm whose alias was taken away hands its users to the others. It
+listens on 127.0.0.1 alone and has no authentication: it is an example of the library, not a gateway.
+
+    POST /predict   {"user_id": "ada", "image": [[[r, g, b], ...], ...]}, H x W x C of 0 to 255
+    POST /outcome   {"user_id": "ada", "success": true}
+    GET  /report    users and outcomes by arm, sample-ratio checks, comparisons, verdicts
+    GET  /healthz   the releases that are served
+
+Needs `pip install peakpoint[serve]`. It ends with Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from checkpointing import aliases, finding, journal, network
+from checkpointing.abtest import Log, Router, Rule, report, study
+from checkpointing.abtest.exposure import design
+from checkpointing.errors import CheckpointError
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from pydantic import BaseModel, ConfigDict, Field
+except ImportError as missing:
+    sys.exit(f"{missing.name} is not installed: pip install 'peakpoint[serve]'.")
+
+HOST = "127.0.0.1"
+LARGEST_SIDE = 512
+LARGEST_BODY = 8 << 20  # bytes; the JSON of an image of 512 x 512 in colour has about 4 million
+RULE = Rule(alpha=0.05, planned=1000, least=100)
+
+log = logging.getLogger("peakpoint")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A release in memory."""
+
+    version: str
+    model: nn.Module
+    description: network.Description
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What is served at a time: the releases by alias, and who is routed where."""
+
+    served: dict[str, Served]
+    router: Router
+    design: str
+
+
+class Releases:
+    """The releases that the aliases name, loaded again when the journal of aliases has changed."""
+
+    def __init__(self, root: Path, experiment: str, weights: Mapping[str, float]) -> None:
+        self._root, self._experiment, self._weights = root, experiment, weights
+        self._lock = threading.Lock()
+        self.problem: str | None = None
+        Router(experiment, weights)  # a wrong weight is said before anything loads
+        unnamed = [alias for alias in weights if alias not in aliases.current(root)]
+        if unnamed:
+            raise CheckpointError(
+                f"{root} names no release {unnamed[0]}: set the alias, or leave out its weight."
+            )
+        self._seen = self._stamp()
+        self._arms = self._load({})
+
+    def now(self) -> Arms:
+        """The arms as they are; those before while another request loads, or when a release is damaged."""
+        if self._stamp() != self._seen and self._lock.acquire(blocking=False):
+            try:
+                self._seen = self._stamp()  # first: a change while it loads is seen by the next request
+                self._arms = self._load({s.version: s for s in self._arms.served.values()})
+                self.problem = None
+            except CheckpointError as error:
+                self.problem = str(error)
+                log.warning("The releases served stay as they were: %s", error)
+            finally:
+                self._lock.release()
+        return self._arms
+
+    def _stamp(self) -> tuple[int, ...]:
+        with contextlib.suppress(OSError):
+            found = os.stat(self._root / journal.JOURNAL)
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        return ()
+
+    def _load(self, loaded: Mapping[str, Served]) -> Arms:
+        current = aliases.current(self._root)
+        versions = {alias: current[alias] for alias in self._weights if alias in current}
+        router = Router(self._experiment, {alias: self._weights[alias] for alias in versions})
+        files = {finding.version_of(m): self._root / m.file for m in finding.releases(self._root)}
+        ready = dict(loaded)
+        for alias, version in versions.items():
+            if version not in files:
+                raise CheckpointError(f"{alias} is {version}, which is not under {self._root}.")
+            if version not in ready:
+                path = files[version]
+                ready[version] = Served(version, network.load_model(path), network.describe(path))
+        served = {alias: ready[version] for alias, version in versions.items()}
+        return Arms(served, router, design(router.shares, versions))
+
+
+class Ask(BaseModel):
+    """A picture of a user."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    user_id: str = Field(min_length=1, max_length=256)
+    image: list[list[list[int]]] = Field(max_length=LARGEST_SIDE)
+
+
+class Outcome(BaseModel):
+    """Whether the answer served the user."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    user_id: str = Field(min_length=1, max_length=256)
+    success: bool
+
+
+def picture(image: list[list[list[int]]], channels: int) -> torch.Tensor:
+    """The picture as (1, H, W, C) uint8. Raises CheckpointError when it is none."""
+    sides = {len(row) for row in image} | {len(image)}
+    if min(sides) < 1 or max(sides) > LARGEST_SIDE or len({len(row) for row in image}) != 1:
+        raise CheckpointError(f"image must be H rows of W pixels, both from 1 to {LARGEST_SIDE}.")
+    if any(len(pixel) != channels for row in image for pixel in row):
+        raise CheckpointError(f"image must have {channels} values in each pixel.")
+    if not all(0 <= value <= 255 for row in image for pixel in row for value in pixel):
+        raise CheckpointError("image must hold whole numbers from 0 to 255.")
+    return torch.tensor([image], dtype=torch.uint8)
+
+
+def answer(served: Served, images: torch.Tensor) -> tuple[str, float]:
+    """The likeliest class of a picture (1, H, W, C), and its probability."""
+    with torch.inference_mode():
+        logits = served.model(network.prepare(images, served.description))
+        probability, label = logits.softmax(1).max(1)
+    return served.description.classes[int(label)], float(probability)
+
+
+def build(releases: Releases, users: Log) -> FastAPI:
+    """The service over some releases and a log."""
+    app = FastAPI(title="Peakpoint A/B example", docs_url=None, redoc_url=None)
+
+    @app.exception_handler(CheckpointError)
+    def refused(_: Request, error: CheckpointError) -> Response:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+        return JSONResponse({"detail": f"{where}: {first['msg']}."}, 422)
+
+    @app.middleware("http")
+    async def bounded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        length = request.headers.get("content-length", "")
+        if request.method == "POST" and not length.isdecimal():
+            return JSONResponse({"detail": "Send the body with its Content-Length."}, 411)
+        if request.method == "POST" and int(length) > LARGEST_BODY:
+            return JSONResponse({"detail": f"The body is larger than {LARGEST_BODY} bytes."}, 413)
+        return await go_on(request)
+
+    @app.post("/predict")
+    def predict(ask: Ask) -> dict[str, Any]:
+        arms = releases.now()
+        alias = arms.router.route(ask.user_id)
+        served = arms.served[alias]
+        label, probability = answer(served, picture(ask.image, served.description.image_shape[0]))
+        if not math.isfinite(probability):
+            raise HTTPException(500, f"{alias} {served.version} gives NaN for this image: roll it back.")
+        _written(lambda: users.exposed(ask.user_id, alias, served.version, arms.design))
+        return {"alias": alias, "version": served.version, "label": label, "probability": probability}
+
+    @app.post("/outcome")
+    def outcome(came: Outcome) -> dict[str, bool]:
+        _written(lambda: users.outcome(came.user_id, came.success))
+        return {"recorded": True}
+
+    @app.get("/report")
+    def told() -> dict[str, Any]:
+        arms = releases.now()
+        found = study(users.path, users.experiment)
+        return report(found, arms.design, arms.router.shares, RULE, binary=True).plain()
+
+    @app.get("/healthz")
+    def health() -> dict[str, Any]:
+        served = releases.now().served
+        versions = {alias: each.version for alias, each in served.items()}
+        return {"serving": versions, "problem": releases.problem}
+
+    return app
+
+
+def _written(write: Callable[[], None]) -> None:
+    """Log a fact; a disk that refuses is the server's fault, and an unlogged exposure is not one."""
+    try:
+        write()
+    except CheckpointError as error:
+        status = 503 if isinstance(error.__cause__, OSError) else 422
+        raise HTTPException(status, str(error)) from error
+
+
+def parsed(text: str) -> dict[str, float]:
+    """`champion=0.9,challenger_1=0.1` as weights. Raises CheckpointError."""
+    weights = {}
+    for part in text.split(","):
+        alias, _, weight = part.partition("=")
+        if alias in weights:
+            raise CheckpointError(f"--weights names {alias} twice.")
+        try:
+            weights[alias] = float(weight)
+        except ValueError:
+            raise CheckpointError(f"--weights: {part!r} is not of the form champion=0.9.") from None
+    return weights
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("root", type=Path, help="a run, or a folder with releases")
+    parser.add_argument("--experiment", required=True, help="routing depends on this name")
+    parser.add_argument("--weights", required=True, help="champion=0.9,challenger_1=0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
+    parser.add_argument("--log", type=Path, default=Path("exposures.jsonl"), help="appended to")
+    parser.add_argument("--hash-users", action="store_true", help="store no user id")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        torch.set_num_threads(1)  # requests run side by side
+        root = finding.checkpoint_root(given.root)
+        releases = Releases(root, given.experiment, parsed(given.weights))
+        users = Log(given.log, given.experiment, hash_users=given.hash_users)
+        with socket.socket() as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listening.bind((HOST, given.port))
+            except (OSError, OverflowError) as error:
+                raise CheckpointError(f"Port {given.port} cannot be used: {error}.") from error
+            print(f"http://{HOST}:{listening.getsockname()[1]}", flush=True)
+            config = uvicorn.Config(build(releases, users), log_level="warning")
+            uvicorn.Server(config).run(sockets=[listening])
+    except CheckpointError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
