@@ -19,14 +19,13 @@ import argparse
 import contextlib
 import logging
 import math
-import os
 import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -50,6 +49,7 @@ LARGEST_SIDE = 512
 LARGEST_BODY = 8 << 20  # bytes; the JSON of an image of 512 x 512 in colour has about 4 million
 RULE = Rule(alpha=0.05, planned=1000, least=100)
 
+T = TypeVar("T")
 log = logging.getLogger("peakpoint")
 
 
@@ -103,7 +103,7 @@ class Releases:
 
     def _stamp(self) -> tuple[int, ...]:
         with contextlib.suppress(OSError):
-            found = os.stat(self._root / journal.JOURNAL)
+            found = (self._root / journal.JOURNAL).stat()
             return found.st_ino, found.st_size, found.st_mtime_ns
         return ()
 
@@ -190,18 +190,18 @@ def build(releases: Releases, users: Log) -> FastAPI:
         label, probability = answer(served, picture(ask.image, served.description.image_shape[0]))
         if not math.isfinite(probability):
             raise HTTPException(500, f"{alias} {served.version} gives NaN for this image: roll it back.")
-        _written(lambda: users.exposed(ask.user_id, alias, served.version, arms.design))
+        _on_disk(lambda: users.exposed(ask.user_id, alias, served.version, arms.design))
         return {"alias": alias, "version": served.version, "label": label, "probability": probability}
 
     @app.post("/outcome")
     def outcome(came: Outcome) -> dict[str, bool]:
-        _written(lambda: users.outcome(came.user_id, came.success))
+        _on_disk(lambda: users.outcome(came.user_id, came.success))
         return {"recorded": True}
 
     @app.get("/report")
     def told() -> dict[str, Any]:
         arms = releases.now()
-        found = study(users.path, users.experiment)
+        found = _on_disk(lambda: study(users.path, users.experiment))
         return report(found, arms.design, arms.router.shares, RULE, binary=True).plain()
 
     @app.get("/healthz")
@@ -213,10 +213,10 @@ def build(releases: Releases, users: Log) -> FastAPI:
     return app
 
 
-def _written(write: Callable[[], None]) -> None:
-    """Log a fact; a disk that refuses is the server's fault, and an unlogged exposure is not one."""
+def _on_disk(call: Callable[[], T]) -> T:
+    """Write or read the log. A disk that refuses is the server's fault; an answer not logged is not given."""
     try:
-        write()
+        return call()
     except CheckpointError as error:
         status = 503 if isinstance(error.__cause__, OSError) else 422
         raise HTTPException(status, str(error)) from error
