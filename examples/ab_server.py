@@ -31,8 +31,7 @@ import torch
 from torch import nn
 
 from checkpointing import aliases, finding, journal, network
-from checkpointing.abtest import Log, Router, Rule, report, study
-from checkpointing.abtest.exposure import design
+from checkpointing.abtest import Log, Router, Rule, design, report, study
 from checkpointing.errors import CheckpointError
 
 try:

@@ -1,6 +1,6 @@
 """Releases compared on users: who sees which, what came of it, and when that is enough to decide."""
 
-from checkpointing.abtest.exposure import Log, Study, study
+from checkpointing.abtest.exposure import Log, Study, design, study
 from checkpointing.abtest.outcome import Comparison, Sample, compare
 from checkpointing.abtest.ratio import RatioCheck, sample_ratio
 from checkpointing.abtest.reporting import report
@@ -18,6 +18,7 @@ __all__ = [
     "Verdict",
     "compare",
     "decide",
+    "design",
     "report",
     "sample_ratio",
     "study",

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from checkpointing.abtest import Log, Router, Rule, report, study
-from checkpointing.abtest.exposure import design
+from checkpointing.abtest import Log, Router, Rule, design, report, study
 
 WEIGHTS = {"champion": 2.0, "challenger_1": 1.0, "challenger_2": 1.0, "challenger_off": 0.0}
 VERSIONS = {"champion": "1.0.0", "challenger_1": "1.1.0", "challenger_2": "1.2.0"}
