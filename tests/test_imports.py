@@ -13,6 +13,7 @@ OURS = (*LEAVES, "trainer", "train", "conf", "tests", "benchmarks")
 MAY = {"trainer": {"trainer", *LEAVES}, **{leaf: {leaf} for leaf in LEAVES}}
 # Places where things are put together, like train.py: the commands that need a run, or a network.
 COMMANDS = {
+    "checkpointing/evaluating.py": {"checkpointing", "trainer"},
     "checkpointing/network.py": {"checkpointing", "models"},
     "checkpointing/commands/prove.py": {"checkpointing", "trainer"},
     "checkpointing/commands/witness.py": {"trainer"},

@@ -1,14 +1,17 @@
 """A run without training, and what its user would be told."""
 
 import logging
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from checkpointing import CheckpointManager
 from checkpointing.policies import build
 from tests.checkpointing.api_cases import Training
 from tests.checkpointing.checkpoint_cases import World
+from tests.conftest import TINY, run_main
 
 
 @pytest.fixture
@@ -46,3 +49,44 @@ def manager(root) -> CheckpointManager:
 @pytest.fixture
 def t() -> Training:
     return Training()
+
+
+def patterns(path: Path, count: int, seed: int, noise: float = 0.35) -> Path:
+    """An .npz of `count` images of four patterns, 12 pixels a side, under noise."""
+    drawn = np.random.default_rng(0).random((4, 12, 12))
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    images = np.clip(drawn[labels] + noise * rng.standard_normal((count, 12, 12)), 0, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, images=(255 * images).astype(np.uint8), labels=labels)
+    return path
+
+
+@pytest.fixture(scope="session")
+def measured_run(tmp_path_factory):
+    """A finished run on arrays in a folder beside it, `data`; pruned to 0.6; not to be changed."""
+    folder = tmp_path_factory.mktemp("measured")
+    patterns(folder / "data" / "train.npz", 240, seed=1)
+    patterns(folder / "data" / "test.npz", 80, seed=2)
+    settings = [s for s in TINY if not s.startswith(("data", "model.dropout", "epochs", "checkpoint/"))]
+    done = run_main(
+        *settings,
+        "data=npz",
+        f"data.root={folder / 'data'}",
+        "data.val_fraction=0.25",
+        "data.crop_padding=0",
+        "data.flip=false",
+        "epochs=6",
+        "pruning.target=0.6",
+        "checkpoint.interval=2",
+        f"hydra.run.dir={folder / 'run'}",
+    )
+    assert done.code == 0, done.err
+    return folder / "run"
+
+
+@pytest.fixture
+def measured_copy(measured_run, tmp_path):
+    """A copy of it to break, with its own bytes under each name; its data lies where it was."""
+    shutil.copytree(measured_run, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"

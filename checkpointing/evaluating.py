@@ -1,0 +1,115 @@
+"""Measure a network again on the data of its run, which a checkpoint or a release names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from checkpointing import codec, finding, living
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest
+
+if TYPE_CHECKING:
+    from trainer.data import DataModule
+
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`metrics` over `samples` images of a split."""
+
+    metrics: dict[str, float]
+    samples: int
+    split: str
+
+
+def trained_with(root: Path, manifest: Manifest) -> Mapping[str, Any]:
+    """The resolved `config` and the data `fingerprint` of the run that a verified checkpoint is of.
+
+    A checkpoint of the trainer holds both; a release has them in its manifest. Raises CheckpointError.
+    """
+    try:
+        if manifest.tier == finding.PRODUCTION:
+            facts = (manifest.metadata or {})["trained_with"]
+            return {"config": dict(facts["config"]), "fingerprint": dict(facts["fingerprint"])}
+        saved = codec.load(root / manifest.file)
+        return {"config": dict(saved["config"]), "fingerprint": dict(saved["metadata"]["data"])}
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{root / manifest.file} does not say which data it was trained with, so it cannot be measured "
+            "again: only what the trainer saved can, and releases of it."
+        ) from None
+
+
+def data_of(
+    trained_with: Mapping[str, Any],
+    *,
+    data_root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> DataModule:
+    """The data of a run, as `trained_with` gives it; `data_root` says where it lies when it was moved.
+
+    Raises CheckpointError when it cannot be read or is other data, by its fingerprint.
+    """
+    from trainer import evaluate
+
+    root = str(data_root) if data_root else None
+    with _one_line():
+        return evaluate.data_of(
+            trained_with["config"], trained_with["fingerprint"], root=root, device=usable(device)
+        )
+
+
+def measure(
+    network: nn.Module,
+    trained_with: Mapping[str, Any],
+    *,
+    split: str = "val",
+    data_root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    data: DataModule | None = None,
+) -> Measured:
+    """The metrics of a network over a split of its run's data, in the arithmetic of the run.
+
+    `data` is what `data_of` gave, so that several networks of a run read it once. The network is moved to
+    `device`. Raises CheckpointError as `data_of` does.
+    """
+    from trainer import evaluate
+
+    if split not in SPLITS:
+        raise CheckpointError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    if data is None:
+        data = data_of(trained_with, data_root=data_root, device=device)
+    living.move(network, usable(device))
+    with _one_line():
+        found = evaluate.measure(network, data, trained_with["config"], split)
+    return Measured(found.metrics, found.samples, found.split)
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """A device that is there. Raises CheckpointError."""
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found).item()  # also tells a device without memory, such as meta
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise CheckpointError(
+            f"There is no device {str(device)!r} here: use cpu, or cuda where torch finds it."
+        ) from None
+    return found
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    from trainer.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        raise CheckpointError(str(error)) from None

@@ -1,0 +1,79 @@
+"""A network measured again gives what its run recorded, on the data of that run and on no other."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from checkpointing import CheckpointManager, evaluating, network, store
+from checkpointing.errors import CheckpointError
+from tests.checkpointing.conftest import patterns
+
+
+def evaluated(run):
+    """The root of a run, and a checkpoint with metrics."""
+    root = run / "checkpoints"
+    return root, next(m for m in store.manifests(root) if m.tier == "milestone")
+
+
+def test_what_was_recorded_is_measured_again(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluating.trained_with(root, manifest)
+    found = evaluating.measure(network.load(root, manifest), facts)
+    assert (found.samples, found.split) == (60, "val")
+    assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
+    assert evaluating.measure(network.load(root, manifest), facts, split="test").samples == 80
+
+
+def test_a_manifest_of_a_release_says_it_without_its_file(measured_run, tmp_path):
+    root, manifest = evaluated(measured_run)
+    facts = evaluating.trained_with(root, manifest)
+    released = replace(manifest, tier="production", metadata={"trained_with": facts})
+    assert evaluating.trained_with(tmp_path, released) == facts
+    with pytest.raises(CheckpointError, match="which data"):
+        evaluating.trained_with(tmp_path, replace(released, metadata=None))
+
+
+def test_one_reading_serves_several_networks(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluating.trained_with(root, manifest)
+    data = evaluating.data_of(facts)
+    for _ in range(2):
+        found = evaluating.measure(network.load(root, manifest), facts, data=data)
+        assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
+
+
+def test_data_that_was_moved_is_found_and_other_data_refused(measured_run, tmp_path):
+    root, manifest = evaluated(measured_run)
+    facts = dict(evaluating.trained_with(root, manifest))
+    gone = {**facts["config"]["data"], "root": str(tmp_path / "gone")}
+    moved = {**facts, "config": {**facts["config"], "data": gone}}
+    weights = network.load(root, manifest)
+    with pytest.raises(CheckpointError, match="gone"):
+        evaluating.measure(weights, moved)
+    there = shutil.copytree(measured_run.parent / "data", tmp_path / "there")
+    found = evaluating.measure(weights, moved, data_root=there)
+    assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
+    patterns(there / "train.npz", 240, seed=3)
+    with pytest.raises(CheckpointError, match="fingerprint differs"):
+        evaluating.measure(weights, moved, data_root=there)
+
+
+def test_what_the_library_saved_says_nothing_of_data(tmp_path):
+    manager = CheckpointManager(tmp_path / "checkpoints")
+    manager.save_milestone_checkpoint(torch.nn.Linear(2, 2), 0.5, "accuracy", epoch=1, config={})
+    root = tmp_path / "checkpoints"
+    with pytest.raises(CheckpointError, match="which data"):
+        evaluating.trained_with(root, store.manifests(root)[0])
+
+
+def test_wrong_splits_and_devices_are_one_line(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluating.trained_with(root, manifest)
+    weights = network.load(root, manifest)
+    with pytest.raises(CheckpointError, match="val, test"):
+        evaluating.measure(weights, facts, split="train")
+    for device in ("cuda:99", "nonsense", "meta"):
+        with pytest.raises(CheckpointError, match=f"no device '{device}'"):
+            evaluating.measure(weights, facts, device=device)
