@@ -1,5 +1,7 @@
 """A network rebuilt from what a checkpoint or a release says of itself, with nothing else given."""
 
+import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from checkpointing import aliases, codec, finding, living, store
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.policies.sparsity import peak
+
+LARGEST = 2**26
+"""Values of an image that a network may take: nothing that a file says makes its reader fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +52,11 @@ class Description:
 
 
 def described(config: Mapping[str, Any]) -> Description:
-    """The description in a release's config. Raises CheckpointError when it does not tell."""
+    """The description in a release's config. Raises CheckpointError when it tells none, or nonsense."""
     try:
         model, fed, out = config["model"], config["input"], config["output"]
         channels, height, width = map(int, fed["shape"])
-        return Description(
+        found = Description(
             name=str(model["name"]),
             options=dict(model["options"]),
             image_shape=(channels, height, width),
@@ -59,11 +64,25 @@ def described(config: Mapping[str, Any]) -> Description:
             mean=tuple(map(float, fed["mean"])),
             std=tuple(map(float, fed["std"])),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         raise CheckpointError(
             "This checkpoint does not say which network it is of: build the network yourself, "
             "and load it with checkpointing.load_checkpoint(path, model)."
         ) from None
+    _check(found)
+    return found
+
+
+def _check(found: Description) -> None:
+    if min(found.image_shape) < 1 or math.prod(found.image_shape) > LARGEST:
+        sides = " x ".join(map(str, found.image_shape))
+        raise CheckpointError(f"The network cannot be rebuilt: no network takes images of {sides}.")
+    if not {len(found.mean), len(found.std)} <= {found.image_shape[0]}:
+        raise CheckpointError("The network cannot be rebuilt: it takes a mean and std for each channel.")
+    if not found.classes:
+        raise CheckpointError("The network cannot be rebuilt: it has no classes.")
+    if not all(map(math.isfinite, (*found.mean, *found.std))) or min(found.std) <= 0:
+        raise CheckpointError("The network cannot be rebuilt: mean and std must be finite, and std positive.")
 
 
 def trained(saved: Mapping[str, Any]) -> Description:
@@ -80,22 +99,48 @@ def trained(saved: Mapping[str, Any]) -> Description:
     return described(config)
 
 
-def build(description: Description) -> nn.Module:
+def build(description: Description, weights: Mapping[str, Any] | None = None) -> nn.Module:
     """The network with fresh weights, in evaluation mode; the global generators are left alone.
 
-    Raises CheckpointError when no network of that name is registered, or its options are others.
+    With `weights` it is first compared with them without memory, so that what a file says of itself cannot
+    ask for more than the file holds. Raises CheckpointError when no network of that name is registered, its
+    options are others, or the weights are another network's.
     """
+    empty = None
+    if weights is not None:
+        # A builder that reads its own tensors cannot do without memory, and is not looked at before.
+        with contextlib.suppress(CheckpointError), torch.device("meta"):
+            empty = _create(description)
+    if weights is not None and empty is not None:
+        _compare(empty, weights, description.name)
+    return _create(description).eval()
+
+
+def _create(description: Description) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
-            network = models.create(
+            return models.create(
                 description.name,
                 image_shape=description.image_shape,
                 num_classes=len(description.classes),
                 options=description.options,
             )
-    except ValueError as error:
-        raise CheckpointError(f"The network cannot be rebuilt: {error}") from None
-    return network.eval()
+    except Exception as error:  # the options come from a file, and any builder may trip over them
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"The network cannot be rebuilt: {first}") from None
+
+
+def _compare(network: nn.Module, weights: Mapping[str, Any], model: str) -> None:
+    for name, expected in network.state_dict().items():
+        if not isinstance(expected, Tensor):  # a module's extra state may be anything
+            continue
+        found = weights.get(name)
+        shape = tuple(found.shape) if isinstance(found, Tensor) else "missing"
+        if shape != tuple(expected.shape):
+            raise CheckpointError(
+                f"The checkpoint is of another network: {name} is {shape} in the file, and "
+                f"{tuple(expected.shape)} in the {model} that it describes."
+            )
 
 
 def read(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Description]:
@@ -106,7 +151,9 @@ def read(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Description
 
         return load_file(file), described(manifest.config or {})
     saved = codec.load(file)
-    weights = saved["model_state_dict"]
+    weights = saved.get("model_state_dict")
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{file} has no model_state_dict: it is not a checkpoint of a network.")
     if manifest.tier == finding.PRODUCTION:
         return weights, described(manifest.config or {})
     return weights, trained(saved)
@@ -124,7 +171,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
 def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
     """The network of a verified checkpoint."""
     weights, description = read(root, manifest)
-    network = build(description)
+    network = build(description, weights)
     living.load_weights(network, weights)  # copied into the network's own float32
     living.move(network, device)
     return network
