@@ -74,6 +74,15 @@ def sealed(text: str) -> str:
     return f'{body},\n  "check": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 
 
+def unsealed(data: bytes) -> dict[str, Any]:
+    """The object that `sealed` gave its digest. Raises ValueError when it was changed since."""
+    text = data.decode()
+    raw: dict[str, Any] = json.loads(text)
+    if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
+        raise ValueError("it was changed after it was written")
+    return raw
+
+
 def encode(value: float) -> float | str:
     """A number, or the words `nan`, `inf`, `-inf` for what JSON cannot say."""
     return value if value - value == 0 else repr(value)
@@ -96,21 +105,26 @@ def read_manifest(path: Path) -> Manifest:
     FormatError, one of them, means that the file is whole and another version wrote it.
     """
     try:
-        text = path.read_bytes().decode()
-        raw = json.loads(text)
-        if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
-            raise ValueError("it was changed after it was written")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint manifest: {error}.") from None
+    # Where the manifest lies says which file it describes; what it says of itself could leave the root.
+    return parse_manifest(data, str(path), f"{path.parent.name}/{path.stem}.pt")
+
+
+def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
+    """As read_manifest, of the bytes of one that lies at `where` and describes `file`, as `tier/name`."""
+    try:
+        raw = unsealed(data)
         if raw["format"] != FORMAT:
             raise FormatError(
-                f"{path} is of format {raw['format']}, and this version reads {FORMAT}: "
+                f"{where} is of format {raw['format']}, and this version reads {FORMAT}: "
                 "use the version of Peakpoint that wrote it."
             )
-        # Where the manifest lies says which file it describes; what it says of itself could leave the root.
-        raw["tier"] = path.parent.name
-        raw["file"] = f"{path.parent.name}/{path.stem}.pt"
+        raw["tier"], raw["file"] = file.split("/")[0], file
         return _from_plain(raw)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint manifest: {error}.") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{where} is not a readable checkpoint manifest: {error}.") from None
 
 
 def _from_plain(raw: dict[str, Any]) -> Manifest:
