@@ -1,7 +1,7 @@
 """State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,25 +25,35 @@ def snapshot(state: Any) -> Any:
     CheckpointError naming the key of anything that is neither a tensor nor of a plain type (str, int, float,
     bool, None, bytes, list, tuple, dict): a checkpoint must open without unpickling classes.
     """
-    return _copy(state, "state", {})
+    return copied(state, lambda tensor: tensor.to("cpu", copy=True))
 
 
-def _copy(value: Any, where: str, seen: dict[tuple[Any, ...], Tensor]) -> Any:
+def copied(state: Any, copy: Callable[[Tensor], Tensor]) -> Any:
+    """A nested state with `copy` of each tensor in its place, called once for those that are one memory.
+
+    Raises CheckpointError as `snapshot` does.
+    """
+    return _copied(state, "state", copy, {})
+
+
+def _copied(
+    value: Any, where: str, copy: Callable[[Tensor], Tensor], seen: dict[tuple[Any, ...], Tensor]
+) -> Any:
     if isinstance(value, Tensor):
         value = value.detach()
         if type(value) is not Tensor or value.layout is not torch.strided or value.is_meta:
             raise CheckpointError(f"{where} is a {_name(value)}, not plain and dense: convert it first.")
         key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
         if key not in seen or value.numel() == 0:
-            seen[key] = value.to("cpu", copy=True)
+            seen[key] = copy(value)
         return seen[key]
     if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
         for key in value:
             if not _is_key(key):
                 raise CheckpointError(f"{where} has a key of type {_name(key)}: use str or int keys.")
-        return {k: _copy(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
+        return {k: _copied(v, f"{where}[{k!r}]", copy, seen) for k, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_copy(v, f"{where}[{i}]", seen) for i, v in enumerate(value))
+        return type(value)(_copied(v, f"{where}[{i}]", copy, seen) for i, v in enumerate(value))
     if type(value) in PLAIN:
         return value
     raise CheckpointError(

@@ -16,6 +16,7 @@ from typing import Any
 from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Verified
+from checkpointing.host import Host, Snapshot
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
 from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Stop, kept
@@ -54,7 +55,7 @@ class _Job:
     The writer's thread asks them what to keep: the living ones may already count on a later save.
     """
 
-    state: dict[str, Any]
+    snapshot: Snapshot
     roles: tuple[Manifest, ...]
     policies: dict[str, Policy]
     started: float
@@ -87,6 +88,7 @@ class Manager:
         self._options = options
         self._publish: Callable[[Fact], None] = lambda _: None
         self._writer = Writer(background=options.background)
+        self._host = Host()
         self._facts: deque[Fact] = deque()
         self._error: CheckpointError | None = None
         # What waits for a disk that takes it again: one snapshot beside the one in flight, and no more.
@@ -161,7 +163,7 @@ class Manager:
             **self._gather(),
         }
         try:
-            copied = codec.snapshot(state)
+            snapshot = self._host.snapshot(state)
         except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for want of memory
             self._error, self._current = out_of_memory(error, tensor_bytes(state)), False
             if self._error is None:
@@ -172,7 +174,7 @@ class Manager:
         self._current = True
         self._warn_of_space(self._bytes or 0)
         policies = copy.deepcopy(self.policies)
-        job = _Job(copied, roles, policies, started, time.perf_counter() - started)
+        job = _Job(snapshot, roles, policies, started, time.perf_counter() - started)
         self._writer.submit(lambda: self._write(job))
 
     def _warn_of_space(self, needed: int) -> None:
@@ -191,13 +193,15 @@ class Manager:
         late = self._newest > job.roles[-1].sequence
         roles = job.milestones if late else job.roles
         try:
-            bad = codec.nonfinite(job.state.get("model_state_dict", {}))
+            stall = max(job.stall_s, job.snapshot.wait())
+            state = job.snapshot.state
+            bad = codec.nonfinite(state.get("model_state_dict", {}))
             if bad is not None:
                 raise CheckpointError(f"{bad} holds NaN or infinite weights: this state is not saved.")
             compress = self._options.compress
             first = self.store.save(
                 roles[0],
-                lambda file: codec.dump(job.state, file, compress=compress),
+                lambda file: codec.dump(state, file, compress=compress),
                 expected=self._bytes,
             )
             written = [first, *(self.store.share(first, role) for role in roles[1:])]
@@ -207,7 +211,7 @@ class Manager:
             total = time.perf_counter() - job.started
             tags = tuple(tag for role in written for tag in role.tags)
             self._bytes = first.bytes
-            self._facts.append(Saved(written[-1].file, tags, first.bytes, job.stall_s, total))
+            self._facts.append(Saved(written[-1].file, tags, first.bytes, stall, total))
             self._point(written)
             if not late:  # its policies know nothing of what came after it: the next save lets go
                 self._collect(written, job.policies)
@@ -217,6 +221,9 @@ class Manager:
             self._error = error
         except OSError as error:
             self._refused(job, failure(self.store.root, error, self._bytes))
+        finally:
+            if self._failed is not job:
+                job.snapshot.release()
 
     def _refused(self, job: _Job, error: CheckpointError) -> None:
         """Keep one of the snapshots that failed: the newest, but no rolling one in place of a milestone."""
