@@ -19,7 +19,7 @@ from checkpointing.events import Deleted, EpochEnd, EvalEnd, Event, Fact, Interr
 from checkpointing.host import Host, Snapshot
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
-from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Stop, kept
+from checkpointing.policy import MILESTONE, TRAINING, Policy, Remembers, Save, Stop, kept
 from checkpointing.roles import farewell, roles_of, tell_lost
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
@@ -93,6 +93,8 @@ class Manager:
         self._error: CheckpointError | None = None
         # What waits for a disk that takes it again: one snapshot beside the one in flight, and no more.
         self._failed: _Job | None = None
+        # Whether something that a policy counts as its best is not to be written any more.
+        self._lost = False
         # The place in the order of saving of the newest that is on disk.
         self._newest = 0
         self._evaluated: EvalEnd | None = None
@@ -121,6 +123,8 @@ class Manager:
         for event in events:
             if isinstance(event, EvalEnd):
                 self._evaluated = event
+        if self._lost:
+            self._reconcile()
         stop: Stop | None = None
         saves: list[tuple[str, Save]] = []
         for name, policy in self.policies.items():
@@ -169,6 +173,7 @@ class Manager:
             if self._error is None:
                 raise
             tell_lost(roles)
+            self._lost = True
             self._report()
             return
         self._current = True
@@ -218,7 +223,7 @@ class Manager:
         except SaveFailed as error:
             self._refused(job, error)
         except CheckpointError as error:
-            self._error = error
+            self._error, self._lost = error, True
         except OSError as error:
             self._refused(job, failure(self.store.root, error, self._bytes))
         finally:
@@ -234,7 +239,20 @@ class Manager:
                 self._current = False  # what holds the present state was let go
                 return
             tell_lost(waiting.roles)
+            self._lost = True
         self._failed = job
+
+    def _reconcile(self) -> None:
+        """Have the policies count on what is on disk alone, so that the best of the rest is saved."""
+        self._writer.wait()
+        if self._failed:  # it may still be written
+            return
+        self._lost = False
+        mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
+        for policy in self.policies.values():
+            if isinstance(policy, Remembers):
+                for lost in policy.reconcile(mine):
+                    log.warning("Lost: %s.", lost)
 
     def _point(self, written: list[Manifest]) -> None:
         """Let the pointers name the newest of their roles."""
@@ -289,6 +307,7 @@ class Manager:
             if name in state:
                 policy.load_state_dict(state[name])
         self._current = True
+        self._reconcile()
         if (file := self._options.resumed_from) is not None:
             self.store.note("resumed", file, "the run goes on from it")
         return [name for name in self.policies if name not in state]

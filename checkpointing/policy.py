@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from checkpointing.events import Event
 from checkpointing.manifest import Manifest
@@ -68,6 +68,15 @@ class Policy(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take counters back. Raises KeyError for a missing one."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A policy that counts on what it has saved before."""
+
+    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
+        """Count only on what a run's checkpoints hold; returns what is lost, in words."""
         ...
 
 

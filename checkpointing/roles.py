@@ -68,12 +68,11 @@ def roles_of(
 
 
 def tell_lost(roles: Sequence[Manifest]) -> None:
-    """A policy has counted these as its best and saves nothing worse, so their loss must be told."""
+    """A policy has counted these as its best, so their loss must be told."""
     for role in roles:
         if role.tier == MILESTONE:
             log.warning(
-                "Lost: %s of epoch %d could not be written and waits no longer (%s). It still is what later "
-                "epochs must beat.",
+                "Lost: %s of epoch %d could not be written and waits no longer (%s).",
                 " and ".join(role.tags),
                 role.epoch,
                 "; ".join(role.reasons),

@@ -80,6 +80,11 @@ class Best:
             kept |= {m: f"{kept[m]}; {why}" if m in kept else why for m, why in found.items()}
         return kept
 
+    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
+        """Count as best only what some checkpoint holds; says what is lost."""
+        roles = {name: (_tag(name), name, metric.mode) for name, metric in self.settings.metrics.items()}
+        return ranking.reconcile(self._peaks, roles, manifests)
+
     def state_dict(self) -> dict[str, Any]:
         """The best value and its epoch, and the count of unranked values, by metric."""
         return {

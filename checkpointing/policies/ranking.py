@@ -1,11 +1,11 @@
 """What the policies that rank checkpoints by a metric share: names, reasons, checks, and the k best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
-from checkpointing.policy import order, ranked, safe_name
+from checkpointing.policy import better, order, ranked, safe_name
 
 
 class Peak(TypedDict):
@@ -70,6 +70,30 @@ def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[f
         if tag in manifest.tags and value is not None:
             found[manifest.global_step, value] = manifest
     return [(value, manifest) for (_, value), manifest in found.items()]
+
+
+def reconcile(
+    peaks: dict[str, Peak], roles: Mapping[str, tuple[str, str, str]], manifests: Sequence[Manifest]
+) -> list[str]:
+    """Count as a peak only what some checkpoint is as good as, or else the best that one is.
+
+    `roles` has the tag, the metric and its mode by the keys of `peaks`. Returns what is lost, in words.
+    """
+    told = []
+    for key, peak in list(peaks.items()):
+        tag, metric, mode = roles[key]
+        pairs = scored(manifests, tag, metric)
+        value, there = max(pairs, key=lambda p: (order(p[0], mode), p[1].sequence), default=(None, None))
+        if value is not None and not better(peak["value"], value, mode):
+            continue
+        said = f"{peak['value']:.4f} of epoch {peak['epoch']}, the {tag}, is in no checkpoint"
+        if value is None or there is None:
+            del peaks[key]
+            told.append(f"{said}: the next value is saved")
+        else:
+            peaks[key] = Peak(value=value, epoch=there.epoch)
+            told.append(f"{said}: what beats {value:.4f} of epoch {there.epoch} is saved")
+    return told
 
 
 def best(

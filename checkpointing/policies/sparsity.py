@@ -115,6 +115,11 @@ class Sparsity:
             kept |= {m: f"{kept[m]}; {why}" if m in kept else why for m, why in found.items()}
         return kept
 
+    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
+        """Count as best only what some checkpoint holds; says what is lost."""
+        roles = {role: (role, self.settings.metric, self.settings.mode) for role in self.targets}
+        return ranking.reconcile(self._peaks, roles, manifests)
+
     def state_dict(self) -> dict[str, Any]:
         """The best value and its epoch by role, and what the rules remember of earlier evaluations."""
         return {

@@ -62,6 +62,20 @@ class TopK:
             for n, (value, m) in enumerate(pairs[:k], 1)
         }
 
+    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
+        """Count only values that some checkpoint has, or that k are as good as; says what is lost."""
+        metric, mode, k = self.settings.metric, self.settings.mode, self.settings.k
+        there = [value for value, _ in ranking.scored(manifests, self.tag, metric)]
+        gone = [
+            peak
+            for peak in self._peaks
+            if peak["value"] not in there and sum(not better(peak["value"], v, mode) for v in there) < k
+        ]
+        self._peaks = [peak for peak in self._peaks if peak not in gone]
+        return [
+            f"{p['value']:.4f} of epoch {p['epoch']}, among the {self.tag}, is in no checkpoint" for p in gone
+        ]
+
     def state_dict(self) -> dict[str, Any]:
         """The k best values and their epochs, best first, and the count of unranked values."""
         return {"best": [dict(peak) for peak in self._peaks], "unranked": self._unranked}

@@ -58,8 +58,9 @@ def test_weights_that_are_not_finite_are_never_saved_over_good_ones(world, warni
     run.manager.handle(RunEnd(2, 20, "done"))
     assert [m.epoch for m in run.kept] == [1, 1]
     assert run.weight_in("training/latest.pt") == 1.0
-    assert len(set(warnings())) == 1
-    assert "w holds NaN or infinite weights: this state is not saved. Training goes on" in warnings()[0]
+    refused, lost = dict.fromkeys(warnings())
+    assert "w holds NaN or infinite weights: this state is not saved. Training goes on" in refused
+    assert lost.startswith("Lost: 0.9000 of epoch 2, the best_accuracy, is in no checkpoint")
     assert whole(run)
 
 
@@ -160,7 +161,7 @@ def test_a_peak_that_gives_way_to_a_higher_one_is_told(world, warnings):
     (lost,) = [line for line in warnings() if line.startswith("Lost")]
     assert lost == (
         "Lost: best_accuracy of epoch 2 could not be written and waits no longer (accuracy 0.8000 beats "
-        "0.5000 of epoch 1). It still is what later epochs must beat."
+        "0.5000 of epoch 1)."
     )
     run.epoch(0.6)
     assert [m.epoch for m in run.kept if m.tier == "milestone"] == [1, 3]
@@ -175,6 +176,63 @@ def test_a_peak_that_finds_no_room_to_the_end_is_told(world, warnings):
         run.manager.close()
     assert warnings()[-2].startswith("Lost: best_accuracy of epoch 2 could not be written")
     assert [m.epoch for m in run.kept if m.tier == "milestone"] == [1]
+
+
+def test_after_a_loss_the_best_of_the_rest_is_saved(world, warnings):
+    """The peak holds NaN weights: refused. What comes after it must beat what is on disk, and no more."""
+    run = world(**ALL)
+    run.epoch(0.5, loss=0.5, sparsity=0.6)
+    run.weight[3] = math.nan
+    run.epoch(0.9, loss=0.1, sparsity=0.6)
+    run.weight[3] = 0
+    run.epoch(0.4, loss=0.6, sparsity=0.6)
+    run.epoch(0.6, loss=0.4, sparsity=0.6)
+    assert {(m.tags, m.epoch) for m in run.kept if m.tier == "milestone"} == {
+        (("best_accuracy",), 4),
+        (("best_loss",), 4),
+        (("best_accuracy_at_sparsity_0.50",), 4),
+        (("top_k",), 1),
+        (("top_k",), 4),
+    }
+    lost = "0.9000 of epoch 2, the best_accuracy, is in no checkpoint: what beats 0.5000 of epoch 1 is saved"
+    assert f"Lost: {lost}." in warnings()
+    assert whole(run)
+
+
+@pytest.mark.parametrize("there", ["another", "none"])
+def test_a_peak_whose_file_is_gone_is_told_at_the_resume_and_is_no_bar(world, warnings, there):
+    """As when the process was killed while the peak waited for a disk, or its file was damaged since."""
+    run = world(interval=case.interval(epochs=1), best=case.best(keep=2))
+    if there == "another":
+        run.epoch(0.5)
+    run.epoch(0.9)
+    run.epoch(0.6)
+    run.manager.close()
+    (peak,) = [m for m in run.kept if m.metrics["accuracy"] == 0.9 and m.tier == "milestone"]
+    store.quarantine(run.root, peak.file, "damaged")
+    state = codec.load(run.root / "training" / "latest.pt")["policies"]
+    for policy in run.policies.values():
+        policy.__init__(policy.settings)
+    run.attempt().manager.load_state_dict(state)
+    beaten = "what beats 0.5000 of epoch 1" if there == "another" else "and nothing else is: the next value"
+    assert warnings()[-1].startswith("Lost: 0.9000 of epoch ")
+    if there == "another":
+        assert warnings()[-1].endswith(f"{beaten} is saved.")
+    run.epoch(0.7)
+    assert run.kept[-2].tags == ("best_accuracy",)
+    assert run.kept[-2].metrics["accuracy"] == 0.7
+
+
+def test_a_resume_that_finds_every_peak_says_nothing(world, warnings):
+    run = world(**ALL)
+    for accuracy in (0.5, 0.9, 0.6):
+        run.epoch(accuracy, loss=1 - accuracy, sparsity=0.8)
+    run.manager.close()
+    state = codec.load(run.root / "training" / "latest.pt")["policies"]
+    run.attempt().manager.load_state_dict(state)
+    assert warnings() == []
+    run.epoch(0.7, loss=0.3, sparsity=0.8)
+    assert [m.epoch for m in run.kept if "best_accuracy" in m.tags] == [2]
 
 
 def test_milestones_that_cannot_be_written_hold_up_no_rolling_save_and_come_late(world):
