@@ -34,7 +34,7 @@ def explain(error: BaseException) -> str:
 def all_choices() -> str:
     """A line for each group with its options, for --help; Hydra's own list shows the schemas too."""
     folders = sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*") if p.is_dir())
-    groups = [name for name in folders if not name.startswith(("hydra", "__"))]
+    groups = [name for name in folders if not name.startswith(("hydra", "release", "__"))]
     return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups)
 
 

@@ -1,0 +1,155 @@
+"""conf/release, typed: how a release is made, and what its makers say of it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from checkpointing.errors import CheckpointError
+from trainer.check import unknown_key
+from trainer.explain import CONF
+
+RELEASE = CONF / "release"
+CARD = "card.yaml"
+
+
+@dataclass(kw_only=True)
+class Card:
+    """The texts of a model card. Each is a string or a list of strings; None where nothing is said."""
+
+    description: Any = MISSING
+    intended_use: Any = MISSING
+    limitations: Any = MISSING
+    ethical_considerations: Any = MISSING
+    license: str | None = MISSING
+    license_link: str | None = MISSING
+    out_of_scope: Any = MISSING
+    authors: Any = MISSING
+    contact: str | None = MISSING
+    citation: str | None = MISSING
+    language: Any = MISSING
+    datasets: Any = MISSING
+    tags: list[str] = MISSING
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not all(
+                isinstance(part, str) for part in (value if isinstance(value, list) else [value or ""])
+            ):
+                raise CheckpointError(f"card.{field.name}={value} is neither a text nor a list of texts.")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """How a release is made; see conf/release/default.yaml."""
+
+    format: str = MISSING
+    dtype: str = MISSING
+    compress: bool = MISSING
+    golden: int = MISSING
+    split: str = MISSING
+    tolerance: float = MISSING
+    device: str = MISSING
+    data_root: str | None = MISSING
+    sign: str | None = MISSING
+    card: Card = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("split", self.split, ("val", "test"))
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        for name, least in (("golden", 1), ("tolerance", 0)):
+            value = getattr(self, name)
+            if not least <= value < 1e9:
+                raise CheckpointError(f"{name}={value} is out of range: it must be at least {least}.")
+
+
+def load(changes: Sequence[str], card: Path | None) -> Settings:
+    """conf/release with a file of card texts over it, and then each change, `key=value`.
+
+    Raises CheckpointError: one line that names the key, and the nearest right one.
+    """
+    texts = OmegaConf.structured(Card)
+    for path in [RELEASE / CARD, *([card] if card else [])]:
+        texts = _merged(texts, _read(path), f"{path}: ")
+    merged = OmegaConf.structured(Settings)
+    merged = _merged(merged, _read(RELEASE / "default.yaml"), "conf/release/default.yaml: ")
+    merged.card = texts
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not key or not equals:
+            raise CheckpointError(f"--set {change}: give it as key=value, such as --set dtype=float16.")
+        layer: Any = _parsed(key, value)
+        for name in reversed(key.split(".")):
+            layer = {name: layer}
+        merged = _merged(merged, layer, "--set ")
+    try:
+        settings: Any = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise CheckpointError(f"{RELEASE}: {error.full_key}: {_first(error)}.") from None
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def _parsed(key: str, value: str) -> Any:
+    """The value of a change: YAML, but a text of the card as it is, whatever it holds."""
+    if key.startswith("card.") and not value.startswith("[") and value != "null":
+        return value
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise CheckpointError(f"--set {key}={value} is not a value: {_flat(error)}.") from None
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not YAML: {_flat(error)}.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no keys with values: write it as in {RELEASE / CARD}.")
+    return found
+
+
+def _literal(value: Any) -> Any:
+    """A value whose strings OmegaConf does not take for references to keys or to the environment."""
+    if isinstance(value, dict):
+        return {key: _literal(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_literal(child) for child in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", value)
+    return value
+
+
+def _merged(base: Any, layer: dict[Any, Any], where: str) -> Any:
+    try:
+        return OmegaConf.merge(base, OmegaConf.create(_literal(layer)))
+    except OmegaConfBaseException as error:
+        key, node = str(error.key), error.parent_node
+        if node is not None and error.msg and "not in" in error.msg:
+            prefix = (error.full_key or key).removesuffix(key)
+            raise CheckpointError(where + unknown_key(prefix, key, map(str, node))) from None
+        raise CheckpointError(f"{where}{error.full_key}: {_first(error)}.") from None
+
+
+def _flat(error: Exception) -> str:
+    return " ".join(str(error).replace(' in "<unicode string>",', " at").split()).removesuffix(" ^")
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise CheckpointError(f"{name}={value} is not a choice: it must be one of {', '.join(known)}.")
