@@ -250,7 +250,7 @@ class Manager:
         self._lost = False
         mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
         for policy in self.policies.values():
-            if isinstance(policy, Remembers):
+            if mine and isinstance(policy, Remembers):  # a fork begins with peaks that its origin holds
                 for lost in policy.reconcile(mine):
                     log.warning("Lost: %s.", lost)
 

@@ -10,7 +10,7 @@ from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, RunEnd, Saved, StepEnd
 from checkpointing.store import Store
-from tests.checkpointing.checkpoint_cases import ALL, damage, files_no_larger_than, points, whole
+from tests.checkpointing.checkpoint_cases import ALL, World, damage, files_no_larger_than, points, whole
 from tests.checkpointing.policies import policy_cases as case
 
 
@@ -233,6 +233,17 @@ def test_a_resume_that_finds_every_peak_says_nothing(world, warnings):
     assert warnings() == []
     run.epoch(0.7, loss=0.3, sparsity=0.8)
     assert [m.epoch for m in run.kept if "best_accuracy" in m.tags] == [2]
+
+
+def test_a_fork_goes_on_from_the_peaks_of_its_origin(world, warnings, tmp_path):
+    origin = world(best=case.best())
+    origin.epoch(0.9)
+    origin.manager.close()
+    fork = World(tmp_path / "fork", run="fork", best=case.best())
+    fork.manager.load_state_dict(codec.load(origin.root / "training" / "latest.pt")["policies"])
+    fork.epoch(0.3)
+    assert fork.kept == []
+    assert warnings() == []
 
 
 def test_milestones_that_cannot_be_written_hold_up_no_rolling_save_and_come_late(world):
