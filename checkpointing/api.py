@@ -5,7 +5,6 @@ import math
 import re
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from checkpointing import finding, living, store
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EvalEnd
 from checkpointing.finding import PRODUCTION, TIERS
-from checkpointing.living import Stateful, numbers, snake
+from checkpointing.living import Stateful, numbers
 from checkpointing.loading import load_checkpoint
 from checkpointing.manifest import Manifest
 from checkpointing.policies import ranking
@@ -155,32 +154,14 @@ class CheckpointManager:
     ) -> Path:
         """Save the weights alone as a release, with its config and model card as JSON.
 
-        `version` is semantic, such as 1.0.0, and never used twice. The name is config["name"], or that of the
-        class.
+        `version` is semantic, such as 1.0.0, and never used twice; weights of other names or shapes than
+        the release before it has need a new major. The name is config["name"], or that of the class. With the
+        config of `network.describe` the release has golden outputs, and `load_model` rebuilds it.
         """
-        taken = [finding.version_of(m) for m in finding.releases(self.root)]
-        if finding.precedence(version) in map(finding.precedence, taken):
-            raise CheckpointError(f"Version {version} is released already: a release is never overwritten.")
-        name = safe_name(str(config.get("name") or snake(type(living.unwrap(model)).__name__)))
-        stem, values = f"{name}_v{version}", numbers(metrics)
-        file = self.root / PRODUCTION / f"{stem}.pt"
-        save = Save(f"v{version}", f"release {version}", PRODUCTION, stem)
-        role = self._recorder.role(save, epoch=0, step=0, metrics=values, config=config, metadata=None)
-        role = replace(role, file=f"{PRODUCTION}/{file.name}")
-        card = {
-            **model_card,
-            "version": version,
-            "file": role.file,
-            "metrics": values,
-            "created": role.created,
-            "git_commit": role.git_commit,
-        }
-        # The manifest, written last, makes it a release; what a crash left of an earlier try is replaced.
-        self._recorder.json(file.with_suffix(".config.json"), config)
-        self._recorder.json(self.root / "metadata" / "model_cards" / f"v{version}.json", card)
-        saved = self._recorder.save(role, {"model_version": version, "model_card": card}, model, pointer=None)
-        self._recorder.store.point(PRODUCTION, "latest", finding.releases(self.root)[-1])
-        return self._recorder.store.path(saved)
+        made = self._recorder.release(
+            model, version=version, config=config, metrics=numbers(metrics), card=model_card
+        )
+        return self.root / made.file
 
     def list_checkpoints(self) -> dict[str, list[Path]]:
         """The files of each tier, oldest first, releases by version; not verified."""

@@ -1,6 +1,7 @@
 """Files that are whole or not there: staged beside their name, synced, renamed, and swept after a crash."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -15,6 +16,9 @@ STAGED = ".staged-"
 CHUNK = 1 << 20
 LARGE = 1 << 18
 SYNC_EVERY = 32 << 20
+
+# What file systems without hard links answer.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def staged_name(target: Path, end: str = "") -> Path:
@@ -69,6 +73,19 @@ class Staged:
         """Take the target's name, or that of another in the same directory, in one step."""
         self.path.replace(target or self._target)
         self._published = True
+
+    def create(self) -> None:
+        """Take the target's name for good. Raises FileExistsError when something has it already."""
+        try:
+            os.link(self.path, self._target)  # the staged name goes at the end of the block
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(self._target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._target) from None
+            self.publish()
 
     def __enter__(self) -> "Staged":
         return self

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from checkpointing import store
+from checkpointing import store, versions
 from checkpointing.errors import CheckpointError, FormatError
-from checkpointing.manifest import Manifest, read_manifest
+from checkpointing.manifest import SAFETENSORS, Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
 
 log = logging.getLogger("peakpoint")
@@ -17,13 +17,6 @@ log = logging.getLogger("peakpoint")
 PRODUCTION = "production"
 TIERS = (TRAINING, MILESTONE, PRODUCTION)
 
-# https://semver.org: numbers without leading zeros, then -prerelease, then +build.
-_NUMBER = r"(0|[1-9]\d*)"
-_WORD = r"(?:0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)"
-_VERSION = re.compile(
-    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-({_WORD}(?:\.{_WORD})*))?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
-    re.ASCII,
-)
 _VALUE = re.compile(r"(?P<tag>.+)_(?P<value>-?\d+(\.\d+)?)")
 
 
@@ -40,21 +33,12 @@ def checkpoint_root(path: Path) -> Path:
     raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
 
 
-def precedence(version: str) -> tuple[object, ...]:
-    """A sort key for semantic versions. Raises CheckpointError for anything else."""
-    match = _VERSION.fullmatch(version)
-    if match is None:
-        raise CheckpointError(f"{version!r} is not a semantic version: give it as in 1.0.0 or 2.1.0-rc.1.")
-    words = (match[4] or "").split(".") if match[4] else []
-    # A prerelease comes before its release; in it, numbers come before words.
-    parts = tuple((0, int(w), "") if w.isdigit() else (1, 0, w) for w in words)
-    return (int(match[1]), int(match[2]), int(match[3]), not words, parts)
-
-
 def version_of(manifest: Manifest) -> str:
-    """The version of a release. Raises CheckpointError when its manifest names none."""
+    """The version of a release. Raises CheckpointError when its manifest names none, or another's."""
     if not manifest.tags or not manifest.tags[0].startswith("v"):
         raise CheckpointError(f"{manifest.file} has no version in its manifest.")
+    if not Path(manifest.file).stem.endswith(f"_{manifest.tags[0]}"):
+        raise CheckpointError(f"{manifest.file} is {manifest.tags[0]} by its manifest: it was renamed.")
     return manifest.tags[0][1:]
 
 
@@ -79,8 +63,26 @@ def releases(root: Path) -> list[Manifest]:
         if not path.name.endswith(".config.json"):
             with contextlib.suppress(CheckpointError):
                 manifest = read_manifest(path)
-                found.append((precedence(version_of(manifest)), manifest))
+                found.append((versions.key(version_of(manifest)), manifest))
     return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0])]
+
+
+def unreadable_releases(root: Path) -> list[tuple[str, str]]:
+    """The files under `production` whose manifests cannot be read or name no release, with the reasons.
+
+    Raises FormatError for a sound one of another version: it must not be taken for damaged.
+    """
+    found = []
+    for path in sorted((root / PRODUCTION).glob("*.json")):
+        if not path.name.endswith(".config.json"):
+            try:
+                versions.key(version_of(read_manifest(path)))
+            except FormatError:
+                raise
+            except CheckpointError as error:
+                lying = [s for s in (".pt", SAFETENSORS) if path.with_suffix(s).exists()]
+                found.append((f"{PRODUCTION}/{path.stem}{lying[0] if lying else '.pt'}", str(error)))
+    return found
 
 
 def newest_in(root: Path, tier: str) -> Manifest | None:

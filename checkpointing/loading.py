@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpointing import codec, finding, living
+from checkpointing import codec, finding, living, weights
 from checkpointing.living import Stateful
+from checkpointing.manifest import SAFETENSORS, Manifest
 from checkpointing.writing import MODE
 
 
@@ -46,6 +47,15 @@ def resume_training(
     return state
 
 
+def _contents(root: Path, manifest: Manifest) -> dict[str, Any]:
+    file = root / manifest.file
+    if file.suffix != SAFETENSORS:
+        return codec.load(file)
+    facts = {"epoch": manifest.epoch, "global_step": manifest.global_step, "config": manifest.config}
+    version = finding.version_of(manifest)
+    return {"model_state_dict": weights.read(file), "model_version": version, **facts}
+
+
 def _load(
     path: str | Path,
     model: nn.Module,
@@ -56,7 +66,7 @@ def _load(
     rng: bool,
 ) -> dict[str, Any]:
     root, manifest = finding.locate(Path(path))
-    saved = codec.load(root / manifest.file)
+    saved = _contents(root, manifest)
     # Roles that share a file have metrics of their own, and a direction in which each is better.
     saved["metrics"] = dict(manifest.metrics)
     if (mode := (manifest.metadata or {}).get(MODE)) is not None:

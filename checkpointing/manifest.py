@@ -8,13 +8,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
 from checkpointing.errors import CheckpointError, FormatError
 
 FORMAT = 1
+SAFETENSORS = ".safetensors"
 TYPES: dict[str, type | UnionType] = {
     "run": str,
     "sha256": str,
@@ -121,10 +122,17 @@ def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
                 f"{where} is of format {raw['format']}, and this version reads {FORMAT}: "
                 "use the version of Peakpoint that wrote it."
             )
-        raw["tier"], raw["file"] = file.split("/")[0], file
+        raw["tier"] = file.split("/")[0]
+        raw["file"] = str(PurePosixPath(file).with_suffix(_suffix(raw)))
         return _from_plain(raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{where} is not a readable checkpoint manifest: {error}.") from None
+
+
+def _suffix(raw: Mapping[str, Any]) -> str:
+    """That of the file which is described; only releases have a choice."""
+    safe = raw["tier"] == "production" and PurePosixPath(raw["file"]).suffix == SAFETENSORS
+    return SAFETENSORS if safe else ".pt"
 
 
 def _from_plain(raw: dict[str, Any]) -> Manifest:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from checkpointing import aliases, codec, finding, living, store
+from checkpointing import aliases, codec, finding, living, store, weights
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.policies.sparsity import peak
@@ -146,17 +146,10 @@ def _compare(network: nn.Module, weights: Mapping[str, Any], model: str) -> None
 def read(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Description]:
     """The weights of a verified checkpoint on the CPU, and the network that they are of."""
     file = root / manifest.file
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file), described(manifest.config or {})
-    saved = codec.load(file)
-    weights = saved.get("model_state_dict")
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{file} has no model_state_dict: it is not a checkpoint of a network.")
     if manifest.tier == finding.PRODUCTION:
-        return weights, described(manifest.config or {})
-    return weights, trained(saved)
+        return weights.read(file), described(manifest.config or {})
+    saved = codec.load(file)
+    return weights.within(saved, file), trained(saved)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -170,9 +163,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
 
 def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
     """The network of a verified checkpoint."""
-    weights, description = read(root, manifest)
-    network = build(description, weights)
-    living.load_weights(network, weights)  # copied into the network's own float32
+    values, description = read(root, manifest)
+    network = build(description, values)
+    living.load_weights(network, values)  # copied into the network's own float32
     living.move(network, device)
     return network
 
@@ -182,13 +175,13 @@ def resolve(path: Path) -> tuple[Path, Manifest]:
     if not path.is_dir():
         return finding.locate(path)
     root = finding.checkpoint_root(path)
-    released = {finding.version_of(m): m for m in finding.releases(root)}
-    version = aliases.current(root).get(aliases.CHAMPION, next(reversed(released), None))
+    known = {finding.version_of(m): m for m in finding.releases(root)}
+    version = aliases.current(root).get(aliases.CHAMPION, next(reversed(known), None))
     if version is not None:
-        if version not in released:
+        if version not in known:
             raise CheckpointError(f"The champion {version} is not under {root}: roll back to one that is.")
-        store.verify(root, released[version])
-        return root, released[version]
+        store.verify(root, known[version])
+        return root, known[version]
     return root, best(root)
 
 

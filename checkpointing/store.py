@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from checkpointing import digests
 from checkpointing import journal as journals
 from checkpointing.archive import check_archive as check_archive
 from checkpointing.errors import CheckpointError, FormatError
@@ -34,6 +35,8 @@ log = logging.getLogger("peakpoint")
 
 CLAIM = ".manifest"
 QUARANTINE = "quarantine"
+ENDS = (".pt", ".safetensors", ".config.json", ".json.sig", ".json")
+"""Of the files of one checkpoint or release."""
 
 journal = journals.read
 """What was saved, deleted, quarantined, resumed and swept under a root, with the reasons, oldest first."""
@@ -266,7 +269,10 @@ def unreadable(root: Path) -> list[tuple[str, str]]:
 
 
 def verify(root: Path, manifest: Manifest) -> None:
-    """Check the bytes of a checkpoint against its manifest. Raises CheckpointError with what is wrong."""
+    """Check the bytes of a checkpoint, of a release every file, against its manifest.
+
+    Raises CheckpointError with what is wrong.
+    """
     path = root / manifest.file
     try:
         size = path.stat().st_size
@@ -276,6 +282,7 @@ def verify(root: Path, manifest: Manifest) -> None:
             raise CheckpointError(f"{path} does not match the sha256 of its manifest: its bytes changed.")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+    digests.check(root, manifest)
 
 
 def newest_verified(root: Path, run: str | None = None) -> Found:
@@ -311,7 +318,7 @@ def quarantine(root: Path, file: str, reason: str) -> None:
     folder = root / QUARANTINE
     folder.mkdir(exist_ok=True)
     flat = f"{secrets.token_hex(3)}_{file.replace('/', '_')}"
-    for end in (".pt", ".json"):
+    for end in ENDS:
         with contextlib.suppress(FileNotFoundError):
             (root / file).with_suffix(end).replace((folder / flat).with_suffix(end))
     journals.append(root, "quarantined", file, reason)

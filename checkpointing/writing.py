@@ -1,27 +1,30 @@
 """A directory opened for writing: its run, its lock and its store, and what the library writes there."""
 
-import json
 import logging
 import secrets
 import threading
 import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from checkpointing import codec, finding, living, store
+from checkpointing import codec, finding, living, network, release, store
 from checkpointing.errors import CheckpointError
 from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
 from checkpointing.manager import VERSION
-from checkpointing.manifest import Manifest, readable
+from checkpointing.manifest import Manifest
+from checkpointing.network import Description
 from checkpointing.policy import MILESTONE, Save
-from checkpointing.room import failure, out_of_memory, tensor_bytes
-from checkpointing.store import Store, fsync_directory, sweep, write_atomic
+from checkpointing.release import Form, Release
+from checkpointing.room import out_of_memory, tensor_bytes
+from checkpointing.store import Store
+from checkpointing.weights import KEPT
 
 log = logging.getLogger("peakpoint")
 
@@ -171,16 +174,34 @@ class Recorder:
         except CheckpointError:  # gone, damaged, or no room for a copy: written anew, or refused by that
             return None
 
-    def json(self, path: Path, value: Mapping[str, Any]) -> None:
-        """Write a readable file beside the checkpoints. Raises SaveFailed when the system refuses."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(path.parent)
-            write_atomic(path, json.dumps(readable(value), indent=2, allow_nan=False) + "\n")
-            for folder in (path.parent.parent, self.root):  # new folders must survive a power cut too
-                fsync_directory(folder)
-        except OSError as error:
-            raise failure(self.root, error, None) from error
+    def release(
+        self,
+        model: nn.Module,
+        *,
+        version: str,
+        config: Mapping[str, Any],
+        metrics: dict[str, float],
+        card: Mapping[str, Any],
+    ) -> Manifest:
+        """Write the weights alone as a release, with golden outputs where its config rebuilds the network."""
+        run = self.store.run  # locks the directory
+        config, card = _plain("config", config) or {}, _plain("model_card", card) or {}
+        living.check_finite(model)
+        facts = {"version": version, "metrics": metrics, "git_commit": self._git_commit}
+        made = Release(
+            version=version,
+            name=str(config.get("name") or living.snake(type(living.unwrap(model)).__name__)),
+            weights=living.weights(model),
+            config=config,
+            form=Form(format="pt", dtype=KEPT, compress=self._compress),
+            reason=f"release {version}",
+            run=run,
+            metrics=metrics,
+            git_commit=self._git_commit,
+        )
+        created = datetime.now(UTC).isoformat(timespec="milliseconds")
+        card = {**card, **facts, "file": made.file, "created": created}
+        return release.write(self.root, replace(made, card=card, description=_rebuilt(made)))
 
     def retire(self, tier: str, kept: Mapping[Manifest, str], reason: str) -> list[Path]:
         """Delete what of mine is not kept."""
@@ -195,6 +216,16 @@ class Recorder:
             else:
                 deleted.append(self.root / manifest.file)
         return deleted
+
+
+def _rebuilt(made: Release) -> Description | None:
+    """The description in a release's config when it is one, and of a network that takes these weights."""
+    try:
+        description = network.described(made.config)
+        living.load_weights(network.build(description, made.weights), made.weights)
+    except CheckpointError:
+        return None
+    return description
 
 
 def _digest(copied: Mapping[str, Any]) -> str:

@@ -1,0 +1,267 @@
+"""A release: the weights of one network under a version, with all that it takes to use and to check them.
+
+Its files are written before its manifest, which is the commit mark, and no file of a release is ever written
+again. A version that was released stays taken, whatever becomes of its files: the journal remembers.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from checkpointing import codec, finding, golden, living, network, publishing, store, versions
+from checkpointing import weights as forms
+from checkpointing.errors import CheckpointError
+from checkpointing.finding import PRODUCTION
+from checkpointing.manager import VERSION
+from checkpointing.manifest import SAFETENSORS, Manifest, readable
+from checkpointing.naming import LONGEST
+from checkpointing.network import Description
+from checkpointing.policy import safe_name
+from checkpointing.room import failure, tensor_bytes
+
+log = logging.getLogger("peakpoint")
+
+CARDS = "metadata/model_cards"
+SUFFIXES = {"pt": ".pt", "safetensors": SAFETENSORS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How weights are written: format pt or safetensors, dtype float32, float16, bfloat16 or kept.
+
+    `compress` packs zeros away, exactly, which only pt can. Raises CheckpointError for anything else.
+    """
+
+    format: str
+    dtype: str
+    compress: bool
+
+    def __post_init__(self) -> None:
+        for name, known in (("format", SUFFIXES), ("dtype", (*forms.DTYPES, forms.KEPT))):
+            if (value := getattr(self, name)) not in known:
+                raise CheckpointError(f"{name}={value} is not one of {', '.join(known)}.")
+        if self.compress and self.format != "pt":
+            raise CheckpointError(f"{self.format} cannot be compressed: use format=pt, or compress=false.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What is released, and all that is known of it.
+
+    `config` is Description.config(), or the caller's own for a network that nobody but the caller can
+    rebuild: `description` is None then, and there are no golden outputs. `source` (run, file, sha256) and
+    `trained_with` (config, fingerprint) say where the weights come from. `card` is the model card for
+    machines; `card_text` the one for people, in Markdown.
+    """
+
+    version: str
+    name: str
+    weights: Mapping[str, Any]
+    config: Mapping[str, Any]
+    form: Form
+    reason: str
+    run: str
+    description: Description | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    sparsity: float | None = None
+    epoch: int = 0
+    global_step: int = 0
+    git_commit: str | None = None
+    source: Mapping[str, Any] | None = None
+    trained_with: Mapping[str, Any] | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+    card_text: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name of its files. Raises CheckpointError when no file can have it."""
+        stem = f"{safe_name(self.name)}_v{self.version}"
+        if stem[0] in ".-" or len(stem) > LONGEST:
+            raise CheckpointError(
+                f"{stem} is no name for a file: it must begin with a letter or a digit and have at most "
+                f"{LONGEST} characters."
+            )
+        return stem
+
+    @property
+    def file(self) -> str:
+        """Where its weights lie, relative to the checkpoint root."""
+        return f"{PRODUCTION}/{self.stem}{SUFFIXES[self.form.format]}"
+
+
+def of(root: Path, manifest: Manifest, *, version: str, form: Form, reason: str) -> Release:
+    """What a verified checkpoint of the trainer, or an earlier release, would be as a release; no card yet.
+
+    Pruned weights are zero and all are of the form's type. Raises CheckpointError for a checkpoint whose
+    network cannot be rebuilt.
+    """
+    trained_with: Mapping[str, Any] | None
+    if manifest.tier == PRODUCTION:
+        weights, description = network.read(root, manifest)
+        trained_with = (manifest.metadata or {}).get("trained_with")
+    else:
+        saved = codec.load(root / manifest.file)
+        description = network.trained(saved)
+        weights = forms.of_checkpoint(saved, root / manifest.file)
+        trained_with = {"config": saved["config"], "fingerprint": saved["metadata"].get("data")}
+    return Release(
+        version=version,
+        name=description.name,
+        weights=forms.cast(weights, form.dtype),
+        config=description.config(),
+        form=form,
+        reason=reason,
+        run=manifest.run,
+        description=description,
+        metrics=manifest.metrics,
+        sparsity=manifest.sparsity,
+        epoch=manifest.epoch,
+        global_step=manifest.global_step,
+        git_commit=manifest.git_commit,
+        source={"run": manifest.run, "file": manifest.file, "sha256": manifest.sha256},
+        trained_with=trained_with,
+    )
+
+
+def write(root: Path, release: Release) -> Manifest:
+    """Make a release durable under `root`; nothing that is there is written over.
+
+    Two at a time wait for each other, and of two with one version the second is refused. What a killed try
+    left, which no manifest vouches for, goes to quarantine. Raises CheckpointError for a version that is
+    taken or whose bump says too little and for weights that are no good, and SaveFailed when the operating
+    system refuses; then there is no such release, and all others are as they were.
+    """
+    versions.key(release.version)
+    release = replace(release, weights=forms.cast(release.weights, release.form.dtype))
+    sides = _sides(release)
+    produce, expected = _weights(release)
+    digests = {name: sha256(content).hexdigest() for name, content in sides.items()}
+
+    def describe(size: int, digest: str) -> Manifest:
+        return _manifest(release, size, digest, digests)
+
+    try:
+        with publishing.alone(root, sides):
+            check(root, release)
+            manifest = publishing.publish(root, release.file, produce, sides, describe)
+            publishing.tell(root, manifest)
+            publishing.point_latest(root)
+    except OSError as error:
+        raise failure(root, error, expected) from error
+    return manifest
+
+
+def check(root: Path, release: Release) -> None:
+    """Raise CheckpointError when the version is taken, or says too little about what changed."""
+    versions.check_unused(release.version, publishing.taken(root))
+    known = {finding.version_of(m): m for m in finding.releases(root)}
+    before = versions.neighbour(release.version, known)
+    if before is None:
+        return
+    earlier = known[before]
+    found = versions.changes(earlier.config or {}, readable(release.config))
+    try:
+        shapes = forms.shapes(forms.read(root / earlier.file))
+    except CheckpointError as error:
+        log.warning("The shapes of %s are not compared with %s: %s", release.version, before, error)
+    else:
+        found += versions.shape_changes(shapes, forms.shapes(release.weights))
+    versions.check_bump(release.version, known, before, found)
+
+
+def _sides(release: Release) -> dict[str, bytes]:
+    """The files beside the weights, by their path from the root."""
+    where = f"{CARDS}/v{release.version}"
+    found = {
+        f"{PRODUCTION}/{release.stem}.config.json": _json(release.config),
+        f"{where}.json": _json(release.card),
+    }
+    if release.card_text is not None:
+        found[f"{where}.md"] = release.card_text.encode()
+    if release.description is not None:
+        rebuilt = network.build(release.description, release.weights)
+        living.load_weights(rebuilt, release.weights)
+        living.check_finite(rebuilt)
+        images = golden.inputs(release.description)
+        logits = golden.outputs(rebuilt, release.description, images)
+        found[golden.folder(release.version)] = golden.as_bytes(images, logits)
+    return found
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(readable(value), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _weights(release: Release) -> tuple[Callable[[BinaryIO], object], int]:
+    """What writes the file of the weights, and about how many bytes that takes."""
+    if release.form.format == "safetensors":
+        from safetensors.torch import save
+
+        tensors: dict[str, Tensor] = forms.plain(release.weights)
+        config = json.dumps(readable(release.config), allow_nan=False)
+        facts = {"format": "pt", "version": release.version, "config": config}
+        return lambda file: file.write(save(tensors, facts)), tensor_bytes(tensors)
+    contents = codec.snapshot(
+        {
+            "version": VERSION,
+            "checkpoint_type": PRODUCTION,
+            "git_commit": release.git_commit,
+            "epoch": release.epoch,
+            "global_step": release.global_step,
+            "metrics": dict(release.metrics),
+            "config": dict(release.config),
+            "model_state_dict": dict(release.weights),
+            "model_version": release.version,
+            "model_card": dict(release.card),
+        }
+    )
+    compress = release.form.compress
+    return lambda file: codec.dump(contents, file, compress=compress), tensor_bytes(contents)
+
+
+def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, str]) -> Manifest:
+    form = release.form
+    return Manifest(
+        file=release.file,
+        tier=PRODUCTION,
+        tags=(f"v{release.version}",),
+        policies=("",),
+        reasons=(release.reason,),
+        sequence=0,
+        run=release.run,
+        epoch=release.epoch,
+        global_step=release.global_step,
+        metrics=release.metrics,
+        sparsity=release.sparsity,
+        bytes=size,
+        sha256=digest,
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        git_commit=release.git_commit,
+        config=release.config,
+        metadata={
+            "release": {"format": form.format, "dtype": form.dtype, "compress": form.compress},
+            "source": release.source,
+            "digests": digests,
+            "trained_with": release.trained_with,
+            "reason": release.reason,
+        },
+    )
+
+
+def verify(root: Path, manifest: Manifest, *, run: bool = False) -> None:
+    """Check every digest of a release and, with `run`, its golden outputs in the network as it loads.
+
+    Raises CheckpointError with what is wrong.
+    """
+    store.verify(root, manifest)
+    if run:
+        loaded = network.load(root, manifest)
+        description = network.described(manifest.config or {})
+        golden.check(loaded, description, golden.read(root, manifest))
