@@ -101,7 +101,7 @@ def test_a_key_that_cannot_sign_is_one_line(make, sentence, tmp_path):
 
 def test_without_ssh_keygen(key, manifest, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CheckpointError, match="ssh-keygen cannot be run.*install OpenSSH"):
+    with pytest.raises(CheckpointError, match=r"ssh-keygen cannot be run.*install OpenSSH"):
         signing.check_key(key)
 
 
