@@ -9,6 +9,7 @@ import pytest
 from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, RunEnd, Saved, StepEnd
+from checkpointing.policies import build
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import ALL, World, damage, files_no_larger_than, points, whole
 from tests.checkpointing.policies import policy_cases as case
@@ -239,11 +240,14 @@ def test_a_fork_goes_on_from_the_peaks_of_its_origin(world, warnings, tmp_path):
     origin = world(best=case.best())
     origin.epoch(0.9)
     origin.manager.close()
-    fork = World(tmp_path / "fork", run="fork", best=case.best())
+    fork = World(tmp_path / "fork", run="fork", best=build(case.best()))
     fork.manager.load_state_dict(codec.load(origin.root / "training" / "latest.pt")["policies"])
     fork.epoch(0.3)
+    fork.epoch(0.4)
     assert fork.kept == []
     assert warnings() == []
+    fork.epoch(0.95)
+    assert [m.epoch for m in fork.kept if "best_accuracy" in m.tags] == [3]
 
 
 def test_milestones_that_cannot_be_written_hold_up_no_rolling_save_and_come_late(world):
