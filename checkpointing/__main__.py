@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     unpack = command("unpack", "unpack", "the ordinary file of a compressed checkpoint")
     _paths(unpack, "path", "FILE", "a .pt file")
     _paths(unpack, "out", "OUT", "the file to write; it must not exist")
+    export = command("export", "export", "a network as ONNX or torch.export, compared with its source")
+    _paths(export, "path", "PATH", "a release, any checkpoint, a link to one, or a run")
+    _paths(export, "out", "OUT", "the file to write; it must not exist")
+    export.add_argument("--format", choices=("onnx", "torch"), default="onnx")
+    export.add_argument("--opset", type=int, metavar="N", help="of ONNX; the exporter's choice when left out")
+    export.add_argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time")
     estimate = command("estimate", "estimate", "what a run will store, before it starts")
     estimate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     estimate.add_argument("--table", action="store_true", help="well-known networks instead")
@@ -73,6 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("overrides", nargs="+", metavar="RUN|KEY=VALUE", help="a run, or as for train.py")
     prove.add_argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after")
     return parser
+
+
+def _batch(text: str) -> int | None:
+    """`dynamic` is None: any number."""
+    if text == "dynamic":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither dynamic nor a number of images") from None
 
 
 def _paths(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:

@@ -163,11 +163,17 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
 
 def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
     """The network of a verified checkpoint."""
+    network, _ = rebuilt(root, manifest)
+    living.move(network, device)
+    return network
+
+
+def rebuilt(root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
+    """The network of a verified checkpoint on the CPU, in evaluation mode, and what it is."""
     values, description = read(root, manifest)
     network = build(description, values)
     living.load_weights(network, values)  # copied into the network's own float32
-    living.move(network, device)
-    return network
+    return network, description
 
 
 def resolve(path: Path) -> tuple[Path, Manifest]:

@@ -1,0 +1,142 @@
+"""ONNX files: written from a network, opened in onnxruntime. All use of the onnx packages is here."""
+
+import contextlib
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpointing.errors import CheckpointError
+
+INPUT, OUTPUT = "images", "logits"
+OLDEST = 18
+"""The oldest opset that torch's exporter writes; older ones would need a conversion that often fails."""
+
+PREFIX = "peakpoint."
+LARGEST = 2**31 - 1
+"""Bytes that a protobuf message may have."""
+
+
+def check(opset: int | None) -> None:
+    """Raise CheckpointError when the packages are missing, or do not write this opset."""
+    onnx = _package("onnx")
+    for name in ("onnxscript", "onnxruntime"):
+        _package(name)
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not OLDEST <= opset <= newest:
+        raise CheckpointError(f"--opset {opset} cannot be written: choose one from {OLDEST} to {newest}.")
+
+
+def convert(
+    network: nn.Module, traced: Tensor, varies: Any, opset: int | None, notes: Mapping[str, str]
+) -> tuple[bytes, int]:
+    """A network as the bytes of one ONNX file, and its opset; `varies` is torch.export's dynamic_shapes.
+
+    `notes` go into its metadata as `peakpoint.NAME`. Raises CheckpointError.
+    """
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (traced,),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                dynamic_shapes=varies,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+            )
+            assert program is not None  # it is None only where a file is given
+            proto = program.model_proto
+            size = proto.ByteSize()
+    except Exception as error:  # the exporter raises many types, some of them private
+        raise CheckpointError(f"torch.onnx cannot export this network: {first_line(error)}") from None
+    if size > LARGEST:
+        raise CheckpointError(f"The network takes {size} bytes, and one ONNX file holds {LARGEST} at most.")
+    written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
+    if opset not in (None, written):
+        raise CheckpointError(
+            f"This network cannot be written in opset {opset}, only in {written}: leave --opset out."
+        )
+    _without_machine(proto)
+    for name, value in notes.items():
+        proto.metadata_props.add(key=f"{PREFIX}{name}", value=value)
+    return proto.SerializeToString(deterministic=True), written
+
+
+def _without_machine(proto: Any) -> None:
+    """Take out what the exporter notes of this machine, such as the folders of each line of the network."""
+    graphs = [proto.graph, *proto.functions]
+    for graph in graphs:
+        for part in (graph, *graph.node, *getattr(graph, "input", []), *getattr(graph, "output", [])):
+            if hasattr(part, "metadata_props"):
+                del part.metadata_props[:]
+    for value in (*proto.graph.initializer, *proto.graph.value_info):
+        del value.metadata_props[:]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An ONNX file in onnxruntime; `notes` are what `convert` was given."""
+
+    session: Any
+    notes: Mapping[str, str]
+
+    def run(self, images: Tensor) -> Tensor:
+        """The outputs (N, classes) for images (N, C, H, W) float32."""
+        (found,) = self.session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        return torch.from_numpy(found)
+
+
+def opened(file: Path, threads: int | None = None) -> Opened:
+    """Open an ONNX file on the CPU; `threads` None is onnxruntime's choice. Raises CheckpointError."""
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors; those are exceptions too
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others run beside it
+    if threads is not None:
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    try:
+        session = runtime.InferenceSession(
+            str(file), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+        metadata = session.get_modelmeta().custom_metadata_map
+    except Exception as error:  # onnxruntime has a type for each code of its own
+        raise CheckpointError(f"{file} cannot be opened in onnxruntime: {first_line(error)}") from None
+    notes = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+    return Opened(session, notes)
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise CheckpointError(f"{name} is not installed: pip install 'peakpoint[onnx]'.") from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within, exporters do not tell of their own insides: what goes wrong is an exception all the same."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript")]
+    before = [(each, each.level) for each in loggers]
+    try:
+        for each in loggers:
+            each.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in before:
+            each.setLevel(level)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
