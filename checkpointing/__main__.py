@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a file, a run, or a tree of runs"
     )
+    verify.add_argument("--golden", action="store_true", help="run the network of each release, too")
     repair = command("repair", "repair", "rebuild pointers, quarantine what is bad, sweep strays")
     gc = command("gc", "retention", "delete what no policy keeps any more")
     for changing in (repair, gc):

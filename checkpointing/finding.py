@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkpointing import store, versions
 from checkpointing.errors import CheckpointError, FormatError
-from checkpointing.manifest import SAFETENSORS, Manifest, read_manifest
+from checkpointing.manifest import SUFFIXES, Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
 
 log = logging.getLogger("peakpoint")
@@ -56,6 +56,12 @@ def in_tier(root: Path, tier: str) -> list[Manifest]:
     return [m for m in found if (root / m.file).exists()]
 
 
+def described_by(mark: Path) -> Path:
+    """The file beside a manifest that may not be readable."""
+    there = [mark.with_suffix(end) for end in SUFFIXES if mark.with_suffix(end).exists()]
+    return there[0] if there else mark.with_suffix(".pt")
+
+
 def releases(root: Path) -> list[Manifest]:
     """Every readable release, lowest version first."""
     found = []
@@ -80,8 +86,7 @@ def unreadable_releases(root: Path) -> list[tuple[str, str]]:
             except FormatError:
                 raise
             except CheckpointError as error:
-                lying = [s for s in (".pt", SAFETENSORS) if path.with_suffix(s).exists()]
-                found.append((f"{PRODUCTION}/{path.stem}{lying[0] if lying else '.pt'}", str(error)))
+                found.append((f"{PRODUCTION}/{described_by(path).name}", str(error)))
     return found
 
 

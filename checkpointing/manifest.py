@@ -16,6 +16,8 @@ from checkpointing.errors import CheckpointError, FormatError
 
 FORMAT = 1
 SAFETENSORS = ".safetensors"
+SUFFIXES = (".pt", SAFETENSORS)
+"""Of the files that manifests describe."""
 TYPES: dict[str, type | UnionType] = {
     "run": str,
     "sha256": str,

@@ -13,12 +13,11 @@ from checkpointing.errors import CheckpointError
 from checkpointing.files import HashingWriter, Staged, fsync_directory, point, sweep
 from checkpointing.finding import PRODUCTION
 from checkpointing.lock import briefly
-from checkpointing.manifest import SAFETENSORS, Manifest
+from checkpointing.manifest import SUFFIXES, Manifest
 
 log = logging.getLogger("peakpoint")
 
 EVENT = "released"
-SUFFIXES = (".pt", SAFETENSORS)
 
 
 def taken(root: Path) -> set[str]:
@@ -42,7 +41,8 @@ def alone(root: Path, sides: Mapping[str, bytes]) -> Iterator[None]:
     for folder in {root, root.parent, *(folder.parent for folder in folders)}:
         fsync_directory(folder)
     with briefly(root / PRODUCTION):
-        complete(root)
+        for manifest in untold(root):
+            tell(root, manifest)
         for folder in folders:
             sweep(folder)
         yield
@@ -132,12 +132,10 @@ def tell(root: Path, manifest: Manifest) -> None:
         log.warning("%s is released, and the journal does not say so yet: %s", manifest.file, error)
 
 
-def complete(root: Path) -> None:
-    """Add the lines of releases that were killed between the manifest and the journal."""
+def untold(root: Path) -> list[Manifest]:
+    """The releases of which the journal has no line: their writer was killed after the manifest."""
     told = {fact["version"] for fact in journal.vouched(root) if fact["event"] == EVENT}
-    for manifest in finding.releases(root):
-        if finding.version_of(manifest) not in told:
-            tell(root, manifest)
+    return [m for m in finding.releases(root) if finding.version_of(m) not in told]
 
 
 def point_latest(root: Path) -> None:

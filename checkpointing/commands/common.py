@@ -13,12 +13,12 @@ from rich.text import Text
 
 from checkpointing import store
 from checkpointing.errors import CheckpointError
-from checkpointing.finding import TIERS, is_root, releases
+from checkpointing.finding import TIERS, is_root, releases, unreadable_releases
 from checkpointing.finding import checkpoint_root as checkpoint_root
 from checkpointing.finding import newest_sound as newest_sound
 from checkpointing.finding import verdict as verdict
 from checkpointing.lock import one_writer
-from checkpointing.manifest import Manifest, encode, read_manifest
+from checkpointing.manifest import SUFFIXES, Manifest, encode, read_manifest
 
 
 def checkpoint_roots(path: Path) -> list[Path]:
@@ -76,9 +76,14 @@ def orphans(root: Path) -> list[str]:
     return [
         f"{tier}/{path.name}"
         for tier in TIERS
-        for path in sorted((root / tier).glob("*.pt"))
+        for path in sorted(p for end in SUFFIXES for p in (root / tier).glob(f"*{end}"))
         if not path.is_symlink() and not path.with_suffix(".json").exists()
     ]
+
+
+def unreadable(root: Path) -> list[tuple[str, str]]:
+    """The files of every tier whose manifests cannot be read, each with the reason."""
+    return [*store.unreadable(root), *unreadable_releases(root)]
 
 
 def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, Any]:

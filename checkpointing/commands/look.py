@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from checkpointing import store
 from checkpointing.commands.common import (
     as_json,
     cells,
@@ -18,6 +17,7 @@ from checkpointing.commands.common import (
     line,
     manifest_of,
     print_json,
+    unreadable,
     verdict,
 )
 from checkpointing.finding import TIERS
@@ -30,7 +30,7 @@ def ls(options: argparse.Namespace) -> int:
     for root in checkpoint_roots(options.path):
         found = everything(root)
         wrong = {m: verdict(root, m) for m in found} if options.verify else {}
-        damaged = [*filter(None, wrong.values()), *(reason for _, reason in store.unreadable(root))]
+        damaged = [*filter(None, wrong.values()), *(reason for _, reason in unreadable(root))]
         bad += damaged
         if options.json:
             checked = options.verify or None

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from checkpointing import files, store
+from checkpointing import aliases, files, publishing, store
 from checkpointing.commands.common import checkpoint_root, line, locked, print_json, run_of
 from checkpointing.commands.verify import examine
+from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, TIERS
-from checkpointing.manifest import Manifest
-from checkpointing.policy import TRAINING
+from checkpointing.manifest import SUFFIXES, Manifest
+from checkpointing.policy import MILESTONE
 from checkpointing.store import Store
 
 
@@ -44,6 +45,7 @@ def repair(options: argparse.Namespace) -> int:
             unfinished.get(v.file) or _quarantined(root, v.file, v.problem) for v in verdicts if v.problem
         ]
         repairs += _pointers(root, sound, {v.file for v in verdicts if v.problem})
+        repairs += _untold(root, sound)
         if not options.dry_run:
             for each in repairs:
                 each.apply()
@@ -64,7 +66,7 @@ def _quarantined(root: Path, file: str, problem: str) -> Repair:
 
 def _strays(root: Path) -> Iterator[Repair]:
     """What writers that are dead left half-written."""
-    folders = {run_of(root), root, *(p for p in root.iterdir() if p.is_dir())}
+    folders = {run_of(root), root, *(p for p in root.rglob("*") if p.is_dir())}
     for folder in sorted(folders):
         for path in sorted(folder.glob(f"{store.STAGED}*")):
             if files.abandoned(path):
@@ -94,26 +96,58 @@ def _sweep(root: Path) -> None:
 def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repair]:
     """The pointers that should be and are not, then those that lead nowhere."""
     wanted: dict[tuple[str, str], Manifest] = {}
-    for manifest in sound:  # oldest first, so that the newest wins
-        if manifest.tier == PRODUCTION:  # its pointer is somebody's choice, which no manifest records
-            continue
-        for name in ("latest",) if manifest.tier == TRAINING else manifest.tags:
-            wanted[manifest.tier, name] = manifest
+    for manifest in sound:  # oldest first, releases by version, so that the newest and the highest win
+        for name in manifest.tags if manifest.tier == MILESTONE else ("latest",):
+            wanted[manifest.tier, f"{name}{Path(manifest.file).suffix}"] = manifest
+        if manifest.tier == PRODUCTION:  # the other suffix is of lower versions
+            other = set(SUFFIXES) - {Path(manifest.file).suffix}
+            wanted.pop((PRODUCTION, f"latest{other.pop()}"), None)
+    wanted |= _named(root, sound)
     for (tier, name), manifest in wanted.items():
-        link = root / tier / f"{name}.pt"
+        link = root / tier / name
         target = Path(manifest.file).name
         if link.with_suffix(".json").exists() or (link.is_symlink() and str(link.readlink()) == target):
             continue
         was = f"it named {link.readlink()}" if link.is_symlink() else "it was missing"
-        yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", _pointing(root, name, manifest))
-    for link in sorted(p for tier in TIERS for p in (root / tier).glob("*.pt") if p.is_symlink()):
-        if (link.parent.name, link.stem) not in wanted and _leads_nowhere(link, bad):
-            file = f"{link.parent.name}/{link.name}"
-            yield Repair("unlink", file, f"it names {link.readlink()}, which is no checkpoint", link.unlink)
+        yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", _pointing(link, target))
+    links = [p for tier in TIERS for end in SUFFIXES for p in (root / tier).glob(f"*{end}") if p.is_symlink()]
+    for link in sorted(links):
+        tier = link.parent.name
+        if (tier, link.name) in wanted:
+            continue
+        if any((tier, f"{link.stem}{end}") in wanted for end in SUFFIXES):
+            reason = f"it names {link.readlink()}, and {link.stem} is another file"
+        elif _leads_nowhere(link, bad):
+            reason = f"it names {link.readlink()}, which is no checkpoint"
+        else:
+            continue
+        yield Repair("unlink", f"{tier}/{link.name}", reason, link.unlink)
 
 
-def _pointing(root: Path, name: str, manifest: Manifest) -> Callable[[], None]:
-    return lambda: files.point(root / manifest.tier / f"{name}.pt", Path(manifest.file).name)
+def _named(root: Path, sound: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """The pointers of the aliases, which the journal knows; of those alone whose release is sound."""
+    try:
+        current = aliases.current(root)
+    except CheckpointError:  # a line was changed: no pointer follows it
+        return {}
+    known = {m.tags[0]: m for m in sound if m.tier == PRODUCTION}
+    named = {alias: known.get(f"v{version}") for alias, version in current.items()}
+    return {(PRODUCTION, f"{alias}{Path(m.file).suffix}"): m for alias, m in named.items() if m}
+
+
+def _untold(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
+    """Releases whose line in the journal is missing, as when their writer was killed before it."""
+    missing: list[Manifest] = []
+    with contextlib.suppress(CheckpointError):  # a line was changed: nothing is added after it
+        missing = publishing.untold(root)
+    for manifest in missing:
+        if manifest.file in {m.file for m in sound}:
+            tell = functools.partial(publishing.tell, root, manifest)
+            yield Repair("journal", manifest.file, "its release was not written down", tell)
+
+
+def _pointing(link: Path, target: str) -> Callable[[], None]:
+    return lambda: files.point(link, target)
 
 
 def _leads_nowhere(link: Path, bad: set[str]) -> bool:

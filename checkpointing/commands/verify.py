@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from checkpointing import store
 from checkpointing.commands.common import (
     as_json,
     checkpoint_roots,
@@ -18,9 +17,11 @@ from checkpointing.commands.common import (
     megabytes,
     orphans,
     print_json,
+    unreadable,
     verdict,
 )
 from checkpointing.errors import CheckpointError
+from checkpointing.finding import PRODUCTION, described_by
 from checkpointing.manifest import Manifest
 
 
@@ -47,8 +48,13 @@ class Verdict:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check files, runs and trees of runs; 1 when anything is bad, missing or without manifest."""
+    """Check files, runs and trees of runs; 1 when anything is bad, missing or without manifest.
+
+    With --golden the network of each release is rebuilt and run on its golden inputs.
+    """
     verdicts = [v for path in options.paths for v in _verdicts(path)]
+    if options.golden:
+        verdicts = [_with_golden(v) for v in verdicts]
     bad = [v for v in verdicts if v.problem]
     if options.json:
         print_json([v.as_json() for v in verdicts])
@@ -62,12 +68,25 @@ def verify(options: argparse.Namespace) -> int:
     return int(bool(bad))
 
 
+def _with_golden(v: Verdict) -> Verdict:
+    """The verdict on a release after its network was run on its golden inputs."""
+    from checkpointing import golden, release  # late: they need torch
+
+    if v.problem or v.manifest is None or not golden.has(v.manifest):
+        return v
+    try:
+        release.verify(v.root, v.manifest, run=True)
+    except CheckpointError as error:
+        return replace(v, problem=f"{v.root / v.file}: {error}")
+    return v
+
+
 def _verdicts(path: Path) -> Iterator[Verdict]:
     if path.is_dir():
         for root in checkpoint_roots(path):
             yield from examine(root)
         return
-    file = path.with_suffix(".pt") if path.suffix == ".json" else path
+    file = described_by(path) if path.suffix == ".json" else path
     try:
         root, manifest = manifest_of(file)
     except CheckpointError as error:
@@ -87,7 +106,7 @@ def examine(root: Path) -> Iterator[Verdict]:
         # A run that is being written may have deleted it since it was listed.
         if problem is None or (root / manifest.file).with_suffix(".json").exists():
             yield Verdict(root, manifest.file, manifest, problem)
-    for file, reason in store.unreadable(root):
+    for file, reason in unreadable(root):
         yield Verdict(root, file, None, reason)
     for file in orphans(root):
         problem = f"{root / file} has no manifest beside it, so nothing vouches for it."
@@ -96,6 +115,8 @@ def examine(root: Path) -> Iterator[Verdict]:
 
 def _identity(root: Path, manifest: Manifest) -> tuple[object, ...]:
     """Equal for names of the same bytes (hard links), which are then read once."""
+    if manifest.tier == PRODUCTION:  # has other files, too
+        return (manifest.file,)
     try:
         status = (root / manifest.file).stat()
     except OSError:
