@@ -1,195 +1,54 @@
-"""What a checkpoint costs: time, bytes, the stall that training sees, and memory, beside what others write.
+"""What a checkpoint costs: time, the stall that training sees, bytes and memory, beside what others take.
 
     python -m benchmarks.checkpoint_cost [--sparsity 0 0.7 0.9] [--repeats 7] [--folder DIR]
+    python -m benchmarks.checkpoint_cost --device cuda
 
 The state is that of ResNet-50 with 100 classes and AdamW after some pruned steps. Every arm saves the same
-state under a new name; the arms take turns in random order within each repeat. `raw + fsync` writes the bytes
-of torch.save's file in one go and fsyncs: the physical limit for the dense form. Ours is durable (file and
-directory fsynced, manifest committed) and digested; the others offer what their name says. `stall` is what
-training waits for: the whole save when it is synchronous. Arms whose package is missing are left out with a
-line.
+state into a new folder; the arms take turns in random order within each repeat, and one turn before does not
+count. `x` is the time to that of `raw write + fsync` in the same repeat, which writes the bytes of
+torch.save's file in one go: the limit of the disk. Ours is the checkpoint manager with its background
+writing: digested, file, manifest and directory synced, journal and pointer written. `stall` is the time until
+training may change the state again, all of it for those that write at once; on CUDA `thread` is when the
+training thread goes on.
+
+Memory is the peak of resident memory during two saves in a row, above what the process holds before them, in
+a new process for each arm, on a CPU only: pinned memory is not all counted as resident. `nothing` shows what
+the measure itself takes, `plain host copy` that it sees a copy. Arms whose package is missing are left out
+with a line.
 """
 
 import argparse
-import hashlib
-import io
+import ctypes
+import gc
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from benchmarks._checkpoint_arms import (
+    ARMS,
+    COPY,
+    DURABLE,
+    OURS,
+    PACKED,
+    PEERS,
+    RAW,
+    Subject,
+    small,
+    subject,
+    tensors,
+)  # fmt: skip
 from benchmarks._machine import machine, summary
-from checkpointing import codec, sparse
-from checkpointing.manifest import Manifest
-from checkpointing.store import Store
-from models import create
-from optimizers import AdamWPrune, PruneSettings, param_groups
 
-
-@dataclass
-class Subject:
-    """The state to save, and the network and optimizer that it is of."""
-
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    state: dict[str, Any]
-
-
-def subject(sparsity: float) -> Subject:
-    """ResNet-50 with AdamW, pruned to `sparsity`, in channels_last as the trainer has it."""
-    torch.manual_seed(0)
-    options = {"stem": "auto", "dropout": 0.0}
-    model = create("resnet50", image_shape=(3, 32, 32), num_classes=100, options=options)
-    model.to(memory_format=torch.channels_last)
-    settings = PruneSettings(
-        criterion="bitter7",
-        target=sparsity,
-        start_step=0,
-        end_step=2,
-        frequency=1,
-        schedule="linear",
-        allocation="global",
-    )
-    optimizer = AdamWPrune(
-        param_groups(model, 5e-4), settings=settings, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False
-    )
-    for _ in range(3):
-        for parameter in model.parameters():
-            parameter.grad = torch.randn_like(parameter) * 1e-3
-        optimizer.step()
-    state = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
-    return Subject(model, optimizer, state)
-
-
-Arm = Callable[[Path], float]
-"""Saves into a new folder and returns the seconds that training waited."""
-
-
-def arms(of: Subject) -> dict[str, Arm]:
-    """The arms by name."""
-    state = of.state
-    dense = io.BytesIO()
-    torch.save(state, dense)
-    raw = dense.getvalue()
-
-    def whole(save: Callable[[Path], Any]) -> Arm:
-        def arm(folder: Path) -> float:
-            start = time.perf_counter()
-            save(folder)
-            return time.perf_counter() - start
-
-        return arm
-
-    def raw_fsync(folder: Path) -> None:
-        with (folder / "raw").open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def torch_save_fsync(folder: Path) -> None:
-        with (folder / "x.pt").open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-
-    made: dict[str, Arm] = {
-        "raw + fsync": whole(raw_fsync),
-        "sha256 in memory": whole(lambda _: hashlib.sha256(raw)),
-        "plain host copy": whole(lambda _: [t.clone() for t in tensors(state)]),
-        "ours": ours(state, compress=False),
-        "ours, compressed": ours(state, compress=True),
-        "torch.save": whole(lambda folder: torch.save(state, folder / "x.pt")),
-        "torch.save + fsync": whole(torch_save_fsync),
-    }
-    return made | peers(of, whole)
-
-
-def ours(state: dict[str, Any], *, compress: bool) -> Arm:
-    """The snapshot is what training waits for; the rest would be on the writer's thread."""
-
-    def arm(folder: Path) -> float:
-        target = Store(folder, "benchmark")
-        start = time.perf_counter()
-        copied = codec.snapshot(state)
-        stall = time.perf_counter() - start
-        target.save(
-            Manifest(
-                file="training/x.pt",
-                tier="training",
-                tags=(),
-                policies=(),
-                reasons=(),
-                sequence=0,
-                run="benchmark",
-                epoch=1,
-                global_step=1,
-            ),
-            lambda file: codec.dump(copied, file, compress=compress),
-        )
-        return stall
-
-    return arm
-
-
-def peers(of: Subject, whole: Callable[[Callable[[Path], Any]], Arm]) -> dict[str, Arm]:
-    """What other libraries do with the same state."""
-    import torch.distributed.checkpoint as dcp
-
-    made: dict[str, Arm] = {
-        "DCP save": whole(lambda folder: dcp.save(of.state, checkpoint_id=folder / "dcp", no_dist=True))
-    }
-    try:
-        from safetensors.torch import save_file
-    except ImportError:
-        print("safetensors is not installed: left out")
-    else:
-        flat = {str(i): t.contiguous() for i, t in enumerate(tensors(of.state))}
-        made["safetensors"] = whole(lambda folder: save_file(flat, folder / "x.safetensors"))
-    try:
-        from models._torchvision import torchvision
-
-        torchvision()  # Lightning imports it through torchmetrics
-        import lightning.pytorch as pl
-    except ImportError:
-        print("lightning is not installed: left out")
-    else:
-        made["Lightning save_checkpoint"] = whole(lightning_save(pl, of))
-    return made
-
-
-def lightning_save(pl: Any, of: Subject) -> Callable[[Path], Any]:
-    """What Lightning's ModelCheckpoint calls for each file."""
-
-    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = of.model
-
-        def training_step(self, *_: Any) -> Tensor:
-            return self.model(torch.zeros(2, 3, 32, 32)).sum() * 0
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return of.optimizer
-
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(max_steps=0, accelerator="cpu", enable_checkpointing=False, **quiet)
-    trainer.fit(Module(), torch.utils.data.DataLoader([0]))
-    return lambda folder: trainer.save_checkpoint(folder / "x.ckpt")
-
-
-def tensors(state: Any) -> list[Tensor]:
-    """Every tensor of a nested state."""
-    found: list[Tensor] = []
-    sparse.apply(state, found.append)
-    return found
+Result = dict[str, Any]
+"""Of an arm: `thread`, `stall` and `total` in seconds and `x`, one for each repeat; `bytes`; `memory`."""
 
 
 def written(folder: Path) -> int:
@@ -197,24 +56,111 @@ def written(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def measure(of: Subject, repeats: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """Seconds, stall and bytes of each arm over `repeats`, in turns; one turn before does not count."""
-    made = arms(of)
-    seconds: dict[str, list[float]] = {name: [] for name in made}
-    stalls: dict[str, list[float]] = {name: [] for name in made}
-    size = {}
+def measure(of: Subject, names: list[str], repeats: int, folder: Path) -> dict[str, Result]:
+    """Each arm `repeats` times, in turns."""
+    made = {}
+    for name in names:
+        try:
+            made[name] = ARMS[name](of)
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    results: dict[str, Result] = {name: {"thread": [], "stall": [], "total": []} for name in made}
     for repeat in range(repeats + 1):
         for name in random.sample(list(made), len(made)):
             os.sync()
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                start = time.perf_counter()
-                stall = made[name](Path(place))
-                total = time.perf_counter() - start
-                size[name] = written(Path(place))
-            if repeat:
-                seconds[name].append(total)
-                stalls[name].append(stall)
-    return {name: {"seconds": seconds[name], "stall": stalls[name], "bytes": size[name]} for name in made}
+                cost = made[name](Path(place))
+                results[name]["bytes"] = written(Path(place))
+            if repeat == 0:
+                results[name]["first"] = cost.stall
+                continue
+            for what, seconds in vars(cost).items():
+                results[name][what].append(seconds)
+    for result in results.values():
+        limits = results.get(RAW, result)["total"]
+        result["x"] = [total / limit for total, limit in zip(result["total"], limits, strict=True)]
+    return results
+
+
+def _status(field: str) -> int:
+    """A line of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def memory(name: str, sparsity: float, folder: Path) -> int:
+    """The bytes that two saves take at their peak, beside the state; in a process of its own."""
+    cpu = torch.device("cpu")
+    arm, first = ARMS[name](subject(sparsity, cpu)), ARMS[name](small(cpu))
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        first(Path(place))  # what is loaded late is no matter of size
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    for _ in range(2):
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            arm(Path(place))
+    return _status("VmHWM") - before
+
+
+def memory_apart(name: str, sparsity: float, folder: Path) -> int:
+    """`memory` in a new process."""
+    command = [sys.executable, "-m", "benchmarks.checkpoint_cost", "--memory-of", name]
+    command += [
+        "--sparsity",
+        str(sparsity),
+        "--folder",
+        str(folder),
+        "--threads",
+        str(torch.get_num_threads()),
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def table(results: dict[str, Result], *, cuda: bool) -> list[str]:
+    """The arms in lines."""
+    head = f"{'':26}{'total':>8}{'min-max':>16}{'x':>7}{'min-max':>14}{'stall':>9}{'min-max':>16}"
+    lines = [head + f"{'thread' if cuda else '':>9}{'first':>8}{'MB':>8}{'memory MB':>11}"]
+    for name, result in results.items():
+        total, x, stall = (summary(result[what]) for what in ("total", "x", "stall"))
+        line = f"{name:26}{total.median:8.3f}{f'{total.min:.3f}-{total.max:.3f}':>16}{x.median:7.2f}"
+        line += f"{f'{x.min:.2f}-{x.max:.2f}':>14}{stall.median:9.4f}{f'{stall.min:.4f}-{stall.max:.4f}':>16}"
+        line += f"{summary(result['thread']).median:9.4f}" if cuda else " " * 9
+        line += f"{result['first']:8.3f}{result['bytes'] / 1e6:8.1f}"
+        lines.append(line + (f"{result['memory'] / 1e6:11.1f}" if "memory" in result else ""))
+    return lines
+
+
+def goals(results: dict[str, Result]) -> list[str]:
+    """What was asked for, and whether this run meets it; each by the ratio within a repeat."""
+
+    def ratio(name: str, what: str, to: str) -> list[float]:
+        return [a / b for a, b in zip(results[name][what], results[to][what], strict=True)]
+
+    def best(what: str, among: tuple[str, ...]) -> str:
+        return min((p for p in among if p in results), key=lambda p: summary(results[p][what]).median)
+
+    wanted = [("save, to raw write + fsync", OURS, "total", RAW, 1.3)]
+    wanted.append(("stall, to a plain host copy", OURS, "stall", COPY, 1.1))
+    if "pinned copy" in results:
+        wanted.append(("stall, to a copy to pinned memory", OURS, "stall", "pinned copy", 1.1))
+    peer = best("stall", PEERS)
+    wanted.append((f"stall, to the shortest of a peer, {peer}", OURS, "stall", peer, 1.0))
+    peer = best("total", DURABLE)
+    wanted.append((f"save, to the quickest peer that syncs, {peer}", OURS, "total", peer, 1.0))
+    peer = best("total", PEERS)
+    wanted.append((f"save, to the quickest peer of all, {peer}", OURS, "total", peer, 1.0))
+    wanted.append(("compressed save, to raw write + fsync of the dense", PACKED, "total", RAW, 1.0))
+    lines = []
+    for sentence, name, what, to, limit in wanted:
+        found = summary(ratio(name, what, to))
+        met = "met" if found.median <= limit else "not met"
+        span = f"{found.median:.2f} ({found.min:.2f} to {found.max:.2f})"
+        lines.append(f"{sentence}: {span}, at most {limit}: {met}")
+    share = results[PACKED]["bytes"] / results[OURS]["bytes"]
+    return [*lines, f"compressed bytes, to dense: {share:.1%} (at 90 % sparsity at most 14 %)"]
 
 
 def main() -> None:
@@ -225,29 +171,36 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.7, 0.9])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM")
+    parser.add_argument("--no-memory", action="store_true", help="leave the memory out")
     parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where to write: the disk to measure")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory-of", choices=list(ARMS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    results = {}
+    if options.memory_of:
+        print(memory(options.memory_of, options.sparsity[0], options.folder))
+        return
+    cuda, results, size = options.device.type == "cuda", {}, 0
     for sparsity in options.sparsity:
-        of = subject(sparsity)
-        results[sparsity] = measure(of, options.repeats, options.folder)
+        of = subject(sparsity, options.device)
+        size = sum(t.nbytes for t in tensors(of.state))
+        results[sparsity] = measure(of, options.arms, options.repeats, options.folder)
+        del of
+        for name, result in results[sparsity].items():
+            if not cuda and not options.no_memory:
+                result["memory"] = memory_apart(name, sparsity, options.folder)
     if options.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=2))
         return
-    print(f"{machine()}, n={options.repeats}, medians; total and stall in s, x: of raw + fsync")
+    print(f"{machine()}, {time.strftime('%Y-%m-%d')}, n={options.repeats}, medians, seconds")
+    print(f"{size / 1e6:.1f} MB of tensors on {options.device}; first: the stall of the very first save")
     for sparsity, by_arm in results.items():
-        limit = summary(by_arm["raw + fsync"]["seconds"]).median
         print(f"\nsparsity {sparsity:.0%}")
-        print(f"{'':28}{'total':>8}{'x':>7}{'min-max':>16}{'stall':>8}{'MB':>8}")
-        for name, result in by_arm.items():
-            total, stall = summary(result["seconds"]), summary(result["stall"])
-            span = f"{total.min:.3f}-{total.max:.3f}"
-            print(
-                f"{name:28}{total.median:8.3f}{total.median / limit:7.2f}{span:>16}"
-                f"{stall.median:8.3f}{result['bytes'] / 1e6:8.1f}"
-            )
+        print("\n".join(table(by_arm, cuda=cuda)))
+        if {RAW, COPY, OURS, PACKED, *DURABLE} <= by_arm.keys():
+            print("\n".join(goals(by_arm)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,356 @@
+"""The state that `benchmarks.checkpoint_cost` saves, and each way to save it."""
+
+import hashlib
+import io
+import itertools
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from checkpointing import sparse, store
+from checkpointing.events import Event, StepEnd
+from checkpointing.manager import Manager, Options
+from checkpointing.manifest import Manifest
+from checkpointing.policy import Decision, Save
+from checkpointing.store import Store
+from models import create
+from optimizers import AdamWPrune, PruneSettings, param_groups
+
+
+@dataclass
+class Subject:
+    """The state to save, and the network and optimizer that it is of."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    state: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = {
+            "model_state_dict": self.model.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+        }
+
+
+def subject(sparsity: float, device: torch.device) -> Subject:
+    """ResNet-50 with AdamW, pruned to `sparsity`, in channels_last as the trainer has it."""
+    torch.manual_seed(0)
+    options = {"stem": "auto", "dropout": 0.0}
+    model = create("resnet50", image_shape=(3, 32, 32), num_classes=100, options=options)
+    model.to(device, memory_format=torch.channels_last)
+    settings = PruneSettings(
+        criterion="bitter7",
+        target=sparsity,
+        start_step=0,
+        end_step=2,
+        frequency=1,
+        schedule="linear",
+        allocation="global",
+    )
+    optimizer = AdamWPrune(
+        param_groups(model, 5e-4), settings=settings, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False
+    )
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter) * 1e-3
+        optimizer.step()
+    model.zero_grad()
+    return Subject(model, optimizer, device)
+
+
+def small(device: torch.device) -> Subject:
+    """Next to nothing, for what an arm does the first time only."""
+    model = torch.nn.Linear(10, 10, device=device)
+    return Subject(model, torch.optim.AdamW(model.parameters()), device)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds: until the training thread went on, until the state could change again, until all was done."""
+
+    thread: float
+    stall: float
+    total: float
+
+
+Arm = Callable[[Path], Cost]
+"""Saves into a folder that is new."""
+
+
+class Clock:
+    """Seconds since it was made. On CUDA what was given to the device before is not counted."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.free()
+        self._start = time.perf_counter()
+
+    def now(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._start
+
+    def free(self) -> None:
+        """Return once the training stream has nothing left to do."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+
+def whole(of: Subject, save: Callable[[Path], Any]) -> Arm:
+    """Training waits for all of it."""
+
+    def arm(folder: Path) -> Cost:
+        clock = Clock(of.device)
+        save(folder)
+        clock.free()
+        seconds = clock.now()
+        return Cost(seconds, seconds, seconds)
+
+    return arm
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """Every tensor of a nested state."""
+    found: list[Tensor] = []
+    sparse.apply(state, found.append)
+    return found
+
+
+def nothing(of: Subject) -> Arm:
+    """The control of the measure itself."""
+    return whole(of, lambda _: None)
+
+
+def plain_copy(of: Subject) -> Arm:
+    """What a snapshot is at least, written by hand."""
+    return whole(of, lambda _: [t.to("cpu", copy=True) for t in tensors(of.state)])
+
+
+def pinned_copy(of: Subject) -> Arm:
+    """Into pinned memory that is there already, without waiting between tensors: the limit on CUDA."""
+    if of.device.type != "cuda":
+        raise ImportError("pinned memory is for CUDA")
+    pairs = [(torch.empty_like(t, device="cpu", pin_memory=True), t) for t in tensors(of.state)]
+    return whole(of, lambda _: [buffer.copy_(t, non_blocking=True) for buffer, t in pairs])
+
+
+def raw_fsync(of: Subject) -> Arm:
+    """The bytes of torch.save's file in one write and an fsync: the limit of the disk."""
+    raw = _bytes(of)
+
+    def save(folder: Path) -> None:
+        with (folder / "raw").open("wb", buffering=0) as file:
+            done = 0
+            while done < len(raw):
+                done += file.write(raw[done:])
+            os.fsync(file.fileno())
+
+    return whole(of, save)
+
+
+def sha256(of: Subject) -> Arm:
+    """Of the same bytes, in memory: what a digest costs alone."""
+    raw = _bytes(of)
+    return whole(of, lambda _: hashlib.sha256(raw).digest())
+
+
+def _bytes(of: Subject) -> memoryview:
+    dense = io.BytesIO()
+    torch.save(of.state, dense)
+    return dense.getbuffer()
+
+
+class Always:
+    """A policy that saves after each step and keeps all."""
+
+    tags = frozenset({"benchmark"})
+
+    def decide(self, event: Event) -> list[Decision]:
+        return [Save("benchmark", "each step")] if isinstance(event, StepEnd) else []
+
+    def keeps(self, manifests: Any) -> dict[Manifest, str]:
+        return dict.fromkeys(manifests, "benchmark")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class Ours:
+    """The checkpoint manager as the trainer has it, with background writing; one for all its saves."""
+
+    def __init__(self, of: Subject, *, compress: bool) -> None:
+        self._of, self._compress = of, compress
+        self._steps = itertools.count(1)
+        self._manager: Manager | None = None
+
+    def __call__(self, folder: Path) -> Cost:
+        target = Store(folder, "benchmark")
+        if self._manager is None:
+            options = Options(
+                background=True,
+                on_error="stop",
+                git_commit=None,
+                resumed_from=None,
+                compress=self._compress,
+            )
+            policies = {"benchmark": Always()}
+            self._manager = Manager(target, policies, lambda: self._of.state, options=options)
+        self._manager.store = target  # each save into its own folder, as the others
+        clock = Clock(self._of.device)
+        self._manager.handle(StepEnd(1, next(self._steps)))
+        thread = clock.now()
+        clock.free()
+        stall = clock.now()
+        self._manager.drain()
+        total = clock.now()
+        assert len(store.manifests(folder)) == 1
+        return Cost(thread, stall, total)
+
+
+def torch_save(of: Subject) -> Arm:
+    """The usual call."""
+    return whole(of, lambda folder: torch.save(of.state, folder / "x.pt"))
+
+
+def torch_save_fsync(of: Subject) -> Arm:
+    """The usual call, durable but for the directory."""
+
+    def save(folder: Path) -> None:
+        with (folder / "x.pt").open("wb") as file:
+            torch.save(of.state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return whole(of, save)
+
+
+def safetensors(of: Subject) -> Arm:
+    """Of contiguous tensors, which it asks for; they are made so beforehand."""
+    from safetensors.torch import save_file
+
+    flat = {str(i): t.contiguous() for i, t in enumerate(tensors(of.state))}
+    return whole(of, lambda folder: save_file(flat, folder / "x.safetensors"))
+
+
+def dcp_save(of: Subject) -> Arm:
+    """torch.distributed.checkpoint in one process; its writer fsyncs each file."""
+    import torch.distributed.checkpoint as dcp
+
+    return whole(of, lambda folder: dcp.save(of.state, checkpoint_id=folder / "dcp", no_dist=True))
+
+
+def dcp_async(of: Subject) -> Arm:
+    """The same with a thread that writes; on CUDA with its pinned staging, on a thread too."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+    cuda = of.device.type == "cuda"
+    stager = DefaultStager(
+        StagingOptions(
+            use_pinned_memory=cuda,
+            use_shared_memory=False,
+            use_async_staging=cuda,
+            use_non_blocking_copy=cuda,
+        )
+    )
+
+    def arm(folder: Path) -> Cost:
+        clock = Clock(of.device)
+        saving = dcp.async_save(of.state, checkpoint_id=folder / "dcp", no_dist=True, async_stager=stager)
+        thread = clock.now()
+        if hasattr(saving, "staging_completion"):
+            saving.staging_completion.result()  # until then the state must not change
+        clock.free()
+        stall = clock.now()
+        getattr(saving, "upload_completion", saving).result()
+        return Cost(thread, stall, clock.now())
+
+    return arm
+
+
+def lightning(of: Subject) -> Arm:
+    """Lightning's ModelCheckpoint in a Trainer.fit: the seconds that its hook takes after a step."""
+    from models._torchvision import torchvision
+
+    torchvision()  # torchmetrics imports it
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    of.optimizer.step = lambda **_: None  # type: ignore[method-assign, assignment, misc]
+    taken: list[float] = []
+
+    class Timed(ModelCheckpoint):  # type: ignore[misc]
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            clock = Clock(of.device)
+            super().on_train_batch_end(*args, **kwargs)
+            clock.free()
+            taken.append(clock.now())
+
+    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = of.model
+            self.automatic_optimization = False
+
+        def training_step(self, *_: Any) -> None:
+            self.optimizers().step()  # so that Lightning counts one
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return of.optimizer
+
+    def arm(folder: Path) -> Cost:
+        saving = Timed(folder, every_n_train_steps=1, save_top_k=-1)
+        trainer = pl.Trainer(
+            max_steps=1,
+            accelerator="gpu" if of.device.type == "cuda" else "cpu",
+            devices=1,
+            callbacks=[saving],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(Module(), torch.utils.data.DataLoader([0]))
+        assert len(list(folder.glob("*.ckpt"))) == 1
+        seconds = taken.pop()
+        return Cost(seconds, seconds, seconds)
+
+    return arm
+
+
+RAW, COPY, OURS, PACKED = "raw write + fsync", "plain host copy", "ours", "ours, compressed"
+
+ARMS: dict[str, Callable[[Subject], Arm]] = {
+    "nothing": nothing,
+    COPY: plain_copy,
+    "pinned copy": pinned_copy,
+    "sha256 in memory": sha256,
+    RAW: raw_fsync,
+    OURS: lambda of: Ours(of, compress=False),
+    PACKED: lambda of: Ours(of, compress=True),
+    "torch.save": torch_save,
+    "torch.save + fsync": torch_save_fsync,
+    "safetensors": safetensors,
+    "DCP save": dcp_save,
+    "DCP async_save": dcp_async,
+    "Lightning ModelCheckpoint": lightning,
+}
+"""Every arm, by name. One that cannot run here raises ImportError when it is made."""
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # of DCP, at each save
+
+PEERS = tuple(ARMS)[tuple(ARMS).index("torch.save") :]
+DURABLE = ("torch.save + fsync", "DCP save", "DCP async_save")
+"""Peers, and those of them that have the disk take what they wrote."""
