@@ -79,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     prove = command("prove-resume", "prove", "kill and resume a run, and compare it with one that was not")
     prove.add_argument("overrides", nargs="+", metavar="RUN|KEY=VALUE", help="a run, or as for train.py")
     prove.add_argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after")
+    select = command("select", "select", "which checkpoint the rules choose, and why not the others")
+    select.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a tree of runs")
+    select.add_argument(
+        "--rules", default="default", metavar="FILE", help="YAML, or a name in conf/release/rules"
+    )
+    select.add_argument("--champion-of", type=Path, metavar="RUN", help="whose champion to compare with")
+    select.add_argument("--dry-run", action="store_true", help="do not evaluate the chosen one again")
+    _evaluation(select)
     return parser
 
 
@@ -90,6 +98,11 @@ def _batch(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither dynamic nor a number of images") from None
+
+
+def _evaluation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-root", type=Path, metavar="DIR", help="where the run's data lies now")
+    command.add_argument("--device", default="cpu", help="to evaluate on: cpu, cuda")
 
 
 def _paths(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:

@@ -93,6 +93,13 @@ def measure(
     return Measured(found.metrics, found.samples, found.split)
 
 
+def sparsity(network: nn.Module) -> float:
+    """The fraction of zeros among the weights that pruning may touch, as the trainer measures it."""
+    from trainer import evaluate
+
+    return evaluate.sparsity(network)
+
+
 def usable(device: str | torch.device) -> torch.device:
     """A device that is there. Raises CheckpointError."""
     try:

@@ -9,10 +9,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from optimizers import groups
 from trainer import config as c
 from trainer.data import DataModule, build_data
 from trainer.errors import UserError
-from trainer.metrics import Classification, autocast_for, evaluate
+from trainer.metrics import Classification, autocast_for, evaluate, measured_sparsity
 
 SPLITS = ("val", "test")
 
@@ -65,3 +66,8 @@ def measure(network: nn.Module, data: DataModule, config: Mapping[str, Any], spl
         network, batches, metrics, autocast=autocast_for(device, bf16=config["precision"] == "bf16")
     )
     return Evaluation(found, metrics.count, split)
+
+
+def sparsity(network: nn.Module) -> float:
+    """The fraction of zeros among the prunable weights of a network."""
+    return measured_sparsity(groups.prunable_weights(network).values())

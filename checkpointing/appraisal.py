@@ -1,0 +1,110 @@
+"""What only the file of a checkpoint can tell: whether it is sound, how fast it is, what it measures."""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from checkpointing import evaluating, network, speed, store
+from checkpointing.errors import CheckpointError
+from checkpointing.evaluating import Measured
+from checkpointing.manifest import Manifest
+from checkpointing.policies.sparsity import SLACK
+from checkpointing.rules import Latency
+
+
+class Refused(CheckpointError):  # noqa: N818 (the name says what happened)
+    """A checkpoint is not what its manifest says; nothing is wrong with the others."""
+
+
+class Appraiser:
+    """Opens checkpoints, verified each time; data that was read is kept for the next of the same run."""
+
+    def __init__(self, data_root: str | Path | None = None, device: str = "cpu") -> None:
+        self._data_root, self._device = data_root, evaluating.usable(device)
+        self._data: dict[str, Any] = {}
+
+    def sound(self, root: Path, manifest: Manifest) -> None:
+        """Raise Refused unless the file is what was written."""
+        try:
+            store.verify(root, manifest)
+        except CheckpointError as error:
+            raise Refused(str(error)) from None
+
+    def network(self, root: Path, manifest: Manifest) -> nn.Module:
+        """The network, verified, on the device. Raises Refused."""
+        self.sound(root, manifest)
+        try:
+            return network.load(root, manifest, self._device)
+        except CheckpointError as error:
+            raise Refused(str(error)) from None
+
+    def speed(self, root: Path, manifest: Manifest, wanted: Iterable[str], how: Latency) -> dict[str, float]:
+        """Those of latency_ms and weights_bytes that are wanted. Raises Refused."""
+        weights, found = self.network(root, manifest), {}
+        if "weights_bytes" in wanted:
+            found["weights_bytes"] = float(speed.weights_bytes(weights))
+        if "latency_ms" in wanted:
+            shape = network.read(root, manifest)[1].image_shape
+            timed = speed.latency(weights, shape, batch=how.batch, repeats=how.repeats, warmup=how.warmup)
+            found["latency_ms"] = timed.ms
+        return found
+
+    def samples(self, root: Path, manifest: Manifest) -> int | None:
+        """How many images the recorded metrics are of; None when it does not say. Raises Refused."""
+        self.sound(root, manifest)
+        try:
+            return int(evaluating.trained_with(root, manifest)["fingerprint"]["val_size"])
+        except (CheckpointError, KeyError, TypeError, ValueError):
+            return None
+
+    def measure(self, root: Path, manifest: Manifest, split: str = "val") -> Measured:
+        """A checkpoint's metrics, and its sparsity, measured again on the data of its run.
+
+        Raises Refused for the checkpoint, and CheckpointError for data that cannot be read.
+        """
+        weights = self.network(root, manifest)
+        try:
+            facts = evaluating.trained_with(root, manifest)
+        except CheckpointError as error:
+            raise Refused(str(error)) from None
+        data = self._read(facts)
+        found = evaluating.measure(weights, facts, split=split, data=data, device=self._device)
+        return Measured({**found.metrics, "sparsity": evaluating.sparsity(weights)}, found.samples, split)
+
+    def _read(self, facts: Mapping[str, Any]) -> Any:
+        config = facts["config"]
+        key = repr(
+            [facts["fingerprint"], config.get("data"), config.get("seed"), config.get("eval_batch_size")]
+        )
+        if key not in self._data:
+            self._data.clear()  # one at a time in memory: the candidates of a run come together
+            self._data[key] = evaluating.data_of(facts, data_root=self._data_root, device=self._device)
+        return self._data[key]
+
+    def prove(self, root: Path, manifest: Manifest, names: Iterable[str], tolerance: float) -> Measured:
+        """Measure a checkpoint again and hold it to what it recorded: of `names`, or all if none is measured.
+
+        Raises Refused when a metric differs by more than `tolerance` (times the recorded value where that is
+        above 1), or when the sparsity differs.
+        """
+        measured = self.measure(root, manifest)
+        recorded = {name: v for name, v in manifest.metrics.items() if name in measured.metrics}
+        compared = {name: v for name, v in recorded.items() if name in names} or recorded
+        if not compared:
+            raise Refused("it has recorded no metric that can be measured again")
+        wrong = [
+            f"{name} was recorded as {value:.6g}, and is {measured.metrics[name]:.6g}"
+            for name, value in compared.items()
+            if not abs(measured.metrics[name] - value) <= tolerance * max(1.0, abs(value))
+        ]
+        sparsity = manifest.sparsity
+        if sparsity is not None and not math.isclose(sparsity, measured.metrics["sparsity"], abs_tol=SLACK):
+            wrong.append(
+                f"sparsity was recorded as {sparsity:.6g}, and is {measured.metrics['sparsity']:.6g}"
+            )
+        if wrong:
+            raise Refused(f"measured again on {measured.samples} images: {'; '.join(wrong)}")
+        return measured

@@ -1,0 +1,118 @@
+"""select: which checkpoint the rules choose, and which rule rejected each of the others."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from checkpointing import rules as rule_files
+from checkpointing.commands.common import as_json, cells, checkpoint_roots, line, print_json
+from checkpointing.manifest import encode
+from checkpointing.select import Candidate, Selection, choose
+
+
+def select(options: argparse.Namespace) -> int:
+    """Print every candidate; 1 when nothing qualifies."""
+    rules = rule_files.load(options.rules)
+    roots = [root for path in options.runs for root in checkpoint_roots(path)]
+    found = choose(
+        roots,
+        rules,
+        champion_of=options.champion_of,
+        data_root=options.data_root,
+        device=options.device,
+        dry_run=options.dry_run,
+    )
+    if options.json:
+        print_json(_plain(found))
+    else:
+        _print(found)
+    if found.winner is None:
+        print(f"error: {found.nothing()}", file=sys.stderr)
+    return int(found.winner is None)
+
+
+def shown(path: Path) -> str:
+    """A path as it is shortest to read: relative to here when it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _print(found: Selection) -> None:
+    console = Console()
+    console.print(_table(found, console.width))
+    console.print()
+    for note in found.notes:
+        line(console, note)
+    if found.winner is None:
+        return
+    root, manifest = found.winner
+    line(console, f"chosen by {found.rules.name}: {shown(root / manifest.file)}")
+    if found.measured is None:
+        line(console, "not measured again: --dry-run")
+    else:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in found.measured.metrics.items())
+        line(
+            console, f"measured again on {found.measured.samples} images of {found.measured.split}: {values}"
+        )
+
+
+def _table(found: Selection, width: int) -> Table:
+    runs = {c.root for c in found.candidates}
+    base = Path(os.path.commonpath(runs)) if len(runs) > 1 else None
+    names = [n for n in found.rules.metrics if n not in ("epoch", "bytes")]
+    files = [_file(c, base) for c in found.candidates]
+    room = min(max(map(len, files)), width * 3 // 10)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold", width=room)
+    for name in ("epoch", *names, "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("rejected by", overflow="fold")
+    for c, file in zip(found.candidates, files, strict=True):
+        values = (_value(name, c.facts.get(name)) for name in names)
+        row = (c.rank or "", file, c.manifest.epoch, *values, f"{c.manifest.bytes / 1e6:.1f}")
+        table.add_row(*cells(*row, "; ".join(c.rejected)))
+    return table
+
+
+def _file(candidate: Candidate, base: Path | None) -> str:
+    path = candidate.path
+    return str(path.relative_to(base)) if base else candidate.manifest.file
+
+
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if name.endswith("bytes") else f"{value:.4f}"
+
+
+def _plain(found: Selection) -> dict[str, Any]:
+    return {
+        "rules": found.rules.name,
+        "champion": found.champion,
+        "winner": str(found.winner[0] / found.winner[1].file) if found.winner else None,
+        "measured": _measured(found),
+        "notes": list(found.notes),
+        "candidates": [
+            {
+                **as_json(c.root, c.manifest, None),
+                "facts": {name: encode(value) for name, value in c.facts.items()},
+                "rank": c.rank,
+                "rejected": c.rejected,
+            }
+            for c in found.candidates
+        ],
+    }
+
+
+def _measured(found: Selection) -> dict[str, Any] | None:
+    if found.measured is None:
+        return None
+    metrics = {name: encode(value) for name, value in found.measured.metrics.items()}
+    return {"metrics": metrics, "samples": found.measured.samples, "split": found.measured.split}
