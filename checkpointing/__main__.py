@@ -7,7 +7,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from checkpointing.errors import CheckpointError
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("--champion-of", type=Path, metavar="RUN", help="whose champion to compare with")
     select.add_argument("--dry-run", action="store_true", help="do not evaluate the chosen one again")
     _evaluation(select)
+    _releases(command)
     return parser
 
 
@@ -103,6 +104,24 @@ def _batch(text: str) -> int | None:
 def _evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-root", type=Path, metavar="DIR", help="where the run's data lies now")
     command.add_argument("--device", default="cpu", help="to evaluate on: cpu, cuda")
+
+
+def _releases(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """The commands for releases that change hands."""
+    alias = command("alias", "aliasing", "which release is the champion: list, show, set, or ask for a day")
+    _paths(alias, "path", "RUN", "a run directory, or its checkpoints folder")
+    alias.add_argument("name", nargs="?", metavar="NAME", help="champion, or challenger_1 and the like")
+    alias.add_argument("version", nargs="?", metavar="VERSION", help="the release that it is to name")
+    alias.add_argument("--remove", action="store_true", help="let it name no release any more")
+    alias.add_argument("--on", metavar="DATE", help="what it named when that local day ended, or at a time")
+    rollback = command("rollback", "aliasing", "verify an earlier release, then switch to it")
+    _paths(rollback, "path", "RUN", "a run directory, or its checkpoints folder")
+    rollback.add_argument("--to", metavar="VERSION", help="the release; default: the one before")
+    rollback.add_argument("--alias", default="champion", metavar="NAME", help="default: champion")
+    for changing in (alias, rollback):
+        changing.add_argument("--reason", default="", metavar="TEXT", help="why, for the journal")
+    changelog = command("changelog", "changelog", "what changed from release to release")
+    _paths(changelog, "path", "RUN", "a run directory, or its checkpoints folder")
 
 
 def _paths(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:

@@ -1,23 +1,47 @@
 """Names for releases that change hands: champion, challenger_1. The journal is their only record.
 
 An alias is set by one durable line of the journal, so a crash leaves it as it was or changed, never half; and
-the lines before it say which release had the name at any time.
+the lines before it say which release had the name at any time. Two processes that set one are serialised.
+
+The order of the lines decides, not their times, since clocks go backwards. A line counts as no later than any
+line after it, so that the last line with a time up to `when` is what held then.
 """
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from checkpointing import finding, journal
 from checkpointing.errors import CheckpointError
 from checkpointing.files import point
+from checkpointing.lock import briefly
 
 CHAMPION = "champion"
 EVENT = "alias"
+SET, REMOVED, ROLLED_BACK = "set", "removed", "rolled back"
+
+SUFFIXES = (".pt", ".safetensors")
 
 _NAME = re.compile(r"champion|challenger_[a-z0-9]+(_[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An alias came to name `version` instead of `before`, None for no release.
+
+    `how` is set, removed or rolled back; `time` is UTC.
+    """
+
+    time: datetime
+    alias: str
+    version: str | None
+    before: str | None
+    how: str
+    reason: str
 
 
 def check(alias: str) -> None:
@@ -28,51 +52,104 @@ def check(alias: str) -> None:
         )
 
 
-def changes(root: Path, alias: str) -> Iterator[tuple[datetime, str | None]]:
-    """When an alias was set, and to which version, oldest first; None is when it was taken away."""
+def changes(root: Path, alias: str | None = None) -> Iterator[Change]:
+    """What became of an alias, or of all, in the order it happened. Raises CheckpointError.
+
+    A journal in which a line was changed is refused whole: what its other lines say may no longer hold.
+    """
     for fact in journal.vouched(root):
-        if fact["event"] == EVENT and fact["alias"] == alias:
-            yield datetime.fromisoformat(fact["time"]), fact["version"]
+        if fact["event"] == EVENT and alias in (None, fact.get("alias")):
+            yield _change(root, fact)
+
+
+def _change(root: Path, fact: Mapping[str, Any]) -> Change:
+    try:
+        time, alias, version, before = (fact[key] for key in ("time", "alias", "version", "before"))
+        check(alias)
+        when = datetime.fromisoformat(time)
+        if when.tzinfo is None or not all(isinstance(v, str | None) for v in (version, before)):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, CheckpointError):
+        raise CheckpointError(
+            f"{root / journal.JOURNAL}: line number {fact[journal.NUMBER]} of the sealed ones is of another "
+            "version: use the version of Peakpoint that wrote it."
+        ) from None
+    how, reason = (str(fact.get(key, "")) for key in ("how", "reason"))
+    return Change(time=when, alias=alias, version=version, before=before, how=how, reason=reason)
 
 
 def current(root: Path) -> dict[str, str]:
     """The version that each alias names."""
-    found: dict[str, str | None] = {}
-    for fact in journal.vouched(root):
-        if fact["event"] == EVENT:
-            found[fact["alias"]] = fact["version"]
+    found = {change.alias: change.version for change in changes(root)}
     return {alias: version for alias, version in found.items() if version is not None}
 
 
 def at(root: Path, alias: str, when: datetime) -> str | None:
     """The version that an alias named at a time, which has a time zone; None when it named none."""
     named = None
-    for time, version in changes(root, alias):
-        if time <= when:
-            named = version
+    for change in changes(root, alias):
+        if change.time <= when:
+            named = change.version
     return named
 
 
-def assign(root: Path, alias: str, version: str | None, reason: str) -> None:
-    """Let an alias name a release, or no release any more; durable on return.
+def before(history: Sequence[Change]) -> str | None:
+    """The release that an alias named before, or what it named last when it was taken away; None: none.
 
-    The release is not verified here. Raises CheckpointError when there is none of that version.
+    A release that was rolled back from never comes again this way: from 1.2.0 back to 1.1.0, then to 1.0.0.
+    """
+    earlier: list[str] = []
+    for change in history:
+        if change.how == ROLLED_BACK:
+            while change.version in earlier and earlier[-1] != change.version:
+                earlier.pop()
+            earlier = [version for version in earlier if version != change.before]
+        if change.version is not None:
+            earlier.append(change.version)
+    now = history[-1].version if history else None
+    return next((version for version in reversed(earlier) if version != now), None)
+
+
+def assign(
+    root: Path, alias: str, version: str | None, reason: str, *, rolled_back: Sequence[Change] | None = None
+) -> Change | None:
+    """Let an alias name a release, or no release any more; durable on return. None: it did so already.
+
+    The release is not verified here. `rolled_back` is for `rollback`: the history that it was decided by.
+    Raises CheckpointError when there is no release of that version, or when that history has gone on.
     """
     check(alias)
-    if version is not None and version not in map(finding.version_of, finding.releases(root)):
-        raise CheckpointError(
-            f"{root} has no release {version}: python -m checkpointing ls {root} lists them."
-        )
-    before = current(root).get(alias)
-    journal.record(root, EVENT, {"alias": alias, "version": version, "before": before, "reason": reason})
-    _point(root, alias, version)
+    with briefly(root):
+        history = list(changes(root, alias))
+        now = history[-1].version if history else None
+        if rolled_back is not None and len(rolled_back) != len(history):
+            raise CheckpointError(
+                f"{alias} was set to {now or 'no release'} while {version} was verified: look, and try again."
+            )
+        if version is not None and version not in map(finding.version_of, finding.releases(root)):
+            raise CheckpointError(
+                f"{root} has no release {version}: python -m checkpointing ls {root} lists them."
+            )
+        if version != now:
+            how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK
+            fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": reason}
+            journal.record(root, EVENT, fact)
+        repoint(root, alias, version)
+        return list(changes(root, alias))[-1] if version != now else None
 
 
-def _point(root: Path, alias: str, version: str | None) -> None:
-    """Let the symlink `production/<alias>.pt` follow: for people, nothing depends on it."""
-    files = [Path(m.file) for m in finding.releases(root) if finding.version_of(m) == version]
-    if files:
-        point(root / finding.PRODUCTION / f"{alias}{files[0].suffix}", files[0].name)
-    else:
-        with contextlib.suppress(OSError):
-            (root / finding.PRODUCTION / f"{alias}.pt").unlink()
+def links(root: Path, alias: str, version: str | None) -> dict[Path, str | None]:
+    """The symlinks of an alias for people, and what each is to name; None: it is not to be there."""
+    files = [m.file for m in finding.releases(root) if finding.version_of(m) == version]
+    names = {Path(file).suffix: Path(file).name for file in files}
+    return {root / finding.PRODUCTION / f"{alias}{end}": names.get(end) for end in SUFFIXES}
+
+
+def repoint(root: Path, alias: str, version: str | None) -> None:
+    """Let the symlink `production/<alias>.pt` follow; no code path depends on it."""
+    for link, name in links(root, alias, version).items():
+        if name is not None and (link.is_symlink() or not link.exists()):
+            point(link, name)
+        elif name is None and link.is_symlink():
+            with contextlib.suppress(OSError):
+                link.unlink()

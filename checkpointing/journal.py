@@ -2,41 +2,56 @@
 
 Most lines are for people, and for `why` after a file is gone: `append` passes over a disk that refuses, and
 no code decides anything by them. What is decided by hand, such as which release is the champion, has no other
-record: `record` makes such a line durable and gives it a digest, and `vouched` reads those alone.
+record: `record` makes such a line durable, with a number and a digest, and `vouched` reads those alone.
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.files import fsync_directory
-from checkpointing.room import failure
 
 JOURNAL = "metadata/journal.jsonl"
-CHECK = "check"
+CHECK, NUMBER = "check", "number"
+SEALED = frozenset({"alias", "released"})
+"""The events that `record` alone writes: a line of one without its digest is no fact."""
+
+_WHOLE = re.compile(rf'"{CHECK}": ".{{66}}|[0-9a-f]{{64}}"\}}')
+"""In a sealed line that has its end; one that was cut short has not."""
 
 
 def append(root: Path, event: str, file: str, reason: str, sequence: int | None = None) -> None:
     """Add a line; a failure to do so is nobody's problem."""
     fact = {"time": _now(), "event": event, "file": file, "sequence": sequence, "reason": reason}
-    with contextlib.suppress(OSError):
-        _write(root, json.dumps(fact), durable=False)
+    with contextlib.suppress(OSError), _opened(root) as descriptor:
+        _append(descriptor, json.dumps(fact))
 
 
 def record(root: Path, event: str, facts: Mapping[str, Any]) -> None:
-    """Add a line that code relies on; durable on return. Raises SaveFailed when the disk refuses."""
-    line = _sealed({"time": _now(), "event": event, **facts})
+    """Add a line that code relies on; durable on return. Raises SaveFailed when the disk refuses.
+
+    `event` is one of SEALED. Lines are numbered, so that none can be put in again later or elsewhere.
+    """
+    assert event in SEALED, event
     try:
-        _write(root, line, durable=True)
+        _write(root, {"time": _now(), "event": event, **facts})
     except OSError as error:
-        raise failure(root, error, len(line)) from error
+        raise SaveFailed(
+            f"{root / JOURNAL} cannot be written: {error.strerror or error}. What the command line says now "
+            "of its aliases and releases is what holds: look before you try again.",
+            needed=None,
+            free=None,
+            errno=error.errno,
+        ) from error
 
 
 def _now() -> str:
@@ -44,42 +59,81 @@ def _now() -> str:
 
 
 def _sealed(fact: Mapping[str, Any]) -> str:
-    body = json.dumps(fact, allow_nan=False)
-    return json.dumps({**fact, CHECK: hashlib.sha256(body.encode()).hexdigest()}, allow_nan=False)
+    return json.dumps({**fact, CHECK: _seal(fact)}, allow_nan=False)
 
 
-def _write(root: Path, line: str, *, durable: bool) -> None:
+def _seal(fact: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fact).encode()).hexdigest()
+
+
+def _write(root: Path, fact: Mapping[str, Any]) -> None:
+    """Append a sealed line, one process at a time."""
+    with _opened(root) as descriptor:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        number = max((n for f in _facts(_text(root)) if isinstance(n := f.get(NUMBER), int)), default=0) + 1
+        line = _sealed({NUMBER: number, **fact})
+        if _append(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+        for folder in ((root / JOURNAL).parent, root):
+            fsync_directory(folder)
+
+
+@contextlib.contextmanager
+def _opened(root: Path) -> Iterator[int]:
     path = root / JOURNAL
     path.parent.mkdir(exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
-        text = line.encode() + b"\n"
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the last writer was cut short
-            text = b"\n" + text
-        if os.write(descriptor, text) < len(text) and durable:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if durable:
-            os.fsync(descriptor)
-            for folder in (path.parent, root):
-                fsync_directory(folder)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
+def _append(descriptor: int, line: str) -> int:
+    """Write a line in one piece; how many of its bytes the disk took."""
+    text = line.encode() + b"\n"
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the last writer was cut short
+        text = b"\n" + text
+    return os.write(descriptor, text) - len(text) + len(line)
+
+
 def vouched(root: Path) -> list[dict[str, Any]]:
-    """The lines that `record` wrote, oldest first. Raises CheckpointError for one that was changed."""
-    found = []
-    for fact in read(root):
-        if CHECK in fact:
-            body = {key: value for key, value in fact.items() if key != CHECK}
-            if json.loads(_sealed(body))[CHECK] != fact[CHECK]:
-                raise CheckpointError(
-                    f"{root / JOURNAL}: the line of {fact.get('time')} was changed after it was written. "
-                    "Restore the file from a copy, or take that line out by hand."
-                )
+    """The lines that `record` wrote, oldest first, with their time, event and number.
+
+    Raises CheckpointError for one that was changed, has lost its digest, or stands where it was not written.
+    """
+    try:
+        text = _text(root)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{root / JOURNAL} cannot be read: {error.strerror or error}.") from None
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        fact = next(_facts(line), None)
+        if fact is None and not _WHOLE.search(line):
+            continue  # the last words of a writer that was killed
+        if fact is None or CHECK in fact or fact.get("event") in SEALED:
+            body = {key: value for key, value in (fact or {}).items() if key != CHECK}
+            if fact is None or _seal(body) != fact.get(CHECK) or not isinstance(body.get(NUMBER), int):
+                raise _refused(root, number, "was changed after it was written")
+            if found and body[NUMBER] <= found[-1][NUMBER]:
+                raise _refused(root, number, "was written earlier, and put in again")
             found.append(body)
     return found
+
+
+def _refused(root: Path, line: int, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{root / JOURNAL}: line {line} {what}. Restore the file from a copy, or take that line out by hand."
+    )
+
+
+def _text(root: Path) -> str:
+    return (root / JOURNAL).read_text(encoding="utf-8", errors="replace")
 
 
 def read(root: Path) -> list[dict[str, Any]]:
@@ -88,14 +142,14 @@ def read(root: Path) -> list[dict[str, Any]]:
     Each has `time` (UTC, ISO 8601), `event` (saved, deleted, quarantined, resumed, swept), `file` (relative
     to the root), `sequence` (of the checkpoint, or None) and `reason`. Torn and foreign lines are left out.
     """
-    try:
-        text = (root / JOURNAL).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):
+    with contextlib.suppress(OSError):
+        return list(_facts(_text(root)))
+    return []
+
+
+def _facts(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.split("\n"):
+        with contextlib.suppress(ValueError, RecursionError):
             fact = json.loads(line)
             if isinstance(fact, dict):
-                found.append(fact)
-    return found
+                yield fact

@@ -18,6 +18,7 @@ from checkpointing.commands.common import (
     print_json,
     verdict,
 )
+from checkpointing.differences import differ, flat, pairs
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest, encode
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL = "model_state_dict"
-Pairs = dict[str, list[Any]]
 
 
 def diff(options: argparse.Namespace) -> int:
@@ -34,10 +34,10 @@ def diff(options: argparse.Namespace) -> int:
     found: dict[str, Any] = {
         "a": str(path_a),
         "b": str(path_b),
-        "position": _differ(_position(a), _position(b)),
-        "config": _differ(_flat(a.get("config", {})), _flat(b.get("config", {}))),
-        "optimizer": _differ(_settings(a), _settings(b)),
-        "metrics": _pairs(a.get("metrics", {}), b.get("metrics", {})),
+        "position": differ(_position(a), _position(b)),
+        "config": differ(flat(a.get("config", {})), flat(b.get("config", {}))),
+        "optimizer": differ(_settings(a), _settings(b)),
+        "metrics": pairs(a.get("metrics", {}), b.get("metrics", {})),
         "sparsity": [m and m.sparsity for m in (of_a, of_b)],
     }
     layers = list(_layers(a[MODEL], b[MODEL]))
@@ -80,22 +80,7 @@ def _settings(state: dict[str, Any]) -> dict[str, Any]:
     groups = enumerate(optimizer.get("param_groups", []))
     settings = {str(n): {k: v for k, v in group.items() if k != "params"} for n, group in groups}
     pruning = optimizer.get("pruning", {}).get("settings", {})
-    return _flat({"group": settings, "pruning": pruning})
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        inner = (_flat(child, f"{key}.{name}" if key else str(name)) for name, child in value.items())
-        return {name: leaf for each in inner for name, leaf in each.items()}
-    return {key: value} if key else {}
-
-
-def _pairs(a: dict[str, Any], b: dict[str, Any]) -> Pairs:
-    return {key: [a.get(key), b.get(key)] for key in dict.fromkeys([*a, *b])}
-
-
-def _differ(a: dict[str, Any], b: dict[str, Any]) -> Pairs:
-    return {key: pair for key, pair in _pairs(a, b).items() if repr(pair[0]) != repr(pair[1])}
+    return flat({"group": settings, "pruning": pruning})
 
 
 def _layers(a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> Iterator[dict[str, Any]]:

@@ -1,0 +1,178 @@
+"""alias and rollback: which release is the champion, since when, which was it on a day, and back to it."""
+
+import argparse
+import itertools
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from checkpointing import aliases, changelog, finding
+from checkpointing.aliases import Change
+from checkpointing.commands.common import cells, checkpoint_root, line, print_json, verdict
+from checkpointing.errors import CheckpointError
+
+
+def alias(options: argparse.Namespace) -> int:
+    """List the aliases, show one with its history, set or remove it, or say what it named on a day."""
+    root: Path = checkpoint_root(options.path)
+    name, version = options.name, options.version
+    if options.remove and (name is None or version is not None or options.on is not None):
+        raise CheckpointError("--remove takes the name of an alias, and nothing else but --reason.")
+    if options.on is not None and version is not None:
+        raise CheckpointError("--on asks, and a version sets: give one of the two.")
+    if options.reason and version is None and not options.remove:
+        raise CheckpointError("--reason is for setting or removing an alias: name the alias and the version.")
+    if name is not None:
+        aliases.check(name)
+    if options.on is not None:
+        return _on(root, name, options.on, options.json)
+    if version is not None or options.remove:
+        return _set(root, name, version, options.reason, options.json)
+    return _list(root, options.json) if name is None else _show(root, name, options.json)
+
+
+def as_json(change: Change) -> dict[str, Any]:
+    """A change as plain JSON types; its time is UTC."""
+    return {
+        "time": change.time.astimezone(UTC).isoformat(timespec="milliseconds"),
+        **{key: getattr(change, key) for key in ("alias", "version", "before", "how", "reason")},
+    }
+
+
+def in_words(change: Change) -> str:
+    """A change as one line, at the local time."""
+    when = change.time.astimezone().isoformat(sep=" ", timespec="seconds")
+    why = f": {' '.join(change.reason.split())}" if change.reason else ""
+    return (
+        f"{when}  {change.alias}: {change.before or 'none'} -> {change.version or 'none'}, {change.how}{why}"
+    )
+
+
+def missing(root: Path, version: str | None) -> str | None:
+    """What keeps an alias from being served: its release was deleted by hand. The bytes are not verified."""
+    if version is None:
+        return None
+    files = [m.file for m in finding.releases(root) if finding.version_of(m) == version]
+    if not files:
+        return f"there is no release {version} under {root} any more: roll back to one that is"
+    return None if (root / files[0]).exists() else f"{root / files[0]} is gone: roll back to another release"
+
+
+def _list(root: Path, as_data: bool) -> int:
+    last = {change.alias: change for change in aliases.changes(root)}
+    named = [change for _, change in sorted(last.items()) if change.version is not None]
+    problems = {change.alias: missing(root, change.version) for change in named}
+    if as_data:
+        print_json([{**as_json(change), "problem": problems[change.alias]} for change in named])
+        return int(any(problems.values()))
+    console = Console()
+    if not named:
+        line(console, f"No alias is set in {root}.")
+    else:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for title in ("alias", "version", "since", "reason"):
+            table.add_column(title, overflow="fold")
+        for change in named:
+            since = change.time.astimezone().isoformat(sep=" ", timespec="seconds")
+            table.add_row(*cells(change.alias, change.version, since, change.reason))
+        console.print(table)
+    for problem_of, problem in problems.items():
+        if problem:
+            line(console, f"{problem_of}: {problem}")
+    return int(any(problems.values()))
+
+
+def _show(root: Path, name: str, as_data: bool) -> int:
+    history = list(aliases.changes(root, name))
+    version = history[-1].version if history else None
+    problem = missing(root, version)
+    if as_data:
+        told = [as_json(change) for change in history]
+        print_json({"alias": name, "version": version, "problem": problem, "changes": told})
+        return int(problem is not None)
+    console = Console()
+    line(console, f"{name}: {version or 'names no release'}")
+    for change in history:
+        line(console, in_words(change))
+    if problem:
+        line(console, f"{name}: {problem}")
+    return int(problem is not None)
+
+
+def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool) -> int:
+    manifests = [m for m in finding.releases(root) if finding.version_of(m) == version]
+    if manifests and (wrong := verdict(root, manifests[0])):
+        raise CheckpointError(f"{wrong} {name} stays as it was.")
+    change = aliases.assign(root, name, version, reason)
+    if change is None:
+        raise CheckpointError(f"{name} {'names no release' if version is None else f'is {version}'} already.")
+    changelog.refresh(root)
+    if as_data:
+        print_json(as_json(change))
+    else:
+        line(Console(), in_words(change))
+    return 0
+
+
+def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
+    """What an alias, or each, named at a time: for a day, when it ended."""
+    start, end = span(day)
+    if start > datetime.now(UTC):
+        raise CheckpointError(f"{day} is still to come.")
+    history = list(aliases.changes(root, name))
+    answers = []
+    for each in [name] if name else sorted({change.alias for change in history}):
+        mine = [change for change in history if change.alias == each]
+        within = [as_json(c) for c in mine if start <= c.time <= end]
+        answers.append({"alias": each, "version": aliases.at(root, each, end), "changes": within})
+    if as_data:
+        print_json({"at": end.astimezone(UTC).isoformat(), "answers": answers})
+        return 0
+    console = Console()
+    if not answers:
+        line(console, f"No alias was ever set in {root}.")
+    for answer in answers:
+        line(console, f"{answer['alias']} on {day}: {answer['version'] or 'no release'}")
+    for change in history:
+        if start <= change.time <= end:
+            line(console, in_words(change))
+    if any(b.time < a.time for a, b in itertools.pairwise(history)):
+        line(console, "The clock went backwards between changes: their order in the journal decides.")
+    return 0
+
+
+def span(text: str) -> tuple[datetime, datetime]:
+    """The first and last moment that `text` means: a day of the local time zone, or one point in time twice.
+
+    Without an offset such as +00:00 or Z, a time is local. Raises CheckpointError for anything else.
+    """
+    try:
+        try:
+            day = date.fromisoformat(text)
+        except ValueError:
+            moment = datetime.fromisoformat(text).astimezone()
+            return moment, moment
+        start, following = (datetime.combine(d, time()).astimezone() for d in (day, day + timedelta(days=1)))
+        return start, following - timedelta(microseconds=1)
+    except (ValueError, OverflowError, OSError):
+        raise CheckpointError(
+            f"{text!r} is not a date: give it as 2026-11-01, or with a time as 2026-11-01T18:30."
+        ) from None
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """Verify an earlier release and let an alias name it."""
+    from checkpointing.rollback import roll_back
+
+    root = checkpoint_root(options.path)
+    done = roll_back(root, options.to, options.alias, options.reason)
+    if options.json:
+        print_json({**as_json(done.change), "file": str(root / done.file), "checked": list(done.checked)})
+    else:
+        line(Console(), in_words(done.change))
+        line(Console(), f"{root / done.file}: verified before ({', '.join(done.checked)})")
+    return 0

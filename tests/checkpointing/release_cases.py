@@ -1,0 +1,47 @@
+"""Releases that the library wrote: small networks that their own config rebuilds."""
+
+from pathlib import Path
+
+import torch
+
+from checkpointing import CheckpointManager, aliases, finding, network
+
+DESCRIPTION = network.Description(
+    name="lenet5",
+    options={"dropout": 0.0},
+    image_shape=(3, 12, 12),
+    classes=("a", "b", "c", "d"),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+)
+
+
+def released(root: Path, *versions: str, config: dict | None = None) -> Path:
+    """The root with releases of these versions, whose weights and accuracy tell them apart."""
+    manager = CheckpointManager(root)
+    for version in versions:
+        model = network.build(DESCRIPTION)
+        number = finding.precedence(version)[1]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(0.01 * (number + 1))
+        manager.save_production_checkpoint(
+            model,
+            version=version,
+            config=config or DESCRIPTION.config(),
+            metrics={"accuracy": 0.5 + number / 100},
+            model_card={},
+        )
+    manager.close()
+    return root
+
+
+def gone(root: Path, version: str) -> None:
+    """Delete a release by hand."""
+    for path in (root / "production").glob(f"*_v{version}.*"):
+        path.unlink()
+
+
+def history(root: Path, alias: str = "champion") -> list[str | None]:
+    """What an alias named, in order."""
+    return [change.version for change in aliases.changes(root, alias)]
