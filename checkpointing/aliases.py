@@ -19,12 +19,13 @@ from checkpointing import finding, journal
 from checkpointing.errors import CheckpointError
 from checkpointing.files import point
 from checkpointing.lock import briefly
+from checkpointing.manifest import SAFETENSORS
 
 CHAMPION = "champion"
 EVENT = "alias"
 SET, REMOVED, ROLLED_BACK = "set", "removed", "rolled back"
 
-SUFFIXES = (".pt", ".safetensors")
+SUFFIXES = (".pt", SAFETENSORS)
 
 _NAME = re.compile(r"champion|challenger_[a-z0-9]+(_[a-z0-9]+)*")
 
@@ -119,7 +120,7 @@ def assign(
     Raises CheckpointError when there is no release of that version, or when that history has gone on.
     """
     check(alias)
-    with briefly(root):
+    with _alone(root):
         history = list(changes(root, alias))
         now = history[-1].version if history else None
         if rolled_back is not None and len(rolled_back) != len(history):
@@ -136,6 +137,16 @@ def assign(
             journal.record(root, EVENT, fact)
         repoint(root, alias, version)
         return list(changes(root, alias))[-1] if version != now else None
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(briefly(root))
+        except OSError as error:
+            raise CheckpointError(f"{root} cannot be opened: {error.strerror or error}.") from None
+        yield
 
 
 def links(root: Path, alias: str, version: str | None) -> dict[Path, str | None]:

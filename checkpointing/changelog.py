@@ -10,18 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from checkpointing import aliases, finding, journal
+from semver import Version
+
+from checkpointing import aliases, finding, journal, versions
 from checkpointing.aliases import Change
 from checkpointing.differences import Pairs, differ, flat, pairs
 from checkpointing.errors import CheckpointError
 from checkpointing.files import sweep, write_atomic
 from checkpointing.lock import briefly
 from checkpointing.manifest import Manifest
+from checkpointing.publishing import EVENT as RELEASED
 
 log = logging.getLogger("peakpoint")
 
 CHANGELOG = "metadata/CHANGELOG.md"
-RELEASED = "released"
 
 _HEAD = """# Changelog
 
@@ -58,15 +60,15 @@ def entries(root: Path) -> list[Entry]:
     """Every release that there is or was, the highest version first. Raises CheckpointError."""
     changes = tuple(aliases.changes(root))
     told = {str(f.get("version")): f for f in journal.vouched(root) if f["event"] == RELEASED}
-    found: list[tuple[tuple[object, ...], Entry]] = []
+    found: list[tuple[Version, Entry]] = []
     previous: Manifest | None = None
     for manifest in finding.releases(root):
         version = finding.version_of(manifest)
         fact = told.pop(version, {})
-        found.append((finding.precedence(version), _entry(manifest, previous, fact, changes)))
+        found.append((versions.key(version), _entry(manifest, previous, fact, changes)))
         previous = manifest
     for version, fact in told.items():
-        found.append((finding.precedence(version), _gone(version, fact, changes)))
+        found.append((versions.key(version), _gone(version, fact, changes)))
     return [entry for _, entry in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
@@ -96,7 +98,7 @@ def _gone(version: str, fact: Mapping[str, Any], changes: Sequence[Change]) -> E
         date=str(fact["time"])[:10],
         file=str(fact.get("file", "")),
         reason=str(fact.get("reason", "")),
-        source={"run": fact.get("run"), "file": fact.get("source")},
+        source=_mapping(fact.get("source")),
         git_commit=fact.get("git_commit"),
         before=None,
         results={},

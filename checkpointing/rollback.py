@@ -1,11 +1,10 @@
 """Back to an earlier release: it is verified first, then one durable line of the journal switches."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpointing import aliases, changelog, finding, network, store
+from checkpointing import aliases, changelog, finding, golden, network, release
 from checkpointing.aliases import CHAMPION, Change
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
@@ -66,12 +65,17 @@ def released(root: Path) -> str:
 
 
 def verified(root: Path, manifest: Manifest) -> tuple[str, ...]:
-    """What is verified of a release: digests, and the network if it names one. Raises CheckpointError."""
-    store.verify(root, manifest)
-    described = False
-    with contextlib.suppress(CheckpointError):  # the library saves releases that do not say which network
-        described = bool(network.described(manifest.config or {}))
-    if not described:
+    """What is verified of a release: digests, its network and golden outputs if it has them.
+
+    Returns the names of what was. Raises CheckpointError.
+    """
+    if golden.has(manifest):
+        release.verify(root, manifest, run=True)
+        return "digests", "network", "golden outputs"
+    release.verify(root, manifest)
+    try:
+        network.described(manifest.config or {})
+    except CheckpointError:  # of the library, whose user alone can rebuild the network
         return ("digests",)
     network.load(root, manifest)
     return "digests", "network"

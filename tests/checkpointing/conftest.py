@@ -11,6 +11,7 @@ from checkpointing import CheckpointManager
 from checkpointing.policies import build
 from tests.checkpointing.api_cases import Training
 from tests.checkpointing.checkpoint_cases import World
+from tests.checkpointing.release_cases import VERSIONS, released
 from tests.conftest import TINY, run_main
 
 
@@ -34,6 +35,19 @@ def warnings(caplog):
     """The lines that the user would see."""
     caplog.set_level(logging.WARNING, "peakpoint")
     return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture(scope="session")
+def four_releases(tmp_path_factory):
+    """Four releases and no alias; not to be changed."""
+    return released(tmp_path_factory.mktemp("releases") / "served", *VERSIONS)
+
+
+@pytest.fixture
+def served(four_releases, tmp_path):
+    """A copy of them."""
+    shutil.copytree(four_releases, tmp_path / "served", symlinks=True)
+    return tmp_path / "served"
 
 
 @pytest.fixture

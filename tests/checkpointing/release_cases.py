@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
-from checkpointing import CheckpointManager, aliases, finding, network
+from checkpointing import CheckpointManager, aliases, network
+from checkpointing.versions import key
 
+VERSIONS = ("1.0.0", "1.1.0", "1.2.0", "1.10.0")
 DESCRIPTION = network.Description(
     name="lenet5",
     options={"dropout": 0.0},
@@ -21,7 +23,7 @@ def released(root: Path, *versions: str, config: dict | None = None) -> Path:
     manager = CheckpointManager(root)
     for version in versions:
         model = network.build(DESCRIPTION)
-        number = finding.precedence(version)[1]
+        number = key(version).minor
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.fill_(0.01 * (number + 1))

@@ -1,6 +1,7 @@
 """Aliases: the journal is their only record, and whatever happens to it is told or does no harm."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -11,16 +12,10 @@ from hypothesis import strategies as st
 from checkpointing import aliases, files, journal, network
 from checkpointing.errors import CheckpointError, SaveFailed
 from tests.checkpointing.checkpoint_cases import files_no_larger_than, points
-from tests.checkpointing.release_cases import gone, history, released
+from tests.checkpointing.release_cases import VERSIONS, gone, history
 from tests.faults.fault_cases import in_child
 
-VERSIONS = ["1.0.0", "1.1.0", "1.2.0", "1.10.0"]
 START = datetime(2026, 11, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def served(tmp_path):
-    return released(tmp_path / "served", *VERSIONS)
 
 
 def lines(root):
@@ -87,8 +82,10 @@ def deeds(draw):
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return released(tmp_path_factory.mktemp("template") / "served", *VERSIONS)
+def template(four_releases, tmp_path_factory):
+    root = tmp_path_factory.mktemp("template") / "served"
+    shutil.copytree(four_releases, root, symlinks=True)
+    return root
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,7 +136,8 @@ def test_processes_that_set_one_alias_at_once_are_serialised(served):
     found = list(aliases.changes(served, "champion"))
     assert len(found) == sum(len(said) for _, said in ended) > 12
     assert [c.before for c in found] == [None, *(c.version for c in found[:-1])]
-    assert [fact["number"] for fact in journal.vouched(served)] == list(range(1, len(found) + 1))
+    numbers = [fact["number"] for fact in journal.vouched(served)]
+    assert numbers == list(range(1, len(VERSIONS) + len(found) + 1))
     assert points(served / "production" / "champion.pt") == f"le_net5_v{found[-1].version}.pt"
 
 
