@@ -10,7 +10,7 @@
     RunEnd                               once, when the last epoch is done or a policy said Stop
     Interrupted                          instead of RunEnd: Ctrl-C or SIGTERM, after the step in hand
 
-    Saved, Verified, Deleted             from the checkpoint manager, after the fact
+    Saved, Skipped, Verified, Deleted    from the checkpoint manager, after the fact
 
 `epoch` counts from 1; `step` is the number of optimizer steps taken since the run began.
 """
@@ -83,6 +83,15 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """A save in these roles was left out: the one before it was still being written."""
+
+    epoch: int
+    step: int
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """The bytes of a checkpoint match the digest in its manifest."""
 
@@ -96,4 +105,4 @@ class Deleted:
     file: str
 
 
-Fact = Saved | Verified | Deleted
+Fact = Saved | Skipped | Verified | Deleted

@@ -15,7 +15,18 @@ from typing import Any
 
 from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, SaveFailed
-from checkpointing.events import Deleted, EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Verified
+from checkpointing.events import (
+    Deleted,
+    EpochEnd,
+    EvalEnd,
+    Event,
+    Fact,
+    Interrupted,
+    RunEnd,
+    Saved,
+    Skipped,
+    Verified,
+)
 from checkpointing.host import Host, Snapshot
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
@@ -37,6 +48,8 @@ _OVER = (Interrupted, RunEnd)
 class Options:
     """How the manager writes. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away.
 
+    when_busy: a save that comes while another is being written has training `wait` for that one, or with
+    `skip` is left out, unless it is a milestone or the last.
     `name` names the files, in place of epoch and step, or of the role and its value.
     """
 
@@ -45,6 +58,7 @@ class Options:
     git_commit: str | None
     resumed_from: str | None
     compress: bool = False
+    when_busy: str = "wait"
     name: Template | None = None
 
 
@@ -139,13 +153,21 @@ class Manager:
         if over and not self._current:
             reason = "interrupted" if isinstance(last, Interrupted) else "the end of the run"
             saves.append(("", Save("last", reason)))
-        if saves:
+        if saves and not over and self._skips(saves):
+            self._current = False
+            self._publish(Skipped(last.epoch, last.step, tuple(save.tag for _, save in saves)))
+        elif saves:
             self._save(saves, events)
         elif not over:
             self._current = False
         if self._failed and not saves and isinstance(last, EpochEnd | Interrupted | RunEnd):
             self._writer.submit(self._retry)
         return stop
+
+    def _skips(self, saves: list[tuple[str, Save]]) -> bool:
+        """Whether to leave out saves that later ones make up for, so that training need not wait."""
+        rolling = all(save.tier == TRAINING for _, save in saves)
+        return rolling and self._options.when_busy == "skip" and self._writer.busy
 
     def _save(self, saves: list[tuple[str, Save]], events: tuple[Event, ...]) -> None:
         started = time.perf_counter()

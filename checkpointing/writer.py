@@ -19,6 +19,11 @@ class Writer:
         else:
             self._flying = self._pool.submit(job)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is in flight."""
+        return self._flying is not None and not self._flying.done()
+
     def wait(self) -> None:
         """Return once nothing is in flight."""
         if self._flying is not None:

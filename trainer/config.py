@@ -287,6 +287,7 @@ class Checkpoint:
     keep_last: int
     background: bool
     compress: bool
+    when_busy: str
     on_error: str
     name: str | None
     monitor: Monitor
@@ -295,6 +296,10 @@ class Checkpoint:
     def __post_init__(self) -> None:
         require_range(self, "checkpoint.", 1, INF, "interval interval_steps keep_last")
         require_range(self, "checkpoint.", 1e-9, INF, "interval_minutes")
+        require(
+            self.when_busy in ("wait", "skip"),
+            f"checkpoint.when_busy={self.when_busy} must be wait or skip.",
+        )
         require(
             self.on_error in ("warn", "stop"), f"checkpoint.on_error={self.on_error} must be warn or stop."
         )

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, StepEnd
+from checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
 from checkpointing.store import write_atomic
 from trainer.events import Logged, Published, Tested
 from trainer.patient import PatientFile
@@ -93,6 +93,11 @@ class ConsoleListener:
                 f"saved {event.file} ({', '.join(event.tags)}): {event.bytes / 1e6:.1f} MB in "
                 f"{event.total_s:.2f} s, training waited {event.stall_s:.3f} s"
             )
+        elif isinstance(event, Skipped):
+            log.info(
+                f"epoch {event.epoch} step {event.step} is not saved ({', '.join(event.tags)}): "
+                "the save before it is still being written"
+            )
         elif isinstance(event, Deleted):
             log.debug(f"deleted {event.file}: nothing keeps it any more")
         elif isinstance(event, Tested):
@@ -124,6 +129,8 @@ def row(event: Published) -> dict[str, Any] | None:
         case Saved(file, tags, size, stall, total):
             facts = {"tags": list(tags), "bytes": size, "stall_s": stall, "total_s": total}
             return {"kind": "save", "file": file, **facts}
+        case Skipped(epoch, step, tags):
+            return {"kind": "skipped save", "epoch": epoch, "step": step, "tags": list(tags)}
     return None
 
 
@@ -158,8 +165,8 @@ class JsonLines:
 def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
     """Move the rows that will be written again to metrics.superseded.jsonl.
 
-    Those are: training losses after `step`, evaluations at steps not in `evaluated`, every reading of the
-    test set, and the torn last line of a killed run.
+    Those are: training losses and skipped saves after `step`, evaluations at steps not in `evaluated`, every
+    reading of the test set, and the torn last line of a killed run.
     """
     kept: list[str] = []
     superseded: list[str] = []
@@ -170,7 +177,7 @@ def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
             again = (
                 kind == "test"
                 or (kind == "eval" and values["step"] not in evaluated)
-                or (kind == "train" and values["step"] > step)
+                or (kind in ("train", "skipped save") and values["step"] > step)
             )
         except (ValueError, KeyError):
             again = True

@@ -210,6 +210,7 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
         background=config.checkpoint.background,
         on_error=config.checkpoint.on_error,
         compress=config.checkpoint.compress,
+        when_busy=config.checkpoint.when_busy,
         name=name_template(config),
         git_commit=start.record["attempts"][-1]["git_commit"],
         resumed_from=start.manifest.file if start.manifest and here else None,

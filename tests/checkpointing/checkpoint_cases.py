@@ -81,10 +81,17 @@ class World:
         self.epochs = 0
         self.attempt()
 
-    def attempt(self, *, background=False, on_error="warn", resumed_from=None, name=None) -> "World":
+    def attempt(
+        self, *, background=False, on_error="warn", resumed_from=None, name=None, when_busy="wait"
+    ) -> "World":
         """A new manager, as a new process would have; chain it to set options."""
         options = Options(
-            background=background, on_error=on_error, git_commit="abc", resumed_from=resumed_from, name=name
+            background=background,
+            on_error=on_error,
+            git_commit="abc",
+            resumed_from=resumed_from,
+            name=name,
+            when_busy=when_busy,
         )
         self.manager = Manager(Store(self.root, self.run), self.policies, self.gather, options=options)
         self.manager.subscribe(self.facts.append)

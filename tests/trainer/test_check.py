@@ -117,6 +117,7 @@ INVALID = [
     ("pruning.frequency=0", "pruning.frequency=0 is out of range"),
     ("checkpoint.keep_last=0", "keep_last=0 is out of range"),
     ("checkpoint.interval=0", "interval.epochs=0 is out of range"),
+    ("checkpoint.when_busy=drop", "checkpoint.when_busy=drop must be wait or skip."),
     ("checkpoint.on_error=ignore", "checkpoint.on_error=ignore must be warn or stop."),
     ("checkpoint.monitor.mode=up", "mode=up"),
     ("checkpoint.policy.sparsity.targets=[1.0]", "sparsity.targets=[1.0] is out of range"),

@@ -8,7 +8,17 @@ import math
 import pytest
 from rich.console import Console
 
-from checkpointing.events import Deleted, EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd, Verified
+from checkpointing.events import (
+    Deleted,
+    EpochEnd,
+    EvalEnd,
+    Interrupted,
+    RunEnd,
+    Saved,
+    Skipped,
+    StepEnd,
+    Verified,
+)
 from tests.conftest import TINY, rows
 from trainer import events
 from trainer.events import Logged
@@ -23,6 +33,7 @@ EVENTS = [
     EVAL,
     EpochEnd(2, 16),
     Saved("training/a.pt", ("interval", "best"), 1000, 0.01, 0.5),
+    Skipped(2, 17, ("interval", "wall_clock")),
     Verified("training/a.pt"),
     Deleted("training/b.pt"),
     RunEnd(2, 16, "all epochs are done"),
@@ -48,6 +59,7 @@ def test_events_with_numbers_have_a_row_each(tmp_path):
         {"kind": "eval", "epoch": 2, "step": 16, "metrics": METRICS, "sparsity": 0.7, "mask_version": 3},
         {"kind": "save", "file": "training/a.pt", "tags": ["interval", "best"], "bytes": 1000,
          "stall_s": 0.01, "total_s": 0.5},
+        {"kind": "skipped save", "epoch": 2, "step": 17, "tags": ["interval", "wall_clock"]},
         {"kind": "test", "which": "selected", "epoch": 2, "step": 16, "metrics": METRICS, "sparsity": 0.7,
          "file": "a.pt"},
     ]  # fmt: skip
@@ -76,12 +88,14 @@ def eval_row(step):
 
 
 TEST_ROW = json.dumps({"kind": "test", "which": "final", "epoch": 1, "step": 8, "metrics": {}})
+SKIPPED_ROW = json.dumps({"kind": "skipped save", "epoch": 1, "step": 9, "tags": ["interval"]})
 SAVE_ROW = json.dumps({"kind": "save", "file": "a.pt"})
 TORN = '{"kind": "train", "epo'
 
 TABLE = {
     "nothing written again": ([train_row(3), eval_row(8), SAVE_ROW], 8, {8}, []),
-    "steps after the checkpoint": ([train_row(3), train_row(9)], 8, set(), [1]),
+    "steps after the checkpoint": ([train_row(3), train_row(9), SKIPPED_ROW], 8, set(), [1, 2]),
+    "a skipped save before it": ([train_row(3), SKIPPED_ROW], 9, set(), []),
     "an evaluation at its step that it has": ([train_row(8), eval_row(8)], 8, {8}, []),
     "an evaluation at its step that it lacks": ([train_row(8), eval_row(8)], 8, set(), [1]),
     "every reading of the test set": ([eval_row(8), TEST_ROW], 8, {8}, [1]),
@@ -179,6 +193,7 @@ def test_each_thing_is_one_line_however_narrow_the_console(console):
         "epoch 1 step 3/24 loss 2.5000 lr 1.00e-03 100 images/s",
         "epoch 2: accuracy 50.00%, top-5 90.00%, F1 0.4000, loss 1.2500, sparsity 70.00%",
         "saved training/a.pt (interval, best): 0.0 MB in 0.50 s, training waited 0.010 s",
+        "epoch 2 step 17 is not saved (interval, wall_clock): the save before it is still being written",
         "training ended at epoch 2, step 16: all epochs are done",
         "test, selected weights (epoch 2): accuracy 50.00%, loss 1.2500",
     ]

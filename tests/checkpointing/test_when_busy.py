@@ -1,0 +1,108 @@
+"""A save that comes while one is being written waits, or is left out when later ones make up for it."""
+
+import threading
+
+import pytest
+
+from checkpointing import codec
+from checkpointing.events import Interrupted, RunEnd, Saved, Skipped
+from tests.checkpointing.checkpoint_cases import files_no_larger_than, whole
+from tests.checkpointing.policies import policy_cases as case
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk that takes its time: a save stays in flight until `disk.set()`."""
+    go, dump = threading.Event(), codec.dump
+
+    def slow(*args, **kwargs):
+        assert go.wait(60)
+        dump(*args, **kwargs)
+
+    monkeypatch.setattr(codec, "dump", slow)
+    yield go
+    go.set()
+
+
+@pytest.fixture
+def run(world):
+    made = world(interval=case.interval(epochs=1, keep_last=9), best=case.best())
+    made.attempt(background=True, when_busy="skip")
+    return made
+
+
+def rolling(run):
+    return [m.epoch for m in run.kept if m.tier == "training"]
+
+
+def meanwhile(disk, call):
+    """Make a call that must not come back before the disk is set; then set it."""
+    done = []
+    thread = threading.Thread(target=lambda: (call(), done.append(1)))
+    thread.start()
+    thread.join(0.2)
+    waited = not done
+    disk.set()
+    thread.join(60)
+    assert done
+    return waited
+
+
+def test_a_rolling_save_is_skipped_and_told_and_the_next_is_written(run, disk):
+    run.epoch(0.9)
+    run.epoch(0.5)  # comes back although nothing is written yet
+    run.epoch(0.6)
+    assert run.facts == [Skipped(2, 20, ("interval",)), Skipped(3, 30, ("interval",))]
+    disk.set()
+    run.manager.drain()
+    run.epoch(0.5)
+    assert rolling(run) == [1, 4]
+    assert [fact.file for fact in run.said(Saved)][-1].endswith("epoch_0004_step_00000040.pt")
+    assert len(run.said(Skipped)) == 2
+    assert whole(run)
+
+
+def test_the_default_is_to_wait(run, disk):
+    run.attempt(background=True)
+    run.epoch(0.9)
+    assert meanwhile(disk, lambda: run.epoch(0.5))
+    assert rolling(run) == [1, 2]
+    assert run.said(Skipped) == []
+
+
+def test_a_milestone_waits(run, disk):
+    run.epoch(0.5)
+    assert meanwhile(disk, lambda: run.epoch(0.9))
+    assert rolling(run) == [1, 2]
+    assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0002.pt") == 2.0
+    assert run.said(Skipped) == []
+
+
+@pytest.mark.parametrize("end", [RunEnd(2, 20, "done"), Interrupted(2, 20, 15)])
+def test_the_last_waits_also_when_its_state_was_skipped_before(run, disk, end):
+    run.epoch(0.9)
+    run.epoch(0.5)
+    assert meanwhile(disk, lambda: run.manager.handle(end))
+    assert rolling(run) == [1, 2]
+    assert run.weight_in("training/latest.pt") == 2.0
+
+
+def test_without_a_thread_nothing_is_skipped(run, disk):
+    disk.set()
+    run.attempt(background=False, when_busy="skip")
+    for _ in range(3):
+        run.epoch(0.5)
+    assert rolling(run) == [1, 2, 3]
+    assert run.said(Skipped) == []
+
+
+def test_a_save_that_failed_is_retried_by_the_next_that_is_not_skipped(run, disk):
+    with files_no_larger_than(1000):
+        run.epoch(0.9)
+        run.epoch(0.5)
+        disk.set()
+        run.manager.drain()
+    run.epoch(0.5)
+    assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0001.pt") == 1.0
+    assert rolling(run)[-1] == 3
+    assert whole(run)
