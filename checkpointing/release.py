@@ -83,7 +83,7 @@ class Release:
     def stem(self) -> str:
         """The name of its files. Raises CheckpointError when no file can have it."""
         stem = f"{safe_name(self.name)}_v{self.version}"
-        if stem[0] in ".-" or len(stem) > LONGEST:
+        if not stem[0].isalnum() or len(stem) > LONGEST:
             raise CheckpointError(
                 f"{stem} is no name for a file: it must begin with a letter or a digit and have at most "
                 f"{LONGEST} characters."
@@ -262,6 +262,6 @@ def verify(root: Path, manifest: Manifest, *, run: bool = False) -> None:
     """
     store.verify(root, manifest)
     if run:
-        loaded = network.load(root, manifest)
+        expected = golden.read(root, manifest)
         description = network.described(manifest.config or {})
-        golden.check(loaded, description, golden.read(root, manifest))
+        golden.check(network.load(root, manifest), description, expected)

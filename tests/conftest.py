@@ -93,6 +93,16 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(scope="session")
+def pruned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 24 steps that was pruned to 0.7 on the way; not to be changed."""
+    run = tmp_path_factory.mktemp("pruned") / "run"
+    pruning = ("optimizer=adamwprune", "pruning=state", "pruning.target=0.7")
+    done = run_main(*TINY, *pruning, "checkpoint.interval_steps=8", f"hydra.run.dir={run}")
+    assert done.code == 0, done.err
+    return run
+
+
 def command(*arguments: str, cwd: Path, module: str | None = None) -> subprocess.CompletedProcess[str]:
     """A real process: train.py, or `python -m module`."""
     program = [str(ROOT / "train.py")] if module is None else ["-m", module]
