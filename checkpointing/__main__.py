@@ -87,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("--champion-of", type=Path, metavar="RUN", help="whose champion to compare with")
     select.add_argument("--dry-run", action="store_true", help="do not evaluate the chosen one again")
     _evaluation(select)
+    check = command("check", "check", "measure the champion again, and roll back if it got worse")
+    _paths(check, "path", "RUN", "a run, or its checkpoints folder")
+    check.add_argument("--alias", default="champion", metavar="NAME", help="which release")
+    check.add_argument("--metric", default="accuracy", metavar="NAME", help="what to compare")
+    check.add_argument(
+        "--threshold", type=float, default=0.05, metavar="X", help="how much worse is still sound"
+    )
+    check.add_argument(
+        "--other-data", type=Path, metavar="PATH", help="newer images: .npz, or a folder as data.root"
+    )
+    check.add_argument("--roll-back", action="store_true", help="to the release before, if that is better")
+    _evaluation(check)
     _releases(command)
     return parser
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,17 @@ class Refused(CheckpointError):  # noqa: N818 (the name says what happened)
 class Appraiser:
     """Opens checkpoints, verified each time; data that was read is kept for the next of the same run."""
 
-    def __init__(self, data_root: str | Path | None = None, device: str = "cpu") -> None:
-        self._data_root, self._device = data_root, evaluating.usable(device)
+    def __init__(
+        self, data_root: str | Path | None = None, device: str = "cpu", other_data: Path | None = None
+    ) -> None:
+        self._data_root, self._other_data = data_root, other_data
+        self._device = evaluating.usable(device)
         self._data: dict[str, Any] = {}
+
+    @property
+    def own_data(self) -> bool:
+        """Whether a checkpoint is measured on the data of its run."""
+        return self._other_data is None
 
     def sound(self, root: Path, manifest: Manifest) -> None:
         """Raise Refused unless the file is what was written."""
@@ -61,7 +70,7 @@ class Appraiser:
             return None
 
     def measure(self, root: Path, manifest: Manifest, split: str = "val") -> Measured:
-        """A checkpoint's metrics, and its sparsity, measured again on the data of its run.
+        """A checkpoint's metrics and its sparsity, on the data of its run or, if given, on the other data.
 
         Raises Refused for the checkpoint, and CheckpointError for data that cannot be read.
         """
@@ -70,9 +79,15 @@ class Appraiser:
             facts = evaluating.trained_with(root, manifest)
         except CheckpointError as error:
             raise Refused(str(error)) from None
-        data = self._read(facts)
-        found = evaluating.measure(weights, facts, split=split, data=data, device=self._device)
-        return Measured({**found.metrics, "sparsity": evaluating.sparsity(weights)}, found.samples, split)
+        if self._other_data is not None:
+            description = network.read(root, manifest)[1]
+            found = evaluating.measure_other(
+                weights, description, facts, self._other_data, device=self._device
+            )
+        else:
+            data = self._read(facts)
+            found = evaluating.measure(weights, facts, split=split, data=data, device=self._device)
+        return replace(found, metrics={**found.metrics, "sparsity": evaluating.sparsity(weights)})
 
     def _read(self, facts: Mapping[str, Any]) -> Any:
         config = facts["config"]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from checkpointing import codec, finding, living
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
+from checkpointing.network import Description, prepare
 
 if TYPE_CHECKING:
     from trainer.data import DataModule
@@ -91,6 +92,52 @@ def measure(
     with _one_line():
         found = evaluate.measure(network, data, trained_with["config"], split)
     return Measured(found.metrics, found.samples, found.split)
+
+
+def measure_other(
+    network: nn.Module,
+    description: Description,
+    trained_with: Mapping[str, Any],
+    path: Path,
+    *,
+    device: str | torch.device = "cpu",
+) -> Measured:
+    """The metrics of a network over images that its run has not seen, in the arithmetic of the run.
+
+    `path` is an .npz of images and labels, or a folder laid out as the run's `data.root`, whose test set is
+    taken. Raises CheckpointError when it cannot be read, or has other classes or channels.
+    """
+    from trainer import evaluate
+
+    config = trained_with["config"]
+    with _one_line():
+        found = evaluate.other_images(config, path)
+    _check_fits(path, found.classes, found.images.shape[3], description)
+    where = usable(device)
+    living.move(network, where)
+    size = int(config["eval_batch_size"])
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in zip(found.images.split(size), found.labels.split(size), strict=True):
+            yield prepare(images.to(where), description), labels.to(where)
+
+    with _one_line():
+        done = evaluate.over(network, batches(), len(description.classes), config, path.name)
+    return Measured(done.metrics, done.samples, done.split)
+
+
+def _check_fits(path: Path, classes: tuple[str, ...], channels: int, description: Description) -> None:
+    known = description.classes
+    numbers = tuple(map(str, range(len(classes))))
+    if len(classes) > len(known) or classes not in (known[: len(classes)], numbers):
+        raise CheckpointError(
+            f"{path} has the classes {', '.join(classes[:3])}, ... ({len(classes)}), and the network knows "
+            f"{', '.join(known[:3])}, ... ({len(known)})."
+        )
+    if channels != description.image_shape[0]:
+        raise CheckpointError(
+            f"{path} has images of {channels} channels, and the network takes {description.image_shape[0]}."
+        )
 
 
 def sparsity(network: nn.Module) -> float:

@@ -137,7 +137,11 @@ def _load_image_folder(cfg: Data, split: str) -> Images:
 
 
 def _load_npz(cfg: Data, split: str) -> Images:
-    path = Path(cfg.root).expanduser() / f"{split}.npz"
+    return load_npz(Path(cfg.root).expanduser() / f"{split}.npz")
+
+
+def load_npz(path: Path) -> Images:
+    """An .npz of images (N, H, W, C) or (N, H, W), labels (N,) and perhaps classes. Raises UserError."""
     classes = _npz_classes(path)
     images = _npz_array(path, "images")
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
@@ -168,7 +172,7 @@ def _npz_classes(path: Path) -> tuple[str, ...]:
             )
         return tuple(names.tolist())
     train = path.with_name(f"{TRAIN}.npz")
-    if path != train:
+    if path != train and (path.stem == TEST or train.exists()):
         return _npz_classes(train)
     return tuple(str(label) for label in range(int(_npz_labels(path).max()) + 1))
 

@@ -1,7 +1,8 @@
 """Measure a network again, on the data that its run was trained with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from optimizers import groups
 from trainer import config as c
 from trainer.data import DataModule, build_data
+from trainer.datasets import Images, load_npz, load_test
 from trainer.errors import UserError
 from trainer.metrics import Classification, autocast_for, evaluate, measured_sparsity
 
@@ -38,14 +40,12 @@ def data_of(
 
     Raises UserError when it cannot be read, or is other data than `fingerprint` tells of.
     """
+    typed = _data(config, root)
     try:
-        given = {**config["data"], **({"root": root} if root else {})}
-        schema = c.Synthetic if given["name"] == "synthetic" else c.Data
-        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
         sizes = {name: int(config[name]) for name in ("seed", "batch_size", "eval_batch_size")}
         channels_last = bool(config["channels_last"])
-    except (KeyError, TypeError, ValueError, OmegaConfBaseException):
-        raise UserError("The checkpoint does not say which data it was trained with.") from None
+    except (KeyError, TypeError, ValueError):
+        raise _silent() from None
     data = build_data(typed, **sizes, device=device, channels_last=channels_last)
     if fingerprint is not None and dict(fingerprint) != data.fingerprint:
         raise UserError(
@@ -55,17 +55,54 @@ def data_of(
     return data
 
 
+def _data(config: Mapping[str, Any], root: str | None) -> Any:
+    try:
+        given = {**config["data"], **({"root": root} if root else {})}
+        schema = c.Synthetic if given["name"] == "synthetic" else c.Data
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
+    except (KeyError, TypeError, ValueError, OmegaConfBaseException):
+        raise _silent() from None
+
+
+def _silent() -> UserError:
+    return UserError("The checkpoint does not say which data it was trained with.")
+
+
 def measure(network: nn.Module, data: DataModule, config: Mapping[str, Any], split: str) -> Evaluation:
     """The metrics of a network over a split of its run's data, in the arithmetic of the run."""
-    device = next(network.parameters()).device
     batches = data.val_batches() if split == "val" else data.test_batches()
+    return over(network, batches, data.num_classes, config, split)
+
+
+def over(
+    network: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    num_classes: int,
+    config: Mapping[str, Any],
+    name: str,
+) -> Evaluation:
+    """The metrics of a network over any batches, in the arithmetic of its run; `name` says what they are."""
+    device = next(network.parameters()).device
     if config["channels_last"]:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    metrics = Classification(data.num_classes, device)
+    metrics = Classification(num_classes, device)
     found = evaluate(
         network, batches, metrics, autocast=autocast_for(device, bf16=config["precision"] == "bf16")
     )
-    return Evaluation(found, metrics.count, split)
+    return Evaluation(found, metrics.count, name)
+
+
+def other_images(config: Mapping[str, Any], path: Path) -> Images:
+    """Images that a run has not seen: an .npz of `images` and `labels`, or the test set in a folder.
+
+    The folder is laid out as `data.root` of the run. Raises UserError.
+    """
+    if path.is_file():
+        return load_npz(path)
+    if not _data(config, None).root:
+        name = config["data"]["name"]
+        raise UserError(f"{path} is no file, and {name} is read from no folder: give an .npz file.")
+    return load_test(_data(config, str(path)))
 
 
 def sparsity(network: nn.Module) -> float:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +19,9 @@ from checkpointing.finding import newest_sound as newest_sound
 from checkpointing.finding import verdict as verdict
 from checkpointing.lock import one_writer
 from checkpointing.manifest import SUFFIXES, Manifest, encode, read_manifest
+
+if TYPE_CHECKING:  # torch comes with it
+    from checkpointing.evaluating import Measured
 
 
 def checkpoint_roots(path: Path) -> list[Path]:
@@ -90,6 +93,13 @@ def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, 
     """A manifest as plain JSON types, its root, and whether its bytes are sound (None: not looked at)."""
     plain = {**asdict(manifest), "metrics": {k: encode(v) for k, v in manifest.metrics.items()}}
     return {**plain, "root": str(root), "verified": verified}
+
+
+def measured_as_json(measured: "Measured | None") -> dict[str, Any] | None:
+    """What a network was measured at as plain JSON types, None for nothing."""
+    if measured is None:
+        return None
+    return {**asdict(measured), "metrics": {name: encode(v) for name, v in measured.metrics.items()}}
 
 
 def print_json(value: Any) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from checkpointing import rules as rule_files
-from checkpointing.commands.common import as_json, cells, checkpoint_roots, line, print_json
+from checkpointing.commands.common import as_json, cells, checkpoint_roots, line, measured_as_json, print_json
 from checkpointing.manifest import encode
 from checkpointing.select import Candidate, Selection, choose
 
@@ -97,7 +97,7 @@ def _plain(found: Selection) -> dict[str, Any]:
         "rules": found.rules.name,
         "champion": found.champion,
         "winner": str(found.winner[0] / found.winner[1].file) if found.winner else None,
-        "measured": _measured(found),
+        "measured": measured_as_json(found.measured),
         "notes": list(found.notes),
         "candidates": [
             {
@@ -109,10 +109,3 @@ def _plain(found: Selection) -> dict[str, Any]:
             for c in found.candidates
         ],
     }
-
-
-def _measured(found: Selection) -> dict[str, Any] | None:
-    if found.measured is None:
-        return None
-    metrics = {name: encode(value) for name, value in found.measured.metrics.items()}
-    return {"metrics": metrics, "samples": found.measured.samples, "split": found.measured.split}

@@ -1,0 +1,72 @@
+"""check: whether the champion still does what was recorded; beyond the threshold, back to the one before."""
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+
+from checkpointing import degradation
+from checkpointing.appraisal import Appraiser
+from checkpointing.commands.common import line, measured_as_json, print_json
+from checkpointing.degradation import Checked
+from checkpointing.errors import CheckpointError
+from checkpointing.finding import checkpoint_root
+
+
+def check(options: argparse.Namespace) -> int:
+    """Measure and compare; 1 when it is degraded, also when it was rolled back."""
+    if not options.threshold >= 0:
+        raise CheckpointError(f"--threshold {options.threshold} is out of range: it must be at least 0.")
+    appraiser = Appraiser(options.data_root, options.device, options.other_data)
+    root = checkpoint_root(options.path)
+    found = degradation.check(root, options.alias, options.metric, options.threshold, appraiser)
+    if found.degraded and options.roll_back:
+        found = degradation.roll_back(found, options.alias, appraiser)
+    if options.json:
+        print_json(_plain(found, options.alias))
+    else:
+        for text in _lines(found, options.alias, roll_back=options.roll_back):
+            line(Console(), text)
+    return int(found.degraded)
+
+
+def _lines(found: Checked, alias: str, *, roll_back: bool) -> list[str]:
+    name = f"{alias} {found.version}" if found.version else found.manifest.file
+    if found.measured is None:
+        lines = [f"damaged: {name}: {found.problem}"]
+    else:
+        value = found.measured.metrics[found.metric]
+        words = "worse by more than" if found.degraded else "within"
+        lines = [
+            f"{'degraded' if found.degraded else 'sound'}: {name}: {found.metric} is {value:.4f} on "
+            f"{found.measured.samples} images of {found.measured.split}, {found.recorded:.4f} was recorded: "
+            f"{words} {found.threshold:g}"
+        ]
+    if not (found.degraded and roll_back):
+        return lines
+    lines += found.notes
+    if found.back is None:
+        return [*lines, f"not rolled back: {alias} is still {found.version or 'not set'}"]
+    assert found.earlier
+    return [
+        *lines,
+        f"rolled back: {alias} is {found.back} again, with {found.metric} "
+        f"{found.earlier.metrics[found.metric]:.4f} on the same images",
+    ]
+
+
+def _plain(found: Checked, alias: str) -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "version": found.version,
+        "file": str(found.root / found.manifest.file),
+        "metric": found.metric,
+        "recorded": found.recorded,
+        "measured": measured_as_json(found.measured),
+        "threshold": found.threshold,
+        "degraded": found.degraded,
+        "problem": found.problem,
+        "rolled_back_to": found.back,
+        "earlier": measured_as_json(found.earlier),
+        "notes": list(found.notes),
+    }
