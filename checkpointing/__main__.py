@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         "paths", nargs="+", type=Path, metavar="PATH", help="a file, a run, or a tree of runs"
     )
     verify.add_argument("--golden", action="store_true", help="run the network of each release, too")
+    verify.add_argument(
+        "--allowed-signers", type=Path, metavar="FILE", help="releases must be signed by one of these keys"
+    )
     repair = command("repair", "repair", "rebuild pointers, quarantine what is bad, sweep strays")
     gc = command("gc", "retention", "delete what no policy keeps any more")
     for changing in (repair, gc):
@@ -81,9 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after")
     select = command("select", "select", "which checkpoint the rules choose, and why not the others")
     select.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a tree of runs")
-    select.add_argument(
-        "--rules", default="default", metavar="FILE", help="YAML, or a name in conf/release/rules"
-    )
+    _rules(select)
     select.add_argument("--champion-of", type=Path, metavar="RUN", help="whose champion to compare with")
     select.add_argument("--dry-run", action="store_true", help="do not evaluate the chosen one again")
     _evaluation(select)
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--roll-back", action="store_true", help="to the release before, if that is better")
     _evaluation(check)
     _releases(command)
+    _promote(command("promote", "promote", "make a checkpoint a release, measured again before"))
     return parser
 
 
@@ -111,6 +113,12 @@ def _batch(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither dynamic nor a number of images") from None
+
+
+def _rules(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--rules", default="default", metavar="FILE", help="YAML, or a name in conf/release/rules"
+    )
 
 
 def _evaluation(command: argparse.ArgumentParser) -> None:
@@ -134,6 +142,21 @@ def _releases(command: Callable[[str, str, str], argparse.ArgumentParser]) -> No
         changing.add_argument("--reason", default="", metavar="TEXT", help="why, for the journal")
     changelog = command("changelog", "changelog", "what changed from release to release")
     _paths(changelog, "path", "RUN", "a run directory, or its checkpoints folder")
+
+
+def _promote(promote: argparse.ArgumentParser) -> None:
+    _paths(promote, "path", "RUN|FILE", "a run, for what select chooses, or a .pt file")
+    promote.add_argument("--version", required=True, metavar="X.Y.Z", help="semantic, and higher than before")
+    promote.add_argument("--into", type=Path, metavar="DIR", help="a folder of checkpoints, such as prod")
+    promote.add_argument("--alias", metavar="NAME", help="name it as well: champion, challenger_1")
+    promote.add_argument("--reason", metavar="TEXT", help="why, for the journal and the card")
+    promote.add_argument("--card", type=Path, metavar="FILE", help="texts as in conf/release/card.yaml")
+    promote.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a value of conf/release"
+    )
+    promote.add_argument("--dry-run", action="store_true", help="measure and check, and write nothing")
+    _rules(promote)
+    _evaluation(promote)
 
 
 def _paths(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:

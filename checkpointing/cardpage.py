@@ -233,4 +233,6 @@ def _grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return " ".join(str(value).split()).replace("|", "\\|")

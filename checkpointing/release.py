@@ -78,6 +78,7 @@ class Release:
     trained_with: Mapping[str, Any] | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
     card_text: str | None = None
+    golden_inputs: int = golden.COUNT
 
     @property
     def stem(self) -> str:
@@ -189,7 +190,7 @@ def _sides(release: Release) -> dict[str, bytes]:
         rebuilt = network.build(release.description, release.weights)
         living.load_weights(rebuilt, release.weights)
         living.check_finite(rebuilt)
-        images = golden.inputs(release.description)
+        images = golden.inputs(release.description, release.golden_inputs)
         logits = golden.outputs(rebuilt, release.description, images)
         found[golden.folder(release.version)] = golden.as_bytes(images, logits)
     return found

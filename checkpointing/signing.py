@@ -34,13 +34,18 @@ def sign(manifest: Path, key: Path) -> Path:
     return signature
 
 
+def check_allowed(allowed: Path) -> None:
+    """Raise CheckpointError unless this list of allowed signers is there."""
+    if not allowed.is_file():
+        raise CheckpointError(f"{allowed} does not exist: name a file of allowed signers, as ssh-keygen has.")
+
+
 def signer(manifest: Path, allowed: Path) -> str:
     """Who signed a manifest, by the name in `allowed` (the format is that of ssh's allowed_signers).
 
     Raises CheckpointError when it is not signed, was changed since, or was signed by nobody in the list.
     """
-    if not allowed.is_file():
-        raise CheckpointError(f"{allowed} does not exist: name a file of allowed signers, as ssh-keygen has.")
+    check_allowed(allowed)
     signature = signature_of(manifest)
     if not signature.is_file():
         raise CheckpointError(f"{manifest} is not signed: there is no {signature.name} beside it.")

@@ -17,6 +17,8 @@ COMMANDS = {
     "checkpointing/network.py": {"checkpointing", "models"},
     "checkpointing/commands/prove.py": {"checkpointing", "trainer"},
     "checkpointing/commands/witness.py": {"trainer"},
+    "checkpointing/commands/promote.py": {"checkpointing", "optimizers", "trainer"},
+    "checkpointing/commands/runrecord.py": {"checkpointing", "trainer"},
     "checkpointing/commands/settings.py": {"checkpointing", "trainer"},
     "checkpointing/commands/estimate.py": {"checkpointing", "trainer", "models", "optimizers"},
 }

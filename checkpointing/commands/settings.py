@@ -11,6 +11,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing.errors import CheckpointError
+from checkpointing.release import Form
 from trainer.check import unknown_key
 from trainer.explain import CONF
 
@@ -55,14 +56,15 @@ class Settings:
     golden: int = MISSING
     split: str = MISSING
     tolerance: float = MISSING
-    device: str = MISSING
-    data_root: str | None = MISSING
     sign: str | None = MISSING
     card: Card = MISSING
 
+    def form(self) -> Form:
+        """How the weights are written. Raises CheckpointError for what is no form."""
+        return Form(format=self.format, dtype=self.dtype, compress=self.compress)
+
     def __post_init__(self) -> None:
         _one_of("split", self.split, ("val", "test"))
-        _one_of("device", self.device, ("auto", "cpu", "cuda"))
         for name, least in (("golden", 1), ("tolerance", 0)):
             value = getattr(self, name)
             if not least <= value < 1e9:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from checkpointing import signing
 from checkpointing.commands.common import (
     as_json,
     checkpoint_roots,
@@ -27,12 +28,16 @@ from checkpointing.manifest import Manifest
 
 @dataclass(frozen=True)
 class Verdict:
-    """One file of a checkpoint root: its manifest if it can be read, and what is wrong, None for nothing."""
+    """One file of a checkpoint root: its manifest if it can be read, and what is wrong, None for nothing.
+
+    `signed_by` is known of releases when it was asked for.
+    """
 
     root: Path
     file: str
     manifest: Manifest | None
     problem: str | None
+    signed_by: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The listing's object, with `problem`; without a manifest all that is not known is null."""
@@ -44,7 +49,7 @@ class Verdict:
             tier = (self.root / self.file).parent.name
             facts = {"file": self.file, "root": str(self.root), "tier": tier, "tags": [], "reasons": []}
             facts |= {**unknown, "metrics": {}, "verified": False}
-        return {**facts, "problem": self.problem}
+        return {**facts, "problem": self.problem, "signed_by": self.signed_by}
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -55,6 +60,9 @@ def verify(options: argparse.Namespace) -> int:
     verdicts = [v for path in options.paths for v in _verdicts(path)]
     if options.golden:
         verdicts = [_with_golden(v) for v in verdicts]
+    if options.allowed_signers:
+        signing.check_allowed(options.allowed_signers)
+        verdicts = [_signed(v, options.allowed_signers) for v in verdicts]
     bad = [v for v in verdicts if v.problem]
     if options.json:
         print_json([v.as_json() for v in verdicts])
@@ -62,6 +70,9 @@ def verify(options: argparse.Namespace) -> int:
     console = Console()
     for v in bad:
         line(console, f"bad: {v.problem}")
+    for v in verdicts:
+        if v.signed_by:
+            line(console, f"signed by {v.signed_by}: {v.root / v.file}")
     sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
     size = megabytes(sum(size for _, size in sound))
     line(console, f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
@@ -79,6 +90,16 @@ def _with_golden(v: Verdict) -> Verdict:
     except CheckpointError as error:
         return replace(v, problem=f"{v.root / v.file}: {error}")
     return v
+
+
+def _signed(v: Verdict, allowed: Path) -> Verdict:
+    """The verdict on a release that must also be signed."""
+    if v.manifest is None or v.problem or v.manifest.tier != PRODUCTION:
+        return v
+    try:
+        return replace(v, signed_by=signing.signer((v.root / v.file).with_suffix(".json"), allowed))
+    except CheckpointError as error:
+        return replace(v, problem=str(error))
 
 
 def _verdicts(path: Path) -> Iterator[Verdict]:
