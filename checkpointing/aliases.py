@@ -8,6 +8,7 @@ line after it, so that the last line with a time up to `when` is what held then.
 """
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,11 @@ from checkpointing import finding, journal
 from checkpointing.errors import CheckpointError
 from checkpointing.files import point
 from checkpointing.lock import briefly
-from checkpointing.manifest import SAFETENSORS
+from checkpointing.manifest import SUFFIXES, Manifest
 
 CHAMPION = "champion"
 EVENT = "alias"
 SET, REMOVED, ROLLED_BACK = "set", "removed", "rolled back"
-
-SUFFIXES = (".pt", SAFETENSORS)
 
 _NAME = re.compile(r"champion|challenger_[a-z0-9]+(_[a-z0-9]+)*")
 
@@ -92,6 +91,39 @@ def at(root: Path, alias: str, when: datetime) -> str | None:
         if change.time <= when:
             named = change.version
     return named
+
+
+def doubts(history: Sequence[Change]) -> list[str]:
+    """What makes the history of one alias less than certain, in sentences."""
+    found = []
+    if any(later.time < earlier.time for earlier, later in itertools.pairwise(history)):
+        found.append("The clock went backwards between changes: their order in the journal decides.")
+    ends = [None, *(change.version for change in history)]
+    for end, change in zip(ends, history, strict=False):
+        if change.before != end:
+            when = change.time.isoformat(sep=" ", timespec="seconds")
+            had = f"{change.before or 'no release'} had the alias then"
+            found.append(f"A line is missing from the journal before {when}: {had}.")
+    return found
+
+
+def named(root: Path, alias: str) -> Manifest | None:
+    """The release that a name means; None for another name, or an alias that was never set.
+
+    It is not verified. Raises CheckpointError when the alias was taken away, or its release is not there.
+    """
+    if not _NAME.fullmatch(alias):
+        return None
+    history = list(changes(root, alias))
+    if not history:
+        return None
+    version = history[-1].version
+    if version is None:
+        raise CheckpointError(f"{alias} names no release of {root} any more.")
+    for manifest in finding.releases(root):
+        if finding.version_of(manifest) == version:
+            return manifest
+    raise CheckpointError(f"{alias} is {version}, which is not under {root}: roll back to one that is.")
 
 
 def before(history: Sequence[Change]) -> str | None:

@@ -149,13 +149,20 @@ def locate(path: Path) -> tuple[Path, Manifest]:
     """The checkpoint root and the verified manifest that a path means.
 
     A file means itself. `latest.pt` means the newest of its tier that verifies, a role such as
-    `best_accuracy.pt` the newest with that role, and `best_accuracy_0.92.pt` the one of that value. Raises
-    CheckpointError when there is none, or when the file is damaged.
+    `best_accuracy.pt` the newest with that role, `best_accuracy_0.92.pt` the one of that value, and
+    `production/champion.pt` the release that the journal says. Raises CheckpointError when there is none, or
+    when the file is damaged.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100, resolve() would follow a pointer
     root = path.parent.parent
     if path.is_file() and not path.is_symlink():
         return _verified(path)
+    if path.parent.name == PRODUCTION:
+        from checkpointing import aliases  # late: it lists releases
+
+        if (release := aliases.named(root, path.stem)) is not None:
+            store.verify(root, release)
+            return root, release
     if path.parent.name in TIERS:
         _set_unreadable_aside(root, path.parent.name)
         named = [m for m in in_tier(root, path.parent.name) if _means(path.stem, m)]

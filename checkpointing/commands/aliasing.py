@@ -1,7 +1,6 @@
 """alias and rollback: which release is the champion, since when, which was it on a day, and back to it."""
 
 import argparse
-import itertools
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from rich.table import Table
 
 from checkpointing import aliases, changelog, finding
 from checkpointing.aliases import Change
-from checkpointing.commands.common import cells, checkpoint_root, line, print_json, verdict
+from checkpointing.commands.common import as_json, cells, checkpoint_root, line, print_json, verdict
 from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest
 
 
 def alias(options: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def alias(options: argparse.Namespace) -> int:
     return _list(root, options.json) if name is None else _show(root, name, options.json)
 
 
-def as_json(change: Change) -> dict[str, Any]:
+def in_json(change: Change) -> dict[str, Any]:
     """A change as plain JSON types; its time is UTC."""
     return {
         "time": change.time.astimezone(UTC).isoformat(timespec="milliseconds"),
@@ -67,7 +67,7 @@ def _list(root: Path, as_data: bool) -> int:
     named = [change for _, change in sorted(last.items()) if change.version is not None]
     problems = {change.alias: missing(root, change.version) for change in named}
     if as_data:
-        print_json([{**as_json(change), "problem": problems[change.alias]} for change in named])
+        print_json([{**in_json(change), "problem": problems[change.alias]} for change in named])
         return int(any(problems.values()))
     console = Console()
     if not named:
@@ -91,13 +91,13 @@ def _show(root: Path, name: str, as_data: bool) -> int:
     version = history[-1].version if history else None
     problem = missing(root, version)
     if as_data:
-        told = [as_json(change) for change in history]
-        print_json({"alias": name, "version": version, "problem": problem, "changes": told})
+        found = {"changes": [in_json(change) for change in history], "doubts": aliases.doubts(history)}
+        print_json({"alias": name, "version": version, "problem": problem, **found})
         return int(problem is not None)
     console = Console()
     line(console, f"{name}: {version or 'names no release'}")
-    for change in history:
-        line(console, in_words(change))
+    for told in [*map(in_words, history), *aliases.doubts(history)]:
+        line(console, told)
     if problem:
         line(console, f"{name}: {problem}")
     return int(problem is not None)
@@ -112,7 +112,7 @@ def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool)
         raise CheckpointError(f"{name} {'names no release' if version is None else f'is {version}'} already.")
     changelog.refresh(root)
     if as_data:
-        print_json(as_json(change))
+        print_json(in_json(change))
     else:
         line(Console(), in_words(change))
     return 0
@@ -124,11 +124,12 @@ def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
     if start > datetime.now(UTC):
         raise CheckpointError(f"{day} is still to come.")
     history = list(aliases.changes(root, name))
-    answers = []
+    answers: list[dict[str, Any]] = []
     for each in [name] if name else sorted({change.alias for change in history}):
         mine = [change for change in history if change.alias == each]
-        within = [as_json(c) for c in mine if start <= c.time <= end]
-        answers.append({"alias": each, "version": aliases.at(root, each, end), "changes": within})
+        within = [in_json(c) for c in mine if start <= c.time <= end]
+        told = {"changes": within, "doubts": aliases.doubts(mine)}
+        answers.append({"alias": each, "version": aliases.at(root, each, end), **told})
     if as_data:
         print_json({"at": end.astimezone(UTC).isoformat(), "answers": answers})
         return 0
@@ -140,8 +141,9 @@ def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
     for change in history:
         if start <= change.time <= end:
             line(console, in_words(change))
-    if any(b.time < a.time for a, b in itertools.pairwise(history)):
-        line(console, "The clock went backwards between changes: their order in the journal decides.")
+    for answer in answers:
+        for doubt in answer["doubts"]:
+            line(console, doubt)
     return 0
 
 
@@ -164,6 +166,28 @@ def span(text: str) -> tuple[datetime, datetime]:
         ) from None
 
 
+def why(root: Path, manifest: Manifest, as_data: bool) -> int:
+    """What a release is from, which aliases it has and had, and in place of which."""
+    if wrong := verdict(root, manifest):
+        raise CheckpointError(f"{wrong} Restore it from a copy, and roll back what names it meanwhile.")
+    version = finding.version_of(manifest)
+    moved = [c for c in aliases.changes(root) if version in (c.version, c.before)]
+    names = sorted(alias for alias, named in aliases.current(root).items() if named == version)
+    kept = "releases are never deleted"
+    if as_data:
+        told = {"kept": [kept], "aliases": names, "changes": [in_json(c) for c in moved]}
+        print_json({**as_json(root, manifest, True), **told})
+        return 0
+    console = Console()
+    source = (manifest.metadata or {}).get("source") or {}
+    origin = f", from {source.get('file')} of run {source.get('run')}" if source else ""
+    line(console, f"released  {version}: {'; '.join(manifest.reasons)}{origin}")
+    for change in moved:
+        line(console, f"alias  {in_words(change)}")
+    line(console, f"kept   {kept}" + (f"; it is {' and '.join(names)}" if names else ""))
+    return 0
+
+
 def rollback(options: argparse.Namespace) -> int:
     """Verify an earlier release and let an alias name it."""
     from checkpointing.rollback import roll_back
@@ -171,7 +195,7 @@ def rollback(options: argparse.Namespace) -> int:
     root = checkpoint_root(options.path)
     done = roll_back(root, options.to, options.alias, options.reason)
     if options.json:
-        print_json({**as_json(done.change), "file": str(root / done.file), "checked": list(done.checked)})
+        print_json({**in_json(done.change), "file": str(root / done.file), "checked": list(done.checked)})
     else:
         line(Console(), in_words(done.change))
         line(Console(), f"{root / done.file}: verified before ({', '.join(done.checked)})")

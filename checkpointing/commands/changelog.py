@@ -3,7 +3,7 @@
 import argparse
 
 from checkpointing import changelog as generated
-from checkpointing.commands.aliasing import as_json
+from checkpointing.commands.aliasing import in_json
 from checkpointing.commands.common import checkpoint_root, print_json
 from checkpointing.manifest import readable
 
@@ -13,7 +13,7 @@ def changelog(options: argparse.Namespace) -> int:
     root = checkpoint_root(options.path)
     if options.json:
         found = generated.entries(root)
-        print_json([readable({**vars(e), "aliases": [as_json(c) for c in e.aliases]}) for e in found])
+        print_json([readable({**vars(e), "aliases": [in_json(c) for c in e.aliases]}) for e in found])
     else:
         print(generated.text(root), end="")
     generated.write(root)

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpointing import journal, store
+from checkpointing.aliases import EVENT as ALIAS
 from checkpointing.errors import CheckpointError
+from checkpointing.publishing import EVENT as RELEASED
 
 
 def of(path: Path) -> list[dict[str, Any]]:
@@ -18,7 +20,9 @@ def of(path: Path) -> list[dict[str, Any]]:
         told = [_quarantined(path.with_suffix(".txt"))] if path.with_suffix(".txt").is_file() else []
     else:
         file, root = f"{path.parent.name}/{path.name}", path.parent.parent
-        told = [_event(entry) for entry in journal.read(root) if entry.get("file") == file]
+        facts = journal.read(root)
+        released = [f.get("version") for f in facts if f.get("event") == RELEASED and f.get("file") == file]
+        told = [_event(fact, file) for fact in facts if fact.get("file") == file or _moved(fact, released)]
         if not any(each["event"] == "quarantined" for each in told):
             notes = sorted((root / store.QUARANTINE).glob(f"*_{file.replace('/', '_')[:-3]}.txt"))
             told += [_quarantined(note) for note in notes]
@@ -27,11 +31,20 @@ def of(path: Path) -> list[dict[str, Any]]:
     return told
 
 
-def _event(entry: dict[str, Any]) -> dict[str, Any]:
-    words = {name: entry.get(name) for name in ("time", "event", "file", "reason")}
+def _moved(fact: dict[str, Any], versions: list[Any]) -> bool:
+    """Whether an alias came to one of these releases, or left it."""
+    ends = [fact.get("version"), fact.get("before")]
+    return fact.get("event") == ALIAS and any(end in versions for end in ends if end is not None)
+
+
+def _event(entry: dict[str, Any], file: str) -> dict[str, Any]:
+    what = file
+    if entry.get("event") == ALIAS:
+        moved = f"{entry.get('before') or 'none'} -> {entry.get('version') or 'none'}"
+        what = f"{entry.get('alias')}: {moved}, {entry.get('how')}"
+    words = {**{name: entry.get(name) for name in ("time", "event", "reason")}, "file": file}
     reason = words["reason"] or "no reason was written down"
-    text = f"{words['event']}  {words['time']}  {words['file']}: {reason}"
-    return {**words, "text": text}
+    return {**words, "text": f"{words['event']}  {words['time']}  {what}: {reason}"}
 
 
 def _quarantined(note: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from checkpointing import aliases
 from checkpointing.commands.common import (
     as_json,
     cells,
@@ -20,7 +21,8 @@ from checkpointing.commands.common import (
     unreadable,
     verdict,
 )
-from checkpointing.finding import TIERS
+from checkpointing.errors import CheckpointError
+from checkpointing.finding import PRODUCTION, TIERS
 from checkpointing.manifest import Manifest
 
 
@@ -31,12 +33,16 @@ def ls(options: argparse.Namespace) -> int:
         found = everything(root)
         wrong = {m: verdict(root, m) for m in found} if options.verify else {}
         damaged = [*filter(None, wrong.values()), *(reason for _, reason in unreadable(root))]
+        names, doubt = _names(root, found)
+        damaged += doubt
         bad += damaged
         if options.json:
             checked = options.verify or None
-            listed += [as_json(root, m, checked and wrong[m] is None) for m in found]
+            listed += [
+                {**as_json(root, m, checked and wrong[m] is None), "aliases": names.get(m, [])} for m in found
+            ]
         else:
-            _print(console, root, found, damaged)
+            _print(console, root, found, names, damaged)
     if options.json:
         print_json(listed)
         for reason in bad:
@@ -44,11 +50,31 @@ def ls(options: argparse.Namespace) -> int:
     return int(bool(bad))
 
 
-def _print(console: Console, root: Path, found: list[Manifest], damaged: list[str]) -> None:
+def _names(root: Path, found: list[Manifest]) -> tuple[dict[Manifest, list[str]], list[str]]:
+    """The aliases of each release, or what is wrong with the journal that knows them."""
+    try:
+        current = aliases.current(root)
+    except CheckpointError as error:
+        return {}, [str(error)]
+    by_version = {m.tags[0]: m for m in found if m.tier == PRODUCTION}
+    names: dict[Manifest, list[str]] = {}
+    for alias, version in sorted(current.items()):
+        if f"v{version}" in by_version:
+            names.setdefault(by_version[f"v{version}"], []).append(alias)
+    return names, []
+
+
+def _print(
+    console: Console,
+    root: Path,
+    found: list[Manifest],
+    names: dict[Manifest, list[str]],
+    damaged: list[str],
+) -> None:
     for tier in TIERS:
         members = [m for m in found if m.tier == tier]
         if members:
-            console.print(_table(tier, members, console.width))
+            console.print(_table(tier, members, names, console.width))
             console.print()
     if not found:
         line(console, f"{root} holds no checkpoint yet.")
@@ -58,21 +84,21 @@ def _print(console: Console, root: Path, found: list[Manifest], damaged: list[st
         line(console, f"damaged: {reason}")
 
 
-def _table(tier: str, members: list[Manifest], width: int) -> Table:
+def _table(tier: str, members: list[Manifest], names: dict[Manifest, list[str]], width: int) -> Table:
     longest = max(len(Path(m.file).name) for m in members)
     room = min(longest, width * 3 // 10)
-    names = _that_fit(members, width - room)
+    metrics = _that_fit(members, width - room)
     table = Table(box=SIMPLE_HEAD, title=tier, title_justify="left", pad_edge=False, show_edge=False)
     # A width, because Rich would narrow every column that may wrap, and cut off what is then too wide.
     table.add_column("file", overflow="fold", width=room)
-    for name in ("epoch", "step", *names, "sparsity", "MB"):
+    for name in ("epoch", "step", *metrics, "sparsity", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for m in members:
-        metrics = (f"{m.metrics[name]:.4f}" if name in m.metrics else "-" for name in names)
+        values = (f"{m.metrics[name]:.4f}" if name in m.metrics else "-" for name in metrics)
         sparsity = "-" if m.sparsity is None else f"{m.sparsity:.4f}"
-        why = "; ".join(m.reasons)
-        row = (Path(m.file).name, m.epoch, m.global_step, *metrics, sparsity, f"{m.bytes / 1e6:.1f}", why)
+        why = "; ".join([*names.get(m, []), *m.reasons])
+        row = (Path(m.file).name, m.epoch, m.global_step, *values, sparsity, f"{m.bytes / 1e6:.1f}", why)
         table.add_row(*cells(*row))
     return table
 

@@ -5,17 +5,19 @@ import contextlib
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from checkpointing import aliases, files, publishing, store
+from checkpointing import aliases, changelog, files, publishing, store
+from checkpointing.commands.aliasing import missing
 from checkpointing.commands.common import checkpoint_root, line, locked, print_json, run_of
 from checkpointing.commands.verify import examine
 from checkpointing.errors import CheckpointError
-from checkpointing.finding import PRODUCTION, TIERS
+from checkpointing.finding import PRODUCTION, TIERS, releases
 from checkpointing.manifest import SUFFIXES, Manifest
 from checkpointing.policy import MILESTONE
 from checkpointing.store import Store
@@ -49,15 +51,21 @@ def repair(options: argparse.Namespace) -> int:
         if not options.dry_run:
             for each in repairs:
                 each.apply()
+        repairs += _changelog(root, options.dry_run)  # last: it tells of what is there now
+        doubt = _doubt(root)
     if options.json:
         print_json([{"action": r.action, "file": r.file, "reason": r.reason} for r in repairs])
+        for reason in doubt:
+            print(f"not repaired: {reason}", file=sys.stderr)
     else:
         console = Console()
         for r in repairs:
             line(console, f"{r.action}  {r.file}: {r.reason}")
+        for reason in doubt:
+            line(console, f"not repaired  {reason}")
         done = "to do" if options.dry_run else "done"
         line(console, f"{len(sound)} checkpoints are sound; {len(repairs)} repairs {done}, in {root}")
-    return int(bool(verdicts) and not sound)
+    return int(bool(doubt) or (bool(verdicts) and not sound))
 
 
 def _quarantined(root: Path, file: str, problem: str) -> Repair:
@@ -103,6 +111,7 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
             other = set(SUFFIXES) - {Path(manifest.file).suffix}
             wanted.pop((PRODUCTION, f"latest{other.pop()}"), None)
     wanted |= _named(root, sound)
+    unset = _unset(root)
     for (tier, name), manifest in wanted.items():
         link = root / tier / name
         target = Path(manifest.file).name
@@ -115,7 +124,9 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
         tier = link.parent.name
         if (tier, link.name) in wanted:
             continue
-        if any((tier, f"{link.stem}{end}") in wanted for end in SUFFIXES):
+        if tier == PRODUCTION and link.stem in unset:
+            reason = f"it names {link.readlink()}, and {link.stem} names no release"
+        elif any((tier, f"{link.stem}{end}") in wanted for end in SUFFIXES):
             reason = f"it names {link.readlink()}, and {link.stem} is another file"
         elif _leads_nowhere(link, bad):
             reason = f"it names {link.readlink()}, which is no checkpoint"
@@ -135,6 +146,14 @@ def _named(root: Path, sound: list[Manifest]) -> dict[tuple[str, str], Manifest]
     return {(PRODUCTION, f"{alias}{Path(m.file).suffix}"): m for alias, m in named.items() if m}
 
 
+def _unset(root: Path) -> set[str]:
+    """The aliases that were taken away."""
+    with contextlib.suppress(CheckpointError):
+        last = {change.alias: change.version for change in aliases.changes(root)}
+        return {alias for alias, version in last.items() if version is None}
+    return set()
+
+
 def _untold(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
     """Releases whose line in the journal is missing, as when their writer was killed before it."""
     missing: list[Manifest] = []
@@ -144,6 +163,31 @@ def _untold(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
         if manifest.file in {m.file for m in sound}:
             tell = functools.partial(publishing.tell, root, manifest)
             yield Repair("journal", manifest.file, "its release was not written down", tell)
+
+
+def _changelog(root: Path, dry: bool) -> list[Repair]:
+    """The generated changelog, when it is missing or tells of what was."""
+    path = root / changelog.CHANGELOG
+    try:
+        text = changelog.text(root)
+        if changelog.is_current(path, text) or not (releases(root) or path.exists()):
+            return []
+        was = "it was out of date" if path.exists() else "it was missing"
+        if not dry:
+            changelog.write(root)
+    except CheckpointError:  # the journal: told apart
+        return []
+    return [Repair("write", changelog.CHANGELOG, was, lambda: None)]
+
+
+def _doubt(root: Path) -> list[str]:
+    """What people must put right: a changed journal, which has no other copy, and aliases of what is gone."""
+    try:
+        named = aliases.current(root)
+    except CheckpointError as error:
+        return [str(error)]
+    lost = {alias: missing(root, version) for alias, version in named.items()}
+    return [f"{alias}: {problem}" for alias, problem in lost.items() if problem]
 
 
 def _pointing(link: Path, target: str) -> Callable[[], None]:

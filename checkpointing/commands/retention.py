@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from checkpointing import policies, store
-from checkpointing.commands import history
+from checkpointing.commands import aliasing, history
 from checkpointing.commands.common import (
     as_json,
     checkpoint_root,
@@ -26,6 +26,7 @@ from checkpointing.commands.common import (
     verdict,
 )
 from checkpointing.errors import CheckpointError
+from checkpointing.finding import PRODUCTION
 from checkpointing.manifest import Manifest
 from checkpointing.policy import Policy, kept
 from checkpointing.store import Store
@@ -107,6 +108,8 @@ def why(options: argparse.Namespace) -> int:
                 line(Console(), each["text"])
         return 0
     root, manifest = manifest_of(path)
+    if manifest.tier == PRODUCTION:
+        return aliasing.why(root, manifest, options.json)
     if wrong := verdict(root, manifest):
         raise CheckpointError(f"{wrong} The next start moves it to quarantine.")
     kept, unknown = None, ""

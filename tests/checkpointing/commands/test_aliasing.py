@@ -143,7 +143,7 @@ def test_which_was_champion_on_a_day(served, cli_main, monkeypatch, zone):
     assert answer("2026-03-02T18:30:00Z")[0].endswith(": 1.2.0")
     found = json.loads(cli_main("alias", served, "--on", "2026-03-02", "--json")[1])
     assert found["at"] == "2026-03-02T18:29:59.999999+00:00"
-    ((name, version, changed),) = (each.values() for each in found["answers"])
+    ((name, version, changed, _),) = (each.values() for each in found["answers"])
     assert (name, version, [c["reason"] for c in changed]) == ("champion", "1.1.0", ["as 1.1.0"])
 
 
@@ -154,6 +154,20 @@ def test_a_clock_that_went_backwards_is_told(served, cli_main, monkeypatch):
     code, out, _ = cli_main("alias", served, "--on", "2026-03-12")
     assert (code, out.splitlines()[0]) == (0, "champion on 2026-03-12: 1.1.0")
     assert "The clock went backwards between changes" in out
+
+
+def test_a_line_that_was_taken_out_is_told(served, cli_main):
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        aliases.assign(served, "champion", version, "")
+    path = served / journal.JOURNAL
+    *others, _, last = path.read_text().splitlines()
+    path.write_text("\n".join([*others, last]) + "\n")
+    today = datetime.now().astimezone().strftime("%Y-%m-%d")
+    for ask in (("champion",), ("--on", today)):
+        code, out, _ = cli_main("alias", served, *ask)
+        assert (code, out.count("A line is missing from the journal before ")) == (0, 1)
+        assert out.endswith(": 1.1.0 had the alias then.\n")
+    assert len(json.loads(cli_main("alias", served, "champion", "--json")[1])["doubts"]) == 1
 
 
 def test_a_day_of_23_hours_ends_when_the_next_begins(monkeypatch):
