@@ -98,7 +98,10 @@ def newest_in(root: Path, tier: str) -> Manifest | None:
 
 
 def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
-    """The last of `candidates` that verifies; damaged ones after it go to quarantine, with a warning."""
+    """The last of `candidates` that verifies; damaged ones after it go to quarantine, with a warning.
+
+    Damaged releases stay where they are: a reader does not take away what others serve.
+    """
     for manifest in reversed(list(candidates)):
         try:
             store.verify(root, manifest)
@@ -139,6 +142,9 @@ def _set_unreadable_aside(root: Path, tier: str) -> None:
 
 def _set_aside(root: Path, file: str, error: CheckpointError) -> None:
     if not (root / file).with_suffix(".json").exists():  # its writer deleted it while it was looked at
+        return
+    if file.startswith(f"{PRODUCTION}/"):
+        log.warning("%s is damaged and was passed over: %s", file, error)
         return
     with contextlib.suppress(OSError):  # a folder that can only be read is searched all the same
         store.quarantine(root, file, str(error))

@@ -43,6 +43,7 @@ def alone(root: Path, sides: Mapping[str, bytes]) -> Iterator[None]:
     with briefly(root / PRODUCTION):
         for manifest in untold(root):
             tell(root, manifest)
+        point_latest(root)
         for folder in folders:
             sweep(folder)
         yield
@@ -148,7 +149,9 @@ def point_latest(root: Path) -> None:
 def name(root: Path, alias: str, manifest: Manifest) -> None:
     """Let a symlink in `production` name a release, under the suffix of its file and no other."""
     file = Path(manifest.file)
-    point(root / PRODUCTION / f"{alias}{file.suffix}", file.name)
+    link = root / PRODUCTION / f"{alias}{file.suffix}"
+    if not link.is_symlink() or str(link.readlink()) != file.name:
+        point(link, file.name)
     for suffix in set(SUFFIXES) - {file.suffix}:
         link = root / PRODUCTION / f"{alias}{suffix}"
         with contextlib.suppress(OSError):
