@@ -76,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("onnx", "torch"), default="onnx")
     export.add_argument("--opset", type=int, metavar="N", help="of ONNX; the exporter's choice when left out")
     export.add_argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time")
+    compare = command("compare", "compare", "size, accuracy and latency of networks, against the first")
+    compare.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a release, a checkpoint, a run, or an .onnx file"
+    )
+    compare.add_argument("--split", choices=("val", "test", "none"), default="val", help="for the accuracy")
+    compare.add_argument("--data-root", type=Path, metavar="DIR", help="where the data lie now")
+    compare.add_argument("--batch", type=int, default=32, metavar="N", help="latency of N images, and of 1")
+    compare.add_argument("--rounds", type=int, default=50, metavar="N", help="calls of each network")
+    compare.add_argument("--threads", type=int, metavar="N", help="of the CPU; torch's choice when left out")
+    compare.add_argument("--device", default="cpu", metavar="NAME", help="such as cuda")
     estimate = command("estimate", "estimate", "what a run will store, before it starts")
     estimate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     estimate.add_argument("--table", action="store_true", help="well-known networks instead")

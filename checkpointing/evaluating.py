@@ -147,6 +147,17 @@ def sparsity(network: nn.Module) -> float:
     return evaluate.sparsity(network)
 
 
+def batches(data: DataModule, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Prepared images and labels of a split of a run's data, in fixed order. Raises CheckpointError.
+
+    The test set is read when this is called, at the first time.
+    """
+    if split not in SPLITS:
+        raise CheckpointError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    with _one_line():
+        return data.val_batches() if split == "val" else data.test_batches()
+
+
 def usable(device: str | torch.device) -> torch.device:
     """A device that is there. Raises CheckpointError."""
     try:

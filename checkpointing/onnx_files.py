@@ -90,8 +90,17 @@ class Opened:
 
     def run(self, images: Tensor) -> Tensor:
         """The outputs (N, classes) for images (N, C, H, W) float32."""
-        (found,) = self.session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        try:
+            (found,) = self.session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        except Exception as error:  # onnxruntime has a type for each code of its own
+            raise CheckpointError(f"onnxruntime cannot run the file: {first_line(error)}") from None
         return torch.from_numpy(found)
+
+    @property
+    def batch(self) -> int | None:
+        """How many images it takes at a time; None is any number."""
+        fed = next((each.shape for each in self.session.get_inputs() if each.name == INPUT), [None])
+        return fed[0] if isinstance(fed[0], int) else None
 
 
 def opened(file: Path, threads: int | None = None) -> Opened:
@@ -111,6 +120,17 @@ def opened(file: Path, threads: int | None = None) -> Opened:
         raise CheckpointError(f"{file} cannot be opened in onnxruntime: {first_line(error)}") from None
     notes = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     return Opened(session, notes)
+
+
+def weights(file: Path) -> dict[str, Tensor]:
+    """The floating-point constants of an ONNX file by name. Raises CheckpointError."""
+    onnx = _package("onnx")
+    try:
+        proto = onnx.load(str(file))
+        values = {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer}
+    except Exception as error:  # protobuf and onnx have types of their own
+        raise CheckpointError(f"{file} cannot be read as ONNX: {first_line(error)}") from None
+    return {name: torch.tensor(value) for name, value in values.items() if value.dtype.kind == "f"}
 
 
 def _package(name: str) -> Any:
