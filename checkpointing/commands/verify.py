@@ -76,7 +76,21 @@ def verify(options: argparse.Namespace) -> int:
     sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
     size = megabytes(sum(size for _, size in sound))
     line(console, f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
+    if options.golden:
+        line(console, _golden_summary(verdicts))
     return int(bool(bad))
+
+
+def _golden_summary(verdicts: list[Verdict]) -> str:
+    from checkpointing import golden
+
+    releases = [v for v in verdicts if v.manifest and v.manifest.tier == PRODUCTION]
+    agree = [v for v in releases if v.manifest and golden.has(v.manifest) and not v.problem]
+    without = [v for v in releases if v.manifest and not golden.has(v.manifest)]
+    one = len(agree) == 1
+    said = f"{len(agree)} {'release agrees' if one else 'releases agree'} with {'its' if one else 'their'}"
+    has = f", {len(without)} {'has' if len(without) == 1 else 'have'} none" if without else ""
+    return f"{said} golden outputs{has}"
 
 
 def _with_golden(v: Verdict) -> Verdict:
