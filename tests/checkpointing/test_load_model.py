@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import models
@@ -19,6 +20,7 @@ from checkpointing import (
     finding,
     load_model,
     network,
+    release,
     store,
 )
 from checkpointing.store import Store
@@ -39,6 +41,14 @@ print(json.dumps(found))
 """
 
 
+FORMS = [
+    ("pt", "float32", True),
+    ("pt", "float16", False),
+    ("safetensors", "float32", False),
+    ("safetensors", "bfloat16", False),
+]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run that packs zeros away and one that does not, the latter with two releases; not to be changed."""
@@ -57,12 +67,19 @@ def runs(tmp_path_factory):
         with torch.no_grad():
             next(with_weights.parameters()).add_(1)
     manager.close()
+    for form, dtype, compress in FORMS:
+        kind = release.Form(format=form, dtype=dtype, compress=compress)
+        made = release.of(
+            *network.resolve(folder / "plain"), version="2.0.0", form=kind, reason="in another form"
+        )
+        release.write(folder / f"{form}-{dtype}-{compress}", made)
     return folder
 
 
 def sums(file):
     """What the weights in a file add up to, read without the library's own network."""
-    return {k: v.double().sum().item() for k, v in codec.load(file)["model_state_dict"].items()}
+    saved = load_file(file) if file.suffix == ".safetensors" else codec.load(file)["model_state_dict"]
+    return {k: v.float().double().sum().item() for k, v in saved.items()}
 
 
 def test_every_kind_of_path_alone(runs):
@@ -87,6 +104,10 @@ def test_every_kind_of_path_alone(runs):
         root / "production" / "latest.pt": released["1.1.0"],
         root: released["1.1.0"],
     }
+    for form, dtype, compress in FORMS:
+        folder = runs / f"{form}-{dtype}-{compress}"
+        file = folder / f"production/lenet5_v2.0.0.{form}"
+        expected |= {folder: file, file: file, file.with_stem("latest"): file}
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *map(str, expected)],
         cwd=runs,

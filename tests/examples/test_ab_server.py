@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from checkpointing import CheckpointManager, aliases, load_model
+from checkpointing import aliases, finding, load_model, release
 from checkpointing.abtest import Router
-from checkpointing.network import describe
+from checkpointing.network import describe, resolve
 from tests.conftest import ROOT, TINY, run_main
 
 WEIGHTS = {"champion": 0.5, "challenger_1": 0.5}
@@ -24,21 +24,25 @@ ASKED = ("--experiment", "digits", "--weights", "champion=0.5,challenger_1=0.5")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """The releases 1.0.0 and 1.1.0: the networks of two runs that differ in their seed."""
+    """The releases 1.0.0 and 1.1.0: the networks of two runs, the second in another form."""
     folder = tmp_path_factory.mktemp("ab")
     root = folder / "served"
-    manager = CheckpointManager(root)
-    for seed, version in ((1, "1.0.0"), (2, "1.1.0")):
-        run = folder / f"run-{seed}"
-        done = run_main(*TINY, "epochs=1", f"seed={seed}", f"hydra.run.dir={run}")
+    forms = (("pt", "float32", True), ("safetensors", "float16", False))
+    for (form, dtype, compress), version in zip(forms, ("1.0.0", "1.1.0"), strict=True):
+        run = folder / f"run-{version}"
+        done = run_main(*TINY, f"epochs={1 if compress else 2}", f"hydra.run.dir={run}")
         assert done.code == 0, done.err
-        manager.save_production_checkpoint(
-            load_model(run), version=version, config=describe(run).config(), metrics={}, model_card={}
-        )
-    manager.close()
+        written = release.Form(format=form, dtype=dtype, compress=compress)
+        chosen = release.of(*resolve(run), version=version, form=written, reason="to be served")
+        release.write(root, chosen)
     aliases.assign(root, "champion", "1.0.0", "the first")
     aliases.assign(root, "challenger_1", "1.1.0", "to be tried")
     return root
+
+
+def file_of(root, version):
+    (found,) = (root / m.file for m in finding.releases(root) if finding.version_of(m) == version)
+    return found
 
 
 def command(root, log, *arguments):
@@ -110,7 +114,7 @@ def test_two_releases_are_served_under_load_compared_and_rolled_back(root, serve
 
     # The answers are those of the networks themselves.
     for user in users[:14]:
-        file = next(root.glob(f"production/*_v{seen[user]['version']}.pt"))
+        file = file_of(root, seen[user]["version"])
         assert (seen[user]["label"], seen[user]["probability"]) == expected(file, image(int(user[5:]) % 7))
 
     told = client.get("/report").json()
@@ -140,13 +144,13 @@ def test_two_releases_are_served_under_load_compared_and_rolled_back(root, serve
     assert one["alias"] == "champion"
     assert client.get("/healthz").json()["serving"] == {"champion": "1.0.0"}
     aliases.assign(root, "challenger_1", "1.1.0", "again")
-    file = next(root.glob("production/*_v1.1.0.pt"))
+    file = file_of(root, "1.1.0")
     whole = file.read_bytes()
     file.write_bytes(whole[:-7])
     health = client.get("/healthz").json()
     file.write_bytes(whole)
     assert health["serving"] == {"champion": "1.0.0"}
-    assert "_v1.1.0.pt" in health["problem"]
+    assert "_v1.1.0.safetensors" in health["problem"]
 
 
 def expected(file, one):
