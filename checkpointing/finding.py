@@ -33,6 +33,11 @@ def checkpoint_root(path: Path) -> Path:
     raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
 
 
+def run_of(root: Path) -> Path:
+    """The run directory that a checkpoint folder belongs to, or the folder itself."""
+    return root.parent if root.name == "checkpoints" else root
+
+
 def version_of(manifest: Manifest) -> str:
     """The version of a release. Raises CheckpointError when its manifest names none, or another's."""
     if not manifest.tags or not manifest.tags[0].startswith("v"):

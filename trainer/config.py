@@ -290,12 +290,19 @@ class Checkpoint:
     when_busy: str
     on_error: str
     name: str | None
+    mirror: str | None
+    mirror_what: list[str]
+    mirror_keep: int | None
+    mirror_queue: int
+    mirror_wait_s: float
+    mirror_timeout_s: float
     monitor: Monitor
     policy: dict[str, Any]
 
     def __post_init__(self) -> None:
-        require_range(self, "checkpoint.", 1, INF, "interval interval_steps keep_last")
-        require_range(self, "checkpoint.", 1e-9, INF, "interval_minutes")
+        require_range(self, "checkpoint.", 1, INF, "interval interval_steps keep_last mirror_keep mirror_queue")
+        require_range(self, "checkpoint.", 1e-9, INF, "interval_minutes mirror_timeout_s")
+        require_range(self, "checkpoint.", 0, INF, "mirror_wait_s")
         require(
             self.when_busy in ("wait", "skip"),
             f"checkpoint.when_busy={self.when_busy} must be wait or skip.",

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from checkpointing.lock import one_writer
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
-from trainer import record, report, resume
+from trainer import mirroring, record, report, resume
 from trainer.build import Parts, build
 from trainer.check import checked, name_template
 from trainer.config import Config
@@ -55,6 +55,7 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
     recorded it is also in status.json; a start that is refused leaves the earlier record as it was.
     """
     config = checked(cfg)
+    place = mirroring.place(config.checkpoint)
     if HydraConfig.get().output_subdir is None:
         raise UserError(
             "hydra.output_subdir=null: a run must save its configuration, or it cannot be resumed."
@@ -72,16 +73,18 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
         resolved = _resolved(cfg)
         parts = build(config, resolved)
         saved = _restore(start, parts, named=plan.file is not None)
+        mirroring.check(config.checkpoint, parts.policies)
         _begin(directory, start, parts, resolved)
-        try:
-            manager = _manager(config, parts, start, target)
-            if saved:
-                manager.load_state_dict(saved["policies"])
-            return _train(config, parts, manager, directory, console)
-        except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record.end(directory, state, error=f"{type(error).__name__}: {error}")
-            raise
+        with mirroring.mirror(config.checkpoint, place, target) as mirrors:
+            try:
+                manager = _manager(config, parts, start, target)
+                if saved:
+                    manager.load_state_dict(saved["policies"])
+                return _train(config, parts, manager, directory, console, mirrors)
+            except BaseException as error:
+                state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                record.end(directory, state, error=f"{type(error).__name__}: {error}")
+                raise
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -218,12 +221,19 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
     return Manager(target, parts.policies, parts.state.gather, options=options)
 
 
-def _train(config: Config, parts: Parts, manager: Manager, directory: Path, console: Console) -> int:
+def _train(
+    config: Config,
+    parts: Parts,
+    manager: Manager,
+    directory: Path,
+    console: Console,
+    mirrors: Sequence[Listener],
+) -> int:
     """Fit, read the test set, report."""
     progress = parts.state.progress
     evaluated = {e["step"] for e in progress.evaluations}
     rows = JsonLines(directory, progress.step, evaluated)
-    listeners: list[Listener] = [rows]
+    listeners: list[Listener] = [rows, *mirrors]
     if config.tensorboard:
         listeners.append(TensorBoard(directory, progress.step))
     listeners.append(ConsoleListener(console, total_steps=parts.total_steps, start_step=progress.step))

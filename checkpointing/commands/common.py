@@ -16,6 +16,7 @@ from checkpointing.errors import CheckpointError
 from checkpointing.finding import TIERS, is_root, releases, unreadable_releases
 from checkpointing.finding import checkpoint_root as checkpoint_root
 from checkpointing.finding import newest_sound as newest_sound
+from checkpointing.finding import run_of as run_of
 from checkpointing.finding import verdict as verdict
 from checkpointing.lock import one_writer
 from checkpointing.manifest import SUFFIXES, Manifest, encode, read_manifest
@@ -47,11 +48,6 @@ def _has_manifests(root: Path) -> bool:
 def everything(root: Path) -> list[Manifest]:
     """Every checkpoint that has a readable manifest, oldest first, then the releases by version."""
     return [*store.manifests(root), *releases(root)]
-
-
-def run_of(root: Path) -> Path:
-    """The run directory that a checkpoint folder belongs to, or the folder itself."""
-    return root.parent if root.name == "checkpoints" else root
 
 
 @contextlib.contextmanager

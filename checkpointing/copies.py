@@ -1,0 +1,224 @@
+"""The copies of one run in a remote place: what is there, what is missing, and what may go.
+
+    URL/<run>/mirror.json                  says whose folder this is; <run> is the id in every manifest
+    URL/<run>/record/000007.json           run.json, .hydra, metrics, journal: what a resume needs, of one moment
+    URL/<run>/checkpoints/<tier>/x.pt      the bytes, read back and compared before
+    URL/<run>/checkpoints/<tier>/x.json    the manifest is written: it is the commit mark there, as it is here
+    URL/<run>/pointers/...                 for others to read: the newest of each role; nothing here relies on them
+
+A folder for each run, so that runs that share a URL cannot touch each other. An object is never changed in
+place where something relies on it, so there is no moment at which the place holds less than before.
+"""
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from checkpointing import files, finding, store
+from checkpointing.errors import CheckpointError
+from checkpointing.files import file_digest
+from checkpointing.lock import take
+from checkpointing.manifest import Manifest, sealed
+from checkpointing.mirrored import FORMAT, MARK, newest_record, number, read_index, read_mark, record_of, sides
+from checkpointing.policy import MILESTONE, TRAINING
+from checkpointing.remote import Missing, Remote, RemoteError
+
+
+class Unsound(CheckpointError):  # noqa: N818 (the name says what is wrong)
+    """This file is not to be copied: another try would not help."""
+
+
+def wanted(manifest: Manifest, what: Collection[str]) -> bool:
+    """Whether one of these words means a checkpoint: its tier, a role, or a policy that asked for it."""
+    return not {manifest.tier, *manifest.tags, *filter(None, manifest.policies)}.isdisjoint(what)
+
+
+def local(root: Path, what: Collection[str], run: str | None = None) -> list[Manifest]:
+    """What is here (of `run`) and is to be copied, oldest first, then the releases by version."""
+    mine = [m for m in store.manifests(root) if run in (None, m.run)]
+    return [m for m in (*mine, *finding.releases(root)) if wanted(m, what) and (root / m.file).exists()]
+
+
+class Copies:
+    """The folder of one run in a remote place. `open` before anything else; every method raises RemoteError."""
+
+    def __init__(self, remote: Remote, run: str) -> None:
+        self.remote = remote.below(run)
+        self.run = run
+        self.index: dict[str, Manifest] = {}
+        self._sizes: dict[str, int] = {}
+        self._pointed: dict[str, str] = {}
+        self._record: tuple[int, Mapping[str, str]] = (0, {})
+
+    def open(self, name: str) -> None:
+        """Read what is there; `name` is that of the run's directory, for people."""
+        try:
+            mark = read_mark(self.remote)
+        except Missing:
+            mark = {"format": FORMAT, "run": self.run, "name": name}
+            self.remote.write(MARK, sealed(json.dumps(mark, indent=2)).encode())
+        if mark["run"] != self.run:
+            raise RemoteError(f"{self.remote.url} is the mirror of run {mark['run']}, not of {self.run}.")
+        self._sizes = self.remote.find("checkpoints")
+        self.index, _ = read_index(self.remote, self._sizes)
+        self._record = newest_record(self.remote)
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether a checkpoint is there; its manifest is written only once its bytes were verified."""
+        there = self.index.get(manifest.file)
+        return there is not None and there.sha256 == manifest.sha256
+
+    def put(self, root: Path, manifest: Manifest) -> None:
+        """Copy one checkpoint and what belongs to it; once it is verified there, its manifest.
+
+        Raises Unsound when it cannot be copied, and FileNotFoundError when it was deleted meanwhile.
+        """
+        mark = _mark(manifest.file)
+        text = (root / mark).read_bytes()
+        self._make_way(manifest)
+        for file, digest in sides(manifest).items():
+            path = root / file
+            if not path.is_file():
+                raise Unsound(f"{manifest.file} lacks {file}, which belongs to it: it is not copied.")
+            size = path.stat().st_size
+            self._put_file(f"checkpoints/{file}", path, digest, size)
+        twin = next((m.file for m in self.index.values() if m.sha256 == manifest.sha256), None)
+        with held(root / manifest.file) as path:
+            self._put_file(f"checkpoints/{manifest.file}", path, manifest.sha256, manifest.bytes, twin)
+        signature = root / f"{mark}.sig"
+        if signature.exists():
+            self.remote.write(f"checkpoints/{mark}.sig", signature.read_bytes())
+        self.remote.write(f"checkpoints/{mark}", text)
+        self.index[manifest.file] = manifest
+        self._sizes[manifest.file] = manifest.bytes
+
+    def _put_file(self, key: str, path: Path, sha256: str, size: int, twin: str | None = None) -> None:
+        if twin is not None:  # the same bytes in another role
+            with contextlib.suppress(RemoteError):
+                self.remote.copy(f"checkpoints/{twin}", key)
+                self.remote.verify(key, sha256, size)
+                return
+        try:
+            self.remote.upload(key, path, sha256, size)
+        except RemoteError:
+            if path.exists() and (path.stat().st_size != size or file_digest(path) != sha256):
+                raise Unsound(
+                    f"{key.removeprefix('checkpoints/')} is damaged here, so it is not copied: "
+                    "python -m checkpointing repair RUN sets it aside."
+                ) from None
+            raise
+
+    def _make_way(self, manifest: Manifest) -> None:
+        """Another checkpoint has this name there: an older one goes, a newer one is not ours to touch."""
+        there = self.index.get(manifest.file)
+        if there is None or there.sha256 == manifest.sha256:
+            return
+        if manifest.tier == finding.PRODUCTION or there.sequence >= manifest.sequence:
+            raise Unsound(
+                f"{self.remote.url} holds another {manifest.file}, which is not older: it is left alone. "
+                "Does another machine go on with the same run?"
+            )
+        self._remove(there)
+
+    def put_record(self, root: Path) -> bool:
+        """Copy what a resume needs beside checkpoints, when it has changed; says whether it had."""
+        found = record_of(root)
+        newest, before = self._record
+        if not found or found == before:
+            return False
+        newest += 1
+        facts = {"format": FORMAT, "run": self.run, "time": _now(), "files": found}
+        self.remote.write(f"record/{newest:06d}.json", sealed(json.dumps(facts, indent=1)).encode())
+        self._record = (newest, found)
+        for key in self.remote.find("record"):  # the one before stays until the next time
+            if number(key) < newest - 1:
+                self.remote.delete(f"record/{key}")
+        return True
+
+    def point(self) -> None:
+        """Let the pointers name the newest of each role, and of all: what is verified there, nothing else."""
+        targets: dict[str, Manifest] = {}
+        for manifest in sorted(self.index.values(), key=lambda m: m.sequence):
+            if manifest.tier == finding.PRODUCTION:
+                continue
+            targets["latest"] = manifest
+            if manifest.tier == MILESTONE:
+                targets |= {f"milestone/{tag}": manifest for tag in manifest.tags}
+        releases = [m for m in self.index.values() if m.tier == finding.PRODUCTION]
+        if releases:
+            newest = max(releases, key=lambda m: finding.precedence(finding.version_of(m)))
+            targets["production/latest"] = newest
+        for name, manifest in targets.items():
+            if self._pointed.get(name) != manifest.sha256 + manifest.file:
+                facts = {"file": f"checkpoints/{manifest.file}", "sha256": manifest.sha256}
+                facts |= {"bytes": manifest.bytes, "epoch": manifest.epoch, "step": manifest.global_step}
+                self.remote.write(f"pointers/{name}.json", sealed(json.dumps(facts, indent=2)).encode())
+                self._pointed[name] = manifest.sha256 + manifest.file
+
+    def retire(self, here: Collection[str], keep: int | None) -> list[str]:
+        """Delete there what is neither `here` nor among the `keep` newest of one of its roles; None: nothing.
+
+        Only what this run wrote, never a release, and only when what came after it is still there.
+        """
+        gone: list[str] = []
+        if keep is None:
+            return gone
+        mine = [m for m in self.index.values() if m.tier != finding.PRODUCTION and m.run == self.run]
+        mine.sort(key=lambda m: m.sequence)
+        by_role: dict[str, list[Manifest]] = {}
+        for manifest in mine:
+            for tag in manifest.tags:
+                by_role.setdefault(tag, []).append(manifest)
+        kept = {m.file for role in by_role.values() for m in role[-keep:]} | set(here)
+        for manifest in mine:
+            heirs = [by_role[tag][-1] for tag in manifest.tags]
+            if manifest.file not in kept and all(self._is_there(heir) for heir in heirs):
+                self._remove(manifest)
+                gone.append(manifest.file)
+        return gone
+
+    def sweep(self, here: Collection[str]) -> None:
+        """Delete bytes there that no manifest names: of uploads that were cut short and are not repeated."""
+        for key in self._sizes:
+            tier, _, name = key.partition("/")
+            if tier in (TRAINING, MILESTONE) and not name.endswith(".json") and key not in {*here, *self.index}:
+                self.remote.delete(f"checkpoints/{key}")
+
+    def _is_there(self, manifest: Manifest) -> bool:
+        under, _, name = f"checkpoints/{manifest.file}".rpartition("/")
+        return self.remote.find(under).get(name) == manifest.bytes
+
+    def _remove(self, manifest: Manifest) -> None:
+        self.remote.delete(f"checkpoints/{_mark(manifest.file)}")
+        self.index.pop(manifest.file, None)
+        self.remote.delete(f"checkpoints/{manifest.file}")
+        self._sizes.pop(manifest.file, None)
+
+
+def _mark(file: str) -> str:
+    return f"{file.rpartition('.')[0]}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[Path]:
+    """A second name for a file, under which it can be read to its end though retention lets it go meanwhile."""
+    link = files.staged_name(path)
+    try:
+        link.hardlink_to(path)
+    except FileNotFoundError:
+        raise
+    except OSError:  # no links here: a file that goes is one that need not be copied
+        yield path
+        return
+    try:
+        with link.open("rb") as file:
+            take(file.fileno())  # or a sweep would take it for what a dead writer left
+            yield link
+    finally:
+        link.unlink(missing_ok=True)

@@ -1,0 +1,169 @@
+"""Copies of a run's checkpoints in a remote place, made while it trains, on a thread of their own.
+
+Training never waits for the place, and nothing that goes wrong there ends it. What is to be copied is what is
+here, is named by `what`, and is not there yet: that is looked up each time, so nothing has to be remembered
+over a crash, and nothing grows in memory while the place is away.
+"""
+
+import contextlib
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpointing import finding
+from checkpointing.copies import Copies, local
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest
+from checkpointing.remote import Remote, RemoteError
+
+log = logging.getLogger("peakpoint")
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is copied (tiers, roles, policies), and how long the mirror may take.
+
+    `keep`: of each role so many stay there beside what is here, None for all; `queue`: how many files may wait
+    their turn; `wait_s`: how long the end of a run waits for what is left.
+    """
+
+    what: Collection[str]
+    keep: int | None
+    queue: int
+    wait_s: float
+
+
+class Mirror:
+    """Copies what a run keeps under `root` to `remote`, from `start` to `close`; `wake` when there is more."""
+
+    def __init__(self, root: Path, run: str, remote: Remote, settings: Settings) -> None:
+        self._root = root
+        self._run = run
+        self._settings = settings
+        self._remote = remote
+        self._copies = Copies(remote, run)
+        self._opened = False
+        self._wake, self._closing, self._over = (threading.Event() for _ in range(3))
+        self._passed_over: set[str] = set()
+        self._failures: Counter[str] = Counter()
+        self._trouble: str | None = None
+        self._crowded = False
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where the copies of this run are."""
+        return self._copies.remote.url
+
+    def start(self) -> None:
+        """Begin to copy."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look again what there is to copy; returns at once."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Copy what is left, for as long as the settings say, and tell what is not copied then."""
+        self._closing.set()
+        self._wake.set()
+        with contextlib.suppress(KeyboardInterrupt):  # who is tired of waiting
+            self._thread.join(self._settings.wait_s)
+        self._over.set()
+        if not self._thread.is_alive():
+            return
+        left = self._missing()
+        names = ", ".join(m.file for m in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        log.warning(
+            "The mirror is not complete: %s. To go on with it: python -m checkpointing push %s %s",
+            f"{names} not copied yet" if left else "the record of the run is not copied yet",
+            finding.run_of(self._root),
+            self._remote.url,
+        )
+
+    def pending(self) -> list[Manifest]:
+        """What is here and not there, in the order of its turn: what failed least often, the newest first."""
+        missing = self._missing()
+        room = self._settings.queue
+        if len(missing) > room and not self._crowded:
+            log.warning(
+                "%d checkpoints wait for the mirror: the newest %d go first, the others once these are copied.",
+                len(missing),
+                room,
+            )
+        self._crowded = len(missing) > room
+        return sorted(missing[:room], key=lambda m: self._failures[m.sha256])
+
+    def _missing(self) -> list[Manifest]:
+        here = local(self._root, self._settings.what, self._run)
+        return [m for m in reversed(here) if not self._copies.holds(m) and m.sha256 not in self._passed_over]
+
+    def _here(self) -> set[str]:
+        return {m.file for m in local(self._root, finding.TIERS)}
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE_S
+        while not self._over.is_set():
+            last = self._closing.is_set()
+            try:
+                self._pass()
+            except Exception as error:  # whatever it is, training is not to end by it
+                self._tell(error)
+                # Until the end of training, and once it has come, until the end of the wait.
+                (self._over if last else self._closing).wait(random.uniform(0.5, 1) * pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S if not self._closing.is_set() else 5.0)
+                continue
+            pause = FIRST_PAUSE_S
+            if self._trouble is not None:
+                log.info("mirror: %s works again; everything is copied", self.url)
+                self._trouble = None
+            if last:
+                return
+            self._wake.wait()
+            self._wake.clear()
+
+    def _tell(self, error: Exception) -> None:
+        """Say once, until it works again, what is wrong."""
+        text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        if self._trouble is None and not self._over.is_set():
+            log.warning("mirror: %s Training goes on; the copy is tried again.", text)
+        self._trouble = text
+
+    def _pass(self) -> None:
+        """Copy everything that is missing; raises when the place does not let it."""
+        if not self._opened:
+            self._copies.open(finding.run_of(self._root.absolute()).name)
+            self._copies.sweep(self._here())
+            self._opened = True
+        self._copies.put_record(self._root)
+        while (pending := self.pending()) and not self._over.is_set():
+            self._copy(pending[0])
+        self._copies.point()
+        for file in self._copies.retire(self._here(), self._settings.keep):
+            log.debug("mirror: %s is no longer kept in %s", file, self.url)
+        self._copies.put_record(self._root)
+
+    def _copy(self, manifest: Manifest) -> None:
+        try:
+            self._copies.put(self._root, manifest)
+        except FileNotFoundError:  # retention let it go, as a rule, and it is not pending any more
+            if (self._root / manifest.file).exists():
+                self._failures[manifest.sha256] += 1
+                raise
+            return
+        except RemoteError:
+            self._failures[manifest.sha256] += 1
+            raise
+        except CheckpointError as error:
+            self._passed_over.add(manifest.sha256)
+            log.warning("mirror: %s", error)
+            return
+        log.debug("mirror: %s is copied to %s", manifest.file, self.url)
+        self._copies.point()

@@ -1,0 +1,120 @@
+"""What the remote folder of a run says of itself, read with distrust: names, sizes, digests, forms.
+
+What lies there, and in which order it is written: copies.py.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from checkpointing import finding
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest, parse_manifest, unsealed
+from checkpointing.remote import Missing, Remote, RemoteError
+
+FORMAT = 1
+MARK = "mirror.json"
+RECORDS = ("run.json", "status.json", "metrics.jsonl", ".hydra/*.yaml", ".hydra/*/*.yaml")
+"""Of a run's directory, beside its checkpoints: what a resume reads."""
+BOOKS = ("metadata/journal.jsonl", "metadata/CHANGELOG.md")
+"""Of a checkpoint folder."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@,-]{0,200}")
+
+
+def safe(name: str) -> bool:
+    """Whether a name from elsewhere may be that of a file here."""
+    return _NAME.fullmatch(name) is not None and ".." not in name
+
+
+def sides(manifest: Manifest) -> dict[str, str]:
+    """What belongs to a release beside its weights, with the digests: configuration, card, golden outputs.
+
+    Paths are relative to the checkpoint folder and stay within it. Raises CheckpointError for others.
+    """
+    digests = (manifest.metadata or {}).get("digests") or {}
+    found = {}
+    for file, digest in digests.items() if manifest.tier == finding.PRODUCTION else ():
+        parts = str(file).split("/")
+        if not all(map(safe, parts)) or parts[0] not in (finding.PRODUCTION, "metadata"):
+            raise CheckpointError(f"{manifest.file} names {file!r} among its files: it leaves its folder.")
+        found[str(file)] = str(digest)
+    return found
+
+
+def read_mark(remote: Remote) -> dict[str, Any]:
+    """What a run's folder says of itself. Raises Missing when it is none, RemoteError when it cannot be read."""
+    data = remote.read(MARK, 1 << 16)
+    try:
+        mark = unsealed(data)
+        if mark["format"] != FORMAT:
+            raise ValueError(f"it is of format {mark['format']}, and this version reads {FORMAT}")
+        if not (safe(mark["run"]) and isinstance(mark["name"], str)):
+            raise ValueError("it names no run")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RemoteError(f"{remote.url}/{MARK} is damaged: {error}.") from None
+    return mark
+
+
+def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Manifest], list[str]]:
+    """The manifests in a run's folder by file, oldest first, and what is wrong with others.
+
+    `sizes` are the keys below checkpoints/. One counts only if its file is there with the size that it says.
+    """
+    found: list[Manifest] = []
+    bad: list[str] = []
+    for key in sizes:
+        tier, _, name = key.partition("/")
+        if tier not in finding.TIERS or not name.endswith(".json") or name.endswith(".config.json"):
+            continue
+        stem = key.removesuffix(".json")
+        file = next((f for f in (f"{stem}.pt", f"{stem}.safetensors") if f in sizes), f"{stem}.pt")
+        try:
+            if not safe(name):
+                raise CheckpointError(f"{remote.url} holds {key!r}, which is no name for a file here: passed over.")
+            where = f"{remote.url}/checkpoints/{key}"
+            manifest = parse_manifest(remote.read(f"checkpoints/{key}"), where, file)
+            if sizes.get(file) != manifest.bytes:
+                size = sizes.get(file, "no")
+                raise CheckpointError(f"{where} says {manifest.bytes} bytes, and {size} are there: passed over.")
+        except Missing:  # deleted since it was listed
+            continue
+        except RemoteError:
+            raise
+        except CheckpointError as error:
+            bad.append(str(error))
+        else:
+            found.append(manifest)
+    return {m.file: m for m in sorted(found, key=lambda m: (m.sequence, m.file))}, bad
+
+
+def record_of(root: Path) -> dict[str, str]:
+    """The texts beside the checkpoints under `root`, by their path from the run's directory."""
+    run = finding.run_of(root)
+    paths = [p for pattern in RECORDS for p in sorted(run.glob(pattern))] if run != root else []
+    found = {p.relative_to(run).as_posix(): p for p in paths}
+    found |= {f"checkpoints/{book}": root / book for book in BOOKS}
+    texts = {}
+    for name, path in found.items():
+        with contextlib.suppress(FileNotFoundError):
+            texts[name] = path.read_text(encoding="utf-8", errors="replace")
+    return texts
+
+
+def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
+    """The highest number that a record in a run's folder has, and the texts in the newest sound one."""
+    keys = [key for key in remote.find("record") if re.fullmatch(r"\d{6,9}\.json", key)]
+    keys.sort(key=number, reverse=True)
+    for key in keys:
+        with contextlib.suppress(Missing, ValueError, TypeError, KeyError, AttributeError):
+            found = unsealed(remote.read(f"record/{key}"))["files"]
+            return number(keys[0]), {str(k): str(v) for k, v in found.items()}
+    return number(keys[0]) if keys else 0, {}
+
+
+def number(key: str) -> int:
+    """The place of a record in their order."""
+    return int(key.removesuffix(".json"))

@@ -1,0 +1,273 @@
+"""Objects in a place that fsspec reaches: put and read back, read within bounds, list, delete.
+
+Nothing that a server says is believed without its digest, no answer is larger than what was asked for, and
+every failure is one RemoteError whose line shows no password. The place is reached at the first use, not before.
+"""
+
+import hashlib
+import os
+import posixpath
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from checkpointing.errors import CheckpointError
+
+CHUNK = 8 << 20
+SMALL = 64 << 20
+"""No manifest, pointer or record is larger."""
+
+_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+"""Protocols without folders."""
+_SECRET = re.compile(r"SECRET|PASSW|TOKEN|_KEY", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+class RemoteError(CheckpointError):
+    """A remote place could not be reached, refused, or answered with what was not asked for."""
+
+
+class Missing(RemoteError):  # noqa: N818 (the name says what is wrong)
+    """There is no such object."""
+
+
+def shown(text: str) -> str:
+    """`text` on one line, without the passwords of URLs, their queries, and secrets of the environment."""
+    text = re.sub(r"(\w://)[^/\s@]*@", r"\1***@", " ".join(text.split()))
+    text = re.sub(r"(\w://[^\s?]*)\?\S*", r"\1?***", text)
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRET.search(name):
+            text = text.replace(value, "***")
+    return text
+
+
+def check_url(url: str, key: str = "the URL") -> str:
+    """The protocol of a URL that can be used, without reaching for it. Raises CheckpointError: one line."""
+    protocol, mark, path = url.partition("://")
+    if not mark or not path.strip("/") or "::" in url or re.search(r"[\s?#]", url):
+        raise CheckpointError(f"{key}={shown(url)} is not a URL such as s3://bucket/folder.")
+    if "@" in path.split("/")[0] and ":" in path.split("@")[0]:
+        raise CheckpointError(
+            f"{key}={shown(url)} holds a password, which would be written down with the run: give it to fsspec "
+            f"in the environment, as FSSPEC_{protocol.upper()}_PASSWORD, or to the server's own configuration."
+        )
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ValueError:
+        raise CheckpointError(
+            f"{key}={shown(url)}: fsspec knows no protocol {protocol}; s3, gs, abfs, sftp and file are some."
+        ) from None
+    except ImportError as error:
+        hint = ': pip install "peakpoint[s3]".' if protocol in ("s3", "s3a") else f": {shown(str(error))}."
+        raise CheckpointError(f"{key}={shown(url)} needs a package that is not installed{hint}") from None
+    return protocol
+
+
+def is_url(text: str) -> bool:
+    """Whether a word means a remote place and not a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+class Remote:
+    """A folder in a remote place; `key` is a name below it, with `/` between its parts.
+
+    An operation is tried `attempts` times, with growing pauses; each wait for the server's answer ends after
+    `timeout_s` seconds. Raises CheckpointError for a URL that cannot be used; whether the place is there is
+    only seen by what is done with it. Every method raises RemoteError.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, attempts: int = 1, key: str = "the URL") -> None:
+        self._protocol = check_url(url, key)
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._fs: Any = None
+
+    @property
+    def url(self) -> str:
+        """The place, for people."""
+        return shown(self._url)
+
+    def below(self, folder: str) -> "Remote":
+        """A folder within this one."""
+        return Remote(f"{self._url}/{folder}", timeout_s=self._timeout_s, attempts=self._attempts)
+
+    def above(self, levels: int) -> "Remote":
+        """A folder that this one lies in."""
+        url = "/".join(self._url.split("/")[:-levels])
+        return Remote(url, timeout_s=self._timeout_s, attempts=self._attempts)
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self._url.rpartition("/")[2]
+
+    def _connect(self) -> Any:
+        if self._fs is None:
+            import fsspec
+
+            settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+            if self._protocol in ("s3", "s3a"):
+                settings |= {
+                    "config_kwargs": {
+                        "connect_timeout": self._timeout_s,
+                        "read_timeout": self._timeout_s,
+                        "retries": {"mode": "standard", "total_max_attempts": 2},
+                    },
+                    "default_block_size": 16 << 20,
+                    "max_concurrency": 2,  # parts in memory
+                }
+            elif self._protocol in ("file", "local"):
+                settings = {"auto_mkdir": True, "skip_instance_cache": True}
+            self._fs, self._path = fsspec.url_to_fs(self._url, **settings)
+            if self._protocol in ("s3", "s3a"):
+                self._fs.retries = 1  # of its own, on top of botocore's
+        return self._fs
+
+    def _do(self, what: str, key: str, work: Callable[[Any, str], T]) -> T:
+        """`work(fs, path)`, tried again; any exception becomes a RemoteError that names the object."""
+        for attempt in range(self._attempts):
+            if attempt:
+                time.sleep(random.uniform(0.5, 1) * 2 ** (attempt - 1))
+            where = shown(f"{self._url}/{key}" if key else self._url)
+            try:
+                fs = self._connect()
+                return work(fs, f"{self._path}/{key}" if key else self._path)
+            except RemoteError as error:
+                failure = error
+            except FileNotFoundError as error:
+                raise Missing(f"{where} could not be {what}: {_reason(error)}.") from None
+            except Exception as error:  # what clients raise is theirs: botocore's, aiohttp's, paramiko's
+                failure = RemoteError(f"{where} could not be {what}: {_reason(error)}.")
+                if isinstance(error, PermissionError | NotImplementedError | ImportError):
+                    break
+        raise failure from None
+
+    def find(self, under: str = "") -> dict[str, int]:
+        """The keys below a folder, relative to it, with their sizes in bytes."""
+
+        def work(fs: Any, path: str) -> dict[str, int]:
+            fs.invalidate_cache()
+            try:
+                found = fs.find(path, detail=True)
+            except FileNotFoundError:
+                return {}
+            start = path.rstrip("/") + "/"
+            return {
+                name[len(start) :]: int(facts.get("size") or 0)
+                for name, facts in found.items()
+                if name.startswith(start)
+            }
+
+        return self._do("listed", under, work)
+
+    def folders(self) -> list[str]:
+        """The names of the folders right below."""
+
+        def work(fs: Any, path: str) -> list[str]:
+            fs.invalidate_cache()
+            entries = fs.ls(path, detail=True)
+            return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory")
+
+        try:
+            return self._do("listed", "", work)
+        except Missing:
+            return []
+
+    def read(self, key: str, limit: int = SMALL) -> bytes:
+        """A small object whole. An object of more than `limit` bytes is refused."""
+
+        def work(fs: Any, path: str) -> bytes:
+            data: bytes = fs.cat_file(path, start=0, end=limit + 1)
+            if len(data) > limit:
+                raise ValueError(f"it has more than {limit} bytes")
+            return data
+
+        return self._do("read", key, work)
+
+    def chunks(self, key: str, start: int, size: int) -> Iterator[bytes]:
+        """The bytes of an object from `start` to `size`, piece by piece."""
+        while start < size:
+            end = min(start + CHUNK, size)
+
+            def work(fs: Any, path: str, start: int = start, end: int = end) -> bytes:
+                data: bytes = fs.cat_file(path, start=start, end=end)
+                if len(data) != end - start:
+                    raise ValueError(f"{end - start} bytes were asked for and {len(data)} came")
+                return data
+
+            yield self._do("read", key, work)
+            start = end
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put a small object, and see that it is there."""
+
+        def work(fs: Any, path: str) -> None:
+            self._in_place(fs, path, lambda to: fs.pipe_file(to, data))
+
+        self._do("written", key, work)
+        if self.read(key, max(len(data), 1)) != data:
+            raise RemoteError(f"{shown(self._url)}/{key} was written and reads differently: it is written again.")
+
+    def upload(self, key: str, file: Path, sha256: str, size: int) -> None:
+        """Put a file, and read it back to see that it is there: digest and size."""
+
+        def work(fs: Any, path: str) -> None:
+            self._in_place(fs, path, lambda to: fs.put_file(str(file), to))
+
+        if not file.exists():
+            raise FileNotFoundError(file)
+        self._do("written", key, work)
+        self.verify(key, sha256, size)
+
+    def _in_place(self, fs: Any, path: str, put: Callable[[str], object]) -> None:
+        """Put under the final name: stores do it in one step; a folder needs a rename for that."""
+        if self._protocol in ("file", "local"):
+            folder, name = posixpath.split(path)
+            staged = f"{folder}/.staged-{os.getpid()}-{name}"
+            put(staged)
+            fs.mv(staged, path)
+            return
+        if self._protocol not in _STORES:
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
+        put(path)
+
+    def verify(self, key: str, sha256: str, size: int) -> None:
+        """Read an object to its end and compare."""
+        found = self._do("read", key, lambda fs, path: fs.size(path))
+        if found != size:
+            raise RemoteError(f"{shown(self._url)}/{key} has {found} bytes there and {size} here.")
+        digest = hashlib.sha256()
+        for chunk in self.chunks(key, 0, size):
+            digest.update(chunk)
+        if digest.hexdigest() != sha256:
+            raise RemoteError(f"{shown(self._url)}/{key} reads differently from what was written.")
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the place, without sending it."""
+        self._do("copied", target, lambda fs, path: fs.cp_file(f"{self._path}/{source}", path))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no failure."""
+        try:
+            self._do("deleted", key, lambda fs, path: fs.rm_file(path))
+        except Missing:
+            return
+
+
+def _reason(error: Exception) -> str:
+    """Why, in a few words, whichever library says it."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such object, or no such bucket"
+    if isinstance(error, PermissionError):
+        return f"it is not permitted ({shown(str(error)).rstrip('.') or 'no reason given'})"
+    text = shown(str(error)).rstrip(".")
+    if isinstance(error, TimeoutError) and not text:
+        return "no answer in time"
+    return text[:300] or type(error).__name__

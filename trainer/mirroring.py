@@ -1,0 +1,69 @@
+"""checkpoint.mirror: what the configuration says about copies in a remote place, put to work for one run."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+
+from checkpointing.events import Saved
+from checkpointing.finding import TIERS
+from checkpointing.mirror import Mirror, Settings
+from checkpointing.policy import Policy
+from checkpointing.remote import Remote
+from checkpointing.store import Store
+from trainer.check import nearest
+from trainer.config import Checkpoint, require
+from trainer.events import Listener, Published
+
+log = logging.getLogger("peakpoint")
+
+
+class _Wakes:
+    """Tells the mirror that there is more."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+
+    def __call__(self, event: Published) -> None:
+        if isinstance(event, Saved):
+            self._mirror.wake()
+
+    def close(self) -> None:
+        """Nothing: the mirror ends after the record of the run."""
+
+
+def place(settings: Checkpoint) -> Remote | None:
+    """The remote place, which is not reached for yet. Raises CheckpointError when it cannot be one."""
+    if settings.mirror is None:
+        return None
+    return Remote(settings.mirror, timeout_s=settings.mirror_timeout_s, key="checkpoint.mirror")
+
+
+def check(settings: Checkpoint, policies: Mapping[str, Policy]) -> None:
+    """Raise UserError when checkpoint.mirror_what names nothing that this run saves."""
+    known = {*TIERS, *policies, *(tag for policy in policies.values() for tag in policy.tags)}
+    for word in settings.mirror_what:
+        require(
+            word in known,
+            f"checkpoint.mirror_what: {word} is no tier, role or policy of this run{nearest(word, known)}",
+        )
+
+
+@contextlib.contextmanager
+def mirror(settings: Checkpoint, remote: Remote | None, target: Store) -> Iterator[list[Listener]]:
+    """Copies what is saved within, and waits at the end for what is left, as the settings say."""
+    if remote is None:
+        yield []
+        return
+    options = Settings(
+        what=frozenset(settings.mirror_what),
+        keep=settings.mirror_keep,
+        queue=settings.mirror_queue,
+        wait_s=settings.mirror_wait_s,
+    )
+    copies = Mirror(target.root, target.run, remote, options)
+    log.info("copies of %s go to %s", ", ".join(settings.mirror_what) or "nothing", copies.url)
+    copies.start()
+    try:
+        yield [_Wakes(copies)]
+    finally:
+        copies.close()
