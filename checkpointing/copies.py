@@ -1,10 +1,10 @@
 """The copies of one run in a remote place: what is there, what is missing, and what may go.
 
     URL/<run>/mirror.json                  says whose folder this is; <run> is the id in every manifest
-    URL/<run>/record/000007.json           run.json, .hydra, metrics, journal: what a resume needs, of one moment
+    URL/<run>/record/000007.json           run.json, .hydra, metrics, journal: for a resume, of one moment
     URL/<run>/checkpoints/<tier>/x.pt      the bytes, read back and compared before
     URL/<run>/checkpoints/<tier>/x.json    the manifest is written: it is the commit mark there, as it is here
-    URL/<run>/pointers/...                 for others to read: the newest of each role; nothing here relies on them
+    URL/<run>/pointers/...                 the newest of each role, for others: nothing here relies on them
 
 A folder for each run, so that runs that share a URL cannot touch each other. An object is never changed in
 place where something relies on it, so there is no moment at which the place holds less than before.
@@ -16,12 +16,21 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from checkpointing import files, finding, store
+from checkpointing import files, finding, store, versions
 from checkpointing.errors import CheckpointError
 from checkpointing.files import file_digest
 from checkpointing.lock import take
 from checkpointing.manifest import Manifest, sealed
-from checkpointing.mirrored import FORMAT, MARK, newest_record, number, read_index, read_mark, record_of, sides
+from checkpointing.mirrored import (
+    FORMAT,
+    MARK,
+    newest_record,
+    number,
+    read_index,
+    read_mark,
+    record_of,
+    sides,
+)
 from checkpointing.policy import MILESTONE, TRAINING
 from checkpointing.remote import Missing, Remote, RemoteError
 
@@ -42,7 +51,7 @@ def local(root: Path, what: Collection[str], run: str | None = None) -> list[Man
 
 
 class Copies:
-    """The folder of one run in a remote place. `open` before anything else; every method raises RemoteError."""
+    """The folder of one run in a remote place; `open` it first. Every method raises RemoteError."""
 
     def __init__(self, remote: Remote, run: str) -> None:
         self.remote = remote.below(run)
@@ -148,11 +157,14 @@ class Copies:
                 targets |= {f"milestone/{tag}": manifest for tag in manifest.tags}
         releases = [m for m in self.index.values() if m.tier == finding.PRODUCTION]
         if releases:
-            newest = max(releases, key=lambda m: finding.precedence(finding.version_of(m)))
+            newest = max(releases, key=lambda m: versions.key(finding.version_of(m)))
             targets["production/latest"] = newest
         for name, manifest in targets.items():
             if self._pointed.get(name) != manifest.sha256 + manifest.file:
-                facts = {"file": f"checkpoints/{manifest.file}", "sha256": manifest.sha256}
+                facts: dict[str, str | int] = {
+                    "file": f"checkpoints/{manifest.file}",
+                    "sha256": manifest.sha256,
+                }
                 facts |= {"bytes": manifest.bytes, "epoch": manifest.epoch, "step": manifest.global_step}
                 self.remote.write(f"pointers/{name}.json", sealed(json.dumps(facts, indent=2)).encode())
                 self._pointed[name] = manifest.sha256 + manifest.file
@@ -183,7 +195,11 @@ class Copies:
         """Delete bytes there that no manifest names: of uploads that were cut short and are not repeated."""
         for key in self._sizes:
             tier, _, name = key.partition("/")
-            if tier in (TRAINING, MILESTONE) and not name.endswith(".json") and key not in {*here, *self.index}:
+            if (
+                tier in (TRAINING, MILESTONE)
+                and not name.endswith(".json")
+                and key not in {*here, *self.index}
+            ):
                 self.remote.delete(f"checkpoints/{key}")
 
     def _is_there(self, manifest: Manifest) -> bool:
@@ -207,7 +223,7 @@ def _now() -> str:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[Path]:
-    """A second name for a file, under which it can be read to its end though retention lets it go meanwhile."""
+    """A second name for a file, so that it can be read to its end though retention lets it go meanwhile."""
     link = files.staged_name(path)
     try:
         link.hardlink_to(path)

@@ -30,8 +30,8 @@ LONGEST_PAUSE_S = 120.0
 class Settings:
     """What is copied (tiers, roles, policies), and how long the mirror may take.
 
-    `keep`: of each role so many stay there beside what is here, None for all; `queue`: how many files may wait
-    their turn; `wait_s`: how long the end of a run waits for what is left.
+    `keep`: of each role so many stay there beside what is here, None for all; `queue`: how many files may
+    wait their turn; `wait_s`: how long the end of a run waits for what is left.
     """
 
     what: Collection[str]
@@ -41,7 +41,7 @@ class Settings:
 
 
 class Mirror:
-    """Copies what a run keeps under `root` to `remote`, from `start` to `close`; `wake` when there is more."""
+    """Copies what a run keeps under `root`, from `start` to `close`; `wake` it when there is more."""
 
     def __init__(self, root: Path, run: str, remote: Remote, settings: Settings) -> None:
         self._root = root
@@ -94,7 +94,7 @@ class Mirror:
         room = self._settings.queue
         if len(missing) > room and not self._crowded:
             log.warning(
-                "%d checkpoints wait for the mirror: the newest %d go first, the others once these are copied.",
+                "%d checkpoints wait for the mirror: the newest %d go first, the others after them.",
                 len(missing),
                 room,
             )

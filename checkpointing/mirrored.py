@@ -4,7 +4,6 @@ What lies there, and in which order it is written: copies.py.
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +45,7 @@ def sides(manifest: Manifest) -> dict[str, str]:
 
 
 def read_mark(remote: Remote) -> dict[str, Any]:
-    """What a run's folder says of itself. Raises Missing when it is none, RemoteError when it cannot be read."""
+    """What a run's folder says of itself. Raises Missing when it is none, RemoteError when it is damaged."""
     data = remote.read(MARK, 1 << 16)
     try:
         mark = unsealed(data)
@@ -70,16 +69,18 @@ def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Mani
         tier, _, name = key.partition("/")
         if tier not in finding.TIERS or not name.endswith(".json") or name.endswith(".config.json"):
             continue
-        stem = key.removesuffix(".json")
-        file = next((f for f in (f"{stem}.pt", f"{stem}.safetensors") if f in sizes), f"{stem}.pt")
         try:
             if not safe(name):
-                raise CheckpointError(f"{remote.url} holds {key!r}, which is no name for a file here: passed over.")
+                raise CheckpointError(
+                    f"{remote.url} holds {key!r}, which is no name for a file here: passed over."
+                )
             where = f"{remote.url}/checkpoints/{key}"
+            file = f"{key.removesuffix('.json')}.pt"
             manifest = parse_manifest(remote.read(f"checkpoints/{key}"), where, file)
-            if sizes.get(file) != manifest.bytes:
-                size = sizes.get(file, "no")
-                raise CheckpointError(f"{where} says {manifest.bytes} bytes, and {size} are there: passed over.")
+            if (size := sizes.get(manifest.file, 0)) != manifest.bytes:
+                raise CheckpointError(
+                    f"{where} says {manifest.bytes} bytes, and {size} are there: passed over."
+                )
         except Missing:  # deleted since it was listed
             continue
         except RemoteError:

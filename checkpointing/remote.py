@@ -1,7 +1,7 @@
 """Objects in a place that fsspec reaches: put and read back, read within bounds, list, delete.
 
 Nothing that a server says is believed without its digest, no answer is larger than what was asked for, and
-every failure is one RemoteError whose line shows no password. The place is reached at the first use, not before.
+every failure is one RemoteError whose line shows no password. The place is reached at the first use.
 """
 
 import hashlib
@@ -20,7 +20,13 @@ CHUNK = 8 << 20
 SMALL = 64 << 20
 """No manifest, pointer or record is larger."""
 
-_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+LISTING = 10 << 20
+"""What a list, or a copy within the place, is allowed for, as if so many bytes were sent."""
+SLOWEST = 100_000
+"""Bytes a second: what moves slower is taken for dead."""
+
+_S3 = ("s3", "s3a")
+_STORES = (*_S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
 """Protocols without folders."""
 _SECRET = re.compile(r"SECRET|PASSW|TOKEN|_KEY", re.IGNORECASE)
 
@@ -52,8 +58,8 @@ def check_url(url: str, key: str = "the URL") -> str:
         raise CheckpointError(f"{key}={shown(url)} is not a URL such as s3://bucket/folder.")
     if "@" in path.split("/")[0] and ":" in path.split("@")[0]:
         raise CheckpointError(
-            f"{key}={shown(url)} holds a password, which would be written down with the run: give it to fsspec "
-            f"in the environment, as FSSPEC_{protocol.upper()}_PASSWORD, or to the server's own configuration."
+            f"{key}={shown(url)} holds a password, which would be written down with the run: give it to "
+            f"fsspec in the environment, as FSSPEC_{protocol.upper()}_PASSWORD."
         )
     import fsspec
 
@@ -64,7 +70,7 @@ def check_url(url: str, key: str = "the URL") -> str:
             f"{key}={shown(url)}: fsspec knows no protocol {protocol}; s3, gs, abfs, sftp and file are some."
         ) from None
     except ImportError as error:
-        hint = ': pip install "peakpoint[s3]".' if protocol in ("s3", "s3a") else f": {shown(str(error))}."
+        hint = ': pip install "peakpoint[s3]".' if protocol in _S3 else f": {shown(str(error))}."
         raise CheckpointError(f"{key}={shown(url)} needs a package that is not installed{hint}") from None
     return protocol
 
@@ -113,7 +119,7 @@ class Remote:
             import fsspec
 
             settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-            if self._protocol in ("s3", "s3a"):
+            if self._protocol in _S3:
                 settings |= {
                     "config_kwargs": {
                         "connect_timeout": self._timeout_s,
@@ -126,7 +132,7 @@ class Remote:
             elif self._protocol in ("file", "local"):
                 settings = {"auto_mkdir": True, "skip_instance_cache": True}
             self._fs, self._path = fsspec.url_to_fs(self._url, **settings)
-            if self._protocol in ("s3", "s3a"):
+            if self._protocol in _S3:
                 self._fs.retries = 1  # of its own, on top of botocore's
         return self._fs
 
@@ -149,13 +155,44 @@ class Remote:
                     break
         raise failure from None
 
+    def _ask(self, fs: Any, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
+        """Call a method of the file system. Raises TimeoutError when nothing moves for too long.
+
+        Clients have timeouts, but not for all that they wait for: aiohttp waits without an end for a server
+        that is to say `100 Continue` before an upload, and while a body is being sent.
+        """
+        if not getattr(fs, "async_impl", False):
+            return getattr(fs, name)(*args, **options)
+        import asyncio
+
+        from fsspec.asyn import sync
+        from fsspec.callbacks import Callback
+
+        limit = 2 * self._timeout_s + size / SLOWEST
+        moved = Callback()
+        if name == "put_file":
+            options["callback"] = moved
+
+        async def bounded() -> Any:
+            task = asyncio.ensure_future(getattr(fs, f"_{name}")(*args, **options))
+            while True:
+                before = moved.value
+                done, _ = await asyncio.wait({task}, timeout=limit)
+                if done:
+                    return task.result()
+                if moved.value == before:
+                    task.cancel()
+                    raise TimeoutError(f"nothing moved for {limit:.0f} s")
+
+        return sync(fs.loop, bounded)
+
     def find(self, under: str = "") -> dict[str, int]:
         """The keys below a folder, relative to it, with their sizes in bytes."""
 
         def work(fs: Any, path: str) -> dict[str, int]:
             fs.invalidate_cache()
             try:
-                found = fs.find(path, detail=True)
+                found = self._ask(fs, "find", path, detail=True, size=LISTING)
             except FileNotFoundError:
                 return {}
             start = path.rstrip("/") + "/"
@@ -172,8 +209,10 @@ class Remote:
 
         def work(fs: Any, path: str) -> list[str]:
             fs.invalidate_cache()
-            entries = fs.ls(path, detail=True)
-            return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory")
+            entries = self._ask(fs, "ls", path, detail=True, size=LISTING)
+            return sorted(
+                posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory"
+            )
 
         try:
             return self._do("listed", "", work)
@@ -184,7 +223,7 @@ class Remote:
         """A small object whole. An object of more than `limit` bytes is refused."""
 
         def work(fs: Any, path: str) -> bytes:
-            data: bytes = fs.cat_file(path, start=0, end=limit + 1)
+            data: bytes = self._ask(fs, "cat_file", path, start=0, end=limit + 1, size=limit)
             if len(data) > limit:
                 raise ValueError(f"it has more than {limit} bytes")
             return data
@@ -197,7 +236,7 @@ class Remote:
             end = min(start + CHUNK, size)
 
             def work(fs: Any, path: str, start: int = start, end: int = end) -> bytes:
-                data: bytes = fs.cat_file(path, start=start, end=end)
+                data: bytes = self._ask(fs, "cat_file", path, start=start, end=end, size=end - start)
                 if len(data) != end - start:
                     raise ValueError(f"{end - start} bytes were asked for and {len(data)} came")
                 return data
@@ -209,17 +248,24 @@ class Remote:
         """Put a small object, and see that it is there."""
 
         def work(fs: Any, path: str) -> None:
-            self._in_place(fs, path, lambda to: fs.pipe_file(to, data))
+            self._in_place(fs, path, lambda to: self._ask(fs, "pipe_file", to, data, size=len(data)))
 
         self._do("written", key, work)
         if self.read(key, max(len(data), 1)) != data:
-            raise RemoteError(f"{shown(self._url)}/{key} was written and reads differently: it is written again.")
+            raise RemoteError(
+                f"{shown(self._url)}/{key} was written and reads differently: it is written again."
+            )
 
     def upload(self, key: str, file: Path, sha256: str, size: int) -> None:
         """Put a file, and read it back to see that it is there: digest and size."""
 
         def work(fs: Any, path: str) -> None:
-            self._in_place(fs, path, lambda to: fs.put_file(str(file), to))
+            parts = {"chunksize": CHUNK} if self._protocol in _S3 else {}
+            self._in_place(
+                fs,
+                path,
+                lambda to: self._ask(fs, "put_file", str(file), to, size=min(size, 2 * CHUNK), **parts),
+            )
 
         if not file.exists():
             raise FileNotFoundError(file)
@@ -235,12 +281,12 @@ class Remote:
             fs.mv(staged, path)
             return
         if self._protocol not in _STORES:
-            fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            self._ask(fs, "makedirs", posixpath.dirname(path), exist_ok=True)
         put(path)
 
     def verify(self, key: str, sha256: str, size: int) -> None:
         """Read an object to its end and compare."""
-        found = self._do("read", key, lambda fs, path: fs.size(path))
+        found = self._do("read", key, lambda fs, path: self._ask(fs, "size", path))
         if found != size:
             raise RemoteError(f"{shown(self._url)}/{key} has {found} bytes there and {size} here.")
         digest = hashlib.sha256()
@@ -251,12 +297,16 @@ class Remote:
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the place, without sending it."""
-        self._do("copied", target, lambda fs, path: fs.cp_file(f"{self._path}/{source}", path))
+        self._do(
+            "copied",
+            target,
+            lambda fs, path: self._ask(fs, "cp_file", f"{self._path}/{source}", path, size=LISTING),
+        )
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no failure."""
         try:
-            self._do("deleted", key, lambda fs, path: fs.rm_file(path))
+            self._do("deleted", key, lambda fs, path: self._ask(fs, "rm_file", path))
         except Missing:
             return
 

@@ -10,13 +10,16 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.remotes import S3
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,3 +131,23 @@ def status(run: Path) -> dict[str, Any]:
     """A run's status.json."""
     found: dict[str, Any] = json.loads((run / "status.json").read_text())
     return found
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, int]]:
+    """A real S3 API on the loopback."""
+    from tests.remotes import moto
+
+    with moto() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator["S3"]:
+    """A bucket of its own behind a proxy, which s3:// URLs mean in this process and in those it starts."""
+    from tests.remotes import KEYS, bucket
+
+    with bucket(s3_server) as made:
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": made.proxy.url}.items():
+            monkeypatch.setenv(name, value)
+        yield made

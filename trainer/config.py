@@ -300,7 +300,9 @@ class Checkpoint:
     policy: dict[str, Any]
 
     def __post_init__(self) -> None:
-        require_range(self, "checkpoint.", 1, INF, "interval interval_steps keep_last mirror_keep mirror_queue")
+        require_range(
+            self, "checkpoint.", 1, INF, "interval interval_steps keep_last mirror_keep mirror_queue"
+        )
         require_range(self, "checkpoint.", 1e-9, INF, "interval_minutes mirror_timeout_s")
         require_range(self, "checkpoint.", 0, INF, "mirror_wait_s")
         require(

@@ -1,0 +1,324 @@
+"""Copies in a remote place: what arrives there, in which order, what stays, and what a bad network can do."""
+
+import json
+import logging
+import uuid
+
+import pytest
+
+from checkpointing import copies, mirror, store
+from checkpointing.manifest import unsealed
+from checkpointing.mirror import Mirror, Settings
+from checkpointing.mirrored import newest_record, read_index
+from checkpointing.remote import Remote
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import damage, manifest, saved
+from tests.remotes import Fault
+
+
+class World:
+    """A run's checkpoints, and mirrors of them in one place."""
+
+    def __init__(self, folder, url, run="run", **settings):
+        self.root = folder / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        self.store = Store(self.root, run)
+        self.url, self.run = url, run
+        self.settings = {"what": {"milestone"}, "keep": 1, "queue": 16, "wait_s": 20.0} | settings
+        self.numbers = iter(range(1, 1000))
+
+    def save(self, name=None, tag="best", **facts):
+        """A milestone that is like no other."""
+        number = next(self.numbers)
+        facts = {"tags": (tag,), "epoch": number} | facts
+        return saved(self.store, f"milestone/{name or f'{tag}_{number}'}.pt", float(number), **facts)
+
+    def remote(self):
+        return Remote(self.url, timeout_s=1)
+
+    def mirror(self, **settings):
+        return Mirror(self.root, self.run, self.remote(), Settings(**(self.settings | settings)))
+
+    def copy(self, **settings):
+        """Start a mirror, and wait until it has done everything or has given up."""
+        made = self.mirror(**settings)
+        made.start()
+        made.close()
+        return made
+
+    def there(self):
+        """The files that count as copied."""
+        found, bad = read_index(
+            self.remote().below(self.run), self.remote().below(self.run).find("checkpoints")
+        )
+        assert not bad
+        return list(found)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(mirror, "FIRST_PAUSE_S", 0.05)
+
+
+@pytest.fixture
+def far(tmp_path):
+    return World(tmp_path / "run", f"memory://{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def away(tmp_path, s3):
+    return World(tmp_path / "run", f"{s3.url}/runs")
+
+
+def puts(s3):
+    """What was written, in order, without the run's folder."""
+    return [line.split()[1].decode().split("/runs/run/")[1] for line in s3.proxy.lines(b"PUT")]
+
+
+def test_bytes_go_first_then_the_manifest_then_the_pointer(away, s3):
+    kept = away.save()
+    away.copy()
+    assert puts(s3) == [
+        "mirror.json",
+        "record/000001.json",
+        "checkpoints/milestone/best_1.pt",
+        "checkpoints/milestone/best_1.json",
+        "pointers/latest.json",
+        "pointers/milestone/best.json",
+    ]
+    assert s3.get("runs/run/checkpoints/milestone/best_1.pt") == away.store.path(kept).read_bytes()
+    manifest = away.store.path(kept).with_suffix(".json")
+    assert s3.get("runs/run/checkpoints/milestone/best_1.json") == manifest.read_bytes()
+    pointer = unsealed(s3.get("runs/run/pointers/milestone/best.json"))
+    assert (pointer["file"], pointer["sha256"]) == ("checkpoints/milestone/best_1.pt", kept.sha256)
+
+
+@pytest.mark.parametrize("kind", ["lie", "truncate", "reset", "drop", "hang"])
+def test_what_cannot_be_read_back_gets_no_manifest_and_no_pointer(away, s3, kind, warnings):
+    first = away.save()
+    away.copy()
+    s3.proxy.faults = [
+        Fault(kind, b"GET /" + s3.bucket.encode() + b"/runs/run/checkpoints/milestone/best_2.pt", 99)
+    ]
+    away.save()
+    away.copy(wait_s=1.5)
+    assert away.there() == [first.file]
+    assert unsealed(s3.get("runs/run/pointers/latest.json"))["sha256"] == first.sha256
+    assert any("Training goes on; the copy is tried again." in line for line in warnings())
+    how = f"python -m checkpointing push {away.root.parent} {away.url}"
+    assert any(f"milestone/best_2.pt not copied yet. To go on with it: {how}" in line for line in warnings())
+    s3.proxy.faults = []
+    away.copy(keep=None)
+    assert away.there() == ["milestone/best_1.pt", "milestone/best_2.pt"]
+
+
+@pytest.mark.parametrize("kind", ["lie", "truncate", "reset", "drop", "hang", "busy", "spoil", "delay"])
+def test_every_fault_that_passes_is_got_over(away, s3, kind):
+    for _ in range(3):
+        away.save()
+    s3.proxy.faults = [
+        Fault(kind, what, 1) for what in (b"best_1.pt", b"best_2.json", b"record", b"best_3.pt")
+    ]
+    away.copy()
+    assert away.there() == [f"milestone/best_{n}.pt" for n in (1, 2, 3)]
+    assert sum(fault.times for fault in s3.proxy.faults) <= 1  # nothing of the record is read
+
+
+def test_after_a_restart_only_what_is_missing_is_copied(away, s3):
+    away.save()
+    away.copy()
+    s3.proxy.seen.clear()
+    away.save()
+    away.copy()
+    assert [key for key in puts(s3) if key.endswith(".pt")] == ["checkpoints/milestone/best_2.pt"]
+    s3.proxy.seen.clear()
+    away.copy()
+    assert [key for key in puts(s3) if "pointers" not in key] == []
+
+
+def test_bytes_left_without_a_manifest_are_copied_again_or_swept(away, s3):
+    away.save()
+    s3.put("runs/run/checkpoints/milestone/best_1.pt", b"half")
+    s3.put("runs/run/checkpoints/milestone/gone.pt", b"half")
+    away.copy()
+    assert away.there() == ["milestone/best_1.pt"]
+    assert not any("gone.pt" in key for key in s3.names())
+
+
+def test_roles_that_share_their_bytes_are_sent_once(away, s3):
+    one = away.save()
+    away.store.share(one, manifest("milestone/other.pt", tags=("other",)))
+    away.copy()
+    sent = [line for line in s3.proxy.lines(b"PUT") if line.split()[1].endswith(b".pt")]
+    assert len(sent) == 2
+    assert away.there() == ["milestone/best_1.pt", "milestone/other.pt"]
+    assert s3.get("runs/run/checkpoints/milestone/other.pt") == away.store.path(one).read_bytes()
+
+
+def test_the_newest_of_each_role_stay_and_older_ones_go(far):
+    for _ in range(4):
+        gone = far.save()
+        far.save(tag="other")
+        far.copy()
+        far.store.delete(gone)
+    assert far.there() == [
+        "milestone/other_2.pt",
+        *(f"milestone/other_{n}.pt" for n in (4, 6)),
+        "milestone/best_7.pt",
+        "milestone/other_8.pt",
+    ]
+
+
+def test_keep_null_lets_nothing_go(far):
+    for _ in range(3):
+        gone = far.save()
+        far.copy(keep=None)
+        far.store.delete(gone)
+    assert len(far.there()) == 3
+
+
+def test_what_is_here_stays_there_whatever_keep_says(far):
+    for _ in range(3):
+        far.save()
+    far.copy(keep=1)
+    assert len(far.there()) == 3
+
+
+def test_nothing_is_deleted_when_what_came_after_it_is_not_there(far):
+    first = far.save()
+    far.copy()
+    far.store.delete(first)
+    second = far.save()
+    place = copies.Copies(far.remote(), far.run)
+    place.open("run")
+    place.put(far.root, second)
+    place.remote.delete(f"checkpoints/{second.file}")
+    assert place.retire({second.file}, 1) == []
+    place.put(far.root, second)
+    assert place.retire({second.file}, 1) == [first.file]
+
+
+def test_two_runs_with_one_url_do_not_touch_each_other(tmp_path):
+    url = f"memory://{uuid.uuid4().hex}"
+    a, b = (World(tmp_path / name, url, run=name) for name in "ab")
+    for _ in range(2):
+        for each in (a, b):
+            gone = each.save()
+            each.copy()
+            each.store.delete(gone)
+    assert a.there() == b.there() == ["milestone/best_2.pt"]
+    assert a.remote().folders() == ["a", "b"]
+
+
+def test_a_file_that_retention_deletes_is_read_to_its_end(far):
+    kept = far.save()
+    path = far.store.path(kept)
+    data = path.read_bytes()
+    with copies.held(path) as link:
+        far.store.delete(kept)
+        Store(far.root, "run")  # sweeps what dead writers left
+        assert link.read_bytes() == data
+    assert list((far.root / "milestone").iterdir()) == []
+
+
+def test_a_file_that_is_gone_is_no_failure(far, warnings):
+    one, two = far.save(), far.save()
+    made = far.mirror()
+    pending = made._missing()
+    far.store.delete(one)
+    made._missing = lambda: [m for m in pending if not made._copies.holds(m) and far.store.path(m).exists()]
+    made.start()
+    made.close()
+    assert far.there() == [two.file]
+    assert warnings() == []
+
+
+def test_the_queue_is_bounded_and_everything_arrives(far, warnings):
+    for _ in range(7):
+        far.save()
+    made = far.mirror(queue=3)
+    assert [m.epoch for m in made.pending()] == [7, 6, 5]
+    made.start()
+    made.close()
+    assert len(far.there()) == 7
+    assert [line for line in warnings() if "wait for the mirror" in line] == [
+        "7 checkpoints wait for the mirror: the newest 3 go first, the others after them."
+    ]
+
+
+def test_what_fails_makes_way_for_the_others(away, s3):
+    away.save()
+    away.save()
+    s3.proxy.faults = [Fault("drop", b"best_2.pt", 10**6)]
+    away.copy(wait_s=1.5)
+    assert away.there() == ["milestone/best_1.pt"]
+
+
+def test_a_damaged_file_is_not_copied_and_holds_nothing_up(far, warnings):
+    bad, good = far.save(), far.save()
+    damage(far.store.path(bad))
+    far.copy()
+    assert far.there() == [good.file]
+    assert [line for line in warnings() if "damaged here" in line] == [
+        f"mirror: {bad.file} is damaged here, so it is not copied: "
+        "python -m checkpointing repair RUN sets it aside."
+    ]
+
+
+def test_a_newer_file_of_the_same_name_takes_its_place_and_an_older_does_not(far, warnings):
+    old = far.save("peak")
+    far.copy()
+    far.store.delete(old)
+    new = far.save("peak")
+    far.copy()
+    place = far.remote().below("run")
+    assert place.read("checkpoints/milestone/peak.pt") == far.store.path(new).read_bytes()
+    assert warnings() == []
+    # Another machine, with an earlier state of the same run.
+    other = World(far.root.parent.parent / "other", far.url)
+    other.save("peak")
+    other.copy()
+    assert place.read("checkpoints/milestone/peak.pt") == far.store.path(new).read_bytes()
+    assert any("holds another milestone/peak.pt, which is not older" in line for line in warnings())
+
+
+def test_the_record_is_of_one_moment_and_the_newest_sound_one_counts(far):
+    run = far.root.parent
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    for number in range(3):
+        (run / "run.json").write_text(json.dumps({"run": "run", "number": number}))
+        far.save()
+        far.copy()
+    place = far.remote().below("run")
+    assert set(place.find("record")) == {"000002.json", "000003.json"}
+    number, texts = newest_record(place)
+    assert number == 3
+    assert json.loads(texts["run.json"])["number"] == 2
+    assert texts[".hydra/config.yaml"] == "seed: 1\n"
+    assert "best_3.pt" in texts["checkpoints/metadata/journal.jsonl"]
+    place.write("record/000003.json", place.read("record/000003.json").replace(b"seed: 1", b"seed: 2"))
+    number, texts = newest_record(place)
+    assert number == 3
+    assert json.loads(texts["run.json"])["number"] == 1
+
+
+def test_only_what_is_named_is_copied(far):
+    saved(far.store, "training/a.pt", tags=("interval",), policies=("interval",))
+    far.save(tag="best", policies=("best",))
+    far.save(tag="top_k", policies=("top_k",))
+    far.copy(what={"top_k"})
+    assert far.there() == ["milestone/top_k_2.pt"]
+    far.copy(what={"interval", "best"})
+    assert set(far.there()) == {"milestone/top_k_2.pt", "training/a.pt", "milestone/best_1.pt"}
+
+
+def test_trouble_is_told_once_and_so_is_its_end(away, s3, caplog):
+    caplog.set_level(logging.INFO, "peakpoint")
+    s3.proxy.faults = [Fault("drop", times=12)]
+    away.save()
+    away.copy()
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "Training goes on" in line]) == 1
+    assert lines[-1] == f"mirror: {away.url}/run works again; everything is copied"
+    assert store.manifests(away.root)[0].file in away.there()

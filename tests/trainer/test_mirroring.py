@@ -1,0 +1,140 @@
+"""checkpoint.mirror through the whole program: it neither holds training up nor ends it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from checkpointing import store
+from checkpointing.mirrored import newest_record, read_index
+from checkpointing.policy import MILESTONE
+from checkpointing.remote import Remote
+from tests.conftest import ROOT, TINY, status
+from tests.remotes import Fault
+
+
+def mirrored(run, url):
+    """The milestones of a run here, and those that count as copied, by file and digest."""
+    here = {m.file: m.sha256 for m in store.manifests(run / "checkpoints") if m.tier == MILESTONE}
+    place = Remote(url, timeout_s=5).below(store.manifests(run / "checkpoints")[0].run)
+    found, bad = read_index(place, place.find("checkpoints"))
+    assert not bad
+    for manifest in found.values():
+        place.verify(f"checkpoints/{manifest.file}", manifest.sha256, manifest.bytes)
+    return here, {file: m.sha256 for file, m in found.items()}, place
+
+
+def test_what_the_run_keeps_is_there_when_it_ends(train, s3, tmp_path):
+    done = train(*TINY, f"checkpoint.mirror={s3.url}/runs", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    here, there, place = mirrored(tmp_path / "run", f"{s3.url}/runs")
+    assert here == there
+    assert f"copies of milestone go to {place.url}" in done.out
+    _, record = newest_record(place)
+    for name in ("run.json", "status.json", "metrics.jsonl", ".hydra/config.yaml", ".hydra/overrides.yaml"):
+        assert record[name] == (tmp_path / "run" / name).read_text()
+    assert '"finished"' in record["status.json"]
+
+
+@pytest.mark.parametrize("kind", ["hang", "drop", "lie"])
+def test_training_finishes_though_nothing_can_be_copied(train, s3, tmp_path, kind):
+    s3.proxy.faults = [Fault(kind, times=10**6)]
+    done = train(
+        *TINY,
+        f"checkpoint.mirror={s3.url}/runs",
+        "checkpoint.mirror_wait_s=1",
+        "checkpoint.mirror_timeout_s=1",
+        "hydra.run.dir=run",
+    )
+    assert done.code == 0, done.err
+    state = status(tmp_path / "run")
+    assert (state["state"], state["step"]) == ("finished", 24)
+    assert done.out.count("Training goes on; the copy is tried again.") <= 1  # it may be over sooner
+    last = done.out.strip().splitlines()[-1]
+    assert last.startswith("The mirror is not complete: milestone/")
+    assert last.endswith(f"python -m checkpointing push {tmp_path / 'run'} {s3.url}/runs")
+
+
+def test_a_process_ends_though_the_server_never_answers(s3, tmp_path):
+    s3.proxy.faults = [Fault("hang", times=10**6)]
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                str(ROOT / "train.py"),
+                *TINY,
+                "hydra.run.dir=run",
+                "checkpoint.mirror_wait_s=0",
+            ),
+            *(f"checkpoint.mirror={s3.url}/runs", "checkpoint.mirror_timeout_s=600"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "The mirror is not complete" in done.stdout
+
+
+def test_killed_in_an_upload_and_started_again_everything_arrives(train, s3, tmp_path):
+    s3.proxy.faults = [Fault("hang", b".pt", times=1)]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, str(ROOT / "train.py"), *TINY, "epochs=40", "hydra.run.dir=run"),
+            f"checkpoint.mirror={s3.url}/runs",
+        ],
+        cwd=tmp_path,
+        env=dict(os.environ),
+        stdout=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 60
+    while not s3.proxy.lines(b".pt"):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run = tmp_path / "run"
+    assert status(run)["state"] == "running"
+    links = list((run / "checkpoints" / "milestone").glob(".staged-*"))
+    here, there, _ = mirrored(run, f"{s3.url}/runs")
+    assert len(links) == 1
+    assert here
+    assert not there
+    done = train("resume=run")
+    assert done.code == 0, done.err
+    here, there, _ = mirrored(run, f"{s3.url}/runs")
+    assert here == there
+    assert len(here) > 3
+    assert not list((run / "checkpoints" / "milestone").glob(".staged-*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("checkpoint.mirror=foo://x/y", "checkpoint.mirror=foo://x/y: fsspec knows no protocol foo"),
+        ("checkpoint.mirror=/abs", "checkpoint.mirror=/abs is not a URL such as s3://bucket/folder"),
+        ("checkpoint.mirror=ftp://me:hunter22@h/x", "holds a password"),
+        ("checkpoint.mirror_keep=0", "checkpoint.mirror_keep=0 is out of range"),
+        ("checkpoint.mirror_queue=0", "checkpoint.mirror_queue=0 is out of range"),
+        ("checkpoint.mirror_wait_s=-1", "checkpoint.mirror_wait_s=-1"),
+        ("checkpoint.mirror_timeout_s=0", "checkpoint.mirror_timeout_s=0"),
+        (
+            "checkpoint.mirror_what=[best_acuracy]",
+            "best_acuracy is no tier, role or policy of this run: did you mean best_accuracy?",
+        ),
+    ],
+)
+def test_wrong_settings_are_one_line_before_training(train, tmp_path, override, says):
+    done = train(*TINY, override, "hydra.run.dir=run")
+    assert done.code == 1
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert "hunter22" not in done.err
+    assert not (tmp_path / "run" / "run.json").exists()
