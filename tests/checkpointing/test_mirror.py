@@ -10,7 +10,7 @@ from checkpointing import copies, mirror, store
 from checkpointing.manifest import unsealed
 from checkpointing.mirror import Mirror, Settings
 from checkpointing.mirrored import newest_record, read_index
-from checkpointing.remote import Remote
+from checkpointing.remote import Remote, RemoteError
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest, saved
 from tests.remotes import Fault
@@ -24,7 +24,7 @@ class World:
         folder.mkdir(exist_ok=True)
         self.store = Store(self.root, run)
         self.url, self.run = url, run
-        self.settings = {"what": {"milestone"}, "keep": 1, "queue": 16, "wait_s": 20.0} | settings
+        self.settings = {"what": {"milestone"}, "keep": 1, "queue": 16, "wait_s": 100.0} | settings
         self.numbers = iter(range(1, 1000))
 
     def save(self, name=None, tag="best", **facts):
@@ -33,17 +33,25 @@ class World:
         facts = {"tags": (tag,), "epoch": number} | facts
         return saved(self.store, f"milestone/{name or f'{tag}_{number}'}.pt", float(number), **facts)
 
-    def remote(self):
-        return Remote(self.url, timeout_s=1)
+    def remote(self, timeout_s=10):
+        return Remote(self.url, timeout_s=timeout_s)
 
-    def mirror(self, **settings):
-        return Mirror(self.root, self.run, self.remote(), Settings(**(self.settings | settings)))
+    def mirror(self, *, timeout_s=10, **settings):
+        return Mirror(self.root, self.run, self.remote(timeout_s), Settings(**(self.settings | settings)))
 
     def copy(self, **settings):
-        """Start a mirror, and wait until it has done everything or has given up."""
+        """Start a mirror, and wait until it has done everything."""
         made = self.mirror(**settings)
         made.start()
         made.close()
+        assert not made._thread.is_alive()
+        return made
+
+    def fail(self, **settings):
+        """What a mirror does at one go, which fails: its thread would try again."""
+        made = self.mirror(**settings)
+        with pytest.raises(RemoteError):
+            made._pass()
         return made
 
     def there(self):
@@ -94,19 +102,16 @@ def test_bytes_go_first_then_the_manifest_then_the_pointer(away, s3):
 
 
 @pytest.mark.parametrize("kind", ["lie", "truncate", "reset", "drop", "hang"])
-def test_what_cannot_be_read_back_gets_no_manifest_and_no_pointer(away, s3, kind, warnings):
+def test_what_cannot_be_read_back_gets_no_manifest_and_no_pointer(away, s3, kind):
     first = away.save()
     away.copy()
     s3.proxy.faults = [
         Fault(kind, b"GET /" + s3.bucket.encode() + b"/runs/run/checkpoints/milestone/best_2.pt", 99)
     ]
     away.save()
-    away.copy(wait_s=1.5)
+    away.fail(timeout_s=1 if kind == "hang" else 10)
     assert away.there() == [first.file]
     assert unsealed(s3.get("runs/run/pointers/latest.json"))["sha256"] == first.sha256
-    assert any("Training goes on; the copy is tried again." in line for line in warnings())
-    how = f"python -m checkpointing push {away.root.parent} {away.url}"
-    assert any(f"milestone/best_2.pt not copied yet. To go on with it: {how}" in line for line in warnings())
     s3.proxy.faults = []
     away.copy(keep=None)
     assert away.there() == ["milestone/best_1.pt", "milestone/best_2.pt"]
@@ -119,7 +124,7 @@ def test_every_fault_that_passes_is_got_over(away, s3, kind):
     s3.proxy.faults = [
         Fault(kind, what, 1) for what in (b"best_1.pt", b"best_2.json", b"record", b"best_3.pt")
     ]
-    away.copy()
+    away.copy(timeout_s=1 if kind == "hang" else 10)
     assert away.there() == [f"milestone/best_{n}.pt" for n in (1, 2, 3)]
     assert sum(fault.times for fault in s3.proxy.faults) <= 1  # nothing of the record is read
 
@@ -250,8 +255,24 @@ def test_what_fails_makes_way_for_the_others(away, s3):
     away.save()
     away.save()
     s3.proxy.faults = [Fault("drop", b"best_2.pt", 10**6)]
-    away.copy(wait_s=1.5)
+    made = away.fail()
+    assert away.there() == []
+    with pytest.raises(RemoteError):
+        made._pass()
     assert away.there() == ["milestone/best_1.pt"]
+
+
+def test_what_is_not_copied_in_time_is_told_with_what_to_do(away, s3, warnings):
+    for _ in range(5):
+        away.save()
+    s3.proxy.faults = [Fault("hang", times=10**6)]
+    made = away.mirror(wait_s=0.1)
+    made.start()
+    made.close()
+    assert warnings() == [
+        "The mirror is not complete: milestone/best_5.pt, milestone/best_4.pt, milestone/best_3.pt and 2 "
+        f"more not copied yet. To go on with it: python -m checkpointing push {away.root.parent} {away.url}"
+    ]
 
 
 def test_a_damaged_file_is_not_copied_and_holds_nothing_up(far, warnings):
