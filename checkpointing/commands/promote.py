@@ -32,6 +32,7 @@ from checkpointing import (
 from checkpointing.card import Facts, Result
 from checkpointing.commands import runrecord, settings
 from checkpointing.commands.common import cells, line, megabytes, print_json
+from checkpointing.commands.select import shown
 from checkpointing.errors import CheckpointError
 from checkpointing.evaluating import Measured
 from checkpointing.manifest import Manifest, encode
@@ -198,9 +199,9 @@ def _afterwards(root: Path, written: Manifest, key: Path | None, options: argpar
             try:
                 signed = signing.sign(mark, key)
             except (CheckpointError, OSError) as error:
+                by_hand = ["ssh-keygen", "-Y", "sign", "-f", str(key), "-n", signing.NAMESPACE, str(mark)]
                 raise CheckpointError(
-                    f"it is not signed: {error} To sign it: "
-                    f"ssh-keygen -Y sign -f {key} -n {signing.NAMESPACE} {mark}"
+                    f"it is not signed: {error} To sign it: {shlex.join(by_hand)}"
                 ) from None
         if options.alias:
             aliases.assign(
@@ -229,7 +230,7 @@ def _tell(
         return
     console = Console()
     epoch = f"epoch {made.epoch}, step {made.global_step}"
-    line(console, f"{made.name} {made.version} from {promotion.source} ({epoch})")
+    line(console, f"{made.name} {made.version} from {shown(promotion.source)} ({epoch})")
     line(console, "")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(f"{promotion.measured.split}, {promotion.measured.samples} images")
@@ -243,10 +244,11 @@ def _tell(
     sparsity = f", sparsity {made.sparsity:.4f}" if made.sparsity is not None else ""
     line(console, f"{made.form.format}, {made.form.dtype}{', zeros packed' * made.form.compress}{sparsity}")
     if written is None:
-        line(console, f"not written: --dry-run. It would be {root / made.file}")
+        line(console, f"not written: --dry-run. It would be {shown(root / made.file)}")
         return
     for path, size in files.items():
-        line(console, f"wrote  {root / path}  {megabytes(size) if size >= 50_000 else f'{size:,} bytes'}")
+        length = megabytes(size) if size >= 50_000 else f"{size:,} bytes"
+        line(console, f"wrote  {shown(root / path)}  {length}")
     if options.alias:
         line(console, f"{options.alias} is {made.version} now")
 

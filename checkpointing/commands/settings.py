@@ -65,10 +65,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         _one_of("split", self.split, ("val", "test"))
-        for name, least in (("golden", 1), ("tolerance", 0)):
+        for name, least, most in (("golden", 1, 1024), ("tolerance", 0, 1)):
             value = getattr(self, name)
-            if not least <= value < 1e9:
-                raise CheckpointError(f"{name}={value} is out of range: it must be at least {least}.")
+            if not least <= value <= most:
+                raise CheckpointError(
+                    f"{name}={value} is out of range: it must be between {least} and {most}."
+                )
 
 
 def load(changes: Sequence[str], card: Path | None) -> Settings:

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
+import shlex
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,18 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from checkpointing import aliases, codec, finding, journal, load_model, network, release, store
+from checkpointing import (
+    aliases,
+    codec,
+    evaluating,
+    finding,
+    journal,
+    load_model,
+    network,
+    release,
+    signing,
+    store,
+)
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
 from tests.checkpointing.test_signing import allow, make_key
@@ -117,6 +131,7 @@ def test_a_run_its_best_checkpoint_becomes_a_release(trained, promote):
     assert manifest.sparsity == pytest.approx(0.7, abs=1e-3)
     assert [f["reason"] for f in journal.vouched(root)] == ["the first that is good enough"]
     assert aliases.current(root) == {}
+    assert "1.2.0" in (root / "metadata" / "CHANGELOG.md").read_text()
 
 
 def test_the_card_is_filled_from_the_record(trained, promote):
@@ -189,6 +204,7 @@ def test_a_pointer_and_a_checkpoint_that_recorded_nothing(trained, promote):
 )
 def test_the_forms(changes, suffix, most, trained, promote):
     options = [part for change in changes for part in ("--set", change)]
+    loss_before = json.loads(best(trained).with_suffix(".json").read_text())["metrics"]["loss"]
     assert promote(trained, "1.0.0", *options)[0] == 0
     root = trained / "checkpoints"
     made = finding.releases(root)[-1]
@@ -201,6 +217,9 @@ def test_the_forms(changes, suffix, most, trained, promote):
     weights, _ = network.read(root, made)
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {getattr(torch, dtype)}
     # What is told is what these weights measure, not what the checkpoint did.
+    measured = evaluating.measure(network.load(root, made), evaluating.trained_with(root, made))
+    assert made.metrics == measured.metrics
+    assert (made.metrics["loss"] == loss_before) == (dtype == "float32")
     assert (
         card_of(root, "1.0.0")["results"][0]["of"]
         == f"the released weights, {dtype}, evaluated at the release"
@@ -456,6 +475,24 @@ def test_a_signed_release_and_a_manifest_that_was_tampered_with(trained, promote
     code, out, _ = cli_main("verify", mark, "--allowed-signers", allowed)
     assert code == 1
     assert "was changed after it was signed" in out
+
+
+def test_a_signature_that_fails_after_the_release_is_told_with_it(trained, promote, tmp_path, monkeypatch):
+    key = make_key(tmp_path / "key")
+    real, folder = shutil.which("ssh-keygen"), tmp_path / "bin"
+    folder.mkdir()
+    script = f'#!/bin/sh\ntest -e {folder}/used && exit 1\ntouch {folder}/used\nexec {real} "$@"\n'
+    (folder / "ssh-keygen").write_text(script)  # signs once, which is the trial before anything is written
+    (folder / "ssh-keygen").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    said = refused(promote(trained, "1.0.0", "--set", f"sign={key}"))
+    file = trained / "checkpoints" / "production" / "lenet5_v1.0.0.pt"
+    assert said.startswith(f"1.0.0 is released as {file}, but it is not signed: ")
+    load_model(file)
+    monkeypatch.undo()
+    by_hand = shlex.split(said.split("To sign it: ")[1])
+    subprocess.run(by_hand, check=True, capture_output=True)
+    assert signing.signer(file.with_suffix(".json"), allow(tmp_path / "allowed", ("ada", key))) == "ada"
 
 
 def test_a_release_without_a_signature(trained, promote, tmp_path, cli_main):
