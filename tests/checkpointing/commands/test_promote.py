@@ -341,7 +341,9 @@ def test_a_version_that_is_taken(trained, promote):
     promote(trained, "1.0.0")
     before = tree(trained)
     for version in ("1.0.0", "1.0.0+again"):
-        assert "is released already" in refused(promote(trained, version))
+        for path in (trained, best(trained)):
+            assert "is released already" in refused(promote(path, version, "--dry-run"))
+            assert "is released already" in refused(promote(path, version))
     assert tree(trained) == before
 
 
@@ -349,9 +351,10 @@ def test_another_network_needs_a_major_version(trained, of_other_classes, promot
     root = trained / "checkpoints"
     promote(trained, "1.0.0")
     before = tree(trained)
-    said = refused(promote(of_other_classes, "1.1.0", "--into", trained))
-    assert "Version 1.1.0 would not fit 1.0.0" in said
-    assert said.endswith("2.0.0.")
+    for more in ((), ("--dry-run",)):
+        said = refused(promote(of_other_classes, "1.1.0", "--into", trained, *more))
+        assert "Version 1.1.0 would not fit 1.0.0" in said
+        assert said.endswith("2.0.0.")
     assert tree(trained) == before
     assert promote(of_other_classes, "2.0.0", "--into", trained)[0] == 0
     assert [finding.version_of(m) for m in finding.releases(root)] == ["1.0.0", "2.0.0"]
