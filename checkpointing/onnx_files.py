@@ -85,6 +85,7 @@ def _without_machine(proto: Any) -> None:
 class Opened:
     """An ONNX file in onnxruntime; `notes` are what `convert` was given."""
 
+    file: Path
     session: Any
     notes: Mapping[str, str]
 
@@ -93,7 +94,7 @@ class Opened:
         try:
             (found,) = self.session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
         except Exception as error:  # onnxruntime has a type for each code of its own
-            raise CheckpointError(f"onnxruntime cannot run the file: {first_line(error)}") from None
+            raise CheckpointError(f"{self.file} cannot be run by onnxruntime: {first_line(error)}") from None
         return torch.from_numpy(found)
 
     @property
@@ -119,7 +120,7 @@ def opened(file: Path, threads: int | None = None) -> Opened:
     except Exception as error:  # onnxruntime has a type for each code of its own
         raise CheckpointError(f"{file} cannot be opened in onnxruntime: {first_line(error)}") from None
     notes = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
-    return Opened(session, notes)
+    return Opened(file, session, notes)
 
 
 def weights(file: Path) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from checkpointing import CheckpointError, export, golden, network, onnx_files, 
 from checkpointing.files import STAGED
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.conftest import TINY, run_main
+from tests.faults.fault_cases import mounted
 
 
 def finished(folder, *overrides):
@@ -255,6 +256,18 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(lenet, tmp_path):
     assert entries(tmp_path) == []
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("torch", ".pt2")])
+def test_a_full_disk_is_one_line_and_leaves_nothing(lenet, tmp_path, kind, suffix):
+    with mounted(tmp_path / "disk", "-t tmpfs -o size=16k tmpfs") as disk:
+        with pytest.raises(
+            CheckpointError, match=r"No space left on device; it needs .* are free"
+        ) as refused:
+            written(lenet, disk / f"a{suffix}", kind)
+        assert "\n" not in str(refused.value)
+        assert entries(disk) == []
+
+
 def test_what_a_killed_export_left_goes_with_the_next(lenet, tmp_path):
     (tmp_path / f"{STAGED}1-dead.pt2").write_text("half")
     written(lenet, tmp_path / "a.pt2", "torch")
@@ -292,4 +305,13 @@ def test_a_file_that_is_no_onnx_file_is_one_line(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"nothing of the kind")
     with pytest.raises(CheckpointError, match="cannot be opened in onnxruntime") as refused:
         onnx_files.opened(tmp_path / "a.onnx")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(CheckpointError, match="cannot be read as ONNX") as refused:
+        onnx_files.weights(tmp_path / "a.onnx")
+    assert "\n" not in str(refused.value)
+
+
+def test_images_that_an_onnx_file_does_not_take_are_one_line(converted):
+    with pytest.raises(CheckpointError, match="cannot be run by onnxruntime") as refused:
+        onnx_files.opened(converted.file).run(torch.zeros(2, 3, 5, 5))
     assert "\n" not in str(refused.value)
