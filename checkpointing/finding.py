@@ -192,6 +192,8 @@ def _verified(path: Path) -> tuple[Path, Manifest]:
     if not mark.exists():
         raise CheckpointError(f"{path} has no manifest beside it, so it cannot be verified.")
     root, manifest = path.parent.parent, read_manifest(mark)
+    if path != mark and Path(manifest.file).name != path.name:
+        raise CheckpointError(f"{path} is not the file of its manifest, which is {manifest.file}.")
     store.verify(root, manifest)
     return root, manifest
 

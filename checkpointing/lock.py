@@ -41,12 +41,15 @@ def take(descriptor: int) -> bool | None:
 
 
 @contextlib.contextmanager
-def briefly(directory: Path) -> Iterator[None]:
-    """Wait until no other run gives out names in a directory, and keep others waiting within."""
+def briefly(directory: Path, *, shared: bool = False) -> Iterator[None]:
+    """Wait until no other run gives out names in a directory, and keep others waiting within.
+
+    `shared` is for who only looks: others who do so are not kept waiting.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -22,7 +22,7 @@ EVENT = "released"
 
 def taken(root: Path) -> set[str]:
     """Every version that was released, whether its files are there or not, sound or not."""
-    found = {fact["version"] for fact in journal.vouched(root) if fact["event"] == EVENT}
+    found = _told(root)
     for path in (root / PRODUCTION).glob("*_v*.json"):
         if not path.name.endswith(".config.json"):
             with contextlib.suppress(CheckpointError):  # not a version: the file of somebody else
@@ -30,6 +30,11 @@ def taken(root: Path) -> set[str]:
                 versions.key(version)
                 found.add(version)
     return found
+
+
+def _told(root: Path) -> set[str]:
+    """The versions that the journal says were released."""
+    return {str(fact.get("version")) for fact in journal.vouched(root) if fact["event"] == EVENT}
 
 
 @contextlib.contextmanager
@@ -46,6 +51,14 @@ def alone(root: Path, sides: Mapping[str, bytes]) -> Iterator[None]:
         point_latest(root)
         for folder in folders:
             sweep(folder)
+        yield
+
+
+@contextlib.contextmanager
+def settled(root: Path) -> Iterator[None]:
+    """Wait until no release is half-written under `root`, and keep the next one waiting within."""
+    folder = root / PRODUCTION
+    with briefly(folder, shared=True) if folder.is_dir() else contextlib.nullcontext():
         yield
 
 
@@ -135,7 +148,7 @@ def tell(root: Path, manifest: Manifest) -> None:
 
 def untold(root: Path) -> list[Manifest]:
     """The releases of which the journal has no line: their writer was killed after the manifest."""
-    told = {fact["version"] for fact in journal.vouched(root) if fact["event"] == EVENT}
+    told = _told(root)
     return [m for m in finding.releases(root) if finding.version_of(m) not in told]
 
 

@@ -313,12 +313,20 @@ def _set_aside(root: Path, file: str, reason: str) -> None:
         quarantine(root, file, reason)
 
 
+def _ends(path: Path) -> tuple[str, ...]:
+    """Of the files that go with a damaged one; a stray beside a release of the other suffix goes alone."""
+    with contextlib.suppress(CheckpointError):
+        if Path(read_manifest(path.with_suffix(".json")).file).name != path.name:
+            return (path.suffix,)
+    return ENDS
+
+
 def quarantine(root: Path, file: str, reason: str) -> None:
     """Move a damaged checkpoint and its manifest aside, never deleting them, and write down why."""
     folder = root / QUARANTINE
     folder.mkdir(exist_ok=True)
     flat = f"{secrets.token_hex(3)}_{file.replace('/', '_')}"
-    for end in ENDS:
+    for end in _ends(root / file):
         with contextlib.suppress(FileNotFoundError):
             (root / file).with_suffix(end).replace((folder / flat).with_suffix(end))
     journals.append(root, "quarantined", file, reason)

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from checkpointing import store
 from checkpointing.errors import CheckpointError
-from checkpointing.finding import TIERS, is_root, releases, unreadable_releases
+from checkpointing.finding import PRODUCTION, TIERS, is_root, releases, unreadable_releases
 from checkpointing.finding import checkpoint_root as checkpoint_root
 from checkpointing.finding import newest_sound as newest_sound
 from checkpointing.finding import run_of as run_of
 from checkpointing.finding import verdict as verdict
 from checkpointing.lock import one_writer
 from checkpointing.manifest import SUFFIXES, Manifest, encode, read_manifest
+from checkpointing.publishing import settled
 
 if TYPE_CHECKING:  # torch comes with it
     from checkpointing.evaluating import Measured
@@ -72,12 +73,23 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
 
 def orphans(root: Path) -> list[str]:
     """Checkpoint files under `root` without a manifest, as `tier/name.pt`; pointers are not files."""
-    return [
-        f"{tier}/{path.name}"
-        for tier in TIERS
-        for path in sorted(p for end in SUFFIXES for p in (root / tier).glob(f"*{end}"))
-        if not path.is_symlink() and not path.with_suffix(".json").exists()
-    ]
+    with settled(root):  # a release that is being written has none yet
+        return [
+            f"{tier}/{path.name}"
+            for tier in TIERS
+            for path in sorted(p for end in SUFFIXES for p in (root / tier).glob(f"*{end}"))
+            if not path.is_symlink() and not _vouched_for(path)
+        ]
+
+
+def _vouched_for(path: Path) -> bool:
+    mark = path.with_suffix(".json")
+    if path.parent.name != PRODUCTION or not mark.exists():
+        return mark.exists()
+    try:
+        return Path(read_manifest(mark).file).name == path.name  # which of the two suffixes it is of
+    except CheckpointError:
+        return True  # told as unreadable
 
 
 def unreadable(root: Path) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ class Repair:
 def repair(options: argparse.Namespace) -> int:
     """Quarantine what does not verify, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
     root = checkpoint_root(options.path)
-    with contextlib.nullcontext() if options.dry_run else locked(root):
+    with contextlib.nullcontext() if options.dry_run else locked(root), publishing.settled(root):
         repairs = list(_strays(root))
         if not options.dry_run:
             _sweep(root)

@@ -121,6 +121,25 @@ class TestFiles:
         values = sum(t.nbytes for t in held["model_state_dict"].values())
         assert manifest.bytes < values + 20_000
 
+    def test_config_and_weights_alone_rebuild_the_network(self, root):
+        for form in (PLAIN, SAFE):
+            manifest = release.write(root, of(root, f"{len(told(root)) + 1}.0.0", form))
+            file = root / manifest.file
+            config = json.loads(file.with_suffix(".config.json").read_text())
+            model = network.build(network.described(config))
+            model.load_state_dict(weights.read(file))
+            assert equal(model.state_dict(), load_model(file).state_dict())
+
+    def test_of_a_checkpoint_that_packs_its_zeros(self, root):
+        source = best(root)
+        state = codec.load(root / source.file)
+        packed = store.Store(root, source.run).save(
+            replace(source, file="milestone/packed.pt", sequence=0),
+            lambda file: codec.dump(state, file, compress=True),
+        )
+        made = release.of(root, packed, version="1.0.0", form=PLAIN, reason="packed")
+        assert equal(made.weights, of(root).weights)
+
     def test_into_another_folder(self, root, tmp_path):
         made = release.write(tmp_path / "prod", of(root))
         assert sound(tmp_path / "prod", run=True) == ["1.0.0"]

@@ -1,14 +1,18 @@
 """verify and repair where releases lie: every file of each, the network itself, pointers, the journal."""
 
 import json
+import os
+import threading
+import time
 
 import pytest
 from torch.nn import functional
 
-from checkpointing import release
+from checkpointing import CheckpointError, load_model, release
 from checkpointing.files import staged_name
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.publish_cases import SAFE, files, small, sound, told
+from tests.faults.fault_cases import in_child
 
 
 @pytest.fixture
@@ -59,6 +63,48 @@ def test_a_release_without_manifest_or_weights(root, cli_main):
     assert code == 1
     assert f"bad: {production / 'lenet5_v1.0.0.pt'} cannot be read: No such file" in out
     assert f"bad: {production / 'lenet5_v1.2.0.safetensors'} has no manifest beside it" in out
+
+
+def test_a_stray_beside_a_release_of_the_other_suffix(root, cli_main):
+    stray = root / "production" / "lenet5_v1.2.0.pt"
+    stray.write_bytes((root / "production" / "lenet5_v1.1.0.pt").read_bytes())
+    code, out, _ = cli_main("verify", root)
+    assert (code, out.count("bad: ")) == (1, 1)
+    assert f"bad: {stray} has no manifest beside it" in out
+    with pytest.raises(CheckpointError, match=r"v1\.2\.0\.pt is not the file of its manifest, which is"):
+        load_model(stray)
+    assert cli_main("repair", root)[0] == 0
+    assert {p.name[7:] for p in (root / "quarantine").iterdir()} == {
+        "production_lenet5_v1.2.0.pt",
+        "production_lenet5_v1.2.0.txt",
+    }
+    assert sound(root) == ["1.0.0", "1.0.1", "1.1.0", "1.2.0"]
+
+
+def test_a_release_that_is_being_written_is_not_taken_for_a_stray(root, cli_main):
+    def busy(say):
+        real = os.fsync
+        # The window in which a file has its name and no manifest yet, made wide.
+        os.fsync = lambda descriptor: (time.sleep(0.005), real(descriptor))
+        for number in range(3, 9):
+            release.write(root, small(f"1.{number}.0", form=SAFE))
+            say(f"{number}")
+
+    child = threading.Thread(target=lambda: said.extend(in_child(busy)[1]))
+    said = []
+    child.start()
+    looked = 0
+    while child.is_alive():
+        looked += 1
+        for command in ("verify", "repair"):
+            code, out, err = cli_main(command, root)
+            assert (code, err) == (0, ""), out
+            assert "has no manifest" not in out
+    child.join()
+    assert said == [str(number) for number in range(3, 9)]
+    assert len(sound(root)) == 10
+    assert looked > 3
+    assert not (root / "quarantine").exists()
 
 
 def test_code_that_makes_another_network_shows_in_golden_outputs_alone(root, cli_main, monkeypatch):
