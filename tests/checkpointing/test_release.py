@@ -121,6 +121,19 @@ class TestFiles:
         values = sum(t.nbytes for t in held["model_state_dict"].values())
         assert manifest.bytes < values + 20_000
 
+    def test_what_the_masks_prune_is_zero_whatever_the_checkpoint_holds(self, root):
+        source = best(root)
+        state = codec.load(root / source.file)
+        for weight in state["model_state_dict"].values():
+            weight[weight == 0] = 0.5
+        revived = store.Store(root, source.run).save(
+            replace(source, file="milestone/revived.pt", sequence=0), lambda file: codec.dump(state, file)
+        )
+        made = release.of(root, revived, version="1.0.0", form=PLAIN, reason="a loop that forgot its masks")
+        assert equal(made.weights, of(root).weights)
+        release.write(root, made)
+        assert equal(load_model(root).state_dict(), load_model(root / source.file).state_dict())
+
     def test_config_and_weights_alone_rebuild_the_network(self, root):
         for form in (PLAIN, SAFE):
             manifest = release.write(root, of(root, f"{len(told(root)) + 1}.0.0", form))
@@ -367,6 +380,12 @@ class TestRefused:
         with pytest.raises(CheckpointError, match=rf"{name} holds values beyond the range of float16: use"):
             release.write(tmp_path, replace(made, form=half))
         release.write(tmp_path, replace(made, form=Form(format="pt", dtype="bfloat16", compress=False)))
+
+    def test_a_network_whose_outputs_are_not_finite(self, tmp_path):
+        made = small("1.0.0")
+        huge = {name: torch.full_like(tensor, 1e30) for name, tensor in made.weights.items()}
+        with pytest.raises(CheckpointError, match="The network's output is NaN or infinite"):
+            release.write(tmp_path, replace(made, weights=huge))
 
     def test_weights_of_another_network(self, tmp_path):
         made = small("1.0.0")

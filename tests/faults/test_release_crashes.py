@@ -76,6 +76,7 @@ def test_whatever_the_moment_a_release_is_whole_or_not_there(first, tmp_path, ho
         seen |= {(line.split()[0], tuple(versions)) for line in said if not line.startswith(("t", "c"))}
         if isinstance(how, int) and not lasting and "released" not in said:
             assert versions == ["1.0.0"]  # refused is not released
+            assert contents(root) == before
         again(root, versions, form)
         shutil.rmtree(root)
     assert at > 40
