@@ -110,6 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--roll-back", action="store_true", help="to the release before, if that is better")
     _evaluation(check)
+    push = command("push", "transfer", "copy a run's checkpoints to a remote place, what is missing there")
+    _paths(push, "path", "RUN", "a run directory, or its checkpoints folder")
+    push.add_argument("url", metavar="URL", help="as checkpoint.mirror: s3://bucket/folder")
+    push.add_argument(
+        "--what", metavar="A,B", help="tiers, roles, policies; what the run mirrors, and releases"
+    )
+    push.add_argument("--timeout", type=float, default=20, metavar="S", help="for each answer of the server")
+    pull = command("pull", "transfer", "copy a run, or a file of it, from a remote place; goes on if cut off")
+    pull.add_argument("url", metavar="URL", help="of a run, of a place with one run, or of a .pt in a run")
+    _paths(pull, "directory", "DIR", "a new directory, or that of an earlier pull of the run")
+    pull.add_argument("--newest", action="store_true", help="only the newest checkpoint that is sound")
     _releases(command)
     _promote(command("promote", "promote", "make a checkpoint a release, measured again before"))
     return parser

@@ -96,12 +96,18 @@ class Copies:
         twin = next((m.file for m in self.index.values() if m.sha256 == manifest.sha256), None)
         with held(root / manifest.file) as path:
             self._put_file(f"checkpoints/{manifest.file}", path, manifest.sha256, manifest.bytes, twin)
-        signature = root / f"{mark}.sig"
-        if signature.exists():
-            self.remote.write(f"checkpoints/{mark}.sig", signature.read_bytes())
+        self.put_signature(root, manifest)
         self.remote.write(f"checkpoints/{mark}", text)
         self.index[manifest.file] = manifest
         self._sizes[manifest.file] = manifest.bytes
+
+    def put_signature(self, root: Path, manifest: Manifest) -> None:
+        """Copy the signature of a manifest, if it has one that is not there."""
+        signature = f"{_mark(manifest.file)}.sig"
+        if signature not in self._sizes and (root / signature).is_file():
+            data = (root / signature).read_bytes()
+            self.remote.write(f"checkpoints/{signature}", data)
+            self._sizes[signature] = len(data)
 
     def _put_file(self, key: str, path: Path, sha256: str, size: int, twin: str | None = None) -> None:
         if twin is not None:  # the same bytes in another role

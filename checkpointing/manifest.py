@@ -127,7 +127,7 @@ def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
         raw["tier"] = file.split("/")[0]
         raw["file"] = str(PurePosixPath(file).with_suffix(_suffix(raw)))
         return _from_plain(raw)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{where} is not a readable checkpoint manifest: {error}.") from None
 
 

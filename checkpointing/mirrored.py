@@ -4,15 +4,16 @@ What lies there, and in which order it is written: copies.py.
 """
 
 import contextlib
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from checkpointing import finding
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest, parse_manifest, unsealed
-from checkpointing.remote import Missing, Remote, RemoteError
+from checkpointing.remote import SMALL, Missing, Remote, RemoteError
 
 FORMAT = 1
 MARK = "mirror.json"
@@ -20,6 +21,13 @@ RECORDS = ("run.json", "status.json", "metrics.jsonl", ".hydra/*.yaml", ".hydra/
 """Of a run's directory, beside its checkpoints: what a resume reads."""
 BOOKS = ("metadata/journal.jsonl", "metadata/CHANGELOG.md")
 """Of a checkpoint folder."""
+
+LARGEST = 16 << 20
+"""Bytes of a manifest."""
+BAD = (CheckpointError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a text of somebody else may raise."""
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@,-]{0,200}")
 
@@ -46,16 +54,25 @@ def sides(manifest: Manifest) -> dict[str, str]:
 
 def read_mark(remote: Remote) -> dict[str, Any]:
     """What a run's folder says of itself. Raises Missing when it is none, RemoteError when it is damaged."""
-    data = remote.read(MARK, 1 << 16)
     try:
-        mark = unsealed(data)
+        mark = _read(remote, MARK, unsealed, 1 << 16)
         if mark["format"] != FORMAT:
             raise ValueError(f"it is of format {mark['format']}, and this version reads {FORMAT}")
         if not (safe(mark["run"]) and isinstance(mark["name"], str)):
             raise ValueError("it names no run")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RemoteError(f"{remote.url}/{MARK} is damaged: {error}.") from None
     return mark
+
+
+def _read(remote: Remote, key: str, parse: Callable[[bytes], T], limit: int = SMALL) -> T:
+    """A small object as `parse` understands it; read again if it does not: the way here may be bad."""
+    try:
+        return parse(remote.read(key, limit))
+    except RemoteError:
+        raise
+    except BAD:
+        return parse(remote.read(key, limit))
 
 
 def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Manifest], list[str]]:
@@ -75,8 +92,14 @@ def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Mani
                     f"{remote.url} holds {key!r}, which is no name for a file here: passed over."
                 )
             where = f"{remote.url}/checkpoints/{key}"
+            if sizes[key] > LARGEST:
+                raise CheckpointError(
+                    f"{where} has {sizes[key]} bytes, too many for a manifest: passed over."
+                )
             file = f"{key.removesuffix('.json')}.pt"
-            manifest = parse_manifest(remote.read(f"checkpoints/{key}"), where, file)
+            manifest = _read(
+                remote, f"checkpoints/{key}", functools.partial(parse_manifest, where=where, file=file)
+            )
             if (size := sizes.get(manifest.file, 0)) != manifest.bytes:
                 raise CheckpointError(
                     f"{where} says {manifest.bytes} bytes, and {size} are there: passed over."
@@ -107,11 +130,12 @@ def record_of(root: Path) -> dict[str, str]:
 
 def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
     """The highest number that a record in a run's folder has, and the texts in the newest sound one."""
-    keys = [key for key in remote.find("record") if re.fullmatch(r"\d{6,9}\.json", key)]
+    sizes = remote.find("record")
+    keys = [k for k, size in sizes.items() if re.fullmatch(r"\d{6,9}\.json", k) and size <= SMALL]
     keys.sort(key=number, reverse=True)
     for key in keys:
-        with contextlib.suppress(Missing, ValueError, TypeError, KeyError, AttributeError):
-            found = unsealed(remote.read(f"record/{key}"))["files"]
+        with contextlib.suppress(Missing, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            found = _read(remote, f"record/{key}", unsealed)["files"]
             return number(keys[0]), {str(k): str(v) for k, v in found.items()}
     return number(keys[0]) if keys else 0, {}
 

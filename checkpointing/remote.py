@@ -5,16 +5,19 @@ every failure is one RemoteError whose line shows no password. The place is reac
 """
 
 import hashlib
+import logging
 import os
 import posixpath
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from checkpointing.errors import CheckpointError
+from checkpointing.urls import S3, check_url, shown
+
+log = logging.getLogger("peakpoint")
 
 CHUNK = 8 << 20
 SMALL = 64 << 20
@@ -25,10 +28,8 @@ LISTING = 10 << 20
 SLOWEST = 100_000
 """Bytes a second: what moves slower is taken for dead."""
 
-_S3 = ("s3", "s3a")
-_STORES = (*_S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+_STORES = (*S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
 """Protocols without folders."""
-_SECRET = re.compile(r"SECRET|PASSW|TOKEN|_KEY", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -41,43 +42,8 @@ class Missing(RemoteError):  # noqa: N818 (the name says what is wrong)
     """There is no such object."""
 
 
-def shown(text: str) -> str:
-    """`text` on one line, without the passwords of URLs, their queries, and secrets of the environment."""
-    text = re.sub(r"(\w://)[^/\s@]*@", r"\1***@", " ".join(text.split()))
-    text = re.sub(r"(\w://[^\s?]*)\?\S*", r"\1?***", text)
-    for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET.search(name):
-            text = text.replace(value, "***")
-    return text
-
-
-def check_url(url: str, key: str = "the URL") -> str:
-    """The protocol of a URL that can be used, without reaching for it. Raises CheckpointError: one line."""
-    protocol, mark, path = url.partition("://")
-    if not mark or not path.strip("/") or "::" in url or re.search(r"[\s?#]", url):
-        raise CheckpointError(f"{key}={shown(url)} is not a URL such as s3://bucket/folder.")
-    if "@" in path.split("/")[0] and ":" in path.split("@")[0]:
-        raise CheckpointError(
-            f"{key}={shown(url)} holds a password, which would be written down with the run: give it to "
-            f"fsspec in the environment, as FSSPEC_{protocol.upper()}_PASSWORD."
-        )
-    import fsspec
-
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ValueError:
-        raise CheckpointError(
-            f"{key}={shown(url)}: fsspec knows no protocol {protocol}; s3, gs, abfs, sftp and file are some."
-        ) from None
-    except ImportError as error:
-        hint = ': pip install "peakpoint[s3]".' if protocol in _S3 else f": {shown(str(error))}."
-        raise CheckpointError(f"{key}={shown(url)} needs a package that is not installed{hint}") from None
-    return protocol
-
-
-def is_url(text: str) -> bool:
-    """Whether a word means a remote place and not a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+class Differs(RemoteError):  # noqa: N818 (the name says what is wrong)
+    """An object reads differently from what was written."""
 
 
 class Remote:
@@ -119,7 +85,7 @@ class Remote:
             import fsspec
 
             settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-            if self._protocol in _S3:
+            if self._protocol in S3:
                 settings |= {
                     "config_kwargs": {
                         "connect_timeout": self._timeout_s,
@@ -132,7 +98,7 @@ class Remote:
             elif self._protocol in ("file", "local"):
                 settings = {"auto_mkdir": True, "skip_instance_cache": True}
             self._fs, self._path = fsspec.url_to_fs(self._url, **settings)
-            if self._protocol in _S3:
+            if self._protocol in S3:
                 self._fs.retries = 1  # of its own, on top of botocore's
         return self._fs
 
@@ -250,17 +216,18 @@ class Remote:
         def work(fs: Any, path: str) -> None:
             self._in_place(fs, path, lambda to: self._ask(fs, "pipe_file", to, data, size=len(data)))
 
-        self._do("written", key, work)
-        if self.read(key, max(len(data), 1)) != data:
-            raise RemoteError(
-                f"{shown(self._url)}/{key} was written and reads differently: it is written again."
-            )
+        for attempt in range(self._attempts):
+            self._do("written", key, work)
+            if self.read(key, max(len(data), 1)) == data:
+                return
+            log.debug("%s/%s reads differently after try %d", shown(self._url), key, attempt + 1)
+        raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
 
     def upload(self, key: str, file: Path, sha256: str, size: int) -> None:
         """Put a file, and read it back to see that it is there: digest and size."""
 
         def work(fs: Any, path: str) -> None:
-            parts = {"chunksize": CHUNK} if self._protocol in _S3 else {}
+            parts = {"chunksize": CHUNK} if self._protocol in S3 else {}
             self._in_place(
                 fs,
                 path,
@@ -269,8 +236,13 @@ class Remote:
 
         if not file.exists():
             raise FileNotFoundError(file)
-        self._do("written", key, work)
-        self.verify(key, sha256, size)
+        for attempt in range(self._attempts):
+            self._do("written", key, work)
+            try:
+                return self.verify(key, sha256, size)
+            except Differs:
+                if attempt + 1 == self._attempts:
+                    raise
 
     def _in_place(self, fs: Any, path: str, put: Callable[[str], object]) -> None:
         """Put under the final name: stores do it in one step; a folder needs a rename for that."""
@@ -288,12 +260,12 @@ class Remote:
         """Read an object to its end and compare."""
         found = self._do("read", key, lambda fs, path: self._ask(fs, "size", path))
         if found != size:
-            raise RemoteError(f"{shown(self._url)}/{key} has {found} bytes there and {size} here.")
+            raise Differs(f"{shown(self._url)}/{key} has {found} bytes there and {size} here.")
         digest = hashlib.sha256()
         for chunk in self.chunks(key, 0, size):
             digest.update(chunk)
         if digest.hexdigest() != sha256:
-            raise RemoteError(f"{shown(self._url)}/{key} reads differently from what was written.")
+            raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the place, without sending it."""

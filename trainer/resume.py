@@ -1,4 +1,4 @@
-"""resume=DIR|FILE|latest: what a resumed command line means.
+"""resume=DIR|FILE|URL|latest: what a resumed command line means.
 
 Hydra composes a configuration from a command line, so a resumed run is given one: the overrides of the run's
 latest attempt, then the new ones, in the same directory. Nothing of the earlier record is overwritten, and
@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from checkpointing.urls import is_url
 from trainer.errors import UserError
 from trainer.record import RUN, read_json
 
@@ -48,13 +49,21 @@ def plan(argv: list[str]) -> Plan:
         return Plan(argv)
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         raise UserError("resume= goes on with one run: leave out --multirun.")
+    if is_url(unquote(values[-1])):
+        from trainer.fetch import fetched
+
+        argv = fetched(argv, unquote(values[-1]))
+        values = [value for key, value in map(split, argv) if key == "resume"]
     run, file = locate(unquote(values[-1]))
     attempt = last_attempt(run)
     typed = [a for a in argv if split(a)[0] is not None]
     keys = tuple(key for a in typed if (key := split(a)[0]))
     saved = [o for o in attempt["overrides"] if split(o)[0] not in (*keys, *OWN)]
     for override in saved:
-        if split(override)[0] == "plugins":
+        key = split(override)[0]
+        if key is None or key.startswith("hydra"):  # who wrote that wants more than to set values
+            raise UserError(f"{run / RUN} holds {override!r}, which is not an override of a run.")
+        if key == "plugins":
             raise UserError(
                 f"This run used {override}. Code is imported only at your word: "
                 f"add {override} to the command."

@@ -8,7 +8,8 @@ import uuid
 import pytest
 
 from checkpointing.errors import CheckpointError
-from checkpointing.remote import Missing, Remote, RemoteError, check_url, shown
+from checkpointing.remote import Missing, Remote, RemoteError
+from checkpointing.urls import check_url, shown
 from tests.remotes import Fault
 
 DATA = bytes(range(256)) * 300

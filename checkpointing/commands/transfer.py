@@ -1,0 +1,92 @@
+"""push and pull: a run's checkpoints to a remote place and back, each verified by its digest on arrival."""
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from checkpointing import pulling, store
+from checkpointing.commands.common import checkpoint_root, line, print_json, run_of
+from checkpointing.copies import Copies, local
+from checkpointing.errors import CheckpointError
+from checkpointing.finding import PRODUCTION
+from checkpointing.policy import MILESTONE, safe_name
+from checkpointing.remote import Remote, RemoteError
+from checkpointing.room import in_words
+
+
+def push(options: argparse.Namespace) -> int:
+    """Copy what is not there yet; 1 when something could not be."""
+    root = checkpoint_root(options.path)
+    remote = Remote(options.url, timeout_s=options.timeout, attempts=pulling.ATTEMPTS)
+    run, what = _run(root)
+    if remote.name == run:
+        remote = remote.above(1)
+    what = options.what.split(",") if options.what else what
+    console = Console(quiet=options.json)
+    copies = Copies(remote, run)
+    copies.open(run_of(root.absolute()).name)
+    copies.put_record(root)
+    copied: list[str] = []
+    there: list[str] = []
+    refused: list[str] = []
+    for manifest in reversed(local(root, what)):
+        try:
+            new = not copies.holds(manifest)
+            if new:
+                copies.put(root, manifest)
+                copies.point()
+            copies.put_signature(root, manifest)
+        except RemoteError:
+            raise
+        except FileNotFoundError:  # the run goes on, and let it go meanwhile
+            continue
+        except CheckpointError as error:
+            refused.append(str(error))
+            line(console, f"refused  {error}")
+            continue
+        (copied if new else there).append(manifest.file)
+        if new:
+            line(console, f"pushed  {manifest.file}, {in_words(manifest.bytes)}")
+    copies.point()
+    copies.put_record(root)
+    where = copies.remote.url
+    line(console, f"{len(copied)} copied, {len(there)} were there, {len(refused)} refused, in {where}")
+    if options.json:
+        print_json({"url": where, "copied": copied, "there": there, "refused": refused})
+    return int(bool(refused))
+
+
+def _run(root: Path) -> tuple[str, list[str]]:
+    """Whose checkpoints these are, and what is copied of them as a rule: what the run's mirror copies."""
+    what = [MILESTONE]
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        record: dict[str, Any] = json.loads((run_of(root) / "run.json").read_bytes())
+        what = record.get("config", {}).get("checkpoint", {}).get("mirror_what") or what
+        return safe_name(str(record["run"])), [*what, PRODUCTION]
+    runs = {m.run for m in store.manifests(root)}
+    name = runs.pop() if len(runs) == 1 else run_of(root.absolute()).name
+    return safe_name(name), [*what, PRODUCTION]
+
+
+def pull(options: argparse.Namespace) -> int:
+    """Copy a run, or a file, to a directory; 1 when something there is damaged."""
+    console = Console(quiet=options.json)
+    source = pulling.find(options.url)
+    done = pulling.pull(
+        source, options.directory, newest=options.newest, say=lambda text: line(console, text)
+    )
+    for reason in done.refused:
+        line(console, f"refused  {reason}")
+    line(
+        console,
+        f"{len(done.copied)} copied, {len(done.there)} were here, {len(done.refused)} refused, "
+        f"in {options.directory}",
+    )
+    if options.json:
+        facts = {"copied": done.copied, "there": done.there, "refused": done.refused}
+        print_json({"directory": str(options.directory), "run": source.run, **facts})
+    return int(bool(done.refused))
