@@ -1,16 +1,18 @@
 """State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from checkpointing import sparse
 from checkpointing.archive import check_archive
 from checkpointing.errors import CheckpointError
+from checkpointing.files import LARGE, HashingWriter
 
 FLOOR, RATIO = 2**30, 256
 """Unpacked, a file may fill this many bytes, or this many times its size."""
@@ -105,21 +107,49 @@ def nonfinite(state: Mapping[str, Any]) -> str | None:
     return None
 
 
-def dump(state: Any, file: BinaryIO, *, compress: bool = False) -> None:
+class _Lender:
+    """Lends a writer the memory of a state's tensors; what torch holds for a moment only it takes at once."""
+
+    def __init__(self, state: Any, writer: HashingWriter) -> None:
+        self._writer = writer
+        self._lasting = set(_addresses(state))
+
+    def write(self, data: memoryview) -> int:
+        if len(data) >= LARGE and np.frombuffer(data, np.uint8).ctypes.data in self._lasting:
+            return self._writer.lend(data)
+        return self._writer.write(data)
+
+    def flush(self) -> None:
+        self._writer.settle()
+
+
+def _addresses(value: Any) -> Iterator[int]:
+    """Where the memory of each tensor begins, of a packed state too."""
+    if isinstance(value, Tensor):
+        yield value.untyped_storage().data_ptr()
+    elif isinstance(value, dict | list | tuple):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from _addresses(child)
+
+
+def dump(state: Any, file: BinaryIO | HashingWriter, *, compress: bool = False) -> None:
     """Write a snapshot as a `.pt` file, in one sequential pass; with `compress`, zeros packed away."""
     if compress:
         state = sparse.pack(state)
     # The zip format's CRC is most of torch.save's CPU time, and the manifest's sha256 says more.
     with_crc = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
+    lender = _Lender(state, file) if isinstance(file, HashingWriter) else None
     try:
-        torch.save(state, file)
+        torch.save(state, lender or file)  # type: ignore[arg-type]  # it only writes
     except RuntimeError as error:
         # When a write fails, torch ends its zip file all the same and complains of a wrong position.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
     finally:
+        if lender is not None:  # before a packed state is gone
+            lender.flush()
         torch.serialization.set_crc32_options(with_crc)
 
 

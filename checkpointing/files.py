@@ -15,7 +15,7 @@ from checkpointing.lock import take
 STAGED = ".staged-"
 CHUNK = 1 << 20
 LARGE = 1 << 18
-SYNC_EVERY = 32 << 20
+BEHIND = 16 << 20
 
 # What file systems without hard links answer.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -101,52 +101,84 @@ class Staged:
 class HashingWriter(io.RawIOBase):
     """Passes writes on to a file and digests them on the way, so the bytes are read once.
 
-    A large piece is written by a second thread while it is digested, and a third has the disk take what lies
-    behind, so that the sync at the end finds little left to do: both let go of Python's lock.
+    A second thread digests, without Python's lock, and the disk is told to begin with what lies behind, so
+    that the sync at the end finds little left to do.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._digest = hashlib.sha256()
-        self._writing, self._syncing = (ThreadPoolExecutor(1, "checkpoint-bytes") for _ in range(2))
-        self._sync: Future[None] | None = None
-        self._unsynced = 0
+        self._digesting = ThreadPoolExecutor(1, "checkpoint-digest")
+        self._digested: Future[None] | None = None
+        self._passed = self._begun = 0
+        self._small = bytearray()
+        self._refused = False
         self.size = 0
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
         """Write all of `data`; returns its length in bytes. It may change once this has returned."""
         view = memoryview(data).cast("B")
-        if len(view) < LARGE:
-            self._digest.update(view)
-            self._file.write(view)
-        else:
-            written = self._writing.submit(self._file.write, view)
-            self._digest.update(view)
-            written.result()
-            self._sync_behind(len(view))
         self.size += len(view)
+        if len(view) < LARGE:
+            self._small += view
+            if len(self._small) >= CHUNK:
+                self._pass_small()
+        else:
+            self._pass_small()
+            try:
+                self._pass(view)
+            finally:
+                self.settle()
         return len(view)
 
-    def _sync_behind(self, size: int) -> None:
-        self._unsynced += size
-        if self._unsynced >= SYNC_EVERY and (self._sync is None or self._sync.done()):
-            if self._sync is not None:
-                self._sync.result()
-            self._unsynced = 0
-            self._sync = self._syncing.submit(os.fdatasync, self._file.fileno())
+    def lend(self, data: bytes | memoryview) -> int:
+        """As `write`, of memory that stays as it is until `settle`: the next need not wait for its digest."""
+        view = memoryview(data).cast("B")
+        self.size += len(view)
+        self._pass_small()
+        self._pass(view)
+        return len(view)
+
+    def settle(self) -> None:
+        """Return once nothing that was lent is read any more."""
+        if self._digested is not None:
+            self._digested.result()
+
+    def _pass_small(self) -> None:
+        small, self._small = self._small, bytearray()
+        if small:
+            self._pass(memoryview(small))
+
+    def _pass(self, view: memoryview) -> None:
+        self._digested = self._digesting.submit(self._digest.update, view)  # one after another
+        try:
+            self._file.write(view)
+        except OSError:
+            self._refused = True
+            raise
+        self._passed += len(view)
+        if self._passed - self._begun >= BEHIND:
+            _begin_writing(self._file.fileno(), self._begun, self._passed - self._begun)
+            self._begun = self._passed
 
     def hexdigest(self) -> str:
-        """The sha256 of everything written so far."""
+        """The sha256 of everything written; after `finish`."""
         return self._digest.hexdigest()
 
     def finish(self) -> None:
-        """End the threads. Raises OSError when the disk did not take what was written."""
+        """Write what is left and end the thread. Raises OSError when the disk refuses."""
         try:
-            if self._sync is not None:
-                self._sync.result()
+            if not self._refused:
+                self._pass_small()
         finally:
-            self._writing.shutdown()
-            self._syncing.shutdown()
+            self._digesting.shutdown()
+
+
+def _begin_writing(descriptor: int, start: int, size: int) -> None:
+    """Have Linux begin to write a part of a file back; what is not on disk yet stays in memory too."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
+            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
 
 
 def fsync_directory(path: Path) -> None:

@@ -324,14 +324,14 @@ def test_what_another_version_wrote_is_not_taken_for_damaged(target):
     assert not (target.root / "quarantine").exists()
 
 
-LARGE = {"w": torch.arange(12_000_000, dtype=torch.float32)}  # 48 MB: written, digested and synced by threads
+LARGE = {"w": torch.arange(12_000_000, dtype=torch.float32)}  # 48 MB: digested by a thread
 
 
 def test_a_large_piece_is_digested_and_written_whole(target):
     done = target.save(manifest(), lambda file: codec.dump(LARGE, file))
     assert done.sha256 == store.file_digest(target.path(done))
     assert torch.equal(codec.load(target.path(done))["w"], LARGE["w"])
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-bytes")]
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-digest")]
 
 
 def test_a_large_piece_that_does_not_fit_is_a_failed_save(target):
@@ -340,4 +340,4 @@ def test_a_large_piece_that_does_not_fit_is_a_failed_save(target):
         target.save(manifest("training/b.pt"), lambda file: codec.dump(LARGE, file))
     assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
     store.verify(target.root, before)
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-bytes")]
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-digest")]

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import signal
-import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 
 CALLS = (
-    "open", "mkdir", "fsync", "fdatasync", "replace", "rename", "link", "symlink", "unlink", "write",
+    "open", "mkdir", "fsync", "posix_fadvise", "replace", "rename", "link", "symlink", "unlink", "write",
     "ftruncate",
 )  # fmt: skip
 KILLED = -signal.SIGKILL
@@ -34,8 +33,9 @@ def put(target: Store, value: int, tier: str = "training", *, size: int = 5000, 
 
     def produce(file) -> None:
         whole = payload(value, size * pieces)
-        for start in range(0, size * pieces, size):
-            file.write(whole[start : start + size])
+        for number in range(pieces):
+            write = file.lend if number % 3 else file.write
+            write(whole[number * size : (number + 1) * size])
 
     file = target.free_name(tier, f"c{value:04d}")
     return target.save(manifest(file, run=target.run, epoch=value), produce)
@@ -69,20 +69,20 @@ class Faulty:
 
     def __init__(self, at: int, how: str | int, *, lasting: bool = False) -> None:
         self.at, self.how, self.lasting, self.count = at, how, lasting, 0
-        self._counting = threading.Lock()
-        self.threads: set[str] = set()
+        self.names: set[str] = set()
 
     def install(self) -> None:
         """Put the hooks in place, for the rest of this process."""
         for name in CALLS:
-            setattr(os, name, self._hooked(getattr(os, name)))
+            setattr(os, name, self._hooked(name, getattr(os, name)))
         real = os.fdopen
         os.fdopen = lambda fd, mode, buffering=-1: (  # type: ignore[assignment]
             self._file(fd) if mode == "wb" and buffering == 0 else real(fd, mode, buffering)
         )
 
-    def _hooked(self, real: Callable) -> Callable:
+    def _hooked(self, name: str, real: Callable) -> Callable:
         def call(*args, **kwargs):
+            self.names.add(name)
             self.strike()
             return real(*args, **kwargs)
 
@@ -100,11 +100,8 @@ class Faulty:
 
     def strike(self, half: Callable[[], object] | None = None) -> None:
         """One operation is about to happen."""
-        with self._counting:  # a save may write from several threads
-            self.count += 1
-            number = self.count
-            self.threads.add(threading.current_thread().name)
-        if number < self.at or (number > self.at and not self.lasting):
+        self.count += 1
+        if self.count < self.at or (self.count > self.at and not self.lasting):
             return
         if isinstance(self.how, int):
             raise OSError(self.how, os.strerror(self.how))
@@ -128,7 +125,7 @@ def in_child(
                 fault.install()
             work(lambda line: say(writing, f"{line}\n".encode()) and None)
             if fault:
-                say(writing, f"threads {len(fault.threads)}\ncount {fault.count}\n".encode())
+                say(writing, f"calls {' '.join(fault.names)}\ncount {fault.count}\n".encode())
             code = 0
         except CheckpointError:
             code = REFUSED

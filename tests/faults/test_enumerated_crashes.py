@@ -1,6 +1,7 @@
 """A save in two roles, a pointer and a retention pass, ended at every single storage operation."""
 
 import errno
+import itertools
 import os
 
 import pytest
@@ -49,18 +50,18 @@ def count(said):
     return int(said[-1].removeprefix("count "))
 
 
-def threads(said):
-    """From how many threads they came."""
-    return int(said[-2].removeprefix("threads "))
+def calls(said):
+    """Which they were."""
+    return said[-2].split()[1:]
 
 
 @pytest.fixture(params=["small", "large"])
 def form(request, monkeypatch):
-    """A checkpoint of one small piece, or of several that count as large and are synced on the way."""
+    """A checkpoint of one small piece, or of several that count as large and go to the disk on the way."""
     if request.param == "small":
         return SMALL
-    monkeypatch.setattr(files, "LARGE", 10_000, raising=False)
-    monkeypatch.setattr(files, "SYNC_EVERY", 24_000, raising=False)
+    monkeypatch.setattr(files, "LARGE", 10_000)
+    monkeypatch.setattr(files, "BEHIND", 24_000)
     return LARGE
 
 
@@ -70,19 +71,14 @@ def form(request, monkeypatch):
     ids=["kill", "torn write", "ENOSPC", "EIO", "EIO from then on"],
 )
 def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasting, form):
-    at, spared, seen = 0, 0, set()
-    # Threads sync when they come to it, so that the count of operations is not the same each time: the
-    # enumeration ends when several runs in a row were over before the fault.
-    while spared < (1 if form is SMALL else 4):
-        at += 1
+    seen = set()
+    for at in itertools.count(1):
         root = tmp_path / f"{at}"
         prepared(root)
         code, said = in_child(lambda say, root=root: start(root, say, form), Faulty(at, how, lasting=lasting))
         if code == 0 and at > count(said):
-            assert (threads(said) > 1) == (form is LARGE)
-            spared += 1
-            continue
-        spared = 0
+            assert ("posix_fadvise" in calls(said)) == (form is LARGE)
+            break
         assert code == (KILLED if isinstance(how, str) else 0), (at, said)
         seen |= set(said)
         check(root, said)
