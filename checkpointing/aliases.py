@@ -165,10 +165,15 @@ def assign(
             )
         if version != now:
             how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK
-            fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": reason}
+            fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": _plain(reason)}
             journal.record(root, EVENT, fact)
         repoint(root, alias, version)
         return list(changes(root, alias))[-1] if version != now else None
+
+
+def _plain(reason: str) -> str:
+    """Words that any terminal and any file can take, whatever bytes a command line gave."""
+    return reason.encode("utf-8", "replace").decode()
 
 
 @contextlib.contextmanager

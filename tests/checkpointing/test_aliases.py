@@ -272,6 +272,27 @@ def test_the_release_before_is_never_one_that_was_rolled_back_from(named, before
     assert aliases.before(told) == before
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["1.0", "1.1", "1.2", None, "back"]), max_size=14))
+def test_going_back_again_and_again_ends_and_never_meets_what_was_left(deeds):
+    """Whatever was set before: each step back is to another release that once had the alias."""
+    told: list[aliases.Change] = []
+    for deed in [*deeds, *["back"] * 5]:
+        now = told[-1].version if told else None
+        version = aliases.before(told) if deed == "back" else deed
+        if deed == "back" and version is None:
+            continue
+        if version != now:
+            told.append(change(version, "rolled back" if deed == "back" else "set", now))
+    last = max((i for i, each in enumerate(told) if each.how == "set"), default=0)
+    back = [each.version for each in told[last + 1 :]]
+    left = [each.before for each in told[last + 1 :]]
+    assert not set(back) & {version for version in left if version is not None} - set(back[:-1])
+    assert len(back) == len(set(back))
+    assert aliases.before(told) is None
+    assert set(back) <= {each.version for each in told[: last + 1]}
+
+
 def test_no_staged_link_is_left(served):
     three(served)
     assert not list(served.rglob(f"{files.STAGED}*"))

@@ -1,6 +1,8 @@
 """The changelog: made of manifests and the journal alone, the same each time, whatever words are in them."""
 
+import fcntl
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -125,6 +127,22 @@ def test_a_full_disk_leaves_the_one_before_and_is_only_a_warning_after_a_switch(
     assert told.startswith("The changelog is not up to date: ")
     assert path.read_bytes() == whole
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_nothing_changes_between_what_was_read_and_what_is_written(served, monkeypatch):
+    """Or a changelog that was read before an alias changed could come last."""
+    real, tried = changelog.write_atomic, []
+
+    def write_atomic(path, content):
+        descriptor = os.open(served, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        tried.append(path)
+        real(path, content)
+
+    monkeypatch.setattr(changelog, "write_atomic", write_atomic)
+    assert changelog.write(served) == tried[0]
 
 
 def test_of_processes_that_write_at_once_the_last_knows_everything(served):

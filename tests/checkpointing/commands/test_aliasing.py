@@ -9,6 +9,7 @@ import pytest
 
 from checkpointing import aliases, journal
 from checkpointing.commands.aliasing import span
+from checkpointing.lock import one_writer
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.release_cases import gone, history
 
@@ -189,6 +190,21 @@ def test_rollback_says_what_it_did(served, cli_main):
     assert switched.endswith("  champion: 1.1.0 -> 1.0.0, rolled back: wrong on cats")
     file = served / "production" / "le_net5_v1.0.0.pt"
     assert verified == f"{file}: verified before (digests, network, golden outputs)"
+
+
+def test_a_reason_of_bytes_that_are_no_text_is_kept_as_text(served, cli_main):
+    code, out, _ = cli_main(
+        "alias", served, "champion", "1.0.0", "--reason", os.fsdecode(b"caf\xe9 \xc3\xa9")
+    )
+    assert (code, out.endswith("set: caf? \u00e9\n")) == (0, True)
+    assert "caf? \u00e9" in (served / "metadata" / "CHANGELOG.md").read_text()
+
+
+def test_a_run_that_is_being_written_can_be_rolled_back(served, cli_main):
+    aliases.assign(served, "champion", "1.0.0", "")
+    aliases.assign(served, "champion", "1.1.0", "")
+    with one_writer(served):
+        assert cli_main("rollback", served)[0] == 0
 
 
 def test_a_journal_that_was_tampered_with_is_one_line(served, cli_main):
