@@ -54,13 +54,13 @@ class Description:
 def described(config: Mapping[str, Any]) -> Description:
     """The description in a release's config. Raises CheckpointError when it tells none, or nonsense."""
     try:
-        model, fed, out = config["model"], config["input"], config["output"]
-        channels, height, width = map(int, fed["shape"])
+        model, fed, out = (_mapping(config)[key] for key in ("model", "input", "output"))
+        channels, height, width = map(int, _mapping(fed)["shape"])
         found = Description(
-            name=str(model["name"]),
-            options=dict(model["options"]),
+            name=str(_mapping(model)["name"]),
+            options=dict(_mapping(model["options"])),
             image_shape=(channels, height, width),
-            classes=tuple(map(str, out["classes"])),
+            classes=tuple(map(str, _mapping(out)["classes"])),
             mean=tuple(map(float, fed["mean"])),
             std=tuple(map(float, fed["std"])),
         )
@@ -71,6 +71,13 @@ def described(config: Mapping[str, Any]) -> Description:
         ) from None
     _check(found)
     return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value, if it is what a file should hold there: tensors and text can be indexed as well."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a {type(value).__name__} is no mapping")
+    return value
 
 
 def _check(found: Description) -> None:
@@ -88,7 +95,7 @@ def _check(found: Description) -> None:
 def trained(saved: Mapping[str, Any]) -> Description:
     """The description in the contents of a trainer's checkpoint. Raises CheckpointError."""
     try:
-        model, facts = dict(saved["config"]["model"]), saved["metadata"]
+        model, facts = dict(_mapping(_mapping(saved["config"])["model"])), _mapping(saved["metadata"])
         config = {
             "model": {"name": model.pop("name"), "options": model},
             "input": {"shape": facts["image_shape"], "mean": facts["mean"], "std": facts["std"]},
@@ -199,9 +206,12 @@ def best(root: Path) -> Manifest:
     newest = finding.newest_sound(root)
     try:
         config = codec.load(root / newest.file)["config"]
-        metric, mode = (config["checkpoint"]["monitor"][key] for key in ("metric", "mode"))
-        target = config["pruning"]["target"]
-    except (KeyError, TypeError):
+        monitor = _mapping(_mapping(_mapping(config)["checkpoint"])["monitor"])
+        metric, mode = (str(monitor[key]) for key in ("metric", "mode"))
+        target = float(_mapping(config["pruning"])["target"])
+        if not 0 <= target <= 1:
+            raise ValueError(f"{target} is no sparsity")
+    except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{root} does not say which checkpoint is its best: name a file.") from None
     chosen = peak(store.manifests(root), metric=metric, mode=mode, target=target)
     if chosen is None:

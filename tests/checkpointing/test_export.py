@@ -92,6 +92,7 @@ def test_an_onnx_file_answers_as_the_network_does_for_any_batch(resnet, converte
     assert (out.name, out.type, out.shape) == ("logits", "tensor(float)", ["batch", 4])
 
 
+@pytest.mark.slow
 def test_an_onnx_file_says_where_it_comes_from_and_how_it_is_fed(resnet, converted, tmp_path):
     made = converted
     model = onnx.load(str(made.file))

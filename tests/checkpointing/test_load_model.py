@@ -225,6 +225,38 @@ def test_contents_that_are_no_network_are_one_line(tmp_path, state, words):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("config.checkpoint.monitor", torch.zeros(2, 2), "does not say which checkpoint is its best"),
+        ("config.checkpoint.monitor.metric", "beauty", "holds no best beauty yet"),
+        ("config.pruning.target", math.nan, "does not say which checkpoint is its best"),
+        ("config.pruning.target", [0.7], "does not say which checkpoint is its best"),
+        ("config", torch.zeros(2, 2), "does not say which checkpoint is its best"),
+        ("config.model", torch.zeros(2, 2), "does not say which network"),
+        ("metadata", "none", "does not say which network"),
+        ("metadata.image_shape", [3, 12], "does not say which network"),
+    ],
+)
+def test_a_run_whose_newest_state_lies_is_one_line(runs, tmp_path, path, value, words):
+    root = runs / "plain" / "checkpoints"
+    chosen = network.best(root)
+    state = codec.load(root / chosen.file)
+    *folders, last = path.split(".")
+    inner = state
+    for folder in folders:
+        inner = inner[folder]
+    inner[last] = value
+    target = Store(tmp_path, "run")
+    (tmp_path / "milestone").mkdir(exist_ok=True)
+    made = manifest("milestone/a.pt", tags=chosen.tags, metrics=chosen.metrics)
+    target.save(made, lambda f: codec.dump(codec.snapshot(state), f))
+    with pytest.raises(CheckpointError) as refused:
+        load_model(tmp_path)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_what_a_file_asks_for_is_never_allocated(tmp_path):
     """4000 x 4000 pixels would be 7.6 GB of LeNet-5's first dense layer."""
     file = released(tmp_path, changed("input.shape", [3, 4000, 4000]))
