@@ -152,7 +152,7 @@ class CheckpointManager:
         metrics: Mapping[str, Any],
         model_card: Mapping[str, Any],
     ) -> Path:
-        """Save the weights alone as a release, with its config and model card as JSON.
+        """Save the weights alone as a release, with its config and its model card, as JSON and as a page.
 
         `version` is semantic, such as 1.0.0, and never used twice; weights of other names or shapes than
         the release before it has need a new major. The name is config["name"], or that of the class. With the

@@ -9,8 +9,16 @@ from typing import Any
 
 from checkpointing.errors import CheckpointError
 
+TASK = "image-classification"
 REQUIRED = ("description", "intended_use", "limitations", "ethical_considerations", "license")
 """What nobody but the makers can say, and no release goes without."""
+
+
+TEXTS = (
+    *REQUIRED,
+    *("license_link", "out_of_scope", "authors", "contact", "citation", "language", "datasets", "tags"),
+)
+"""What is said, each a text or a list of them."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,14 @@ def build(texts: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     return {
         "name": name,
         "version": facts.version,
+        "task": TASK,
         **said,
         "dataset": facts.data.get("name"),
         "performance": dict(facts.results[0].metrics) if facts.results else {},
         "sparsity": facts.weights.get("sparsity"),
         "training_epochs": facts.training.get("epoch"),
         "training_time_hours": facts.training.get("hours"),
-        "tags": [*_tags(facts), *texts.get("tags", [])],
+        "tags": list(dict.fromkeys([*_tags(facts), *lines_of(texts.get("tags"))])),
         "results": [vars(result) | {"metrics": dict(result.metrics)} for result in facts.results],
         "weights": dict(facts.weights),
         "model": dict(facts.model),
@@ -76,6 +85,34 @@ def build(texts: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
         "training": dict(facts.training),
         "provenance": dict(facts.provenance),
     }
+
+
+def of_any(
+    given: Mapping[str, Any], *, name: str, version: str, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """A card of any form, as the library's users give it, in the form that a page is made of.
+
+    What is no text that a page has a place for is under `more`.
+    """
+    texts = {key: given[key] for key in TEXTS if key in given and _is_text(given[key])}
+    dataset = given.get("dataset")
+    performance = given.get("performance")
+    if not isinstance(performance, Mapping):
+        performance = metrics
+    placed = {*texts, "dataset", "version", "metrics", *([] if performance is metrics else ["performance"])}
+    return {
+        "name": name,
+        "version": version,
+        **texts,
+        "dataset": None if dataset is None else str(dataset),
+        "tags": ["pytorch", *lines_of(texts.get("tags"))],
+        "performance": {str(key): value for key, value in performance.items()},
+        "more": {str(key): value for key, value in given.items() if key not in placed},
+    }
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
 
 
 def _tags(facts: Facts) -> list[str]:

@@ -4,14 +4,13 @@ See https://huggingface.co/docs/hub/model-cards. Results are also a model-index,
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from checkpointing.card import lines_of
-
-TASK = "image-classification"
 
 # Our metrics: the Hub's name, ours for people, and whether it is a fraction.
 METRICS = {
@@ -32,6 +31,7 @@ cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m e
 etalab-2.0 eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
 ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 pddl postgresql unknown unlicense wtfpl zlib
 """
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 LICENSES = frozenset(_HUB.split())
 
 
@@ -50,6 +50,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         ("Data", _table(_data_rows(card))),
         ("Training", _training(card)),
         ("Provenance", _table(_provenance_rows(card))),
+        ("More", _table((key, value) for key, value in (card.get("more") or {}).items())),
         ("Authors", _text(card.get("authors"))),
         ("Contact", _text(card.get("contact"))),
         ("Citation", _code("", card["citation"]) if card.get("citation") else ""),
@@ -60,7 +61,7 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 def _front_matter(card: Mapping[str, Any]) -> str:
     named = card.get("datasets") or card.get("dataset")
-    datasets = [named] if isinstance(named, str) else named
+    datasets = [d for d in ([named] if isinstance(named, str) else named or []) if _HUB_ID.fullmatch(d)]
     results = card.get("results") or []
     metrics = {
         METRICS[name][0] for r in results for name in r["metrics"] if name in METRICS and name != "loss"
@@ -69,7 +70,7 @@ def _front_matter(card: Mapping[str, Any]) -> str:
         "language": card.get("language"),
         **_license(card),
         "library_name": "pytorch",
-        "pipeline_tag": TASK,
+        "pipeline_tag": card.get("task"),
         "tags": list(dict.fromkeys(card.get("tags") or [])),
         "datasets": datasets,
         "metrics": sorted(metrics),
@@ -98,7 +99,7 @@ def _index(card: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> lis
         data = card.get("dataset") or "unknown"
         dataset = {"type": data, "name": data, "split": SPLITS.get(result["split"], result["split"])}
         if values:
-            found.append({"task": {"type": TASK}, "dataset": dataset, "metrics": values})
+            found.append({"task": {"type": card.get("task")}, "dataset": dataset, "metrics": values})
     return [{"name": card.get("name"), "results": found}] if found else []
 
 
@@ -173,7 +174,7 @@ def _training(card: Mapping[str, Any]) -> str:
     def named(*keys: str) -> Iterable[tuple[str, Any]]:
         for key in keys:
             value = training.get(key)
-            yield key.replace("_", " ").capitalize(), _pairs(value) if isinstance(value, Mapping) else value
+            yield key.replace("_", " ").capitalize(), value
 
     rows = [
         ("Epoch, step", f"{training['epoch']}, {training['global_step']}" if training.get("epoch") else None),
@@ -202,7 +203,7 @@ def _title(metric: str) -> str:
 
 def _provenance_rows(card: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in (card.get("provenance") or {}).items():
-        yield key.replace("_", " ").capitalize(), _pairs(value) if isinstance(value, Mapping) else value
+        yield key.replace("_", " ").capitalize(), value
 
 
 def _text(value: Any) -> str:
@@ -223,7 +224,7 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    present = [[name, value] for name, value in rows if value not in (None, "")]
+    present = [[name, value] for name, value in rows if value not in (None, "", {}, [])]
     return _grid(["", ""], present) if present else ""
 
 
@@ -235,4 +236,8 @@ def _grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        value = _pairs(value)
+    elif isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
     return " ".join(str(value).split()).replace("|", "\\|")

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from checkpointing import codec, finding, living, network, release, store
+from checkpointing import card as cards
+from checkpointing import cardpage, codec, finding, living, network, release, store
 from checkpointing.errors import CheckpointError
 from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
@@ -201,7 +202,9 @@ class Recorder:
         )
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         card = {**card, **facts, "file": made.file, "created": created}
-        return release.write(self.root, replace(made, card=card, description=_rebuilt(made)))
+        page = cardpage.markdown(cards.of_any(card, name=made.name, version=version, metrics=metrics))
+        made = replace(made, card=card, card_text=page, description=_rebuilt(made))
+        return release.write(self.root, made)
 
     def retire(self, tier: str, kept: Mapping[Manifest, str], reason: str) -> list[Path]:
         """Delete what of mine is not kept."""

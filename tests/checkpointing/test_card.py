@@ -165,10 +165,10 @@ def test_licenses_are_those_that_the_hub_takes(given, expected):
     ["yes", "a: b", "# c", "'quoted' \"twice\"", "*star*\n---\nb: c", "é 例", "- list", "{x} [y] & !z"],
 )
 def test_any_text_stays_text(text):
-    said = TEXTS | {"description": text, "license": text, "tags": [text], "datasets": text, "language": text}
+    said = TEXTS | {"description": text, "license": text, "tags": [text], "language": text}
     page = ModelCard(markdown(card.build(said, facts())))
     assert text.strip() in page.text
-    assert (page.data.license_name, page.data.tags[-1], page.data.datasets) == (text, text, [text])
+    assert (page.data.license_name, page.data.tags[-1], page.data.language) == (text, text, text)
 
 
 def test_values_that_are_not_finite_are_told_to_people_alone():
@@ -191,15 +191,51 @@ def test_a_record_that_says_little():
     assert "None" not in text.replace("None of the writers", "")
 
 
+def page_of(given, **metrics):
+    return markdown(card.of_any(given, name="sentiment", version="1.0.0", metrics=metrics))
+
+
 def test_a_card_of_the_librarys_user():
     theirs = {
-        "version": "1.0.0",
-        "description": "d",
+        "description": "Bayesian Transformer",
         "dataset": "IMDB (50K reviews)",
-        "limitations": "English text only",
-        "performance": {"accuracy": 0.92, "odd": "yes"},
+        "limitations": ["English text only", "Max 512 tokens"],
+        "training_epochs": 10,
+        "license": "mit",
+        "performance": {"accuracy": 92, "odd": "yes"},
     }
-    text = markdown(theirs)
-    assert ModelCard(text).data.datasets == ["IMDB (50K reviews)"]
-    assert "## Limitations\n\nEnglish text only" in text
-    assert "| odd | yes |" in text
+    text = page_of(theirs, accuracy=0.92)
+    page = ModelCard(text)
+    assert (page.data.license, page.data.pipeline_tag, page.data.tags) == ("mit", None, ["pytorch"])
+    assert page.data.datasets is None  # no name on the Hub
+    assert text.startswith("---\n")
+    for line in (
+        "# sentiment v1.0.0\n\nBayesian Transformer\n",
+        "## Limitations\n\n- English text only\n- Max 512 tokens\n",
+        "| Accuracy | 92 |",  # theirs may be in percent
+        "| odd | yes |",
+        "| Data | IMDB (50K reviews) |",
+        "| training_epochs | 10 |",
+    ):
+        assert line in text
+    assert "| Accuracy | 0.92 |" in page_of({"description": "d"}, accuracy=0.92)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, 3, 0.5, True, [], {}, [1], {"a": {"b": [1, None]}}, math.nan, "a\nb | c", {1: 2}, ["x", 3]]
+)
+def test_a_card_of_any_form_has_a_page(odd):
+    keys = [*card.TEXTS, "dataset", "performance", "results", "model", "weights", "training", "data", "task"]
+    text = page_of(dict.fromkeys([*keys, "more", "name", "provenance", "sparsity"], odd), loss=odd)
+    ModelCard(text)
+    assert "# sentiment v1.0.0" in text
+
+
+def test_a_release_of_the_library_has_its_page(manager, t, root):
+    given = {"description": "Tells digits apart.", "license": "mit", "training_epochs": 10}
+    asked = {"version": "1.0.0", "config": {"name": "digits"}, "metrics": {"accuracy": 0.5}}
+    manager.save_production_checkpoint(t.model, **asked, model_card=given)
+    page = ModelCard.load(root / "metadata" / "model_cards" / "v1.0.0.md")
+    assert page.data.license == "mit"
+    assert "# digits v1.0.0\n\nTells digits apart." in page.text
+    assert "| Accuracy | 0.5 |" in page.text
