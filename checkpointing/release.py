@@ -185,7 +185,7 @@ def _sides(release: Release) -> dict[str, bytes]:
         f"{where}.json": _json(release.card),
     }
     if release.card_text is not None:
-        found[f"{where}.md"] = release.card_text.encode()
+        found[f"{where}.md"] = release.card_text.encode(errors="backslashreplace")
     if release.description is not None:
         rebuilt = network.build(release.description, release.weights)
         living.load_weights(rebuilt, release.weights)
@@ -201,14 +201,18 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _weights(release: Release) -> tuple[Callable[[BinaryIO], object], int]:
-    """What writes the file of the weights, and about how many bytes that takes."""
+    """What writes the file of the weights, and about how many bytes that takes.
+
+    Raises CheckpointError for a config or a card of other than plain types.
+    """
+    facts = codec.snapshot({"config": dict(release.config), "model_card": dict(release.card)})
     if release.form.format == "safetensors":
         from safetensors.torch import save
 
         tensors: dict[str, Tensor] = forms.plain(release.weights)
         config = json.dumps(readable(release.config), allow_nan=False)
-        facts = {"format": "pt", "version": release.version, "config": config}
-        return lambda file: file.write(save(tensors, facts)), tensor_bytes(tensors)
+        header = {"format": "pt", "version": release.version, "config": config}
+        return lambda file: file.write(save(tensors, header)), tensor_bytes(tensors)
     contents = codec.snapshot(
         {
             "version": VERSION,
@@ -217,10 +221,10 @@ def _weights(release: Release) -> tuple[Callable[[BinaryIO], object], int]:
             "epoch": release.epoch,
             "global_step": release.global_step,
             "metrics": dict(release.metrics),
-            "config": dict(release.config),
+            "config": facts["config"],
             "model_state_dict": dict(release.weights),
             "model_version": release.version,
-            "model_card": dict(release.card),
+            "model_card": facts["model_card"],
         }
     )
     compress = release.form.compress

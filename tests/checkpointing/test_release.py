@@ -393,6 +393,32 @@ class TestRefused:
         with pytest.raises(CheckpointError, match="of another network"):
             release.write(tmp_path, replace(made, weights=fewer))
 
+    @pytest.mark.parametrize("form", [PLAIN, SAFE], ids=lambda form: form.format)
+    @pytest.mark.parametrize("where", ["config", "card"])
+    def test_what_is_not_plain(self, tmp_path, form, where):
+        plain = {"description": None, "config": {}, "card": {}}
+        with pytest.raises(CheckpointError, match=r"\['path'\] is of type pathlib\."):
+            release.write(tmp_path, small("1.0.0", form=form, **{**plain, where: {"path": tmp_path}}))
+        assert contents(tmp_path) == {}
+
+    def test_a_place_that_is_a_file(self, tmp_path):
+        (tmp_path / "root").write_text("")
+        with pytest.raises(CheckpointError, match="could not be written to"):
+            release.write(tmp_path / "root", small("1.0.0"))
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "production").write_text("")
+        with pytest.raises(CheckpointError, match="could not be written to"):
+            release.write(tmp_path / "other", small("1.0.0"))
+
+    def test_a_journal_that_was_changed_stops_before_anything_is_written(self, tmp_path):
+        release.write(tmp_path, small("1.0.0"))
+        before = contents(tmp_path)
+        path = tmp_path / "metadata" / "journal.jsonl"
+        path.write_text(path.read_text().replace("a test of", "the test of"))
+        with pytest.raises(CheckpointError, match="was changed after it was written"):
+            release.write(tmp_path, small("1.1.0"))
+        assert contents(tmp_path) == before
+
     def test_a_name_that_no_file_can_have(self, tmp_path):
         for name in ("", ".hidden", "x" * 200):
             with pytest.raises(CheckpointError, match="is no name for a file"):
