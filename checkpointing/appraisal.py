@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from checkpointing import evaluating, network, speed, store
+from checkpointing import evaluating, living, network, speed, store
 from checkpointing.errors import CheckpointError
 from checkpointing.evaluating import Measured
 from checkpointing.manifest import Manifest
+from checkpointing.network import Description
 from checkpointing.policies.sparsity import SLACK
 from checkpointing.rules import Latency
 
@@ -42,21 +43,24 @@ class Appraiser:
         except CheckpointError as error:
             raise Refused(str(error)) from None
 
-    def network(self, root: Path, manifest: Manifest) -> nn.Module:
-        """The network, verified, on the device. Raises Refused."""
+    def network(self, root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
+        """The network, verified, on the device, and what it is. Raises Refused."""
         self.sound(root, manifest)
         try:
-            return network.load(root, manifest, self._device)
+            rebuilt, description = network.rebuilt(root, manifest)
+            living.move(rebuilt, self._device)
         except CheckpointError as error:
             raise Refused(str(error)) from None
+        return rebuilt, description
 
     def speed(self, root: Path, manifest: Manifest, wanted: Iterable[str], how: Latency) -> dict[str, float]:
         """Those of latency_ms and weights_bytes that are wanted. Raises Refused."""
-        weights, found = self.network(root, manifest), {}
+        weights, description = self.network(root, manifest)
+        found = {}
         if "weights_bytes" in wanted:
             found["weights_bytes"] = float(speed.weights_bytes(weights))
         if "latency_ms" in wanted:
-            shape = network.read(root, manifest)[1].image_shape
+            shape = description.image_shape
             timed = speed.latency(weights, shape, batch=how.batch, repeats=how.repeats, warmup=how.warmup)
             found["latency_ms"] = timed.ms
         return found
@@ -74,13 +78,12 @@ class Appraiser:
 
         Raises Refused for the checkpoint, and CheckpointError for data that cannot be read.
         """
-        weights = self.network(root, manifest)
+        weights, description = self.network(root, manifest)
         try:
             facts = evaluating.trained_with(root, manifest)
         except CheckpointError as error:
             raise Refused(str(error)) from None
         if self._other_data is not None:
-            description = network.read(root, manifest)[1]
             found = evaluating.measure_other(
                 weights, description, facts, self._other_data, device=self._device
             )

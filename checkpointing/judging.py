@@ -30,7 +30,11 @@ def failure(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) ->
         return f"{rule}: of the {rule.versus}, {missing(references[rule.versus], rule.metric)}"
     if reference < 0 and rule.operator.endswith("ratio"):
         return f"{rule}: a ratio to {reference:.6g}, which is below 0, says nothing"
-    return None if _met(rule, value, reference) else f"{rule}: it is {value:.6g}, that {reference:.6g}"
+    return (
+        None
+        if _met(rule, value, reference)
+        else f"{rule}: it is {value:.6g}, the {rule.versus} {reference:.6g}"
+    )
 
 
 def missing(facts: Facts, metric: str) -> str:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from checkpointing import yamlfile
 from checkpointing.errors import CheckpointError
 
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "release" / "rules"
@@ -104,8 +103,7 @@ def load(rules: str | Path = DEFAULT) -> Rules:
                 f"{rules} is neither a file nor rules of conf/release/rules{nearest(str(rules), shipped)}"
             )
         path = shipped[str(rules)]
-    base = {} if path == FOLDER / f"{DEFAULT}.yaml" else _read(FOLDER / f"{DEFAULT}.yaml")
-    return parsed({**base, **_read(path)}, path.name)
+    return parsed({**yamlfile.read(FOLDER / f"{DEFAULT}.yaml"), **yamlfile.read(path)}, path.name)
 
 
 def parsed(given: Mapping[Any, Any], name: str) -> Rules:
@@ -139,20 +137,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, 1, 0.5)
     return f": did you mean {close[0]}?" if close else f"; there are: {', '.join(names)}."
-
-
-def _read(path: Path) -> dict[Any, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path.name}: holds no keys with values: write it as in {FOLDER}.")
-    return found
 
 
 def _values(given: Any, where: str, names: tuple[str, ...]) -> list[Any]:

@@ -20,11 +20,15 @@ OWN = ("epoch", "global_step", "sparsity", "bytes")
 
 @dataclass(eq=False)
 class Candidate:
-    """A checkpoint, what is known of it, and why it was rejected, in words."""
+    """A checkpoint, what is known of it, and why it was rejected, in words.
+
+    `twins` are other names of the same bytes, which in a copy of a run are files of their own.
+    """
 
     root: Path
     manifest: Manifest
     facts: dict[str, float]
+    twins: list[Manifest] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
     rank: int | None = None
 
@@ -102,10 +106,11 @@ def choose(
 
 def candidates(root: Path) -> list[Candidate]:
     """The checkpoints under a root, oldest first; a milestone stands for other roles of its bytes."""
-    seen: dict[Any, Manifest] = {}
+    alike: dict[Any, list[Manifest]] = {}
     for m in sorted(store.manifests(root), key=lambda m: m.tier != MILESTONE):
-        seen.setdefault((m.sha256, repr(sorted(m.metrics.items()))), m)
-    return [Candidate(root, m, facts_of(m)) for m in sorted(seen.values(), key=lambda m: m.sequence)]
+        alike.setdefault((m.sha256, repr(sorted(m.metrics.items()))), []).append(m)
+    firsts = sorted(alike.values(), key=lambda names: names[0].sequence)
+    return [Candidate(root, first, facts_of(first), twins) for first, *twins in firsts]
 
 
 def facts_of(manifest: Manifest) -> dict[str, float]:
@@ -177,8 +182,12 @@ class _Judge:
         """Reject by what is written down; what no manifest has is measured only of those that pass."""
         self._apply(candidate, measured=False)
         wanted = set(self.rules.metrics) & set(MEASURED)
+        if "latency_ms" in wanted:
+            how = self.rules.latency
+            self.notes.append(f"latency_ms: the median of {how.repeats} passes over {how.batch} image(s)")
         if wanted and not candidate.rejected:
             try:
+                self._intact(candidate)
                 candidate.facts |= self._measured(candidate.root, candidate.manifest, wanted)
             except Refused as error:
                 candidate.rejected.append(str(error))
@@ -223,6 +232,7 @@ class _Judge:
         if tie is None or len(ranking) == 1:
             return ranking
         if tie.confidence is not None:
+            self._intact(ranking[0])
             samples = self.appraiser.samples(ranking[0].root, ranking[0].manifest)
             if not samples:
                 self.notes.append(
@@ -233,11 +243,22 @@ class _Judge:
         return [*tied, *others]
 
     def _held_up(self, candidate: Candidate, *, dry_run: bool) -> Measured | None:
-        root, manifest = candidate.root, candidate.manifest
+        self._intact(candidate)
         if dry_run:
-            self.appraiser.sound(root, manifest)
             return None
+        root, manifest = candidate.root, candidate.manifest
         return self.appraiser.prove(root, manifest, self.rules.metrics, self.rules.tolerance)
+
+    def _intact(self, candidate: Candidate) -> None:
+        """Raise Refused unless the file is sound; when a twin is, that is the candidate from here on."""
+        try:
+            self.appraiser.sound(candidate.root, candidate.manifest)
+        except Refused as error:
+            sound = (m for m in candidate.twins if finding.verdict(candidate.root, m) is None)
+            if (twin := next(sound, None)) is None:
+                raise
+            self.notes.append(f"{error} {twin.file} has the same bytes, intact.")
+            candidate.manifest = twin
 
 
 def _facts(candidate: Candidate) -> judging.Facts:

@@ -45,8 +45,14 @@ def shown(path: Path) -> str:
 
 def _print(found: Selection) -> None:
     console = Console()
-    console.print(_table(found, console.width))
+    runs = {c.root for c in found.candidates}
+    base = Path(os.path.commonpath(runs)) if len(runs) > 1 else None
+    console.print(_table(found, base, console.width))
     console.print()
+    # Lines of their own: a column would be cut off where a terminal is narrow.
+    for c in found.candidates:
+        if c.rejected:
+            line(console, f"rejected  {_file(c, base)}: {'; '.join(c.rejected)}")
     for note in found.notes:
         line(console, note)
     if found.winner is None:
@@ -62,9 +68,7 @@ def _print(found: Selection) -> None:
         )
 
 
-def _table(found: Selection, width: int) -> Table:
-    runs = {c.root for c in found.candidates}
-    base = Path(os.path.commonpath(runs)) if len(runs) > 1 else None
+def _table(found: Selection, base: Path | None, width: int) -> Table:
     names = [n for n in found.rules.metrics if n not in ("epoch", "bytes")]
     files = [_file(c, base) for c in found.candidates]
     room = min(max(map(len, files)), width * 3 // 10)
@@ -73,11 +77,10 @@ def _table(found: Selection, width: int) -> Table:
     table.add_column("file", overflow="fold", width=room)
     for name in ("epoch", *names, "MB"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("rejected by", overflow="fold")
     for c, file in zip(found.candidates, files, strict=True):
         values = (_value(name, c.facts.get(name)) for name in names)
         row = (c.rank or "", file, c.manifest.epoch, *values, f"{c.manifest.bytes / 1e6:.1f}")
-        table.add_row(*cells(*row, "; ".join(c.rejected)))
+        table.add_row(*cells(*row))
     return table
 
 

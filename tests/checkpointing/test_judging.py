@@ -76,7 +76,7 @@ def test_a_rule_against_nobody_is_passed_over():
     rule = Requirement("m", "min_delta", 0.0, "champion")
     assert judging.failure(rule, {}, {}) is None
     assert judging.failure(rule, {"m": 0.5}, {"champion": {"m": 0.75}}) == (
-        "m min_delta 0 vs champion: it is 0.5, that 0.75"
+        "m min_delta 0 vs champion: it is 0.5, the champion 0.75"
     )
 
 

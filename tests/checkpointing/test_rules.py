@@ -105,6 +105,9 @@ tie: {metric: loss, within: 0.01, prefer: [sparsity, -bytes]}
         ("latency: {batch: 1, repeats: 1}", "latency has no warmup"),
         ("rank: [accuracy", "is not YAML"),
         ("rank: \x00", "is not YAML"),
+        ("require: []\nrank: [accuracy]\nrequire: []", "is not YAML: require is there twice at line 3"),
+        ("require: [{metric: accuracy, min: 0.7, min: 0.8}]", "min is there twice at line 1, column 40"),
+        ("require: [{[1]: 2}]", "is not YAML"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_file_and_the_key(tmp_path, text, line):

@@ -11,6 +11,7 @@ import torch
 from checkpointing import CheckpointManager, aliases, rules, select, store
 from checkpointing.errors import CheckpointError
 from tests.checkpointing.conftest import patterns
+from tests.checkpointing.trained_releases import flip_a_byte, released
 
 FINAL, MIDDLE, EARLY = 66, 44, 22
 BEST = {"rank": ["accuracy"], "require": [], "tie": None}
@@ -41,10 +42,11 @@ def reasons(found, step):
     return next(c.rejected for c in found.candidates if c.manifest.global_step == step)
 
 
-def flip_a_byte(path):
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    path.write_bytes(whole)
+def break_all(run, step):
+    """Damage the file of a step under each of its names."""
+    for manifest in store.manifests(run / "checkpoints"):
+        if manifest.global_step == step:
+            flip_a_byte(run / "checkpoints" / manifest.file)
 
 
 def claim(run, step, **changes):
@@ -55,14 +57,13 @@ def claim(run, step, **changes):
             mark.write_text(replace(manifest, **changes).to_json())
 
 
-def release(run, version, metrics, alias=True):
+def release(run, version, metrics):
+    """A champion that the library wrote: it has metrics, and no data."""
     root = run / "checkpoints"
-    manager = CheckpointManager(root)
-    manager.save_production_checkpoint(
+    CheckpointManager(root).save_production_checkpoint(
         torch.nn.Linear(3, 2), version=version, config={}, metrics=metrics, model_card={}
     )
-    if alias:
-        aliases.assign(root, aliases.CHAMPION, version, "a test")
+    aliases.assign(root, aliases.CHAMPION, version, "a test")
 
 
 def test_the_default_takes_the_best_at_the_target_and_measures_it_again(measured_run):
@@ -93,11 +94,22 @@ def test_nothing_qualifies_is_said_with_every_rule_that_rejected(measured_run):
 
 
 def test_a_damaged_winner_is_rejected_and_the_next_is_taken(measured_copy):
-    flip_a_byte(at(measured_copy, FINAL).path)
+    break_all(measured_copy, FINAL)
     found = select.choose([measured_copy], by())
     assert "its bytes changed" in reasons(found, FINAL)[0]
     assert found.chosen()[1].global_step == MIDDLE
     assert steps(found) == [MIDDLE, EARLY]
+
+
+def test_a_twin_with_the_same_bytes_stands_in_for_a_damaged_file(measured_copy):
+    first = at(measured_copy, FINAL)
+    assert len(first.twins) == 4  # the other milestones, and the training checkpoint
+    for manifest in (first.manifest, *first.twins[:-1]):
+        flip_a_byte(measured_copy / "checkpoints" / manifest.file)
+    found = select.choose([measured_copy], by())
+    assert found.chosen()[1].file == first.twins[-1].file
+    assert "has the same bytes, intact" in found.notes[0]
+    assert not reasons(found, FINAL)
 
 
 def test_a_manifest_that_promises_too_much_is_refused(measured_copy):
@@ -165,7 +177,7 @@ def test_within_the_interval_the_sparser_is_preferred(measured_copy):
         EARLY,
     ]
     # A best that is damaged says nothing of who ties with it.
-    flip_a_byte(at(measured_copy, FINAL).path)
+    break_all(measured_copy, FINAL)
     assert steps(select.choose([measured_copy], by(tie=tie))) == [MIDDLE, EARLY]
 
 
@@ -176,7 +188,7 @@ def test_margins_to_the_champion_absolute_and_relative(measured_copy):
     found = select.choose([measured_copy], by(require=[{**rule, "min_delta": -0.02}]))
     assert (found.champion, found.notes) == ("1.0.0", ())
     assert steps(found) == [FINAL]
-    wrong = f"accuracy min_delta -0.02 vs champion: it is {middle:.6g}, that {final + 0.01:.6g}"
+    wrong = f"accuracy min_delta -0.02 vs champion: it is {middle:.6g}, the champion {final + 0.01:.6g}"
     assert wrong in reasons(found, MIDDLE)
     ratio = {**rule, "min_ratio": middle / (final + 0.01) - 0.001}
     assert steps(select.choose([measured_copy], by(require=[ratio]))) == [FINAL, MIDDLE]
@@ -220,8 +232,32 @@ def test_speed_and_size_are_measured_of_those_that_pass_the_rest(measured_run):
     assert not steps(slow)
 
 
+def test_speed_and_size_against_a_champion_are_measured_of_both(measured_copy):
+    released(measured_copy, "1.0.0", MIDDLE)
+    smaller = {"metric": "weights_bytes", "vs": "champion", "max_delta": -1}
+    found = select.choose([measured_copy], by(require=[smaller]))
+    assert (found.champion, steps(found), found.notes) == ("1.0.0", [FINAL], ())
+    quick = {"metric": "latency_ms", "vs": "champion", "max_ratio": 1000}
+    found = select.choose([measured_copy], by(require=[quick]))
+    assert len(steps(found)) == 3
+    assert found.notes == ("latency_ms: the median of 3 passes over 1 image(s)",)
+    flip_a_byte(measured_copy / "checkpoints" / "production" / "lenet5_v1.0.0.pt")
+    with pytest.raises(CheckpointError, match="its bytes changed"):
+        select.choose([measured_copy], by(require=[smaller]))
+
+
+def test_a_champion_on_other_images_is_compared_with_a_word_of_it(measured_copy, whole_run, tmp_path):
+    other = shutil.copytree(whole_run, tmp_path / "other", symlinks=True)
+    released(other, "1.0.0", 24)
+    near = by(require=[{"metric": "accuracy", "vs": "champion", "min_delta": -1}])
+    found = select.choose([measured_copy], near, champion_of=other)
+    assert found.notes == ("not all were validated on the same images, so their metrics differ by that too",)
+    released(measured_copy, "1.0.0", FINAL)
+    assert not select.choose([measured_copy], near).notes
+
+
 def test_a_file_that_is_damaged_is_not_measured(measured_copy):
-    flip_a_byte(at(measured_copy, FINAL).path)
+    break_all(measured_copy, FINAL)
     found = select.choose([measured_copy], by(rank=["-weights_bytes"]))
     assert "its bytes changed" in reasons(found, FINAL)[0]
     assert found.chosen()[1].global_step == MIDDLE
@@ -278,7 +314,7 @@ def test_nothing_is_changed(measured_copy):
             for name in names
         }
 
-    flip_a_byte(at(measured_copy, FINAL).path)
+    break_all(measured_copy, FINAL)
     before = listing()
     select.choose([measured_copy], rules.load())
     assert listing() == before

@@ -24,8 +24,15 @@ def test_every_candidate_is_printed_with_what_rejected_it(cli_main, measured_run
     assert f"chosen by default.yaml: run/checkpoints/{file}\n" in out
     assert f", accuracy {accuracy:.4f}, " in out.partition("measured again on 60 images of val: loss ")[2]
     assert "there is no champion yet: 1 rule against it passed over" in out
-    lines = [line for line in out.splitlines() if "training/checkpoint_epoch_0002" in line]
-    assert "sparsity min_delta 0 vs target: it is 0.479981, that 0.6" in lines[0]
+    early = "training/checkpoint_epoch_0002_step_00000022.pt"
+    assert f"rejected  {early}: sparsity min_delta 0 vs target: it is 0.479981, the target 0.6\n" in out
+
+
+def test_a_narrow_terminal_cuts_no_reason_off(cli_main, measured_run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    out = cli_main("select", measured_run, "--rules", "best_practice")[1]
+    assert out.count("\nrejected  ") == 3
+    assert out.count("; epoch above 20: it is ") == 3
 
 
 def test_nothing_qualifies_is_one_clear_line_and_exit_code_1(cli_main, measured_run):
