@@ -144,7 +144,7 @@ def _rules(command: argparse.ArgumentParser) -> None:
 
 def _evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-root", type=Path, metavar="DIR", help="where the run's data lies now")
-    command.add_argument("--device", default="cpu", help="to evaluate on: cpu, cuda")
+    command.add_argument("--device", default="auto", help="to evaluate on: auto, cpu, cuda")
 
 
 def _releases(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:

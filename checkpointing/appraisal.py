@@ -28,7 +28,7 @@ class Appraiser:
         self, data_root: str | Path | None = None, device: str = "cpu", other_data: Path | None = None
     ) -> None:
         self._data_root, self._other_data = data_root, other_data
-        self._device = evaluating.usable(device)
+        self.device = evaluating.usable(device)
         self._data: dict[str, Any] = {}
 
     @property
@@ -48,7 +48,7 @@ class Appraiser:
         self.sound(root, manifest)
         try:
             rebuilt, description = network.rebuilt(root, manifest)
-            living.move(rebuilt, self._device)
+            living.move(rebuilt, self.device)
         except CheckpointError as error:
             raise Refused(str(error)) from None
         return rebuilt, description
@@ -85,11 +85,11 @@ class Appraiser:
             raise Refused(str(error)) from None
         if self._other_data is not None:
             found = evaluating.measure_other(
-                weights, description, facts, self._other_data, device=self._device
+                weights, description, facts, self._other_data, device=self.device
             )
         else:
             data = self._read(facts)
-            found = evaluating.measure(weights, facts, split=split, data=data, device=self._device)
+            found = evaluating.measure(weights, facts, split=split, data=data, device=self.device)
         return replace(found, metrics={**found.metrics, "sparsity": evaluating.sparsity(weights)})
 
     def _read(self, facts: Mapping[str, Any]) -> Any:
@@ -99,7 +99,7 @@ class Appraiser:
         )
         if key not in self._data:
             self._data.clear()  # one at a time in memory: the candidates of a run come together
-            self._data[key] = evaluating.data_of(facts, data_root=self._data_root, device=self._device)
+            self._data[key] = evaluating.data_of(facts, data_root=self._data_root, device=self.device)
         return self._data[key]
 
     def prove(self, root: Path, manifest: Manifest, names: Iterable[str], tolerance: float) -> Measured:

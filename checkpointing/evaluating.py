@@ -159,7 +159,9 @@ def batches(data: DataModule, split: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def usable(device: str | torch.device) -> torch.device:
-    """A device that is there. Raises CheckpointError."""
+    """A device that is there; auto is cuda where torch finds one, else cpu. Raises CheckpointError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
         torch.empty(1, device=found).item()  # also tells a device without memory, such as meta

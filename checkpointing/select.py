@@ -184,7 +184,10 @@ class _Judge:
         wanted = set(self.rules.metrics) & set(MEASURED)
         if "latency_ms" in wanted:
             how = self.rules.latency
-            self.notes.append(f"latency_ms: the median of {how.repeats} passes over {how.batch} image(s)")
+            self.notes.append(
+                f"latency_ms: the median of {how.repeats} passes over {how.batch} image(s) on "
+                f"{self.appraiser.device}"
+            )
         if wanted and not candidate.rejected:
             try:
                 self._intact(candidate)

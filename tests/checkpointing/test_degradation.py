@@ -116,6 +116,15 @@ def test_without_another_release_nothing_is_changed(measured_copy, harder):
     assert [change.version for change in aliases.changes(root)] == ["1.1.0"]
 
 
+def test_an_alias_that_was_taken_away_is_not_given_back(measured_copy, harder):
+    released(measured_copy, "1.0.0", FINAL)
+    released(measured_copy, "1.1.0", EARLY)
+    aliases.assign(measured_copy / "checkpoints", "champion", None, "a test")
+    found = check(measured_copy, other_data=harder)
+    assert (found.version, found.degraded, found.back) == ("1.1.0", True, None)
+    assert champion(measured_copy) is None
+
+
 def test_what_was_rolled_back_from_does_not_come_again(measured_copy, harder):
     released(measured_copy, "1.0.0", EARLY)
     released(measured_copy, "1.1.0", FINAL)

@@ -74,6 +74,8 @@ def test_wrong_splits_and_devices_are_one_line(measured_run):
     weights = network.load(root, manifest)
     with pytest.raises(CheckpointError, match="val, test"):
         evaluating.measure(weights, facts, split="train")
+    if not torch.cuda.is_available():
+        assert evaluating.usable("auto") == torch.device("cpu")
     for device in ("cuda:99", "nonsense", "meta"):
         with pytest.raises(CheckpointError, match=f"no device '{device}'"):
             evaluating.measure(weights, facts, device=device)

@@ -240,7 +240,7 @@ def test_speed_and_size_against_a_champion_are_measured_of_both(measured_copy):
     quick = {"metric": "latency_ms", "vs": "champion", "max_ratio": 1000}
     found = select.choose([measured_copy], by(require=[quick]))
     assert len(steps(found)) == 3
-    assert found.notes == ("latency_ms: the median of 3 passes over 1 image(s)",)
+    assert found.notes == ("latency_ms: the median of 3 passes over 1 image(s) on cpu",)
     flip_a_byte(measured_copy / "checkpoints" / "production" / "lenet5_v1.0.0.pt")
     with pytest.raises(CheckpointError, match="its bytes changed"):
         select.choose([measured_copy], by(require=[smaller]))
@@ -285,6 +285,17 @@ def test_several_runs_are_one_choice_in_any_order(measured_copy, measured_run, w
     assert not one.notes
     mixed = select.choose([measured_run, whole_run], by(), dry_run=True)
     assert mixed.notes == ("not all were validated on the same images, so their metrics differ by that too",)
+
+
+def test_each_run_is_measured_on_its_own_data(measured_copy, whole_run):
+    root = whole_run / "checkpoints"
+    best = max(select.candidates(root), key=lambda c: (c.facts.get("accuracy", -1), c.manifest.sequence))
+    claim(measured_copy, FINAL, metrics={"accuracy": 0.99})  # measured first, and refused
+    for step in (EARLY, MIDDLE):
+        break_all(measured_copy, step)
+    found = select.choose([measured_copy, whole_run], by())
+    assert found.chosen()[0] == root
+    assert found.measured.metrics["accuracy"] == pytest.approx(best.facts["accuracy"])
 
 
 def test_what_the_library_saved_cannot_be_measured_again(tmp_path):
