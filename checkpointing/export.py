@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from checkpointing import finding, golden, network, onnx_files
 from checkpointing.errors import CheckpointError
-from checkpointing.files import Staged, fsync_directory, sweep
+from checkpointing.files import Staged, fsync_directory
 from checkpointing.golden import Agreement
 from checkpointing.manifest import Manifest
 from checkpointing.network import Description
@@ -126,7 +126,6 @@ def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: i
     else:
         content = _program(found, traced, varies)
     with _said(target, len(content)):
-        sweep(target.parent)
         with Staged(target, SUFFIXES[kind]) as staged:
             staged.file.write(content)
             staged.sync()

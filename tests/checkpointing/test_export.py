@@ -269,10 +269,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(lenet, tmp_path, kind, suffi
         assert entries(disk) == []
 
 
-def test_what_a_killed_export_left_goes_with_the_next(lenet, tmp_path):
-    (tmp_path / f"{STAGED}1-dead.pt2").write_text("half")
+def test_what_others_left_in_the_folder_stays(lenet, tmp_path):
+    (tmp_path / f"{STAGED}1-another.pt2").write_text("not ours to delete")
     written(lenet, tmp_path / "a.pt2", "torch")
-    assert entries(tmp_path) == ["a.pt2"]
+    assert entries(tmp_path) == [f"{STAGED}1-another.pt2", "a.pt2"]
 
 
 @pytest.mark.parametrize(
