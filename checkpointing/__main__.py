@@ -14,7 +14,7 @@ from checkpointing.errors import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 1 with one line on stderr."""
+    """Run one command; returns the exit code: 0, 1 with one line on stderr, or 130 when interrupted."""
     options = _parser().parse_args(arguments)
     # Late, so that a command pays only for what it imports.
     module = importlib.import_module(f"checkpointing.commands.{options.module}")
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # `... | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -86,7 +86,8 @@ class RunRecord:
         from trainer.history import peak_rows, read_history
 
         monitor = (self.config.get("checkpoint") or {}).get("monitor")
-        if not self.run or not monitor or not (run_of(self.root) / "metrics.jsonl").exists():
+        path = run_of(self.root) / "metrics.jsonl"
+        if not self.run or not monitor or not path.exists() or not any(_rows(path, "eval")):
             return []
         try:
             evals = read_history(run_of(self.root)).evals

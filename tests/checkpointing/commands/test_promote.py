@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from checkpointing import (
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
 from tests.checkpointing.test_signing import allow, make_key
-from tests.conftest import TINY, run_main
+from tests.conftest import ROOT, TINY, run_main
 
 TEXTS = """
 description: Tells synthetic classes apart.
@@ -449,6 +451,22 @@ def test_a_folder_that_cannot_be_written_to(trained, promote, tmp_path):
     left = {name: size for name, size in tree(tmp_path).items() if name not in before}
     assert left == {}
     assert promote(trained, "1.0.0")[0] == 0  # the version is free still
+
+
+def test_an_interrupt_is_no_traceback(trained, tmp_path):
+    pipe = tmp_path / "card.yaml"
+    os.mkfifo(pipe)
+    asked = ["promote", str(trained), "--version", "1.0.0", "--card", str(pipe)]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "checkpointing", *asked],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with pipe.open("w"):  # open once the command reads it
+        started.send_signal(signal.SIGINT)
+        out, err = started.communicate(timeout=120)
+    assert (started.returncode, out, err) == (130, b"", b"")
 
 
 # --- Signatures.

@@ -92,6 +92,9 @@ def test_a_run_without_metrics_has_no_peaks_and_broken_ones_are_told(resumed):
     (resumed / "metrics.jsonl").write_text('{"kind": "eval"}\n' + rows)
     with pytest.raises(CheckpointError, match="line 1 is not a row of metrics"):
         of(resumed).peaks()
+    kept = [row for row in rows.splitlines(keepends=True) if '"kind": "eval"' not in row]
+    (resumed / "metrics.jsonl").write_text("".join(kept))
+    assert of(resumed).peaks() == []  # it was killed before its first evaluation
     (resumed / "metrics.jsonl").unlink()
     assert of(resumed).peaks() == []
     assert of(resumed).tests() is None
