@@ -13,6 +13,7 @@ from checkpointing import network as networks
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.network import Description
+from checkpointing.room import out_of_memory
 
 COUNT = 8
 TOLERANCE = 1e-3
@@ -64,7 +65,14 @@ def outputs(network: nn.Module, description: Description, images: Tensor) -> Ten
     Raises CheckpointError when that is no finite number for each class.
     """
     device = next(network.parameters()).device
-    found = network(networks.prepare(images.to(device), description))
+    fed = networks.prepare(images.to(device), description)
+    try:
+        found = network(fed)
+    except RuntimeError as error:
+        if out_of_memory(error, fed.nbytes) is not None:
+            raise
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"The network cannot be run on images of {tuple(fed.shape)}: {first}") from None
     wanted = (len(images), len(description.classes))
     if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

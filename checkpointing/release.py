@@ -24,7 +24,7 @@ from checkpointing.manifest import SAFETENSORS, Manifest, readable
 from checkpointing.naming import LONGEST
 from checkpointing.network import Description
 from checkpointing.policy import safe_name
-from checkpointing.room import failure, tensor_bytes
+from checkpointing.room import failure, out_of_memory, tensor_bytes
 
 log = logging.getLogger("peakpoint")
 
@@ -140,22 +140,33 @@ def write(root: Path, release: Release) -> Manifest:
     system refuses; then there is no such release, and all others are as they were.
     """
     versions.key(release.version)
-    release = replace(release, weights=forms.cast(release.weights, release.form.dtype))
+    expected = tensor_bytes(release.weights)
+    try:
+        release = replace(release, weights=forms.cast(release.weights, release.form.dtype))
+        expected = tensor_bytes(release.weights)
+        return _write(root, release)
+    except OSError as error:
+        raise failure(root, error, expected) from error
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for want of memory
+        refused = out_of_memory(error, expected)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+def _write(root: Path, release: Release) -> Manifest:
     sides = _sides(release)
-    produce, expected = _weights(release)
+    produce = _weights(release)
     digests = {name: sha256(content).hexdigest() for name, content in sides.items()}
 
     def describe(size: int, digest: str) -> Manifest:
         return _manifest(release, size, digest, digests)
 
-    try:
-        with publishing.alone(root, sides):
-            check(root, release)
-            manifest = publishing.publish(root, release.file, produce, sides, describe)
-            publishing.tell(root, manifest)
-            publishing.point_latest(root)
-    except OSError as error:
-        raise failure(root, error, expected) from error
+    with publishing.alone(root, sides):
+        check(root, release)
+        manifest = publishing.publish(root, release.file, produce, sides, describe)
+        publishing.tell(root, manifest)
+        publishing.point_latest(root)
     return manifest
 
 
@@ -200,8 +211,8 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(readable(value), indent=2, allow_nan=False) + "\n").encode()
 
 
-def _weights(release: Release) -> tuple[Callable[[BinaryIO], object], int]:
-    """What writes the file of the weights, and about how many bytes that takes.
+def _weights(release: Release) -> Callable[[BinaryIO], object]:
+    """What writes the file of the weights.
 
     Raises CheckpointError for a config or a card of other than plain types.
     """
@@ -212,7 +223,7 @@ def _weights(release: Release) -> tuple[Callable[[BinaryIO], object], int]:
         tensors: dict[str, Tensor] = forms.plain(release.weights)
         config = json.dumps(readable(release.config), allow_nan=False)
         header = {"format": "pt", "version": release.version, "config": config}
-        return lambda file: file.write(save(tensors, header)), tensor_bytes(tensors)
+        return lambda file: file.write(save(tensors, header))
     contents = codec.snapshot(
         {
             "version": VERSION,
@@ -228,7 +239,7 @@ def _weights(release: Release) -> tuple[Callable[[BinaryIO], object], int]:
         }
     )
     compress = release.form.compress
-    return lambda file: codec.dump(contents, file, compress=compress), tensor_bytes(contents)
+    return lambda file: codec.dump(contents, file, compress=compress)
 
 
 def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, str]) -> Manifest:

@@ -108,6 +108,13 @@ def test_a_class_that_flips_between_near_equals_is_no_other_network():
         golden.compare(torch.zeros(1, 2), near)
 
 
+def test_a_network_that_does_not_take_its_images_is_refused():
+    other = replace(DESCRIPTION, image_shape=(3, 16, 16))
+    images = golden.inputs(other)
+    with pytest.raises(CheckpointError, match=r"cannot be run on images of \(8, 3, 16, 16\): "):
+        golden.outputs(rebuilt(), other, images)
+
+
 def test_a_network_without_an_output_for_each_class_is_refused():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12 * 12 * 3, 3))
     with pytest.raises(CheckpointError, match=r"output is \(8, 3\), and \(8, 4\) is one value for each"):

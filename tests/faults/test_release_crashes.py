@@ -149,6 +149,40 @@ def test_a_full_disk_leaves_nothing_behind_and_says_what_is_needed(first, tmp_pa
         assert sound(root, run=True) == told(root) == ["1.0.0", "1.1.0"]
 
 
+_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from checkpointing import release
+from checkpointing.errors import SaveFailed
+from tests.checkpointing.publish_cases import small
+
+torch.set_num_threads(1)
+root = Path(sys.argv[1])
+made = small("1.1.0", description=None, config={}, weights={"w": torch.ones(50_000_000)}, name="another")
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 27), now + (1 << 27)))
+try:
+    release.write(root, made)
+except SaveFailed as error:
+    print(error)
+"""
+
+
+def test_memory_that_is_full_is_one_line(first, tmp_path):
+    root = copy(first, tmp_path / "root")
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, str(root)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "it takes 200.0 MB of memory that is not there" in done.stdout
+    assert contents(root) == contents(first)
+
+
 _RIVAL = """
 import json, sys
 from pathlib import Path
