@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument(
         "--what", metavar="A,B", help="tiers, roles, policies; what the run mirrors, and releases"
     )
+    push.add_argument("--verify", action="store_true", help="read what is there, and repair it")
     push.add_argument("--timeout", type=float, default=20, metavar="S", help="for each answer of the server")
     pull = command("pull", "transfer", "copy a run, or a file of it, from a remote place; goes on if cut off")
     pull.add_argument("url", metavar="URL", help="of a run, of a place with one run, or of a .pt in a run")

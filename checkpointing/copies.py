@@ -24,6 +24,7 @@ from checkpointing.manifest import Manifest, sealed
 from checkpointing.mirrored import (
     FORMAT,
     MARK,
+    Damaged,
     newest_record,
     number,
     read_index,
@@ -32,7 +33,7 @@ from checkpointing.mirrored import (
     sides,
 )
 from checkpointing.policy import MILESTONE, TRAINING
-from checkpointing.remote import Missing, Remote, RemoteError
+from checkpointing.remote import Differs, Missing, Remote, RemoteError
 
 
 class Unsound(CheckpointError):  # noqa: N818 (the name says what is wrong)
@@ -65,7 +66,7 @@ class Copies:
         """Read what is there; `name` is that of the run's directory, for people."""
         try:
             mark = read_mark(self.remote)
-        except Missing:
+        except (Missing, Damaged):  # an upload may have been cut off, or spoilt and never tried again
             mark = {"format": FORMAT, "run": self.run, "name": name}
             self.remote.write(MARK, sealed(json.dumps(mark, indent=2)).encode())
         if mark["run"] != self.run:
@@ -78,6 +79,17 @@ class Copies:
         """Whether a checkpoint is there; its manifest is written only once its bytes were verified."""
         there = self.index.get(manifest.file)
         return there is not None and there.sha256 == manifest.sha256
+
+    def check(self, manifest: Manifest) -> bool:
+        """Read a checkpoint that is there; one that is damaged does not count as there any more."""
+        try:
+            self.remote.verify(f"checkpoints/{manifest.file}", manifest.sha256, manifest.bytes)
+            for file, digest in sides(manifest).items():
+                self.remote.verify(f"checkpoints/{file}", digest, self._sizes.get(file, 0))
+        except (Missing, Differs):
+            self.index.pop(manifest.file, None)
+            return False
+        return True
 
     def put(self, root: Path, manifest: Manifest) -> None:
         """Copy one checkpoint and what belongs to it; once it is verified there, its manifest.
@@ -162,9 +174,10 @@ class Copies:
             if manifest.tier == MILESTONE:
                 targets |= {f"milestone/{tag}": manifest for tag in manifest.tags}
         releases = [m for m in self.index.values() if m.tier == finding.PRODUCTION]
-        if releases:
-            newest = max(releases, key=lambda m: versions.key(finding.version_of(m)))
-            targets["production/latest"] = newest
+        with contextlib.suppress(CheckpointError):  # a name that is no version
+            if releases:
+                newest = max(releases, key=lambda m: versions.key(finding.version_of(m)))
+                targets["production/latest"] = newest
         for name, manifest in targets.items():
             if self._pointed.get(name) != manifest.sha256 + manifest.file:
                 facts: dict[str, str | int] = {

@@ -49,7 +49,7 @@ class Mirror:
         self._settings = settings
         self._remote = remote
         self._copies = Copies(remote, run)
-        self._opened = False
+        self._opened = self._recorded = False
         self._wake, self._closing, self._over = (threading.Event() for _ in range(3))
         self._passed_over: set[str] = set()
         self._failures: Counter[str] = Counter()
@@ -142,13 +142,16 @@ class Mirror:
             self._copies.open(finding.run_of(self._root.absolute()).name)
             self._copies.sweep(self._here())
             self._opened = True
-        self._copies.put_record(self._root)
-        while (pending := self.pending()) and not self._over.is_set():
+        pending = self.pending()
+        if pending or not self._recorded or self._closing.is_set():  # it is of use with what is copied
+            self._copies.put_record(self._root)
+            self._recorded = True
+        while pending and not self._over.is_set():
             self._copy(pending[0])
+            pending = self.pending()
         self._copies.point()
         for file in self._copies.retire(self._here(), self._settings.keep):
             log.debug("mirror: %s is no longer kept in %s", file, self.url)
-        self._copies.put_record(self._root)
 
     def _copy(self, manifest: Manifest) -> None:
         try:

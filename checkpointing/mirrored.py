@@ -32,6 +32,10 @@ T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@,-]{0,200}")
 
 
+class Damaged(RemoteError):  # noqa: N818 (the name says what is wrong)
+    """What lies there is not what was written."""
+
+
 def safe(name: str) -> bool:
     """Whether a name from elsewhere may be that of a file here."""
     return _NAME.fullmatch(name) is not None and ".." not in name
@@ -53,15 +57,18 @@ def sides(manifest: Manifest) -> dict[str, str]:
 
 
 def read_mark(remote: Remote) -> dict[str, Any]:
-    """What a run's folder says of itself. Raises Missing when it is none, RemoteError when it is damaged."""
+    """What a run's folder says of itself. Raises Missing when it is none, Damaged, or RemoteError."""
     try:
         mark = _read(remote, MARK, unsealed, 1 << 16)
         if mark["format"] != FORMAT:
-            raise ValueError(f"it is of format {mark['format']}, and this version reads {FORMAT}")
+            raise RemoteError(
+                f"{remote.url}/{MARK} is of format {mark['format']}, and this version reads {FORMAT}: "
+                "use the version of Peakpoint that wrote it."
+            )
         if not (safe(mark["run"]) and isinstance(mark["name"], str)):
             raise ValueError("it names no run")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RemoteError(f"{remote.url}/{MARK} is damaged: {error}.") from None
+        raise Damaged(f"{remote.url}/{MARK} is damaged: {error}.") from None
     return mark
 
 

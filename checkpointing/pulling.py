@@ -17,7 +17,7 @@ from checkpointing.errors import CheckpointError
 from checkpointing.files import STAGED, Staged, fsync_directory, write_atomic
 from checkpointing.lock import one_writer, take
 from checkpointing.manifest import Manifest
-from checkpointing.mirrored import MARK, newest_record, read_index, read_mark, safe, sides
+from checkpointing.mirrored import MARK, Damaged, newest_record, read_index, read_mark, safe, sides
 from checkpointing.policy import TRAINING
 from checkpointing.remote import Missing, Remote, RemoteError
 from checkpointing.room import failure, free_room, in_words
@@ -68,7 +68,7 @@ def find(url: str, key: str = "the URL") -> Source:
         return Source(remote, mark["run"], mark["name"], file)
     found = []
     for name in filter(safe, remote.folders()):
-        with contextlib.suppress(Missing):
+        with contextlib.suppress(Missing, Damaged):
             mark = read_mark(remote.below(name))
             found.append(Source(remote.below(name), mark["run"], mark["name"]))
     if not found:

@@ -180,6 +180,7 @@ def _settings(overrides: list[str], steps: int) -> list[str]:
         f"checkpoint.keep_last={2 * steps + 2}",
         "checkpoint.background=false",
         "checkpoint.on_error=stop",
+        "checkpoint.mirror=null",
         "test=false",
         "tensorboard=false",
         "plot=false",

@@ -35,7 +35,7 @@ def push(options: argparse.Namespace) -> int:
     refused: list[str] = []
     for manifest in reversed(local(root, what)):
         try:
-            new = not copies.holds(manifest)
+            new = not copies.holds(manifest) or (options.verify and not copies.check(manifest))
             if new:
                 copies.put(root, manifest)
                 copies.point()

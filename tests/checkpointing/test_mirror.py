@@ -324,6 +324,19 @@ def test_the_record_is_of_one_moment_and_the_newest_sound_one_counts(far):
     assert json.loads(texts["run.json"])["number"] == 1
 
 
+def test_the_record_is_not_sent_again_for_what_is_not_copied(away, s3):
+    away.save()
+    made = away.mirror()
+    made._pass()
+    saved(away.store, "training/a.pt")
+    s3.proxy.seen.clear()
+    made._pass()
+    assert puts(s3) == []
+    away.save()
+    made._pass()
+    assert "record/000002.json" in puts(s3)
+
+
 def test_only_what_is_named_is_copied(far):
     saved(far.store, "training/a.pt", tags=("interval",), policies=("interval",))
     far.save(tag="best", policies=("best",))

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from checkpointing import remote as remotes
 from checkpointing.errors import CheckpointError
 from checkpointing.remote import Missing, Remote, RemoteError
 from checkpointing.urls import check_url, shown
@@ -147,3 +148,24 @@ def test_no_secret_is_shown(monkeypatch):
 def test_a_bucket_that_is_not_there_is_one_line(s3, file):
     with pytest.raises(Missing, match="could not be written: there is no such object, or no such bucket"):
         remote("s3://no-such-bucket-here/x").upload("x.pt", file, DIGEST, len(DATA))
+
+
+@pytest.mark.parametrize("kind", ["none", "reset", "busy", "lie", "hang"])
+def test_a_large_file_goes_in_parts_and_arrives_whole_or_not_at_all(s3, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(remotes, "SLOWEST", 10**7)
+    data = bytes(range(251)) * 80_000  # three parts
+    path = tmp_path / "large"
+    path.write_bytes(data)
+    place = remote(s3.url, timeout_s=1 if kind == "hang" else 10)
+    sha256 = hashlib.sha256(data).hexdigest()
+    s3.proxy.faults = [Fault(kind, b"partNumber=2", 99)]
+    if kind in ("none", "lie"):  # there is nothing in the answer to a part that could lie
+        place.upload("x.pt", path, sha256, len(data))
+        assert len(s3.proxy.lines(b"partNumber=")) == 3
+    else:
+        with pytest.raises(RemoteError):
+            place.upload("x.pt", path, sha256, len(data))
+        assert "x.pt" not in s3.names()
+        s3.proxy.faults = []
+        remote(s3.url).upload("x.pt", path, sha256, len(data))
+    assert s3.get("x.pt") == data

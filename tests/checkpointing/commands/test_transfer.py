@@ -69,6 +69,26 @@ def test_without_a_word_what_the_mirror_would_copy_is_pushed(trained, url, cli_m
     assert {file.split("/")[0] for file in json.loads(out)["copied"]} == {"milestone"}
 
 
+def test_push_verify_repairs_what_is_damaged_there(run, url, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    whole = place(url).read("checkpoints/training/a.pt")
+    place(url).write("checkpoints/training/a.pt", whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert cli_main("push", run, url, "--what", "training")[1].startswith("0 copied, 2 were there")
+    code, out, _ = cli_main("push", run, url, "--what", "training", "--verify")
+    assert (code, out.splitlines()[0].split(",")[0]) == (0, "pushed  training/a.pt")
+    assert place(url).read("checkpoints/training/a.pt") == whole
+
+
+def test_what_says_whose_folder_it_is_or_what_is_there_is_repaired(run, url, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    before = {key: place(url).read(key) for key in ("mirror.json", "checkpoints/training/a.json")}
+    for key, text in before.items():
+        place(url).write(key, text.replace(b'"run": "run"', b'"run": "ran"'))
+    code, out, _ = cli_main("push", run, url, "--what", "training")
+    assert (code, "1 copied, 1 were there" in out) == (0, True)
+    assert {key: place(url).read(key) for key in before} == before
+
+
 def test_one_file_by_its_name_or_its_role(trained, url, tmp_path, cli_main):
     cli_main("push", trained, url, "--what", "milestone,training")
     run = finding.in_tier(trained / "checkpoints", "milestone")[0].run
