@@ -4,6 +4,7 @@ Generated, and never a source of truth: `write` makes the same file again at any
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ Generated from the manifests and the journal in this folder: do not edit. Newest
 is against the version before. Times are UTC.
 """
 _LONGEST = 80
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +170,14 @@ def _table(entry: Entry) -> list[str]:
         head = ["| |", f" {entry.before} | {entry.version} | change |"]
     lines = ["".join(head), "|---|" + "---:|" * (1 if entry.before is None else 3)]
     for name, (old, new) in entry.results.items():
-        change = f"{new - old:+.4g}" if isinstance(old, int | float) and isinstance(new, int | float) else ""
+        change = _signed(new - old) if isinstance(old, int | float) and isinstance(new, int | float) else ""
         values = [_number(new)] if entry.before is None else [_number(old), _number(new), change]
         lines.append(f"| {_words(name)} | " + " | ".join(values) + " |")
     return lines
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.4g}" if change else "0"
 
 
 def _number(value: Any) -> str:
@@ -196,7 +202,8 @@ def _code(value: object) -> str:
 def _short(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(f'{v:.6g}' if isinstance(v, float) else str(v) for v in value)}]"
-    return str(value)
+    text = str(value)
+    return f"{text[:12]}..." if _SHA256.fullmatch(text) else text
 
 
 def write(root: Path) -> Path:

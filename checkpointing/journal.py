@@ -22,7 +22,7 @@ from checkpointing.files import fsync_directory
 
 JOURNAL = "metadata/journal.jsonl"
 CHECK, NUMBER = "check", "number"
-SEALED = frozenset({"alias", "released"})
+SEALED = ("alias", "released")
 """The events that `record` alone writes: a line of one without its digest is no fact."""
 
 _WHOLE = re.compile(rf'"{CHECK}": ".{{66}}|[0-9a-f]{{64}}"\}}')

@@ -62,6 +62,16 @@ def missing(root: Path, version: str | None) -> str | None:
     return None if (root / files[0]).exists() else f"{root / files[0]} is gone: roll back to another release"
 
 
+def troubles(root: Path) -> list[str]:
+    """What people must put right: a changed journal, which has no other copy, and aliases of what is gone."""
+    try:
+        named = aliases.current(root)
+    except CheckpointError as error:
+        return [str(error)]
+    lost = {alias: missing(root, version) for alias, version in named.items()}
+    return [f"{alias}: {problem}" for alias, problem in lost.items() if problem]
+
+
 def _list(root: Path, as_data: bool) -> int:
     last = {change.alias: change for change in aliases.changes(root)}
     named = [change for _, change in sorted(last.items()) if change.version is not None]

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from checkpointing import aliases, changelog, files, publishing, store
-from checkpointing.commands.aliasing import missing
+from checkpointing.commands.aliasing import troubles
 from checkpointing.commands.common import checkpoint_root, line, locked, print_json, run_of
 from checkpointing.commands.verify import examine
 from checkpointing.errors import CheckpointError
@@ -52,7 +52,7 @@ def repair(options: argparse.Namespace) -> int:
             for each in repairs:
                 each.apply()
         repairs += _changelog(root, options.dry_run)  # last: it tells of what is there now
-        doubt = _doubt(root)
+        doubt = troubles(root)
     if options.json:
         print_json([{"action": r.action, "file": r.file, "reason": r.reason} for r in repairs])
         for reason in doubt:
@@ -178,16 +178,6 @@ def _changelog(root: Path, dry: bool) -> list[Repair]:
     except CheckpointError:  # the journal: told apart
         return []
     return [Repair("write", changelog.CHANGELOG, was, lambda: None)]
-
-
-def _doubt(root: Path) -> list[str]:
-    """What people must put right: a changed journal, which has no other copy, and aliases of what is gone."""
-    try:
-        named = aliases.current(root)
-    except CheckpointError as error:
-        return [str(error)]
-    lost = {alias: missing(root, version) for alias, version in named.items()}
-    return [f"{alias}: {problem}" for alias, problem in lost.items() if problem]
 
 
 def _pointing(link: Path, target: str) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from checkpointing import signing
+from checkpointing.commands.aliasing import troubles
 from checkpointing.commands.common import (
     as_json,
     checkpoint_roots,
@@ -23,6 +24,7 @@ from checkpointing.commands.common import (
 )
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, described_by
+from checkpointing.journal import JOURNAL
 from checkpointing.manifest import Manifest
 
 
@@ -120,6 +122,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
     if path.is_dir():
         for root in checkpoint_roots(path):
             yield from examine(root)
+            yield from (Verdict(root, JOURNAL, None, trouble) for trouble in troubles(root))
         return
     file = described_by(path) if path.suffix == ".json" else path
     try:

@@ -216,6 +216,17 @@ def test_a_tampered_line_is_told_in_one_line_and_nothing_is_answered(served, tam
     assert aliases.current(served) == {"champion": "1.1.0"}
 
 
+@pytest.mark.parametrize(
+    "line", ['{"event": [1]}', '{"event": {}}', "[" * 100_000, "9" * 10_000, '{"a":' * 9999]
+)
+def test_lines_of_somebody_else_are_passed_over(served, line):
+    path = three(served)
+    path.write_text(f"{line}\n{path.read_text()}{line}\n")
+    assert aliases.current(served) == {"champion": "1.2.0"}
+    aliases.assign(served, "champion", "1.0.0", "")
+    assert history(served)[-1] == "1.0.0"
+
+
 def test_a_line_of_another_version_is_told(tmp_path):
     journal.record(tmp_path, "alias", {"name": "champion"})
     with pytest.raises(CheckpointError, match="use the version of Peakpoint that wrote it"):

@@ -123,6 +123,20 @@ def test_a_journal_that_was_changed_is_told_and_no_pointer_follows_it(served, cl
     assert "was changed after it was written" in out
 
 
+def test_verify_counts_the_journal_and_what_aliases_name(served, cli_main):
+    assert cli_main("verify", served)[0] == 0
+    gone(served, "1.1.0")
+    code, out, _ = cli_main("verify", served)
+    assert (code, out.count("bad: champion: there is no release 1.1.0 under")) == (1, 1)
+    tamper(served)
+    code, out, _ = cli_main("verify", served, "--json")
+    (bad,) = (v for v in json.loads(out) if v["problem"])
+    assert (code, bad["file"]) == (1, "metadata/journal.jsonl")
+    assert "was changed after it was written" in bad["problem"]
+    assert cli_main("repair", served)[0] == 1
+    assert (served / journal.JOURNAL).exists()
+
+
 def test_the_pointer_of_an_alias_is_only_a_name(served):
     link = served / "production" / "champion.pt"
 
