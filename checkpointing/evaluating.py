@@ -39,9 +39,13 @@ def trained_with(root: Path, manifest: Manifest) -> Mapping[str, Any]:
     try:
         if manifest.tier == finding.PRODUCTION:
             facts = (manifest.metadata or {})["trained_with"]
-            return {"config": dict(facts["config"]), "fingerprint": dict(facts["fingerprint"])}
-        saved = codec.load(root / manifest.file)
-        return {"config": dict(saved["config"]), "fingerprint": dict(saved["metadata"]["data"])}
+            config, fingerprint = dict(facts["config"]), dict(facts["fingerprint"])
+        else:
+            saved = codec.load(root / manifest.file)
+            config, fingerprint = dict(saved["config"]), dict(saved["metadata"]["data"])
+        if missing := {"data", "precision", "channels_last", "eval_batch_size"} - config.keys():
+            raise KeyError(*missing)
+        return {"config": config, "fingerprint": fingerprint}
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{root / manifest.file} does not say which data it was trained with, so it cannot be measured "

@@ -95,6 +95,7 @@ def choose(
         raise CheckpointError(f"{', '.join(map(str, runs))}: there is no checkpoint to choose from.")
     _check_names(rules, found)
     judge = _Judge(rules, roots, champion_of, Appraiser(data_root, device))
+    judge.notes += [f"passed over: {reason}" for root in roots for _, reason in store.unreadable(root)]
     for candidate in found:
         judge.judge(candidate)
     measured = judge.pick((c for c in found if not c.rejected), dry_run=dry_run)

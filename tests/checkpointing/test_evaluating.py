@@ -33,6 +33,9 @@ def test_a_manifest_of_a_release_says_it_without_its_file(measured_run, tmp_path
     assert evaluating.trained_with(tmp_path, released) == facts
     with pytest.raises(CheckpointError, match="which data"):
         evaluating.trained_with(tmp_path, replace(released, metadata=None))
+    less = {**facts, "config": {k: v for k, v in facts["config"].items() if k != "precision"}}
+    with pytest.raises(CheckpointError, match="which data"):
+        evaluating.trained_with(tmp_path, replace(released, metadata={"trained_with": less}))
 
 
 def test_one_reading_serves_several_networks(measured_run):

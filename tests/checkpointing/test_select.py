@@ -112,6 +112,14 @@ def test_a_twin_with_the_same_bytes_stands_in_for_a_damaged_file(measured_copy):
     assert not reasons(found, FINAL)
 
 
+def test_a_manifest_that_cannot_be_read_is_passed_over_with_a_word_of_it(measured_copy):
+    mark = at(measured_copy, EARLY).path.with_suffix(".json")
+    mark.write_text(mark.read_text().replace('"epoch": 2', '"epoch": 9'))
+    found = select.choose([measured_copy], by(), dry_run=True)
+    assert len(found.candidates) == 2
+    assert found.notes[0].startswith(f"passed over: {mark} is not a readable checkpoint manifest: it was")
+
+
 def test_a_manifest_that_promises_too_much_is_refused(measured_copy):
     truth = at(measured_copy, EARLY).facts["accuracy"]
     claim(measured_copy, EARLY, metrics={"accuracy": 0.9})
