@@ -332,13 +332,14 @@ def lightning(of: Subject) -> Arm:
     return arm
 
 
-RAW, COPY, OURS, PACKED = "raw write + fsync", "plain host copy", "ours", "ours, compressed"
+RAW, COPY, DIGEST = "raw write + fsync", "plain host copy", "sha256 in memory"
+OURS, PACKED = "ours", "ours, compressed"
 
 ARMS: dict[str, Callable[[Subject], Arm]] = {
     "nothing": nothing,
     COPY: plain_copy,
     "pinned copy": pinned_copy,
-    "sha256 in memory": sha256,
+    DIGEST: sha256,
     RAW: raw_fsync,
     OURS: lambda of: Ours(of, compress=False),
     PACKED: lambda of: Ours(of, compress=True),

@@ -35,6 +35,7 @@ import torch
 from benchmarks._checkpoint_arms import (
     ARMS,
     COPY,
+    DIGEST,
     DURABLE,
     OURS,
     PACKED,
@@ -159,6 +160,10 @@ def goals(results: dict[str, Result]) -> list[str]:
         met = "met" if found.median <= limit else "not met"
         span = f"{found.median:.2f} ({found.min:.2f} to {found.max:.2f})"
         lines.append(f"{sentence}: {span}, at most {limit}: {met}")
+    if DIGEST in results:
+        alone = summary(ratio(DIGEST, "total", RAW))
+        span = f"{alone.median:.2f} ({alone.min:.2f} to {alone.max:.2f})"
+        lines.append(f"what the digest alone costs, to raw write + fsync: {span}")
     share = results[PACKED]["bytes"] / results[OURS]["bytes"]
     return [*lines, f"compressed bytes, to dense: {share:.1%} (at 90 % sparsity at most 14 %)"]
 

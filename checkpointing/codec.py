@@ -35,16 +35,23 @@ def copied(state: Any, copy: Callable[[Tensor], Tensor]) -> Any:
 
     Raises CheckpointError as `snapshot` does.
     """
-    return _copied(state, "state", copy, {})
+    return _copied(state, (), copy, {})
+
+
+def _path(where: tuple[Any, ...]) -> str:
+    """The place of a value, from its container's and its own key: `state['a'][1]` for (((), "a"), 1)."""
+    return f"{_path(where[0])}[{where[1]!r}]" if where else "state"
 
 
 def _copied(
-    value: Any, where: str, copy: Callable[[Tensor], Tensor], seen: dict[tuple[Any, ...], Tensor]
+    value: Any, where: tuple[Any, ...], copy: Callable[[Tensor], Tensor], seen: dict[tuple[Any, ...], Tensor]
 ) -> Any:
     if isinstance(value, Tensor):
         value = value.detach()
         if type(value) is not Tensor or value.layout is not torch.strided or value.is_meta:
-            raise CheckpointError(f"{where} is a {_name(value)}, not plain and dense: convert it first.")
+            raise CheckpointError(
+                f"{_path(where)} is a {_name(value)}, not plain and dense: convert it first."
+            )
         key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
         if key not in seen or value.numel() == 0:
             seen[key] = copy(value)
@@ -52,14 +59,14 @@ def _copied(
     if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
         for key in value:
             if not _is_key(key):
-                raise CheckpointError(f"{where} has a key of type {_name(key)}: use str or int keys.")
-        return {k: _copied(v, f"{where}[{k!r}]", copy, seen) for k, v in value.items()}
+                raise CheckpointError(f"{_path(where)} has a key of type {_name(key)}: use str or int keys.")
+        return {k: _copied(v, (where, k), copy, seen) for k, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_copied(v, f"{where}[{i}]", copy, seen) for i, v in enumerate(value))
+        return type(value)(_copied(v, (where, i), copy, seen) for i, v in enumerate(value))
     if type(value) in PLAIN:
         return value
     raise CheckpointError(
-        f"{where} is of type {_name(value)}, which a checkpoint does not hold: "
+        f"{_path(where)} is of type {_name(value)}, which a checkpoint does not hold: "
         "convert it to tensors, numbers, strings, lists or dicts first."
     )
 

@@ -86,7 +86,9 @@ class Host:
         def placed(tensor: Tensor) -> Tensor:
             if tensor.is_quantized:  # a scale belongs to its memory
                 return tensor.to("cpu", copy=True)
-            strides = torch.empty_like(tensor, device="meta").stride()  # dense, and its own where it is
+            strides = tensor.stride()
+            if not tensor.is_contiguous():  # dense ones keep theirs, also channels_last
+                strides = torch.empty_like(tensor, device="meta").stride()
             form = tensor.dtype, tensor.shape, strides, tensor.is_cuda
             buffer = free[form].pop() if free[form] else self._new(form)
             taken.append((form, buffer))
