@@ -179,10 +179,20 @@ def _training(card: Mapping[str, Any]) -> str:
     rows = [
         ("Epoch, step", f"{training['epoch']}, {training['global_step']}" if training.get("epoch") else None),
         *named("optimizer", "scheduler", "pruning", "batch_size", "precision", "seed"),
-        ("Hours", f"{training['hours']:.3g}" if training.get("hours") is not None else None),
+        ("Time", _time(training.get("hours"))),
         *named("attempts", "hardware", "packages"),
     ]
     return "\n\n".join(filter(None, [_table(rows), _peaks(training.get("peaks") or [])]))
+
+
+def _time(hours: float | None) -> str | None:
+    if hours is None:
+        return None
+    seconds = 3600 * hours
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} seconds"
 
 
 def _peaks(peaks: Sequence[Mapping[str, Any]]) -> str:

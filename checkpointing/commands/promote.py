@@ -11,6 +11,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from checkpointing import (
     aliases,
@@ -32,6 +33,7 @@ from checkpointing import (
 from checkpointing.card import Facts, Result
 from checkpointing.commands import runrecord, settings
 from checkpointing.commands.common import cells, line, megabytes, print_json
+from checkpointing.commands.runrecord import RunRecord
 from checkpointing.commands.select import shown
 from checkpointing.errors import CheckpointError
 from checkpointing.evaluating import Measured
@@ -132,7 +134,7 @@ def _prepared(
     """The release, with all that is known of it, checked and measured but not written."""
     source_root, manifest = source
     form = chosen.form()
-    reason = options.reason or "; ".join(manifest.reasons)
+    reason = options.reason or _reason(manifest, options)
     made = release.of(source_root, manifest, version=options.version, form=form, reason=reason)
     release.check(root, made)
     if made.description is None or made.trained_with is None:
@@ -149,6 +151,28 @@ def _prepared(
     )
     recorded = (manifest.metrics if chosen.split == "val" else record.tests()) or {}
     _compare(recorded, measured, chosen.tolerance, form)
+    made = _with_card(made, rebuilt, texts, record, measured)
+    return Promotion(
+        root=root,
+        source=source_root / manifest.file,
+        release=replace(made, golden_inputs=chosen.golden),
+        recorded=recorded,
+        measured=measured,
+    )
+
+
+def _reason(manifest: Manifest, options: argparse.Namespace) -> str:
+    """What to tell of a release of which nobody said why."""
+    kept = "; ".join(manifest.reasons)
+    if not options.path.is_dir():
+        return kept
+    return f"chosen by the rules {Path(options.rules).stem}, kept for: {kept}"
+
+
+def _with_card(
+    made: Release, rebuilt: nn.Module, texts: Mapping[str, Any], record: RunRecord, measured: Measured
+) -> Release:
+    """The release with what was measured of it as its metrics, and with its card."""
     counts = {
         "parameters": sum(p.numel() for p in rebuilt.parameters()),
         "nonzero": sum(int(torch.count_nonzero(p)) for p in rebuilt.parameters()),
@@ -156,24 +180,21 @@ def _prepared(
     }
     made = replace(
         made,
-        metrics={**manifest.metrics, **measured.metrics} if chosen.split == "val" else manifest.metrics,
+        metrics={**made.metrics, **measured.metrics} if measured.split == "val" else made.metrics,
         sparsity=counts["sparsity"],
     )
-    of = f"the released weights, {form.dtype}, evaluated at the release"
+    of = f"the released weights, {made.form.dtype}, evaluated at the release"
     facts = Facts(
-        version=options.version,
+        version=made.version,
         model=made.config,
-        weights={**vars(form), **counts},
+        weights={**vars(made.form), **counts},
         results=record.results(Result(measured.split, measured.samples, measured.metrics, of)),
-        data=record.data(trained_with["fingerprint"] or {}),
+        data=record.data((made.trained_with or {}).get("fingerprint") or {}),
         training=record.training(),
-        provenance=record.provenance(reason),
+        provenance=record.provenance(made.reason),
     )
     filled = card.build(texts, facts)
-    made = replace(made, card=filled, card_text=cardpage.markdown(filled), golden_inputs=chosen.golden)
-    return Promotion(
-        root=root, source=source_root / manifest.file, release=made, recorded=recorded, measured=measured
-    )
+    return replace(made, card=filled, card_text=cardpage.markdown(filled))
 
 
 def _compare(recorded: Mapping[str, float], measured: Measured, tolerance: float, form: Form) -> None:

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from checkpointing import yamlfile
 from checkpointing.errors import CheckpointError
 from checkpointing.release import Form
 from trainer.check import unknown_key
@@ -80,9 +81,9 @@ def load(changes: Sequence[str], card: Path | None) -> Settings:
     """
     texts = OmegaConf.structured(Card)
     for path in [RELEASE / CARD, *([card] if card else [])]:
-        texts = _merged(texts, _read(path), f"{path}: ")
+        texts = _merged(texts, yamlfile.read(path), f"{path}: ")
     merged = OmegaConf.structured(Settings)
-    merged = _merged(merged, _read(RELEASE / "default.yaml"), "conf/release/default.yaml: ")
+    merged = _merged(merged, yamlfile.read(RELEASE / "default.yaml"), "conf/release/default.yaml: ")
     merged.card = texts
     for change in changes:
         key, equals, value = change.partition("=")
@@ -110,20 +111,6 @@ def _parsed(key: str, value: str) -> Any:
         raise CheckpointError(f"--set {key}={value} is not a value: {_flat(error)}.") from None
 
 
-def _read(path: Path) -> dict[Any, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not YAML: {_flat(error)}.") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no keys with values: write it as in {RELEASE / CARD}.")
-    return found
-
-
 def _literal(value: Any) -> Any:
     """A value whose strings OmegaConf does not take for references to keys or to the environment."""
     if isinstance(value, dict):
@@ -147,7 +134,7 @@ def _merged(base: Any, layer: dict[Any, Any], where: str) -> Any:
 
 
 def _flat(error: Exception) -> str:
-    return " ".join(str(error).replace(' in "<unicode string>",', " at").split()).removesuffix(" ^")
+    return " ".join(str(error).split())
 
 
 def _first(error: Exception) -> str:

@@ -113,6 +113,7 @@ def test_every_section_is_there_and_filled():
         "| test | - | 93.00% | - | - | 92.50% | 3.0000 | the same |",
         "| Training images | 1,437 |",
         "| Epoch, step | 63, 1449 |",
+        "| Time | 15.0 minutes |",
         "| Optimizer | name adamwprune, lr 0.003 |",
         "| overall | 63 | 74.68% | 70.56% | 4.12% |",
         "| Source | file milestone/a.pt |",

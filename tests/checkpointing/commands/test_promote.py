@@ -180,6 +180,12 @@ def test_a_file(trained, promote):
     assert found["provenance"]["reason"] == "accuracy 0.2857 is the first"
 
 
+def test_a_release_of_which_nobody_said_why(trained, promote):
+    promote(trained, "1.0.0")
+    said = card_of(trained / "checkpoints", "1.0.0")["provenance"]["reason"]
+    assert said.startswith("chosen by the rules default, kept for: ")
+
+
 def test_a_pointer_and_a_checkpoint_that_recorded_nothing(trained, promote):
     step_20 = next((trained / "checkpoints" / "training").glob("*_step_00000020.pt"))
     code, out, _ = promote(step_20, "0.1.0")

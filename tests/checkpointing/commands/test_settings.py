@@ -88,7 +88,8 @@ def test_a_wrong_change_is_one_line(change, sentence):
     [
         (b"descripton: x", "descripton is not a key of this configuration: did you mean description?"),
         (b"a: [\n", "is not YAML: "),
-        (b"- a\n", "holds no keys with values: write it as in "),
+        (b"- a\n", "holds no keys with values."),
+        (b"license: mit\nlicense: isc\n", "license is there twice at line 2"),
         (b"\xff\xfe", "is not YAML: "),
         (b"tags: null\n", "tags: "),
         (b"contact: 2020-01-01\n", "contact: "),
