@@ -45,7 +45,7 @@ from benchmarks._checkpoint_arms import (
     small,
     subject,
     tensors,
-)  # fmt: skip
+)
 from benchmarks._machine import machine, summary
 
 Result = dict[str, Any]

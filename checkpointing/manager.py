@@ -27,14 +27,14 @@ from checkpointing.events import (
     Skipped,
     Verified,
 )
-from checkpointing.host import Host, Snapshot
+from checkpointing.host import Host
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
 from checkpointing.policy import MILESTONE, TRAINING, Policy, Remembers, Save, Stop, kept
 from checkpointing.roles import farewell, roles_of, tell_lost
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
-from checkpointing.writer import Writer
+from checkpointing.writer import Job, Writer
 
 log = logging.getLogger("peakpoint")
 
@@ -62,25 +62,6 @@ class Options:
     name: Template | None = None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A snapshot, the roles that it is to play, and the policies as they were at that moment.
-
-    The writer's thread asks them what to keep: the living ones may already count on a later save.
-    """
-
-    snapshot: Snapshot
-    roles: tuple[Manifest, ...]
-    policies: dict[str, Policy]
-    started: float
-    stall_s: float
-
-    @property
-    def milestones(self) -> tuple[Manifest, ...]:
-        """The roles that no later moment plays again."""
-        return tuple(role for role in self.roles if role.tier == MILESTONE)
-
-
 class Manager:
     """The checkpoints of one run: `handle` for what happens, `close` at the end.
 
@@ -106,7 +87,7 @@ class Manager:
         self._facts: deque[Fact] = deque()
         self._error: CheckpointError | None = None
         # What waits for a disk that takes it again: one snapshot beside the one in flight, and no more.
-        self._failed: _Job | None = None
+        self._failed: Job | None = None
         # Whether something that a policy counts as its best is not to be written any more.
         self._lost = False
         # The place in the order of saving of the newest that is on disk.
@@ -201,7 +182,7 @@ class Manager:
         self._current = True
         self._warn_of_space(self._bytes or 0)
         policies = copy.deepcopy(self.policies)
-        job = _Job(snapshot, roles, policies, started, time.perf_counter() - started)
+        job = Job(snapshot, roles, policies, started, time.perf_counter() - started)
         self._writer.submit(lambda: self._write(job))
 
     def _warn_of_space(self, needed: int) -> None:
@@ -215,7 +196,7 @@ class Manager:
         if self._failed:
             self._write(self._failed)
 
-    def _write(self, job: _Job) -> None:
+    def _write(self, job: Job) -> None:
         """Make a job durable; on the writer's thread. Keeps its error for `_report`."""
         late = self._newest > job.roles[-1].sequence
         roles = job.milestones if late else job.roles
@@ -252,7 +233,7 @@ class Manager:
             if self._failed is not job:
                 job.snapshot.release()
 
-    def _refused(self, job: _Job, error: CheckpointError) -> None:
+    def _refused(self, job: Job, error: CheckpointError) -> None:
         """Keep one of the snapshots that failed: the newest, but no rolling one in place of a milestone."""
         self._error = error
         waiting = self._failed

@@ -2,26 +2,50 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from checkpointing.host import Snapshot
+from checkpointing.manifest import Manifest
+from checkpointing.policy import MILESTONE, Policy
+
+
+@dataclass(frozen=True)
+class Job:
+    """A snapshot, the roles that it is to play, and the policies as they were at that moment.
+
+    The writer's thread asks them what to keep: the living ones may already count on a later save.
+    """
+
+    snapshot: Snapshot
+    roles: tuple[Manifest, ...]
+    policies: dict[str, Policy]
+    started: float
+    stall_s: float
+
+    @property
+    def milestones(self) -> tuple[Manifest, ...]:
+        """The roles that no later moment plays again."""
+        return tuple(role for role in self.roles if role.tier == MILESTONE)
 
 
 class Writer:
-    """Runs one job at a time, on a thread or, with background=False, at once."""
+    """Does one piece of work at a time, on a thread or, with background=False, at once."""
 
     def __init__(self, *, background: bool) -> None:
         self._pool = ThreadPoolExecutor(1, "checkpoint-writer") if background else None
         self._flying: Future[None] | None = None
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Wait for the job in flight, then start this one. A job must keep its errors to itself."""
+    def submit(self, work: Callable[[], None]) -> None:
+        """Wait for the work in flight, then start this. It must keep its errors to itself."""
         self.wait()
         if self._pool is None:
-            job()
+            work()
         else:
-            self._flying = self._pool.submit(job)
+            self._flying = self._pool.submit(work)
 
     @property
     def busy(self) -> bool:
-        """Whether a job is in flight."""
+        """Whether work is in flight."""
         return self._flying is not None and not self._flying.done()
 
     def wait(self) -> None:
