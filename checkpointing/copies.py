@@ -211,15 +211,16 @@ class Copies:
         return gone
 
     def sweep(self, here: Collection[str]) -> None:
-        """Delete bytes there that no manifest names: of uploads that were cut short and are not repeated."""
-        for key in self._sizes:
-            tier, _, name = key.partition("/")
-            if (
-                tier in (TRAINING, MILESTONE)
-                and not name.endswith(".json")
-                and key not in {*here, *self.index}
-            ):
-                self.remote.delete(f"checkpoints/{key}")
+        """Delete bytes there that have no manifest: of uploads that were cut short and are not repeated.
+
+        One that only could not be read, or that a list left out, may be sound: it is asked for by its name.
+        """
+        for key in [k for k in self._sizes if k not in {*here, *self.index} and not k.endswith(".json")]:
+            if key.partition("/")[0] in (TRAINING, MILESTONE) and _mark(key) not in self._sizes:
+                try:
+                    self.remote.read(f"checkpoints/{_mark(key)}")
+                except Missing:
+                    self.remote.delete(f"checkpoints/{key}")
 
     def _is_there(self, manifest: Manifest) -> bool:
         under, _, name = f"checkpoints/{manifest.file}".rpartition("/")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from checkpointing import finding
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest, parse_manifest, unsealed
-from checkpointing.remote import SMALL, Missing, Remote, RemoteError
+from checkpointing.remote import SMALL, Differs, Missing, Remote, RemoteError
 
 FORMAT = 1
 MARK = "mirror.json"
@@ -67,7 +67,7 @@ def read_mark(remote: Remote) -> dict[str, Any]:
             )
         if not (safe(mark["run"]) and isinstance(mark["name"], str)):
             raise ValueError("it names no run")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damaged(f"{remote.url}/{MARK} is damaged: {error}.") from None
     return mark
 
@@ -76,9 +76,9 @@ def _read(remote: Remote, key: str, parse: Callable[[bytes], T], limit: int = SM
     """A small object as `parse` understands it; read again if it does not: the way here may be bad."""
     try:
         return parse(remote.read(key, limit))
-    except RemoteError:
-        raise
-    except BAD:
+    except BAD as error:
+        if isinstance(error, RemoteError) and not isinstance(error, Differs):
+            raise
         return parse(remote.read(key, limit))
 
 
@@ -113,9 +113,9 @@ def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Mani
                 )
         except Missing:  # deleted since it was listed
             continue
-        except RemoteError:
-            raise
         except CheckpointError as error:
+            if isinstance(error, RemoteError) and not isinstance(error, Differs):
+                raise
             bad.append(str(error))
         else:
             found.append(manifest)
@@ -141,7 +141,9 @@ def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
     keys = [k for k, size in sizes.items() if re.fullmatch(r"\d{6,9}\.json", k) and size <= SMALL]
     keys.sort(key=number, reverse=True)
     for key in keys:
-        with contextlib.suppress(Missing, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        with contextlib.suppress(
+            Missing, Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError
+        ):
             found = _read(remote, f"record/{key}", unsealed)["files"]
             return number(keys[0]), {str(k): str(v) for k, v in found.items()}
     return number(keys[0]) if keys else 0, {}

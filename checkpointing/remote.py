@@ -23,6 +23,8 @@ CHUNK = 8 << 20
 SMALL = 64 << 20
 """No manifest, pointer or record is larger."""
 
+CHECKSUM = "FlexibleChecksumError"
+"""What botocore raises when an object is not what S3's own checksum says."""
 LISTING = 10 << 20
 """What a list, or a copy within the place, is allowed for, as if so many bytes were sent."""
 SLOWEST = 100_000
@@ -116,7 +118,8 @@ class Remote:
             except FileNotFoundError as error:
                 raise Missing(f"{where} could not be {what}: {_reason(error)}.") from None
             except Exception as error:  # what clients raise is theirs: botocore's, aiohttp's, paramiko's
-                failure = RemoteError(f"{where} could not be {what}: {_reason(error)}.")
+                kind = Differs if type(error).__name__ == CHECKSUM else RemoteError
+                failure = kind(f"{where} could not be {what}: {_reason(error)}.")
                 if isinstance(error, PermissionError | NotImplementedError | ImportError):
                     break
         raise failure from None

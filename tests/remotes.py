@@ -43,6 +43,8 @@ class Proxy:
     target: tuple[str, int]
     faults: list[Fault] = field(default_factory=list)
     seen: list[bytes] = field(default_factory=list)
+    sent: int = 0
+    """Bytes that clients sent."""
 
     def __post_init__(self) -> None:
         self._lock, self._closed = threading.Lock(), threading.Event()
@@ -80,6 +82,7 @@ class Proxy:
                 ready, _, _ = select.select([client, server], [], [])
                 if client in ready:
                     data = client.recv(1 << 16)
+                    self.sent += len(data)
                     if data.split(b" ", 1)[0] in (b"GET", b"PUT", b"POST", b"HEAD", b"DELETE"):
                         kind = self._fault(data.split(b"\r\n", 1)[0])
                     if not data or (kind := self._request(kind, data, client, server)) == "over":
@@ -149,9 +152,12 @@ class S3:
     def client(self):
         """boto3, straight to the server."""
         import boto3
+        from botocore.config import Config
 
         names = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-        return boto3.client("s3", endpoint_url=self.server, region_name="us-east-1", **names)
+        # As the bytes are, whatever the server believes of them.
+        plain = Config(response_checksum_validation="when_required")
+        return boto3.client("s3", endpoint_url=self.server, region_name="us-east-1", config=plain, **names)
 
     def names(self) -> set[str]:
         """Every key in the bucket."""

@@ -1,7 +1,10 @@
 """Copies in a remote place: what arrives there, in which order, what stays, and what a bad network can do."""
 
+import contextlib
+import hashlib
 import json
 import logging
+import random
 import uuid
 
 import pytest
@@ -54,12 +57,12 @@ class World:
             made._pass()
         return made
 
-    def there(self):
-        """The files that count as copied."""
+    def there(self, *, damaged=False):
+        """The files that count as copied; others are not there, or may be `damaged`."""
         found, bad = read_index(
             self.remote().below(self.run), self.remote().below(self.run).find("checkpoints")
         )
-        assert not bad
+        assert damaged or not bad
         return list(found)
 
 
@@ -150,12 +153,32 @@ def test_bytes_left_without_a_manifest_are_copied_again_or_swept(away, s3):
     assert not any("gone.pt" in key for key in s3.names())
 
 
+def test_what_only_could_not_be_read_is_not_swept(away, s3):
+    gone = away.save()
+    away.copy()
+    away.store.delete(gone)
+    s3.proxy.faults = [Fault("lie", b"best_1.json", 99)]
+    made = away.mirror()
+    made._pass()
+    assert not made._copies.index
+    s3.proxy.faults = []
+    assert away.there() == [gone.file]
+
+
 def test_roles_that_share_their_bytes_are_sent_once(away, s3):
     one = away.save()
-    away.store.share(one, manifest("milestone/other.pt", tags=("other",)))
     away.copy()
-    sent = [line for line in s3.proxy.lines(b"PUT") if line.split()[1].endswith(b".pt")]
-    assert len(sent) == 2
+    away.store.share(one, manifest("milestone/other.pt", tags=("other",)))
+    place = copies.Copies(away.remote(), "run")
+    place.open("run")
+    s3.proxy.sent = 0
+    assert one.bytes > 1000
+    path, key = away.store.path(one), "checkpoints/milestone/other.pt"
+    place._put_file(key, path, one.sha256, one.bytes, one.file)
+    by_copy, s3.proxy.sent = s3.proxy.sent, 0
+    place._put_file(key, path, one.sha256, one.bytes)
+    assert by_copy < s3.proxy.sent - 500
+    away.copy()
     assert away.there() == ["milestone/best_1.pt", "milestone/other.pt"]
     assert s3.get("runs/run/checkpoints/milestone/other.pt") == away.store.path(one).read_bytes()
 
@@ -213,6 +236,60 @@ def test_two_runs_with_one_url_do_not_touch_each_other(tmp_path):
             each.store.delete(gone)
     assert a.there() == b.there() == ["milestone/best_2.pt"]
     assert a.remote().folders() == ["a", "b"]
+
+
+def test_of_two_runs_in_one_folder_each_has_its_own_mirror(far):
+    other = World(far.root.parent, far.url, run="other")
+    mine, theirs = far.save("mine"), other.save("theirs")
+    far.copy()
+    assert far.there() == [mine.file]
+    other.copy()
+    assert other.there() == [theirs.file]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_on_the_way_what_counts_is_sound(away, s3, seed):
+    """Any order of saves, deletions, restarts and faults: no manifest or pointer names what is not whole."""
+    dice = random.Random(seed)
+    kinds = ("drop", "reset", "truncate", "lie", "spoil", "busy", "delay")
+    places = (b"", b".pt", b".json", b"PUT", b"GET", b"record", b"pointers", b"DELETE", b"list-type")
+    made, alive = away.mirror(), []
+    for _ in range(8):
+        alive.append(away.save(tag=dice.choice(("best", "other"))))
+        if len(alive) > 2:
+            away.store.delete(alive.pop(dice.randrange(2)))
+        s3.proxy.faults = [
+            Fault(dice.choice(kinds), dice.choice(places), dice.choice((1, 1, 2, 9)))
+            for _ in range(dice.randrange(4))
+        ]
+        with contextlib.suppress(RemoteError):
+            made._pass()
+        if dice.random() < 0.3:
+            made = away.mirror()
+        s3.proxy.faults = []
+        sound_there(away, s3)
+    away.mirror()._pass()
+    sound_there(away, s3)
+    assert {m.file for m in alive} <= set(away.there(damaged=True))
+
+
+def sound_there(away, s3):
+    """Everything that a manifest names is whole, and every pointer that is whole names such a file."""
+    names = {name.removeprefix("runs/run/") for name in s3.names()}
+    whole = {}
+    for name in names:
+        if name.startswith("checkpoints/") and name.endswith(".json"):
+            raw = s3.get(f"runs/run/{name}")
+            with contextlib.suppress(ValueError):
+                digest = unsealed(raw)["sha256"]
+                data = s3.get(f"runs/run/{name.replace('.json', '.pt')}")
+                assert hashlib.sha256(data).hexdigest() == digest
+                whole[name.replace(".json", ".pt")] = digest
+    for name in names:
+        if name.startswith("pointers/"):
+            with contextlib.suppress(ValueError):
+                pointer = unsealed(s3.get(f"runs/run/{name}"))
+                assert whole.get(pointer["file"]) == pointer["sha256"], name
 
 
 def test_a_file_that_retention_deletes_is_read_to_its_end(far):
