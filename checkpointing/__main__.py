@@ -170,7 +170,7 @@ def _releases(command: Callable[[str, str, str], argparse.ArgumentParser]) -> No
 
 def _promote(promote: argparse.ArgumentParser) -> None:
     _paths(promote, "path", "RUN|FILE", "a run, for what select chooses, or a .pt file")
-    promote.add_argument("--version", required=True, metavar="X.Y.Z", help="semantic, and higher than before")
+    promote.add_argument("--version", required=True, metavar="X.Y.Z", help="semantic, and never used before")
     promote.add_argument("--into", type=Path, metavar="DIR", help="a folder of checkpoints, such as prod")
     promote.add_argument("--alias", metavar="NAME", help="name it as well: champion, challenger_1")
     promote.add_argument("--reason", metavar="TEXT", help="why, for the journal and the card")
