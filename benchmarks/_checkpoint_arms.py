@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpointing import codec, sparse, store
+from checkpointing import sparse, store
 from checkpointing.events import Event, StepEnd
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
@@ -266,10 +266,8 @@ def dcp_async(of: Subject) -> Arm:
     )
 
     def arm(folder: Path) -> Cost:
-        # torch 2.11's stager fails on what is not a plain dict.
-        state = codec.copied(of.state, lambda tensor: tensor)
         clock = Clock(of.device)
-        saving = dcp.async_save(state, checkpoint_id=folder / "dcp", no_dist=True, async_stager=stager)
+        saving = dcp.async_save(of.state, checkpoint_id=folder / "dcp", no_dist=True, async_stager=stager)
         thread = clock.now()
         if hasattr(saving, "staging_completion"):
             saving.staging_completion.result()  # until then the state must not change

@@ -90,16 +90,18 @@ def _asked(options: argparse.Namespace) -> tuple[settings.Settings, Path | None]
 
 def _selected(root: Path, into: Path | None, options: argparse.Namespace) -> Manifest:
     """What `select` chooses of a run, verified; the champion is that of where the release will lie."""
+    champion_of = into if into and finding.is_root(into) else None
     found = select.choose(
         [root],
         rules.load(options.rules),
-        champion_of=into if into and finding.is_root(into) else None,
+        champion_of=champion_of,
         data_root=options.data_root,
         device=options.device,
     )
     if found.winner is None:
         again = ["select", str(options.path)]
         again += ["--rules", options.rules] if options.rules != rules.DEFAULT else []
+        again += ["--champion-of", str(champion_of)] if champion_of else []
         raise CheckpointError(f"{found.nothing()} To see why: python -m checkpointing {shlex.join(again)}")
     return found.winner[1]
 

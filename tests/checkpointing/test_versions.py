@@ -148,6 +148,14 @@ def test_what_changed_is_named(path, value, said):
     assert only.startswith(said)
 
 
+def test_the_mean_of_another_draw_of_the_data_is_the_same_input():
+    assert changed("input", "mean", value=[0.5004, 0.4991, 0.5]) == []
+    assert changed("input", "std", value=[0.2504, 0.2491, 0.25]) == []
+    for odd in ([0.5, 0.5], ["a", "b", "c"], None, 0.5):
+        (only,) = changed("input", "mean", value=odd)
+        assert only.startswith("the input's mean")
+
+
 def test_nothing_changed_and_configs_of_another_form_say_nothing():
     assert changed("input", "layout", value="NCHW") == []
     assert versions.changes({"d_model": 1}, DESCRIPTION.config()) == []
