@@ -96,10 +96,12 @@ def test_what_is_not_restored_is_named(optimizer, leaf, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_by_its_directory(finished, tmp_path):
-    done = prove(str(finished), "checkpoint.compress=true", "--steps", "2", cwd=tmp_path)
+    mirror = f"checkpoint.mirror=file://{tmp_path}/far"
+    done = prove(str(finished), "checkpoint.compress=true", mirror, "--steps", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     assert done.stdout.startswith("equal to the last bit: 4 steps, their batches and ")
     assert done.stdout.endswith("killed after step 2, resumed from step 2\n")
+    assert not (tmp_path / "far").exists()  # nobody wants copies of a proof
 
 
 @pytest.mark.parametrize(
