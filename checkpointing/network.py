@@ -93,7 +93,10 @@ def _check(found: Description) -> None:
 
 
 def trained(saved: Mapping[str, Any]) -> Description:
-    """The description in the contents of a trainer's checkpoint. Raises CheckpointError."""
+    """The description in the contents of a checkpoint: of the trainer, or with a config as releases have it.
+
+    Raises CheckpointError when there is none.
+    """
     try:
         model, facts = dict(_mapping(_mapping(saved["config"])["model"])), _mapping(saved["metadata"])
         config = {
@@ -102,7 +105,8 @@ def trained(saved: Mapping[str, Any]) -> Description:
             "output": {"classes": facts["classes"]},
         }
     except (KeyError, TypeError, ValueError):
-        config = {}
+        given = saved.get("config")
+        config = dict(given) if isinstance(given, Mapping) else {}
     return described(config)
 
 

@@ -294,3 +294,28 @@ def test_a_network_that_reads_its_own_tensors_is_built_all_the_same(tmp_path, mo
     config = changed("model", {"name": "own", "options": {}})
     file = released(tmp_path, config, {"model_state_dict": dict(mine.state_dict())})
     assert not differences(load_model(file).state_dict(), mine.state_dict())
+
+
+def test_a_network_of_ones_own_is_rebuilt_from_a_milestone_and_a_release(tmp_path, monkeypatch):
+    """The guide's staging, with nothing but the file."""
+
+    def build(image_shape, num_classes, width):
+        return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[0], width), nn.Linear(width, num_classes))
+
+    monkeypatch.setattr(models.registry, "_RECORDS", dict(models.registry._RECORDS))
+    models.register(models.ModelRecord(name="mine", description="Mine.", build=build))
+    config = {
+        "model": {"name": "mine", "options": {"width": 5}},
+        "input": {"shape": [4, 1, 1], "mean": [0.5] * 4, "std": [0.25] * 4},
+        "output": {"classes": ["cat", "dog"]},
+    }
+    model = build((4, 1, 1), 2, 5)
+    manager = CheckpointManager(tmp_path)
+    milestone = manager.save_milestone_checkpoint(model, 0.9, "accuracy", 1, config)
+    facts = {"config": config, "metrics": {}, "model_card": {"description": "Mine."}}
+    released = manager.save_production_checkpoint(load_model(milestone), version="1.0.0", **facts)
+    for path in (milestone, released, tmp_path):
+        assert not differences(load_model(path).state_dict(), model.state_dict())
+    del models.registry._RECORDS["mine"]
+    with pytest.raises(CheckpointError, match="no model named mine"):
+        load_model(milestone)
