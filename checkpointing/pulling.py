@@ -110,9 +110,9 @@ def pull(
         for manifest in chosen:
             try:
                 new = _fetch(source.remote, root, manifest, sizes, have)
-            except RemoteError:
-                raise
             except CheckpointError as error:
+                if isinstance(error, RemoteError) and not isinstance(error, Missing):
+                    raise
                 result.refused.append(str(error))
                 continue
             except OSError as error:

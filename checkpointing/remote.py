@@ -4,6 +4,7 @@ Nothing that a server says is believed without its digest, no answer is larger t
 every failure is one RemoteError whose line shows no password. The place is reached at the first use.
 """
 
+import copy
 import hashlib
 import logging
 import os
@@ -61,7 +62,7 @@ class Remote:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._attempts = attempts
-        self._fs: Any = None
+        self._connection: list[Any] = []  # one for this folder and all that are reached from it
 
     @property
     def url(self) -> str:
@@ -70,12 +71,16 @@ class Remote:
 
     def below(self, folder: str) -> "Remote":
         """A folder within this one."""
-        return Remote(f"{self._url}/{folder}", timeout_s=self._timeout_s, attempts=self._attempts)
+        return self._at(f"{self._url}/{folder}")
 
     def above(self, levels: int) -> "Remote":
         """A folder that this one lies in."""
-        url = "/".join(self._url.split("/")[:-levels])
-        return Remote(url, timeout_s=self._timeout_s, attempts=self._attempts)
+        return self._at("/".join(self._url.split("/")[:-levels]))
+
+    def _at(self, url: str) -> "Remote":
+        other = copy.copy(self)
+        other._url = url
+        return other
 
     @property
     def name(self) -> str:
@@ -83,7 +88,7 @@ class Remote:
         return self._url.rpartition("/")[2]
 
     def _connect(self) -> Any:
-        if self._fs is None:
+        if not self._connection:
             import fsspec
 
             settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -99,10 +104,16 @@ class Remote:
                 }
             elif self._protocol in ("file", "local"):
                 settings = {"auto_mkdir": True, "skip_instance_cache": True}
-            self._fs, self._path = fsspec.url_to_fs(self._url, **settings)
+            fs, _ = fsspec.url_to_fs(self._url, **settings)
             if self._protocol in S3:
-                self._fs.retries = 1  # of its own, on top of botocore's
-        return self._fs
+                fs.retries = 1  # of its own, on top of botocore's
+            self._connection.append(fs)
+        return self._connection[0]
+
+    def _path(self, key: str) -> str:
+        """A key as the file system has it."""
+        path = str(self._connection[0]._strip_protocol(self._url)).rstrip("/")
+        return f"{path}/{key}" if key else path
 
     def _do(self, what: str, key: str, work: Callable[[Any, str], T]) -> T:
         """`work(fs, path)`, tried again; any exception becomes a RemoteError that names the object."""
@@ -112,7 +123,7 @@ class Remote:
             where = shown(f"{self._url}/{key}" if key else self._url)
             try:
                 fs = self._connect()
-                return work(fs, f"{self._path}/{key}" if key else self._path)
+                return work(fs, self._path(key))
             except RemoteError as error:
                 failure = error
             except FileNotFoundError as error:
@@ -275,7 +286,7 @@ class Remote:
         self._do(
             "copied",
             target,
-            lambda fs, path: self._ask(fs, "cp_file", f"{self._path}/{source}", path, size=LISTING),
+            lambda fs, path: self._ask(fs, "cp_file", self._path(source), path, size=LISTING),
         )
 
     def delete(self, key: str) -> None:

@@ -50,6 +50,7 @@ def test_packages_import_only_what_lies_below_them(package):
     [
         ("train", "torch"),
         ("checkpointing.__main__", "torch"),
+        ("checkpointing.commands.transfer", "torch"),
         ("trainer.check", "torch"),
         ("models", "torchvision"),
     ],

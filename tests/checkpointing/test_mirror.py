@@ -247,6 +247,7 @@ def test_of_two_runs_in_one_folder_each_has_its_own_mirror(far):
     assert other.there() == [theirs.file]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_on_the_way_what_counts_is_sound(away, s3, seed):
     """Any order of saves, deletions, restarts and faults: no manifest or pointer names what is not whole."""

@@ -122,6 +122,23 @@ def test_a_damaged_newest_is_passed_over_for_the_one_before(run, url, tmp_path, 
     assert "holds no checkpoint that is sound" in err
 
 
+def test_what_goes_there_meanwhile_is_passed_over(run, url, tmp_path, cli_main, monkeypatch):
+    cli_main("push", run, url, "--what", "training")
+    read = pulling.read_index
+
+    def then_it_goes(far, sizes):
+        index = read(far, sizes)
+        far.delete("checkpoints/training/b.json")
+        far.delete("checkpoints/training/b.pt")
+        return index
+
+    monkeypatch.setattr(pulling, "read_index", then_it_goes)
+    code, out, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err) == (1, "")
+    assert "b.json could not be read: there is no such object" in out
+    assert "pulled  training/a.pt" in out
+
+
 def test_only_the_newest(run, url, tmp_path, cli_main):
     cli_main("push", run, url, "--what", "training")
     _, out, _ = cli_main("pull", url, tmp_path / "back", "--newest", "--json")
