@@ -97,10 +97,9 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def memory(name: str, sparsity: float, folder: Path) -> int:
-    """The bytes that two saves take at their peak, beside the state; in a process of its own."""
-    cpu = torch.device("cpu")
-    arm, first = ARMS[name](subject(sparsity, cpu)), ARMS[name](small(cpu))
+def memory(name: str, of: Subject, folder: Path) -> int:
+    """The bytes that two saves take at their peak, beside the state; in a process that did nothing before."""
+    arm, first = ARMS[name](of), ARMS[name](small(of.device))
     with tempfile.TemporaryDirectory(dir=folder) as place:
         first(Path(place))  # what is loaded late is no matter of size
     gc.collect()
@@ -193,7 +192,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
-        print(memory(options.memory_of, options.sparsity[0], options.folder))
+        print(memory(options.memory_of, subject(options.sparsity[0], options.device), options.folder))
         return
     cuda, results, size = options.device.type == "cuda", {}, 0
     for sparsity in options.sparsity:
