@@ -112,7 +112,8 @@ class Host:
                 return torch.empty_strided(shape, strides, dtype=dtype, device="cpu", pin_memory=True)
             except RuntimeError as error:  # the system may limit how much is pinned
                 self._pin = False
-                log.warning("No pinned memory for snapshots, so that they take longer: %s", error)
+                first = str(error).partition("\n")[0]
+                log.warning("No pinned memory for snapshots, so that they take longer: %s", first)
         return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
 
     def _start(self, device: torch.device, moves: list[Move]) -> tuple[torch.cuda.Event, torch.cuda.Event]:

@@ -145,6 +145,16 @@ def test_a_quantized_tensor():
     assert back.data_ptr() != whole.data_ptr()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this system has pinned memory")
+def test_where_no_memory_can_be_pinned_other_serves_and_it_is_told_once(warnings):
+    host = Host()
+    for form in [(torch.float32, torch.Size([2, 3]), (1, 2), True)] * 2:
+        buffer = host._new(form)
+        assert (buffer.dtype, buffer.shape, buffer.stride()) == form[:3]
+    (told,) = warnings()
+    assert told.startswith("No pinned memory for snapshots, so that they take longer: ")
+
+
 @pytest.fixture
 def written(monkeypatch):
     """Where the weight lies each time that a state is written."""
