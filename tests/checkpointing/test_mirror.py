@@ -165,6 +165,18 @@ def test_what_only_could_not_be_read_is_not_swept(away, s3):
     assert away.there() == [gone.file]
 
 
+def test_what_a_list_left_out_is_not_swept(far):
+    gone = far.save()
+    far.copy()
+    far.store.delete(gone)
+    place = copies.Copies(far.remote(), far.run)
+    place.open("run")
+    place.index.clear()
+    del place._sizes["milestone/best_1.json"]
+    place.sweep(set())
+    assert far.there() == [gone.file]
+
+
 def test_roles_that_share_their_bytes_are_sent_once(away, s3):
     one = away.save()
     away.copy()
