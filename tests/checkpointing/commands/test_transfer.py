@@ -273,6 +273,39 @@ def test_faults_that_pass_are_got_over(run, s3, tmp_path, cli_main, kind, monkey
     assert cli_main("verify", tmp_path / "back")[0] == 0
 
 
+@pytest.mark.parametrize("what", [b"mirror.json", b"b.json", b"record/0"])
+def test_what_reads_badly_once_is_read_again(trained, s3, tmp_path, cli_main, what):
+    assert cli_main("push", trained, s3.url)[0] == 0
+    if what == b"b.json":
+        what = next(m.file for m in store.manifests(trained / "checkpoints") if m.tier == "milestone")
+        what = what.replace(".pt", ".json").encode()
+    s3.proxy.faults = [Fault("lie", what)]
+    code, out, err = cli_main("pull", s3.url, tmp_path / "back")
+    assert (code, err) == (0, "")
+    assert "0 refused" in out
+    assert s3.proxy.faults[0].times == 0
+    assert (tmp_path / "back" / "run.json").exists()
+
+
+def test_a_directory_that_has_gone_on_keeps_its_record(trained, url, tmp_path, cli_main):
+    cli_main("push", trained, url)
+    cli_main("pull", url, tmp_path / "back")
+    back = tmp_path / "back"
+    for run, line in ((trained, "there"), (back, "here")):
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(f'{{"kind": "{line}"}}\n')
+        record = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps({**record, "gone_on": line}))
+    cli_main("push", trained, url)
+    before = contents(back)
+    assert cli_main("pull", url, back)[0] == 0
+    assert contents(back) == before
+    (back / "metrics.jsonl").write_text("")  # as if it had not
+    assert cli_main("pull", url, back)[0] == 0
+    assert json.loads((back / "run.json").read_text())["gone_on"] == "there"
+    assert (back / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
+
+
 def test_what_is_here_is_never_written_over(run, url, tmp_path, cli_main):
     cli_main("push", run, url, "--what", "training")
     (tmp_path / "mine").mkdir()
