@@ -24,6 +24,8 @@ log = logging.getLogger("peakpoint")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 120.0
+PATIENCE_S = 2.0
+"""A wait that is longer is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,8 @@ class Mirror:
         self._copies = Copies(remote, run)
         self._opened = self._recorded = False
         self._wake, self._closing, self._over = (threading.Event() for _ in range(3))
-        self._passed_over: set[str] = set()
-        self._failures: Counter[str] = Counter()
+        self._passed_over: set[tuple[str, str]] = set()
+        self._failures: Counter[tuple[str, str]] = Counter()
         self._trouble: str | None = None
         self._crowded = False
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -75,7 +77,11 @@ class Mirror:
         self._closing.set()
         self._wake.set()
         with contextlib.suppress(KeyboardInterrupt):  # who is tired of waiting
-            self._thread.join(self._settings.wait_s)
+            wait_s = self._settings.wait_s
+            self._thread.join(min(wait_s, PATIENCE_S))
+            if self._thread.is_alive() and wait_s > PATIENCE_S:
+                log.info("waiting for the mirror, %g s at most; Ctrl-C ends the wait", wait_s)
+                self._thread.join(wait_s - PATIENCE_S)
         self._over.set()
         if not self._thread.is_alive():
             return
@@ -99,11 +105,11 @@ class Mirror:
                 room,
             )
         self._crowded = len(missing) > room
-        return sorted(missing[:room], key=lambda m: self._failures[m.sha256])
+        return sorted(missing[:room], key=lambda m: self._failures[_key(m)])
 
     def _missing(self) -> list[Manifest]:
         here = local(self._root, self._settings.what, self._run)
-        return [m for m in reversed(here) if not self._copies.holds(m) and m.sha256 not in self._passed_over]
+        return [m for m in reversed(here) if not self._copies.holds(m) and _key(m) not in self._passed_over]
 
     def _here(self) -> set[str]:
         return {m.file for m in local(self._root, finding.TIERS)}
@@ -121,7 +127,7 @@ class Mirror:
                 pause = min(2 * pause, LONGEST_PAUSE_S if not self._closing.is_set() else 5.0)
                 continue
             pause = FIRST_PAUSE_S
-            if self._trouble is not None:
+            if self._trouble is not None and not self._over.is_set():
                 log.info("mirror: %s works again; everything is copied", self.url)
                 self._trouble = None
             if last:
@@ -158,15 +164,20 @@ class Mirror:
             self._copies.put(self._root, manifest)
         except FileNotFoundError:  # retention let it go, as a rule, and it is not pending any more
             if (self._root / manifest.file).exists():
-                self._failures[manifest.sha256] += 1
+                self._failures[_key(manifest)] += 1
                 raise
             return
         except RemoteError:
-            self._failures[manifest.sha256] += 1
+            self._failures[_key(manifest)] += 1
             raise
         except CheckpointError as error:
-            self._passed_over.add(manifest.sha256)
+            self._passed_over.add(_key(manifest))
             log.warning("mirror: %s", error)
             return
         log.debug("mirror: %s is copied to %s", manifest.file, self.url)
         self._copies.point()
+
+
+def _key(manifest: Manifest) -> tuple[str, str]:
+    """Other roles of the same bytes are other files, and so are other bytes under the same name."""
+    return manifest.file, manifest.sha256

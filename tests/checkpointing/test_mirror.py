@@ -393,6 +393,19 @@ def test_a_newer_file_of_the_same_name_takes_its_place_and_an_older_does_not(far
     assert any("holds another milestone/peak.pt, which is not older" in line for line in warnings())
 
 
+def test_another_role_of_what_is_left_alone_is_copied(far):
+    for name in ("first", "second", "peak"):
+        newest = far.save(name)
+    far.copy()
+    other = World(far.root.parent.parent / "other", far.url)
+    mine = other.save("role", tag="role")
+    other.store.share(mine, manifest("milestone/peak.pt"))
+    other.copy()  # peak first: it is the newer one, and not newer than what is there
+    assert "milestone/role.pt" in far.there()
+    place = far.remote().below("run")
+    assert place.read("checkpoints/milestone/peak.pt") == far.store.path(newest).read_bytes()
+
+
 def test_the_record_is_of_one_moment_and_the_newest_sound_one_counts(far):
     run = far.root.parent
     (run / ".hydra").mkdir()
