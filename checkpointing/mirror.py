@@ -52,7 +52,7 @@ class Mirror:
         self._remote = remote
         self._copies = Copies(remote, run)
         self._opened = self._recorded = False
-        self._wake, self._closing, self._over = (threading.Event() for _ in range(3))
+        self._wake, self._closing, self._over, self._done = (threading.Event() for _ in range(4))
         self._passed_over: set[tuple[str, str]] = set()
         self._failures: Counter[tuple[str, str]] = Counter()
         self._trouble: str | None = None
@@ -78,12 +78,12 @@ class Mirror:
         self._wake.set()
         with contextlib.suppress(KeyboardInterrupt):  # who is tired of waiting
             wait_s = self._settings.wait_s
-            self._thread.join(min(wait_s, PATIENCE_S))
-            if self._thread.is_alive() and wait_s > PATIENCE_S:
+            # Not join(): interrupted, it takes the thread for dead (Python 3.11).
+            if not self._done.wait(min(wait_s, PATIENCE_S)) and wait_s > PATIENCE_S:
                 log.info("waiting for the mirror, %g s at most; Ctrl-C ends the wait", wait_s)
-                self._thread.join(wait_s - PATIENCE_S)
+                self._done.wait(wait_s - PATIENCE_S)
         self._over.set()
-        if not self._thread.is_alive():
+        if self._done.is_set():
             return
         left = self._missing()
         names = ", ".join(m.file for m in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
@@ -131,6 +131,7 @@ class Mirror:
                 log.info("mirror: %s works again; everything is copied", self.url)
                 self._trouble = None
             if last:
+                self._done.set()
                 return
             self._wake.wait()
             self._wake.clear()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import random
+import signal
 import uuid
 
 import pytest
@@ -47,7 +48,7 @@ class World:
         made = self.mirror(**settings)
         made.start()
         made.close()
-        assert not made._thread.is_alive()
+        assert made._done.is_set()
         return made
 
     def fail(self, **settings):
@@ -350,6 +351,24 @@ def test_what_fails_makes_way_for_the_others(away, s3):
     with pytest.raises(RemoteError):
         made._pass()
     assert away.there() == ["milestone/best_1.pt"]
+
+
+def test_who_is_tired_of_waiting_is_told_what_is_not_copied(away, s3, warnings, monkeypatch):
+    monkeypatch.setattr(mirror, "PATIENCE_S", 0.1)
+    away.save()
+    s3.proxy.faults = [Fault("hang", times=10**6)]
+    made = away.mirror(wait_s=50, timeout_s=50)
+    made.start()
+    waiting = made._done.wait
+
+    def interrupted(timeout):
+        if timeout > 1:
+            signal.raise_signal(signal.SIGINT)
+        return waiting(timeout)
+
+    made._done.wait = interrupted
+    made.close()
+    assert warnings()[-1].startswith("The mirror is not complete: milestone/best_1.pt not copied yet.")
 
 
 def test_what_is_not_copied_in_time_is_told_with_what_to_do(away, s3, warnings):
