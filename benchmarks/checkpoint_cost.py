@@ -21,7 +21,6 @@ import argparse
 import ctypes
 import gc
 import json
-import os
 import random
 import subprocess
 import sys
@@ -68,7 +67,8 @@ def measure(of: Subject, names: list[str], repeats: int, folder: Path) -> dict[s
     results: dict[str, Result] = {name: {"thread": [], "stall": [], "total": []} for name in made}
     for repeat in range(repeats + 1):
         for name in random.sample(list(made), len(made)):
-            os.sync()
+            # This file system alone: others may be in the middle of a test that cuts their power.
+            subprocess.run(["sync", "-f", str(folder)], check=True)
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 try:
                     cost = made[name](Path(place))

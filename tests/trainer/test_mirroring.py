@@ -102,7 +102,8 @@ def test_killed_in_an_upload_and_started_again_everything_arrives(train, s3, tmp
     process.wait()
     run = tmp_path / "run"
     assert status(run)["state"] == "running"
-    links = list((run / "checkpoints" / "milestone").glob(".staged-*"))
+    staged = (run / "checkpoints" / "milestone").glob(".staged-*")
+    links = [path for path in staged if path.stat().st_nlink > 1]  # others are of a save cut short
     here, there, _ = mirrored(run, f"{s3.url}/runs")
     assert len(links) == 1
     assert here
