@@ -6,16 +6,9 @@ import torch
 
 from checkpointing import CheckpointManager, aliases, network
 from checkpointing.versions import key
+from tests.checkpointing.publish_cases import DESCRIPTION
 
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0", "1.10.0")
-DESCRIPTION = network.Description(
-    name="lenet5",
-    options={"dropout": 0.0},
-    image_shape=(3, 12, 12),
-    classes=("a", "b", "c", "d"),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-)
 
 
 def released(root: Path, *versions: str, config: dict | None = None) -> Path:
