@@ -51,7 +51,7 @@ class Pulled:
     refused: list[str] = field(default_factory=list)
 
 
-def find(url: str, key: str = "the URL") -> Source:
+def find(url: str, key: str = "URL") -> Source:
     """The run that a URL means: that of a run's folder, of a place with one run, or of a file in one.
 
     Raises CheckpointError when there is none, or more than one.

@@ -57,7 +57,7 @@ class Remote:
     only seen by what is done with it. Every method raises RemoteError.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, attempts: int = 1, key: str = "the URL") -> None:
+    def __init__(self, url: str, *, timeout_s: float, attempts: int = 1, key: str = "URL") -> None:
         self._protocol = check_url(url, key)
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s

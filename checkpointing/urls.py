@@ -20,7 +20,7 @@ def shown(text: str) -> str:
     return text
 
 
-def check_url(url: str, key: str = "the URL") -> str:
+def check_url(url: str, key: str = "URL") -> str:
     """The protocol of a URL that can be used, without reaching for it. Raises CheckpointError: one line."""
     protocol, mark, path = url.partition("://")
     if not mark or not path.strip("/") or "::" in url or re.search(r"[\s?#]", url):
