@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-cuda check format clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo hydra.run.dir=outputs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: check
 	$(BIN)/python -m pytest
+
+# What needs a CUDA device; everything else is tested on the CPU, on every machine.
+test-cuda: $(READY)
+	TEST_CUDA=1 $(BIN)/python -m pytest -k cuda
 
 check: $(READY)
 	$(BIN)/ruff check .

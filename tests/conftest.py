@@ -4,6 +4,9 @@ import os
 
 # Before torch starts: several workers on few cores are quickest with a thread each.
 os.environ["OMP_NUM_THREADS"] = "1"
+# The same tests on every machine: runs take the CPU, unless those of CUDA are asked for (make test-cuda).
+if os.environ.get("TEST_CUDA") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import io
 import json
