@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ CALLS = (
     "ftruncate",
 )  # fmt: skip
 KILLED = -signal.SIGKILL
+FORKING = threading.Lock()
+"""filelock, which torch brings, refuses two forks at once."""
 REFUSED = 3
 
 
@@ -115,7 +118,8 @@ def in_child(
 ) -> tuple[int, list[str]]:
     """Run `work(say)` in a fork with the fault installed; returns how it ended and what it had said."""
     reading, writing = os.pipe()
-    child = os.fork()
+    with FORKING:
+        child = os.fork()
     if child == 0:
         say = os.write  # before the hooks
         code = 1
