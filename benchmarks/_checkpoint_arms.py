@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpointing import sparse, store
+from checkpointing import codec, sparse, store
 from checkpointing.events import Event, StepEnd
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
@@ -154,6 +154,18 @@ def raw_fsync(of: Subject) -> Arm:
             os.fsync(file.fileno())
 
     return whole(of, save)
+
+
+def pack(of: Subject) -> Arm:
+    """What `compress=true` does before it writes."""
+    state = codec.snapshot(of.state)
+    return whole(of, lambda _: sparse.pack(state))
+
+
+def unpack(of: Subject) -> Arm:
+    """What loading does after it has read."""
+    packed = sparse.pack(codec.snapshot(of.state))
+    return whole(of, lambda _: sparse.unpack(packed, 1 << 40))
 
 
 def sha256(of: Subject) -> Arm:
@@ -331,6 +343,7 @@ def lightning(of: Subject) -> Arm:
 
 
 RAW, COPY, DIGEST = "raw write + fsync", "plain host copy", "sha256 in memory"
+PACK, UNPACK = "pack in memory", "unpack in memory"
 OURS, PACKED = "ours", "ours, compressed"
 
 ARMS: dict[str, Callable[[Subject], Arm]] = {
@@ -338,6 +351,8 @@ ARMS: dict[str, Callable[[Subject], Arm]] = {
     COPY: plain_copy,
     "pinned copy": pinned_copy,
     DIGEST: sha256,
+    PACK: pack,
+    UNPACK: unpack,
     RAW: raw_fsync,
     OURS: lambda of: Ours(of, compress=False),
     PACKED: lambda of: Ours(of, compress=True),

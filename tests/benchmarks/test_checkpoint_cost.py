@@ -8,10 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks._checkpoint_arms import ARMS, COPY, DIGEST, DURABLE, OURS, PACKED, PEERS, RAW, small
+from benchmarks._checkpoint_arms import (
+    ARMS,
+    COPY,
+    DIGEST,
+    DURABLE,
+    OURS,
+    PACK,
+    PACKED,
+    PEERS,
+    RAW,
+    UNPACK,
+    small,
+)
 from benchmarks.checkpoint_cost import goals, measure, table
 
-SAVES_NOTHING = {"nothing", COPY, DIGEST}
+SAVES_NOTHING = {"nothing", COPY, DIGEST, PACK, UNPACK}
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
