@@ -12,6 +12,9 @@ from pathlib import Path
 
 from checkpointing.errors import CheckpointError
 
+Command = Callable[[str, str, str], argparse.ArgumentParser]
+"""Adds a command: its name, the module and the text of its help."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 with one line on stderr, or 130 when interrupted."""
@@ -46,6 +49,13 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="JSON instead of tables")
         return added
 
+    for group in (_upkeep, _networks, _runs, _choice, _releases, _copies):
+        group(command)
+    return parser
+
+
+def _upkeep(command: Command) -> None:
+    """What is kept, and whether it is in order."""
     ls = command("ls", "look", "a table of a run's checkpoints: what is kept, and why")
     _paths(ls, "path", "RUN", "a run directory, its checkpoints folder, or a tree of runs")
     ls.add_argument("--verify", action="store_true", help="check every digest")
@@ -72,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     unpack = command("unpack", "unpack", "the ordinary file of a compressed checkpoint")
     _paths(unpack, "path", "FILE", "a .pt file")
     _paths(unpack, "out", "OUT", "the file to write; it must not exist")
+
+
+def _networks(command: Command) -> None:
+    """What a network is elsewhere, and beside others."""
     export = command("export", "export", "a network as ONNX or torch.export, compared with its source")
     _paths(export, "path", "PATH", "a release, any checkpoint, a link to one, or a run")
     _paths(export, "out", "OUT", "the file to write; it must not exist")
@@ -88,12 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--rounds", type=int, default=50, metavar="N", help="calls of each network")
     compare.add_argument("--threads", type=int, metavar="N", help="of the CPU; torch's choice when left out")
     compare.add_argument("--device", default="cpu", metavar="NAME", help="such as cuda")
+
+
+def _runs(command: Command) -> None:
+    """Before a run, and whether it can be resumed."""
     estimate = command("estimate", "estimate", "what a run will store, before it starts")
     estimate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     estimate.add_argument("--table", action="store_true", help="well-known networks instead")
     prove = command("prove-resume", "prove", "kill and resume a run, and compare it with one that was not")
     prove.add_argument("overrides", nargs="+", metavar="RUN|KEY=VALUE", help="a run, or as for train.py")
     prove.add_argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after")
+
+
+def _choice(command: Command) -> None:
+    """Which checkpoint is good enough, and still is."""
     select = command("select", "select", "which checkpoint the rules choose, and why not the others")
     select.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a tree of runs")
     _rules(select)
@@ -112,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--roll-back", action="store_true", help="to the release before, if that is better")
     _evaluation(check)
+
+
+def _copies(command: Command) -> None:
+    """To a remote place and back."""
     push = command("push", "transfer", "copy a run's checkpoints to a remote place, what is missing there")
     _paths(push, "path", "RUN", "a run directory, or its checkpoints folder")
     push.add_argument("url", metavar="URL", help="as checkpoint.mirror: s3://bucket/folder")
@@ -124,9 +150,6 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("url", metavar="URL", help="of a run, of a place with one run, or of a .pt in a run")
     _paths(pull, "directory", "DIR", "a new directory, or that of an earlier pull of the run")
     pull.add_argument("--newest", action="store_true", help="only the newest checkpoint that is sound")
-    _releases(command)
-    _promote(command("promote", "promote", "make a checkpoint a release, measured again before"))
-    return parser
 
 
 def _batch(text: str) -> int | None:
@@ -150,8 +173,9 @@ def _evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", help="to evaluate on: auto, cpu, cuda")
 
 
-def _releases(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """The commands for releases that change hands."""
+def _releases(command: Command) -> None:
+    """Releases: made, changing hands, told of."""
+    _promote(command("promote", "promote", "make a checkpoint a release, measured again before"))
     alias = command("alias", "aliasing", "which release is the champion: list, show, set, or ask for a day")
     _paths(alias, "path", "RUN", "a run directory, or its checkpoints folder")
     alias.add_argument("name", nargs="?", metavar="NAME", help="champion, or challenger_1 and the like")

@@ -118,8 +118,8 @@ class Manager:
         for event in events:
             if isinstance(event, EvalEnd):
                 self._evaluated = event
-        if self._lost:
-            self._reconcile()
+            if self._lost and isinstance(event, (EvalEnd, *_OVER)):  # not each step: it waits
+                self._reconcile()
         stop: Stop | None = None
         saves: list[tuple[str, Save]] = []
         for name, policy in self.policies.items():
