@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from checkpointing import evaluating, living, network, speed, store
+from checkpointing import evaluating, golden, living, network, store, timing
+from checkpointing import weights as forms
 from checkpointing.errors import CheckpointError
 from checkpointing.evaluating import Measured
 from checkpointing.manifest import Manifest
@@ -58,11 +59,16 @@ class Appraiser:
         weights, description = self.network(root, manifest)
         found = {}
         if "weights_bytes" in wanted:
-            found["weights_bytes"] = float(speed.weights_bytes(weights))
+            found["weights_bytes"] = float(forms.packed_bytes(weights.state_dict()))
         if "latency_ms" in wanted:
-            shape = description.image_shape
-            timed = speed.latency(weights, shape, batch=how.batch, repeats=how.repeats, warmup=how.warmup)
-            found["latency_ms"] = timed.ms
+            images = network.prepare(golden.inputs(description, how.batch).to(self.device), description)
+            timed = timing.measure(
+                {"": (weights, images)},
+                rounds=how.repeats,
+                warm=how.warmup,
+                synchronize=timing.waiting_for(self.device),
+            )
+            found["latency_ms"] = 1000 * timed[""].seconds.median
         return found
 
     def samples(self, root: Path, manifest: Manifest) -> int | None:

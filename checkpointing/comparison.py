@@ -4,7 +4,6 @@ The first is what the others are compared with: the original, and what pruning, 
 it. All figures are measured here, in float32; none is taken from a record.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpointing import codec, evaluating, finding, golden, living, network, onnx_files, paired, timing
+from checkpointing import evaluating, finding, golden, living, network, onnx_files, paired, timing
+from checkpointing import weights as forms
 from checkpointing.errors import CheckpointError
 from checkpointing.network import Description
 from checkpointing.paired import Paired, Right
@@ -135,27 +135,14 @@ def size(candidate: Candidate) -> Size:
     matrices = [value for value in values if value.ndim > 1]
     pruned = sum(value.numel() for value in matrices)
     zeros = pruned - sum(int(value.count_nonzero()) for value in matrices)
-    counted = _Counted()
-    codec.dump(codec.snapshot(dict(candidate.weights)), counted, compress=True)
     return Size(
         file_bytes=candidate.file.stat().st_size,
         weights_bytes=sum(value.nbytes for value in values),
-        packed_bytes=counted.size,
+        packed_bytes=forms.packed_bytes(candidate.weights),
         parameters=sum(value.numel() for value in values),
         nonzero=sum(int(value.count_nonzero()) for value in values),
         sparsity=zeros / pruned if pruned else 0.0,
     )
-
-
-class _Counted(io.BytesIO):
-    """Counts what is written to it, and keeps none."""
-
-    size = 0
-
-    def write(self, data: Any) -> int:
-        length = memoryview(data).nbytes
-        self.size += length
-        return length
 
 
 class Images:
@@ -239,12 +226,7 @@ def latencies(
     for number, each in enumerate(candidates):
         raw = golden.inputs(each.description, batch).to(device)
         calls[str(number)] = (each.call, network.prepare(raw, each.description))
-    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
-    return list(timing.measure(calls, rounds=rounds, synchronize=wait).values())
-
-
-def _nothing() -> None:
-    pass
+    return list(timing.measure(calls, rounds=rounds, synchronize=timing.waiting_for(device)).values())
 
 
 def compare(

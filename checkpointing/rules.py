@@ -235,7 +235,7 @@ def _tie(given: Any) -> Tie:
 def _latency(given: Any) -> Latency:
     names = ("batch", "repeats", "warmup")
     values = _values(given, "latency", names)
-    for name, value, least in zip(names, values, (1, 1, 0), strict=True):
+    for name, value, least in zip(names, values, (1, 2, 0), strict=True):
         if type(value) is not int or value < least:
             raise CheckpointError(
                 f"latency.{name} is {value!r}: it must be a whole number, at least {least}."

@@ -36,8 +36,20 @@ class Latency:
     ratio: Spread
 
 
+def waiting_for(device: torch.device) -> Callable[[], None]:
+    """What returns once a device has done all that it was given."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
 def measure(
-    calls: Mapping[str, tuple[Call, Tensor]], *, rounds: int, seed: int = 0, synchronize: Callable[[], None]
+    calls: Mapping[str, tuple[Call, Tensor]],
+    *,
+    rounds: int,
+    synchronize: Callable[[], None],
+    warm: int = WARM,
+    seed: int = 0,
 ) -> dict[str, Latency]:
     """Time each call on its images once a round, in an order drawn anew for every round.
 
@@ -48,7 +60,7 @@ def measure(
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
         for call, images in calls.values():
-            for _ in range(WARM):
+            for _ in range(warm):
                 call(images)
         synchronize()
         for _ in range(rounds):

@@ -1,5 +1,6 @@
 """Weights as a release holds them: pruned ones really zero, in the type that was asked for, nothing else."""
 
+import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,3 +112,21 @@ def plain(weights: Mapping[str, Any]) -> dict[str, Tensor]:
             )
         found[name] = value.detach().to("cpu").contiguous().clone()
     return found
+
+
+def packed_bytes(weights: Mapping[str, Tensor]) -> int:
+    """The bytes of a file of these alone, on any device, with the zeros packed away."""
+    counted = _Counted()
+    codec.dump(codec.snapshot(dict(weights)), counted, compress=True)
+    return counted.size
+
+
+class _Counted(io.BytesIO):
+    """Counts what is written to it, and keeps none."""
+
+    size = 0
+
+    def write(self, data: Any) -> int:
+        length = memoryview(data).nbytes
+        self.size += length
+        return length
