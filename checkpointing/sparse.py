@@ -104,7 +104,7 @@ def _smallest(tensor: Tensor, masks: dict[int, list[_Mask]]) -> Any:
     bits = np.packbits(nonzero)
     count, known = int(np.count_nonzero(nonzero)), masks.setdefault(bits.size, [])
     shared = min((m for m in known if m.covers(bits)), key=lambda m: m.ones, default=None)
-    position = np.uint16 if flat.numel() <= 2**16 else np.uint32
+    position = _position(flat.numel())
     costs = {
         "dense": tensor.nbytes,
         "index": count * (size + position().itemsize) + 2 * _OVERHEAD,
@@ -135,6 +135,11 @@ def _smallest(tensor: Tensor, masks: dict[int, list[_Mask]]) -> Any:
     }
 
 
+def _position(count: int) -> type[np.uint16 | np.uint32]:
+    """The smallest type that holds every position among `count` elements."""
+    return np.uint16 if count <= 2**16 else np.uint32
+
+
 def _unpacked(bits: Tensor, count: int) -> np.ndarray:
     return np.unpackbits(bits.numpy(), count=count).view(np.bool_)
 
@@ -145,8 +150,7 @@ def _restore(form: dict[str, Any]) -> Tensor:
         shape, values = torch.Size(form["shape"]), form["values"]
         count = shape.numel()
         if form["form"] == "index":
-            position = np.uint16 if count <= 2**16 else np.uint32
-            where = form["index"].numpy().view(position).astype(np.int64)
+            where = form["index"].numpy().view(_position(count)).astype(np.int64)
         else:
             where = np.flatnonzero(_unpacked(form["mask"], count))
         if values.dtype != dtype or values.dim() != 1:

@@ -58,6 +58,38 @@ def test_each_tensor_takes_its_smallest_form(density, form):
     assert sparse.pack({"w": weights})["w"]["form"] == form
 
 
+BOUNDARIES = [1, 255, 256, 257, 65_535, 65_536, 65_537]
+
+
+@pytest.mark.parametrize("count", BOUNDARIES)
+@pytest.mark.parametrize("kept", ["none", "first", "last", "few", "all"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_what_is_saved_at_the_boundary_of_an_index_can_be_read(count, kept, dtype):
+    where = {"none": [], "first": [0], "last": [count - 1], "all": slice(None)}
+    where["few"] = list(range(0, count, 1000))
+    weights = torch.zeros(count, dtype=dtype)
+    weights[where[kept]] = 1.5
+    state = {"w": weights, "square": weights.view(-1, 1)}
+    file = io.BytesIO()
+    codec.dump(state, file, compress=True)
+    file.seek(0)
+    unpacked = sparse.unpack(torch.load(file, weights_only=True), LIMIT)
+    assert differences(state, unpacked) == []
+
+
+@pytest.mark.parametrize(("count", "bytes_each"), [(65_535, 2), (65_536, 2), (65_537, 4)])
+def test_the_width_of_an_index_is_that_of_files_already_written(count, bytes_each):
+    weights = torch.zeros(count)
+    weights[[0, count - 1]] = 1.0
+    form = sparse.pack({"w": weights})["w"]
+    assert (form["form"], form["index"].numel()) == ("index", 2 * bytes_each)
+
+
+def test_an_empty_tensor_comes_back():
+    state = {"none": torch.empty(0), "rows": torch.empty(0, 3), "number": torch.tensor(2.0)}
+    assert differences(state, sparse.unpack(sparse.pack(state), LIMIT)) == []
+
+
 def test_a_dense_tensor_and_a_small_one_stay_as_they_are():
     state = {"dense": torch.rand(10_000) + 1, "small": torch.zeros(100)}
     assert all(packed is state[name] for name, packed in sparse.pack(state).items())
