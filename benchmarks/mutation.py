@@ -3,8 +3,8 @@
     python -m benchmarks.mutation                       every list in benchmarks/mutants/
     python -m benchmarks.mutation optimizers --jobs 2   one list
 
-Each mutant replaces one text by another in a copy of the working tree, and the tests that cover it are run. It
-is killed when they fail or do not end, and lives when they pass. The exit code is 1 unless all are killed.
+Each mutant replaces one text by another in a copy of the working tree, and the tests that cover it are run.
+It is killed when they fail or do not end, and lives when they pass. The exit code is 1 unless all are killed.
 """
 
 import argparse
