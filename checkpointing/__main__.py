@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 
 Command = Callable[[str, str, str], argparse.ArgumentParser]
 """Adds a command: its name, the module and the text of its help."""
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
+        print(f"error: {where}{os_reason(error)}.", file=sys.stderr)
         return 1
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpointing import finding, journal
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import point
 from checkpointing.lock import briefly
 from checkpointing.manifest import SUFFIXES, Manifest
@@ -182,7 +182,7 @@ def _alone(root: Path) -> Iterator[None]:
         try:
             stack.enter_context(briefly(root))
         except OSError as error:
-            raise CheckpointError(f"{root} cannot be opened: {error.strerror or error}.") from None
+            raise CheckpointError(f"{root} cannot be opened: {os_reason(error)}.") from None
         yield
 
 

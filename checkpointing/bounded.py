@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 
 SMALL = 64 << 20
 """Bytes of a record, a card or an index."""
@@ -60,7 +60,7 @@ def _regular(path: Path, mode: int) -> None:
 def unread(path: Path, error: OSError | ValueError) -> CheckpointError:
     """The error that says that a file could not be read, in one line."""
     kind = Absent if isinstance(error, FileNotFoundError) else CheckpointError
-    return kind(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.")
+    return kind(f"{path} cannot be read: {os_reason(error)}.")
 
 
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:

@@ -16,7 +16,7 @@ from semver import Version
 from checkpointing import aliases, finding, journal, versions
 from checkpointing.aliases import Change
 from checkpointing.differences import Pairs, differ, flat, pairs
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import sweep, write_atomic
 from checkpointing.lock import briefly
 from checkpointing.manifest import Manifest
@@ -217,7 +217,7 @@ def write(root: Path) -> Path:
                 sweep(path.parent)
                 write_atomic(path, content)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}.") from None
+        raise CheckpointError(f"{path} cannot be written: {os_reason(error)}.") from None
     return path
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from checkpointing import sparse
 from checkpointing.archive import check_archive
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import LARGE, HashingWriter
 
 FLOOR, RATIO = 2**30, 256
@@ -164,7 +164,7 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import file_digest
 from checkpointing.manifest import Manifest
 
@@ -30,4 +30,4 @@ def check(root: Path, manifest: Manifest) -> None:
             if file_digest(path) != digest:
                 raise CheckpointError(f"{path} does not match its digest in the manifest: its bytes changed.")
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+            raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None

@@ -1,5 +1,23 @@
 """What can go wrong with checkpoints: each message is one line that says what and what to do."""
 
+import errno
+
+_REMEDIES = {
+    errno.EDQUOT: "the quota of this user or group is used up: delete files, or ask for a larger quota",
+    errno.EROFS: "nothing can be written there: choose another directory, or have it mounted for writing",
+    errno.ESTALE: "the server of this network file system no longer knows it: have it mounted again",
+    errno.EIO: "the disk or the network behind it fails: look into the system's log",
+    errno.ENAMETOOLONG: "choose shorter names",
+    errno.EFBIG: "larger than the file system or `ulimit -f` allows: raise the limit, or use another disk",
+}
+
+
+def os_reason(error: Exception) -> str:
+    """Why the operating system refused, in its own words, and what to do where these do not say it."""
+    words = getattr(error, "strerror", None) or str(error)
+    remedy = _REMEDIES.get(getattr(error, "errno", None) or 0)
+    return f"{words} ({remedy})" if remedy else words
+
 
 class CheckpointError(Exception):
     """A checkpoint, or the place for checkpoints, is not as it must be."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from checkpointing import finding, golden, network, onnx_files
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import Staged, fsync_directory
 from checkpointing.golden import Agreement
 from checkpointing.manifest import Manifest
@@ -192,4 +192,4 @@ def _said(target: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         free, _ = free_room(target.parent)
         room = f"; it needs {in_words(needed)} and {in_words(free)} are free" if free is not None else ""
-        raise CheckpointError(f"{target} was not written: {error.strerror or error}{room}.") from error
+        raise CheckpointError(f"{target} was not written: {os_reason(error)}{room}.") from error

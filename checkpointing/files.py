@@ -4,18 +4,25 @@ import contextlib
 import errno
 import hashlib
 import io
+import logging
 import os
 import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+from checkpointing.errors import os_reason
 from checkpointing.lock import take
+
+log = logging.getLogger("peakpoint")
 
 STAGED = ".staged-"
 CHUNK = 1 << 20
 LARGE = 1 << 18
 BEHIND = 16 << 20
+
+# What file systems answer that cannot sync: CIFS, VirtualBox's shared folders, some on FUSE.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 # What file systems without hard links answer.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -67,7 +74,7 @@ class Staged:
     def sync(self) -> None:
         """Make what was written durable."""
         self.file.flush()
-        os.fsync(self._raw.fileno())
+        fsync_file(self._raw.fileno(), self.path)
 
     def publish(self, target: Path | None = None) -> None:
         """Take the target's name, or that of another in the same directory, in one step."""
@@ -182,12 +189,46 @@ def _begin_writing(descriptor: int, start: int, size: int) -> None:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make the names in a directory durable; where the file system cannot do so, say it once."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError as error:  # one may write to a directory that one may not list
+        _say_unsynced("directories", path, error)
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (*_NO_SYNC, errno.EBADF, errno.EACCES, errno.EPERM):
+            raise
+        _say_unsynced("directories", path, error)
     finally:
         os.close(descriptor)
+
+
+def fsync_file(descriptor: int, path: Path) -> None:
+    """Make the bytes of an open file durable; where the file system cannot do so, say it once."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        _say_unsynced("files", path.parent, error)
+
+
+_unsynced: set[str] = set()
+
+
+def _say_unsynced(what: str, folder: Path, error: OSError) -> None:
+    """Warn of it once a process."""
+    if what not in _unsynced:
+        _unsynced.add(what)
+        log.warning(
+            "%s: this file system does not sync %s (%s): what is saved here survives the end of the program, "
+            "and perhaps no power cut.",
+            folder,
+            what,
+            os_reason(error),
+        )
 
 
 def point(link: Path, name: str) -> None:

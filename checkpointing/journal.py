@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from checkpointing.errors import CheckpointError, SaveFailed
-from checkpointing.files import fsync_directory
+from checkpointing.errors import CheckpointError, SaveFailed, os_reason
+from checkpointing.files import fsync_directory, fsync_file
 
 JOURNAL = "metadata/journal.jsonl"
 CHECK, NUMBER = "check", "number"
@@ -46,7 +46,7 @@ def record(root: Path, event: str, facts: Mapping[str, Any]) -> None:
         _write(root, {"time": _now(), "event": event, **facts})
     except OSError as error:
         raise SaveFailed(
-            f"{root / JOURNAL} cannot be written: {error.strerror or error}. What the command line says now "
+            f"{root / JOURNAL} cannot be written: {os_reason(error)}. What the command line says now "
             "of its aliases and releases is what holds: look before you try again.",
             needed=None,
             free=None,
@@ -75,7 +75,7 @@ def _write(root: Path, fact: Mapping[str, Any]) -> None:
         line = _sealed({NUMBER: number, **fact})
         if _append(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(descriptor)
+        fsync_file(descriptor, root / JOURNAL)
         for folder in ((root / JOURNAL).parent, root):
             fsync_directory(folder)
 
@@ -110,7 +110,7 @@ def vouched(root: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CheckpointError(f"{root / JOURNAL} cannot be read: {error.strerror or error}.") from None
+        raise CheckpointError(f"{root / JOURNAL} cannot be read: {os_reason(error)}.") from None
     found: list[dict[str, Any]] = []
     for number, line in enumerate(text.split("\n"), 1):
         fact = next(_facts(line), None)

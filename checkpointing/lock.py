@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpointing.errors import BusyError, CheckpointError
+from checkpointing.errors import BusyError, CheckpointError, os_reason
 
 log = logging.getLogger("peakpoint")
 LOCK = ".lock"
@@ -65,7 +65,7 @@ def one_writer(directory: Path) -> Iterator[None]:
     try:
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise CheckpointError(f"{directory} cannot be written to: {error.strerror or error}.") from None
+        raise CheckpointError(f"{directory} cannot be written to: {os_reason(error)}.") from None
     _held.add(descriptor)
     try:
         got = take(descriptor)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError, SaveFailed
+from checkpointing.errors import CheckpointError, SaveFailed, os_reason
 from checkpointing.events import (
     Deleted,
     EpochEnd,
@@ -283,7 +283,7 @@ class Manager:
             try:
                 self.store.delete(manifest, farewell(manifest, written))
             except OSError as error:
-                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, error)
+                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
             else:
                 self._facts.append(Deleted(manifest.file))
 

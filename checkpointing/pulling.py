@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkpointing import aliases, files, finding, publishing, store
-from checkpointing.errors import CheckpointError
-from checkpointing.files import STAGED, Staged, fsync_directory, write_atomic
+from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.files import STAGED, Staged, fsync_directory, fsync_file, write_atomic
 from checkpointing.lock import one_writer, take
 from checkpointing.manifest import Manifest
 from checkpointing.mirrored import MARK, Damaged, newest_record, read_index, read_mark, safe, sides
@@ -143,7 +143,7 @@ def _ours(source: Source, directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         others = [p.name for p in directory.iterdir() if p.name not in (".lock", "train.log")]
     except OSError as error:
-        raise CheckpointError(f"{directory} cannot be written to: {error.strerror or error}.") from None
+        raise CheckpointError(f"{directory} cannot be written to: {os_reason(error)}.") from None
     if others and run_in(directory) != source.run:
         raise CheckpointError(f"{directory} is not empty, and not of this run: name a new directory.")
     with one_writer(directory):
@@ -237,7 +237,7 @@ def _download(remote: Remote, key: str, path: Path, sha256: str, size: int) -> N
             part.unlink(missing_ok=True)
             raise CheckpointError(f"{remote.url}/{key} does not match its digest: it is damaged there.")
         file.flush()
-        os.fsync(descriptor)
+        fsync_file(descriptor, path)
     part.rename(path)  # nobody else writes here
     fsync_directory(path.parent)
 

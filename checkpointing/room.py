@@ -1,11 +1,12 @@
 """Room for a checkpoint: what it takes, what is free, and what to tell when memory has run out."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpointing.errors import SaveFailed
+from checkpointing.errors import SaveFailed, os_reason
 
 FILES_A_SAVE = 4
 """New names that a save in two roles takes."""
@@ -31,8 +32,10 @@ def in_words(size: int) -> str:
 def failure(root: Path, error: OSError, needed: int | None) -> SaveFailed:
     """What to tell of a save that the operating system refused: the reason, bytes needed and free."""
     free, files = free_room(root)
-    sentence = f"A checkpoint could not be written to {root}: {error.strerror or error}"
-    if files is not None and files < FILES_A_SAVE:
+    sentence = f"A checkpoint could not be written to {root}: {os_reason(error)}"
+    if error.errno == errno.EDQUOT:  # what others might still fill is no room for this user
+        sentence += f"; it needs {in_words(needed)}" if needed else ""
+    elif files is not None and files < FILES_A_SAVE:
         sentence += f"; it needs {FILES_A_SAVE} new files and {files} are left (inodes)"
     elif free is not None:
         what = f"it needs {in_words(needed)} and " if needed else ""

@@ -7,7 +7,7 @@ lies beside the manifest as `<manifest>.sig`, where ssh-keygen itself would put 
 import subprocess
 from pathlib import Path
 
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import write_atomic
 
 NAMESPACE = "peakpoint"
@@ -81,6 +81,6 @@ def _run(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes
         return subprocess.run(["ssh-keygen", "-Y", *arguments], input=data, capture_output=True, check=False)
     except OSError as error:
         raise CheckpointError(
-            f"ssh-keygen cannot be run ({error.strerror or error}): install OpenSSH 8.2 or newer "
+            f"ssh-keygen cannot be run ({os_reason(error)}): install OpenSSH 8.2 or newer "
             "to sign and to check signatures."
         ) from None

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from checkpointing import digests
 from checkpointing import journal as journals
 from checkpointing.archive import check_archive as check_archive
-from checkpointing.errors import CheckpointError, FormatError
+from checkpointing.errors import CheckpointError, FormatError, os_reason
 from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, point, staged_name
 from checkpointing.files import STAGED as STAGED
 from checkpointing.files import file_digest as file_digest
@@ -71,7 +71,7 @@ class Store:
             self._sync_folders()
         except OSError as error:
             raise CheckpointError(
-                f"Checkpoints cannot be written to {root}: {error.strerror or error}. "
+                f"Checkpoints cannot be written to {root}: {os_reason(error)}. "
                 "Make it writable or choose another directory with hydra.run.dir=DIR."
             ) from None
         self.sequence = max((m.sequence for m in manifests(root)), default=0)
@@ -281,7 +281,7 @@ def verify(root: Path, manifest: Manifest) -> None:
         if file_digest(path) != manifest.sha256:
             raise CheckpointError(f"{path} does not match the sha256 of its manifest: its bytes changed.")
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
     digests.check(root, manifest)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from checkpointing import card as cards
 from checkpointing import cardpage, codec, finding, living, network, release, store
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
 from checkpointing.manager import VERSION
@@ -215,7 +215,7 @@ class Recorder:
             try:
                 self.store.delete(manifest, reason)
             except OSError as error:
-                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, error)
+                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
             else:
                 deleted.append(self.root / manifest.file)
         return deleted

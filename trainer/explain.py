@@ -7,6 +7,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from checkpointing.errors import os_reason
 from trainer.check import nearest, unknown_key
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -18,7 +19,7 @@ def explain(error: BaseException) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}={option} is not a choice{nearest(option, choices(group))}"
     if isinstance(error, OSError):
-        return f"{error.filename or 'a file'}: {error.strerror or error}."
+        return f"{error.filename or 'a file'}: {os_reason(error)}."
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

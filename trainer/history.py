@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpointing.errors import os_reason
 from checkpointing.events import EvalEnd
 from checkpointing.policy import order, ranked
 from trainer.errors import UserError
@@ -49,7 +50,7 @@ def read_history(run: Path) -> History:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        reason = error.strerror or error
+        reason = os_reason(error)
         raise UserError(f"{path} cannot be read: {reason}. Name the directory of a run.") from None
     history = History([], [], {}, 0)
     unreadable = 0

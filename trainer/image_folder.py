@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 
+from checkpointing.files import fsync_file
 from trainer.errors import UserError
 
 log = logging.getLogger("peakpoint")
@@ -134,7 +135,7 @@ def _write(target: Path, files: list[Path], shape: tuple[int, int, int]) -> None
             for chunk in _decode(files, shape):
                 stream.write(chunk.data)
             stream.flush()
-            os.fsync(stream.fileno())
+            fsync_file(stream.fileno(), target)
         staged.replace(target)
     except BaseException:
         staged.unlink(missing_ok=True)

@@ -5,6 +5,8 @@ import os
 from collections import deque
 from pathlib import Path
 
+from checkpointing.errors import os_reason
+
 log = logging.getLogger("peakpoint")
 
 WAITING = 100_000
@@ -57,7 +59,7 @@ class PatientFile:
                 log.warning(
                     "%s cannot be written: %s. What belongs there waits in memory; training goes on.",
                     self._path,
-                    error.strerror or error,
+                    os_reason(error),
                 )
         else:
             if self._refused:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from checkpointing.errors import os_reason
 from checkpointing.store import write_atomic
 from trainer.errors import UserError
 
@@ -34,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path} cannot be read: {os_reason(error)}.") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}.") from None
     if not isinstance(value, dict):
@@ -140,6 +141,6 @@ def end(run: Path, state: str, **facts: Any) -> None:
         log.warning(
             "%s could not be written: %s. It does not say that the run is %s.",
             run / STATUS,
-            error.strerror or error,
+            os_reason(error),
             state,
         )

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from checkpointing import store
+from checkpointing.errors import os_reason
 from checkpointing.events import EvalEnd
 from checkpointing.manifest import Manifest
 from checkpointing.policy import ranked
@@ -137,7 +138,7 @@ def plot(run: Path, metric: str, mode: str) -> Path | None:
         figure.savefig(staged, format="png")
         staged.replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
+        raise UserError(f"{path} cannot be written: {os_reason(error)}.") from None
     finally:
         staged.unlink(missing_ok=True)
     return path

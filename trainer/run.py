@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.events import Interrupted, RunEnd
 from checkpointing.lock import one_writer
 from checkpointing.manager import Manager, Options
@@ -123,7 +123,8 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
         try:
             saved = OmegaConf.load(earlier)
         except OSError as error:
-            raise UserError(f"{earlier} cannot be read: {error.strerror}. It is needed to resume.") from None
+            reason = os_reason(error)
+            raise UserError(f"{earlier} cannot be read: {reason}. It is needed to resume.") from None
         assert isinstance(saved, DictConfig)
         for change in resume.check_changes(cfg, saved, plan.typed):
             log.info("changed since the last attempt: %s", change)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpointing.abtest.router import encoded, shares
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 
 EXPOSURE = "exposure"
 OUTCOME = "outcome"
@@ -81,7 +81,7 @@ class Log:
                 os.close(descriptor)
         except OSError as error:
             raise CheckpointError(
-                f"The log {self.path} cannot be written to: {error.strerror}. Free space or name another."
+                f"The log {self.path} cannot be written to: {os_reason(error)}. Free space or name another."
             ) from error
 
 
@@ -133,7 +133,7 @@ def study(path: Path, experiment: str) -> Study:
                 elif fact["experiment"] == experiment:
                     _take(found, fact)
     except OSError as error:
-        raise CheckpointError(f"The log {path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(f"The log {path} cannot be read: {os_reason(error)}.") from error
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from checkpointing import store
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.living import git_commit
 from checkpointing.manager import Manager, Options
 from checkpointing.policy import Policy
@@ -94,7 +94,7 @@ class Run:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"{root} cannot be made: {error.strerror or error}.") from None
+            raise CheckpointError(f"{root} cannot be made: {os_reason(error)}.") from None
         self._opened: Opened | None = opened(root)
         options = Options(
             background=True,

@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from checkpointing import codec, living
 from checkpointing.adapters.common import Run, Writing, newest, numbers, plain
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.events import EpochEnd, EvalEnd, Event, RunEnd, StepEnd
 from checkpointing.policy import Policy
 from checkpointing.rng import rng_state
@@ -72,7 +72,7 @@ class PeakpointCallback(TrainerCallback):
         try:
             _unfold(saved, folder)
         except OSError as error:
-            raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from None
+            raise CheckpointError(f"{folder} cannot be written: {os_reason(error)}.") from None
         return str(folder)
 
     def on_train_begin(

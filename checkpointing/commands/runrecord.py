@@ -14,7 +14,7 @@ from typing import Any
 from checkpointing import journal
 from checkpointing.card import Result
 from checkpointing.commands.common import run_of
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.finding import PRODUCTION, version_of
 from checkpointing.manifest import Manifest
 from checkpointing.release import CARDS
@@ -165,7 +165,7 @@ def _json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}. Put it back, or move it away.") from None
     return found if isinstance(found, dict) else {}
