@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from checkpointing.finding import PRODUCTION, TIERS
 from checkpointing.living import Stateful, numbers
 from checkpointing.loading import load_checkpoint
 from checkpointing.manifest import Manifest
+from checkpointing.metrics import direction, mode_of
 from checkpointing.policies import ranking
 from checkpointing.policies.best import Best, BestSettings, Metric
 from checkpointing.policies.interval import Interval, IntervalSettings
@@ -27,8 +27,6 @@ from checkpointing.rng import rng_state
 from checkpointing.writing import MODE, Recorder
 
 log = logging.getLogger("peakpoint")
-
-_LOWER_IS_BETTER = re.compile("loss|error|perplexity", re.IGNORECASE)
 
 
 class CheckpointManager:
@@ -116,13 +114,13 @@ class CheckpointManager:
     ) -> Path | None:
         """Save if `metric_value` is better than every milestone of this metric on disk; None if it is not.
 
-        `mode` is max or min; None means min for a name with loss, error or perplexity in it, else max. The
-        optimizer and scheduler are those of the last training checkpoint of this model unless given. NaN and
-        infinity are never best.
+        `mode` is max or min; None means what the name says (`checkpointing.metrics`), or else what the last
+        milestone of this metric says. Raises CheckpointError where neither does. The optimizer and scheduler
+        are those of the last training checkpoint of this model unless given. NaN and infinity are never best.
         """
         if mode not in (None, "max", "min"):
             raise CheckpointError(f"mode={mode!r} is not a mode: it must be max or min.")
-        mode = mode or ("min" if _LOWER_IS_BETTER.search(metric_name) else "max")
+        mode = mode or self._mode(metric_name)
         values = numbers({metric_name: metric_value})
         best = Best(BestSettings(metrics={metric_name: Metric(mode=mode, min_delta=0.0)}, keep=None))
         best.load_state_dict({"best": self._peak(metric_name, mode), "unranked": {}})
@@ -208,6 +206,15 @@ class CheckpointManager:
     ) -> dict[str, Any]:
         """As the function load_checkpoint."""
         return load_checkpoint(path, model, optimizer, scheduler, device)
+
+    def _mode(self, metric: str) -> str:
+        """Which values of a metric are better, by its name, or as it was once said for this directory."""
+        if direction(metric) is None:
+            tag = safe_name(f"best_{metric}")
+            told = [(m.metadata or {}).get(MODE) for m in self._recorder.mine(MILESTONE) if tag in m.tags]
+            if told and told[-1] in ("max", "min"):
+                return str(told[-1])
+        return mode_of(metric, 'say mode="max" or mode="min" in save_milestone_checkpoint.')
 
     def _peak(self, metric: str, mode: str) -> dict[str, Peak]:
         pairs = ranking.scored(self._recorder.mine(MILESTONE), safe_name(f"best_{metric}"), metric)

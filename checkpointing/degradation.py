@@ -10,8 +10,9 @@ from checkpointing.appraisal import Appraiser, Refused
 from checkpointing.errors import CheckpointError
 from checkpointing.evaluating import Measured
 from checkpointing.manifest import Manifest
+from checkpointing.metrics import direction
 from checkpointing.policy import ranked
-from checkpointing.rules import LOWER, nearest
+from checkpointing.rules import nearest
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Checked:
 
 def _better(metric: str, one: float, than: float) -> float:
     """By how much a value of a metric is better than another."""
-    return than - one if metric in LOWER else one - than
+    return than - one if direction(metric) == "min" else one - than
 
 
 def check(root: Path, alias: str, metric: str, threshold: float, appraiser: Appraiser) -> Checked:

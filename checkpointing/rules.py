@@ -12,6 +12,7 @@ from typing import Any
 
 from checkpointing import yamlfile
 from checkpointing.errors import CheckpointError
+from checkpointing.metrics import mode_of
 
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "release" / "rules"
 DEFAULT = "default"
@@ -21,8 +22,8 @@ MARGINS = ("min_delta", "max_delta", "min_ratio", "max_ratio")
 CHAMPION, TARGET = REFERENCES = ("champion", "target")
 MEASURED = ("latency_ms", "weights_bytes")
 """What no manifest has: it is measured, of those that meet every other rule."""
-LOWER = ("loss", "bytes", *MEASURED)
-"""What is better the lower it is, by its name alone."""
+UNORDERED = ("epoch", "global_step")
+"""What has no better and worse: the later comes first, or with a minus the earlier."""
 PROPORTIONS = ("accuracy", "top5_accuracy")
 """Which metrics count images, so that their number gives a confidence interval."""
 
@@ -207,10 +208,12 @@ def _key(given: Any, where: str) -> Key:
             raise CheckpointError(f"{where}.mode is {mode!r}: it must be max or min.")
         return Key(_metric(metric, f"{where}.metric"), mode)
     text = _metric(given, where)
-    key = Key(text.removeprefix("-"), "min" if text.startswith("-") else "max")
-    if key.mode == "max" and key.metric in LOWER:
-        raise CheckpointError(f"{where}: {key.metric} is better the lower it is: write -{key.metric}.")
-    return key
+    if text.startswith("-"):
+        return Key(text.removeprefix("-"), "min")
+    remedy = f"write {{metric: {text}, mode: max}}, or with mode: min."
+    if text not in UNORDERED and mode_of(text, remedy) == "min":
+        raise CheckpointError(f"{where}: {text} is better the lower it is: write -{text}.")
+    return Key(text, "max")
 
 
 def _tie(given: Any) -> Tie:

@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from checkpointing.metrics import direction
 from checkpointing.naming import Template
 from checkpointing.policies import SETTINGS as POLICY_SETTINGS
 from trainer import config as c
@@ -37,7 +38,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "policy": POLICY_SETTINGS,
 }
 
-METRICS = {"accuracy": "max", "top5_accuracy": "max", "f1_score": "max", "loss": "min"}
+METRICS = {name: direction(name) for name in ("accuracy", "top5_accuracy", "f1_score", "loss")}
 """What is measured on the validation split, and which way is better."""
 
 

@@ -23,6 +23,7 @@ from checkpointing import store
 from checkpointing.errors import os_reason
 from checkpointing.events import EvalEnd
 from checkpointing.manifest import Manifest
+from checkpointing.metrics import direction
 from checkpointing.policy import ranked
 from trainer import record
 from trainer.errors import UserError
@@ -256,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         monitored, mode, targets = _configured(run)
         metric = options.metric or monitored
         if metric != monitored:
-            mode = "min" if "loss" in metric else "max"
+            mode = direction(metric) or "max"
         root = run / "checkpoints"
         kept = [m for m in store.manifests(root) if (root / m.file).exists()]
         if options.json:

@@ -1,0 +1,74 @@
+"""What the name of a metric says of it: which values are better, and whether it is a loss.
+
+The one place that knows; the library, the rules of a selection, the trainer and the reports ask here.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from checkpointing.errors import CheckpointError
+
+_WORDS = {
+    "min": """bpb bpc bpd brier bytes cer cost crps divergence ece eer entropy err error errors fid fnr fpr
+        kid kl kld latency logloss loss losses lpips mae mape mase mse msle nll nmse perplexity ppl regret
+        rmse rmsle rse smape ter wer""",
+    "max": """acc accuracy ap auc auprc auroc bleu chrf cider correlation dice exact f1 fbeta fscore hits iou
+        jaccard kappa likelihood map mcc meteor miou mrr ndcg pearson precision psnr r2 recall reward rouge
+        sensitivity similarity sparsity spearman spearmanr specificity ssim throughput tnr top tpr""",
+    # A name with one of these says the opposite of its other words, or nothing: error_reduction, mae_std.
+    "doubt": """decrease degradation diff difference drop gain gap improvement increase inv inverse neg
+        negated negative non not reduction scale std to uncertainty var variance weight""",
+}
+_MEANING = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
+_LOSSES = {"logloss", "loss", "losses", "nll", "perplexity", "ppl"}
+_SPLITS = ("training", "train", "validation", "valid", "val", "evaluation", "eval", "testing", "test", "dev")
+_SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def direction(metric: str) -> str | None:
+    """`max` or `min`, whichever is better by the name alone; None for a name that does not say.
+
+    Case, separators and the name of a split do not matter: val_loss, eval/loss, loss_val, valid-WER. Where
+    the words of a name disagree, the last decides: top5_error is an error.
+    """
+    found = None
+    for word in _words(metric):
+        found = _MEANING.get(word, found)
+        if found == "doubt":
+            return None
+    return found
+
+
+def mode_of(metric: str, remedy: str) -> str:
+    """As `direction`. Raises CheckpointError, which ends with the `remedy`, for a name that does not say."""
+    mode = direction(metric)
+    if mode is None:
+        raise CheckpointError(f"The name {metric} does not say whether higher or lower is better: {remedy}")
+    return mode
+
+
+def bad_loss(metrics: Mapping[str, float]) -> str | None:
+    """The name of a loss that is NaN or infinite, or None; the loss of training is no evaluation's."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            words = set(_words(name))
+            if words & _LOSSES and not words & {"train", "training"}:
+                return name
+    return None
+
+
+def _words(metric: str) -> Iterator[str]:
+    """The words of a name in lower case, in order; one that is not known as it is, without a split's name
+    before it and digits after it: valLoss and valloss are val and loss, acc1 is acc."""
+    for part in re.split(r"[^A-Za-z0-9]+", metric):
+        whole = part.lower()
+        for word in [whole] if whole in _MEANING else _SEAM.sub(" ", part).lower().split():
+            yield from _parts(word)
+
+
+def _parts(word: str) -> tuple[str, ...]:
+    split = "" if word in _MEANING else next((s for s in _SPLITS if word.startswith(s)), "")
+    rest = word.removeprefix(split)
+    bare = rest if rest in _MEANING else rest.rstrip("0123456789")
+    return (split, bare) if bare in _MEANING else (word,)
