@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.kernels import step_was_skipped
 from optimizers.selection import lowest_where, sort_keys
 from optimizers.sparsity import ALLOCATIONS, CRITERIA, PruneSettings
 
@@ -24,9 +23,10 @@ _BITS_OF = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Pruner:
     """Prunes the weights in the groups of `optimizer` that carry `prunable=True`, from now on.
 
-    `step` counts steps really taken, `sparsity` is the target that has been applied, `mask_version` grows by
-    one whenever the masks change. `params` are the prunable weights, `masks` one bool tensor for each, True
-    where the weight is kept; empty before the first pruning. A pruned weight stays pruned.
+    `step` counts the steps of the run, those that were skipped included, so that the ramp ends when the run
+    does. `sparsity` is the target that has been applied, `mask_version` grows by one whenever the masks
+    change. `params` are the prunable weights, `masks` one bool tensor for each, True where the weight is
+    kept; empty before the first pruning. A pruned weight stays pruned.
 
     All of it is saved in the optimizer's state_dict under "pruning". On load the counters and masks come from
     the state, and the settings stay those given here. Groups added later are not pruned. Raises ValueError
@@ -46,10 +46,21 @@ class Pruner:
         self.masks: list[Tensor] = []
         self._pruned = 0
         self._total = sum(param.numel() for param in self.params)
+        self._optimizer = optimizer
         optimizer.register_step_pre_hook(self._mask_gradients)
         optimizer.register_step_post_hook(self._count_step)
         optimizer.register_state_dict_post_hook(self._save)
         optimizer.register_load_state_dict_pre_hook(self._load)
+
+    def advance(self) -> None:
+        """Count a step of the run, and prune when an update is due.
+
+        The optimizer's `step` does so. Call it for a step that was left out, as one with a loss that is not
+        finite, or one that a gradient scaler left out when the optimizer is not fused.
+        """
+        self.step += 1
+        if self.settings.due(self.step, self.sparsity):
+            self._prune(self.settings.sparsity_at(self.step))
 
     def _mask_gradients(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
         if any(arg is not None for arg in (*args[1:], *kwargs.values())):
@@ -60,14 +71,10 @@ class Pruner:
         zero_unkept(pairs)
 
     def _count_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
-        if step_was_skipped(optimizer):
-            return
-        self.step += 1
-        if self.settings.due(self.step, self.sparsity):
-            self._prune(optimizer, self.settings.sparsity_at(self.step))
+        self.advance()
 
     @torch.no_grad()
-    def _prune(self, optimizer: Optimizer, sparsity: float) -> None:
+    def _prune(self, sparsity: float) -> None:
         """Raise the sparsity to exactly ceil(sparsity * weights) zeros; never lower it."""
         if sparsity <= self.sparsity:
             return
@@ -75,31 +82,31 @@ class Pruner:
         k = math.ceil(sparsity * self._total - 1e-9)
         if k <= self._pruned:
             return
-        chosen = ALLOCATIONS[self.settings.allocation](self._keys(optimizer), k)
+        chosen = ALLOCATIONS[self.settings.allocation](self._keys(), k)
         self.masks = [
             _like(param, kept.logical_not_().view(param.shape))
             for param, kept in zip(self.params, chosen, strict=True)
         ]
         self._pruned = k
         self.mask_version += 1
-        self._zero_weights(optimizer)
+        self._zero_weights()
 
-    def _keys(self, optimizer: Optimizer) -> list[Tensor]:
+    def _keys(self) -> list[Tensor]:
         """The sort keys of every weight's score, those of pruned weights below all others."""
         score = CRITERIA[self.settings.criterion].score
         keys = []
         for index, param in enumerate(self.params):
-            key = sort_keys(score(param, optimizer.state.get(param, {})))
+            key = sort_keys(score(param, self._optimizer.state.get(param, {})))
             if self.masks:
                 lowest_where(key, self.masks[index].contiguous().view(-1))
             keys.append(key)
         return keys
 
-    def _zero_weights(self, optimizer: Optimizer) -> None:
+    def _zero_weights(self) -> None:
         """Zero the pruned weights and everything of their shape in the optimizer's state."""
         pairs = []
         for param, mask in zip(self.params, self.masks, strict=True):
-            values = [v for v in optimizer.state.get(param, {}).values() if isinstance(v, Tensor)]
+            values = [v for v in self._optimizer.state.get(param, {}).values() if isinstance(v, Tensor)]
             pairs += [(value, mask) for value in (param.detach(), *values) if value.shape == param.shape]
         zero_unkept(pairs)
 

@@ -74,7 +74,7 @@ ALLOCATIONS: dict[str, Callable[[list[Tensor], int], list[Tensor]]] = {"global":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneSettings:
-    """How to prune. Steps count optimizer steps that were really taken, from 1.
+    """How to prune. Steps count those of the run from 1, also those that were skipped.
 
     `target` is the final sparsity, a fraction of all prunable weights. The ramp runs from `start_step` to
     `end_step` with an update every `frequency` steps and one at the end. Raises ValueError for a value out of

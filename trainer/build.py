@@ -107,6 +107,7 @@ def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
         device=device,
         prunable=weights,
         mask_version=lambda: pruning.mask_version if pruning else 0,
+        skipped=lambda: pruning.advance() if pruning else None,
     )
     named = {name: policies.build(settings) for name, settings in config.checkpoint.policy.items()}
     return Parts(data, state, loop, named, total)

@@ -45,11 +45,13 @@ class Loop:
         device: torch.device,
         prunable: list[Tensor],
         mask_version: Callable[[], int],
+        skipped: Callable[[], None],
     ) -> None:
         self.state, self.data, self.settings = state, data, settings
         self.device = device
         self.prunable = prunable
         self.mask_version = mask_version
+        self.skipped = skipped
         self.signal: int | None = None
         self._autocast = autocast_for(device, bf16=settings.bf16)
 
@@ -114,6 +116,8 @@ class Loop:
         if self._usable(total):
             state.optimizer.step()
             state.scheduler.step()
+        else:
+            self.skipped()
         state.optimizer.zero_grad()
 
     def _usable(self, loss: Tensor) -> bool:

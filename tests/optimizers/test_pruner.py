@@ -119,24 +119,28 @@ def test_nothing_happens_before_the_first_pruning():
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_step_that_the_gradient_scaler_skips_does_not_count(fused):
-    """A fused optimizer's step() is called even then, and only the kernel knows."""
-    net, optimizer, pruner = pruned_run(target=0.5, start_step=1, end_step=2)
+def test_a_step_that_the_gradient_scaler_skips_is_a_step_of_the_ramp(fused):
+    """A fused optimizer's step() is called even then; without one its user tells the pruner."""
+    net, optimizer, pruner = pruned_run(target=0.5, start_step=0, end_step=4, frequency=1)
     optimizer._step_supports_amp_scaling = fused
     for group in optimizer.param_groups:
         group["fused"] = fused
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    for bad in (True, False, True, False):
-        taken, before = pruner.step, net[8].weight.clone()
+    for step, bad in enumerate((True, False, False, True), 1):
+        before = net[0].bias.detach().clone()
         net.zero_grad()
         scaler.scale(net(torch.ones(4, 3, 6, 6)).square().sum()).backward()
         if bad:
             net[0].bias.grad[0] = torch.inf
         scaler.step(optimizer)
         scaler.update()
-        assert pruner.step == taken + (not bad)
-        assert torch.equal(before, net[8].weight) == bad
-    assert (pruner.step, pruner.sparsity) == (2, 0.5)
+        if bad and not fused:
+            pruner.advance()
+        assert pruner.step == step
+        assert torch.equal(before, net[0].bias) == bad
+        assert pruner.sparsity == pruner.settings.sparsity_at(step)
+    assert zeros(pruner) == math.ceil(0.5 * sum(weight.numel() for weight in pruner.params))
+    assert all(torch.isfinite(p).all() for p in net.parameters())
 
 
 def test_hooks_run_once_a_step_for_every_class():

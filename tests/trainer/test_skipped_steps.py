@@ -1,0 +1,118 @@
+"""nonfinite=skip: steps that are left out cost neither the target sparsity nor the best checkpoint at it."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from checkpointing import codec, store
+from checkpointing.policies.sparsity import tag
+from tests.conftest import TINY, rows
+from tests.states import differences
+from tests.trainer.parts import fit, interrupted, parts
+
+STEPS = 16
+BASE = ("nonfinite=skip", "epochs=2", "pruning.end_fraction=1.0", "checkpoint/policy=[sparsity]")
+
+PLUGIN = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from trainer.plugins import add_model
+
+@dataclass(kw_only=True)
+class Flaky:
+    name: str = "flaky"
+    bad: str = ""
+
+class Net(nn.Sequential):
+    def forward(self, images):
+        logits = super().forward(images)
+        if self.training:
+            self.seen += 1
+            if int(self.seen) in self.bad:
+                return logits * torch.nan
+        return logits
+
+def build(cfg, shape, classes):
+    net = Net(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 16), nn.ReLU(), nn.Linear(16, classes))
+    net.register_buffer("seen", torch.tensor(0))
+    net.bad = {int(step) for step in cfg.bad.split("and")}
+    return net
+
+add_model("flaky", Flaky(), build)
+"""
+
+
+def poisoned(made, bad):
+    """The same batches; those of the steps `bad` hold an image that is not a number."""
+    batches, per_epoch = made.data.train_batches, made.data.steps_per_epoch
+
+    def train_batches(epoch, start=0):
+        for step, (images, labels) in enumerate(batches(epoch, start), (epoch - 1) * per_epoch + start + 1):
+            yield (images * math.nan if step in bad else images), labels
+
+    made.data.train_batches = train_batches
+    return made
+
+
+def pruned(made):
+    weights = made.loop.prunable
+    return sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@example(bad={STEPS}, frequency=1, target=0.7, criterion="state", optimizer="adamwprune")
+@example(bad={1}, frequency=1, target=0.6, criterion="state", optimizer="adamw")
+@given(
+    bad=st.sets(st.integers(1, STEPS), min_size=1, max_size=STEPS // 2),
+    frequency=st.integers(1, STEPS + 4),
+    target=st.floats(0.05, 0.95).map(lambda x: round(x, 3)),
+    criterion=st.sampled_from(["state", "magnitude"]),
+    optimizer=st.sampled_from(["adamwprune", "adam", "adamwspam"]),
+)
+def test_the_target_is_reached_exactly_whatever_steps_are_skipped(
+    bad, frequency, target, criterion, optimizer
+):
+    options = (f"optimizer={optimizer}", f"pruning={criterion}", f"pruning.target={target}")
+    made = poisoned(parts(*BASE, *options, f"pruning.frequency={frequency}"), bad)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(made, Path(folder))
+        (best,) = [m for m in store.manifests(Path(folder)) if tag("accuracy", target) in m.tags]
+    gone, total = pruned(made)
+    assert gone == math.ceil(target * total - 1e-9)
+    assert (best.global_step, best.sparsity) == (STEPS, gone / total)
+    assert made.state.optimizer.state_dict()["pruning"]["step"] == STEPS
+
+
+@pytest.mark.parametrize("stop", [4, 5, 6])
+def test_resumed_beside_a_skipped_step_the_run_is_the_same_bit_for_bit(tmp_path, stop):
+    options, bad = (*BASE, "pruning.frequency=5"), {5, 12}
+    whole = poisoned(parts(*options), bad)
+    fit(whole, tmp_path / "whole")
+    saved = interrupted(poisoned(parts(*options), bad), tmp_path / "cut", stop)
+    resumed = poisoned(parts(*options), bad)
+    resumed.state.restore(saved)
+    fit(resumed, tmp_path / "resumed")
+    first, second = (codec.snapshot(made.state.gather()) for made in (whole, resumed))
+    assert differences(first, second) == []
+
+
+def test_a_run_with_skipped_steps_keeps_and_tests_its_best_at_the_target(train, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "flaky_plugin.py").write_text(PLUGIN)
+    base = [o for o in TINY if not o.startswith("model")]
+    options = ("plugins=[flaky_plugin]", "model=flaky", "model.bad=5and24", "nonfinite=skip")
+    done = train(*base, *options, "pruning.end_fraction=1.0", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    run = tmp_path / "run"
+    assert len([r for r in rows(run, "test") if r["which"] == "selected"]) == 1
+    (best,) = (run / "checkpoints" / "milestone").glob("best_accuracy_at_sparsity_0.70_*.pt")
+    weights = torch.cat(
+        [w.flatten() for n, w in codec.load(best)["model_state_dict"].items() if "weight" in n]
+    )
+    assert int((weights == 0).sum()) == math.ceil(0.7 * weights.numel())
