@@ -108,8 +108,8 @@ class Staged:
 class HashingWriter(io.RawIOBase):
     """Passes writes on to a file and digests them on the way, so the bytes are read once.
 
-    A second thread digests, without Python's lock, and the disk is told to begin with what lies behind, so
-    that the sync at the end finds little left to do.
+    A second thread digests, on one core and without Python's lock, and the disk is told to begin with what
+    lies behind, so that the sync at the end finds little left to do.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpointing import finding
+from checkpointing.background import thread
 from checkpointing.copies import Copies, local
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
@@ -57,7 +58,7 @@ class Mirror:
         self._failures: Counter[tuple[str, str]] = Counter()
         self._trouble: str | None = None
         self._crowded = False
-        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread = thread(self._work, "mirror")
 
     @property
     def url(self) -> str:

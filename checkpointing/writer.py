@@ -1,9 +1,10 @@
 """Background writing: at most one save is in flight, so memory holds at most one snapshot."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
+from checkpointing.background import pool
 from checkpointing.host import Snapshot
 from checkpointing.manifest import Manifest
 from checkpointing.policy import MILESTONE, Policy
@@ -32,7 +33,7 @@ class Writer:
     """Does one piece of work at a time, on a thread or, with background=False, at once."""
 
     def __init__(self, *, background: bool) -> None:
-        self._pool = ThreadPoolExecutor(1, "checkpoint-writer") if background else None
+        self._pool = pool("checkpoint-writer") if background else None
         self._flying: Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
