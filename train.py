@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing.errors import CheckpointError
+from checkpointing.terminal import say_error, steady_output
 from trainer import plugins, resume
 from trainer.check import register_schemas
 from trainer.errors import UserError
@@ -29,20 +30,28 @@ def main() -> None:
     debug = os.environ.get("HYDRA_FULL_ERROR")
     # Hydra prints its errors over several lines and exits; with this set it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        sys.exit(_main())
-    except EXPECTED as error:
-        if debug:
-            raise
-        sys.exit(f"error: {explain(error)}")
-    except ValueError as error:
-        if not debug and isinstance(error.__cause__, OSError):  # logging, of a file that it cannot open
-            sys.exit(f"error: {explain(error.__cause__)}")
-        if debug or not str(error).startswith("Config group override"):
-            raise
-        sys.exit("error: group=null is not a choice: name an option, or remove the group with ~group.")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with steady_output():
+        try:
+            code = _main()
+        except KeyboardInterrupt:
+            code = 130
+        except Exception as error:
+            sentence = None if debug else _sentence(error)
+            if sentence is None:
+                raise
+            say_error(sentence)
+            code = 1
+        sys.exit(code)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell of an error that a user can put right; None for a bug."""
+    if isinstance(error, ValueError):
+        if isinstance(error.__cause__, OSError):  # logging, of a file that it cannot open
+            return explain(error.__cause__)
+        if str(error).startswith("Config group override"):
+            return "group=null is not a choice: name an option, or remove the group with ~group."
+    return explain(error) if isinstance(error, EXPECTED) else None
 
 
 def _main() -> int:

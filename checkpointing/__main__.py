@@ -5,12 +5,12 @@ python -m checkpointing COMMAND --help says what each command takes; docs/cli.md
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.terminal import say_error, steady_output
 
 Command = Callable[[str, str, str], argparse.ArgumentParser]
 """Adds a command: its name, the module and the text of its help."""
@@ -18,24 +18,20 @@ Command = Callable[[str, str, str], argparse.ArgumentParser]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 with one line on stderr, or 130 when interrupted."""
-    options = _parser().parse_args(arguments)
-    # Late, so that a command pays only for what it imports.
-    module = importlib.import_module(f"checkpointing.commands.{options.module}")
-    try:
-        code: int = getattr(module, options.function)(options)
-        sys.stdout.flush()
-        return code
-    except CheckpointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `... | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{os_reason(error)}.", file=sys.stderr)
+    with steady_output():
+        options = _parser().parse_args(arguments)
+        # Late, so that a command pays only for what it imports.
+        module = importlib.import_module(f"checkpointing.commands.{options.module}")
+        try:
+            code: int = getattr(module, options.function)(options)
+            return code
+        except CheckpointError as error:
+            say_error(str(error))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            say_error(f"{where}{os_reason(error)}.")
+        except KeyboardInterrupt:
+            return 130
         return 1
 
 

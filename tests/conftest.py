@@ -83,6 +83,18 @@ def run_main(*arguments: str) -> Done:
     return Done(code or 0, out.getvalue(), err.getvalue())
 
 
+class Screen(io.StringIO):
+    """What a terminal of so many columns would show."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+        super().__init__()
+        for name, value in {"COLUMNS": str(columns), "TERM": "xterm-256color", "NO_COLOR": "1"}.items():
+            monkeypatch.setenv(name, value)
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """Run train.py in an empty directory, in this process."""

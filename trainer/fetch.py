@@ -6,6 +6,7 @@ from checkpointing import pulling, store
 from checkpointing.errors import CheckpointError
 from checkpointing.mirrored import read_index
 from checkpointing.policy import MILESTONE, TRAINING, safe_name
+from checkpointing.terminal import Console
 from trainer.errors import UserError
 from trainer.record import RUN
 from trainer.resume import quote, split, unquote
@@ -46,7 +47,8 @@ def _pulled(source: pulling.Source, directory: Path) -> str | None:
         done = pulling.pull(source, directory, tiers=(TRAINING, MILESTONE))
     except CheckpointError as error:
         raise type(error)(f"resume={source.remote.url}: {error}") from None
+    console = Console()
     for reason in done.refused:
-        print(f"not pulled: {reason}")
-    print(f"pulled {len(done.copied)} checkpoints from {source.remote.url} to {directory}")
+        console.say(f"not pulled: {reason}")
+    console.say(f"pulled {len(done.copied)} checkpoints from {source.remote.url} to {directory}")
     return (done.copied + done.there)[0] if source.file else None

@@ -17,10 +17,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageOps
-from rich.console import Console
 from rich.progress import Progress
 
 from checkpointing.files import fsync_file
+from checkpointing.terminal import Console
 from trainer.errors import UserError
 
 log = logging.getLogger("peakpoint")

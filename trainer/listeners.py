@@ -1,6 +1,5 @@
 """Who listens to a run: the console, metrics.jsonl, TensorBoard."""
 
-import contextlib
 import json
 import logging
 import os
@@ -10,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
 from checkpointing.store import write_atomic
+from checkpointing.terminal import Console
 from trainer.events import Logged, Published, Tested
 from trainer.patient import PatientFile
 from trainer.record import METRICS, finite
@@ -30,13 +29,8 @@ class ConsoleHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the bare message. A terminal that is gone, or output to a full disk, does not end a run."""
-        message = record.getMessage()
-        with contextlib.suppress(OSError):
-            if self.console.is_terminal:
-                self.console.print(message, markup=False, highlight=False, soft_wrap=True)
-            else:  # the same bytes in a fraction of the time
-                print(message, file=self.console.file, flush=True)
+        """Print the bare message."""
+        self.console.say(record.getMessage())
 
 
 class ConsoleListener:

@@ -15,16 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from checkpointing import store
 from checkpointing.errors import os_reason
 from checkpointing.events import EvalEnd
 from checkpointing.manifest import Manifest
 from checkpointing.metrics import direction
 from checkpointing.policy import ranked
+from checkpointing.terminal import Console, say_error, steady_output
 from trainer import record
 from trainer.errors import UserError
 from trainer.history import History, PeakRow, peak_rows, read_history
@@ -50,31 +47,34 @@ def print_report(
 ) -> None:
     """Print the peak against the final epoch, the test results, and where each of the `kept` files is.
 
-    Tables fit 80 columns; a path is never cut or broken, so that it can be copied. Raises UserError as
-    read_history does, and for a metric without a finite value.
+    Raises UserError as read_history does, and for a metric without a finite value.
     """
     history = read_history(run)
     rows = _peaks(history, metric, mode, targets)
-    table = _table(f"Validation {metric}", "best epoch", "best", "final", "degradation")
-    for row in rows:
-        values = (row.best, row.final, row.degradation)
-        table.add_row(row.scope, str(row.best_epoch), *(shown(metric, value) for value in values))
-    console.print(table)
+    console.table(
+        [f"Validation {metric}", "best epoch", "best", "final", "degradation"],
+        [
+            [row.scope, row.best_epoch, *(shown(metric, v) for v in (row.best, row.final, row.degradation))]
+            for row in rows
+        ],
+    )
     if history.tests:
         names = list(dict.fromkeys(name for test in history.tests.values() for name in test["metrics"]))
-        console.print()
-        table = _table("Test", "epoch", *names)
-        for which, test in sorted(history.tests.items(), reverse=True):
-            cells = [shown(name, test["metrics"].get(name)) for name in names]
-            table.add_row(which, str(test["epoch"]), *cells)
-        console.print(table)
+        console.say("")
+        console.table(
+            ["Test", "epoch", *names],
+            [
+                [which, test["epoch"], *(shown(name, test["metrics"].get(name)) for name in names)]
+                for which, test in sorted(history.tests.items(), reverse=True)
+            ],
+        )
     if kept:
-        console.print()
+        console.say("")
         _print_kept(console, run, metric, kept)
     if history.unreadable:
-        _line(
-            console,
-            f"\nLines of metrics.jsonl that could not be read: {history.unreadable}. They do not count.",
+        console.say("")
+        console.say(
+            f"Lines of metrics.jsonl that could not be read: {history.unreadable}. They do not count."
         )
 
 
@@ -87,32 +87,16 @@ def _peaks(history: History, metric: str, mode: str, targets: Iterable[float]) -
 
 
 def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifest]) -> None:
-    table = _table("Kept", "epoch", metric, "sparsity", "MB")
-    table.add_column("why", overflow="fold")
     ordered = sorted(kept, key=lambda m: (m.tier, m.sequence))
+    rows: list[list[object]] = []
     for number, m in enumerate(ordered, 1):
         sparsity = "-" if m.sparsity is None else f"{m.sparsity:.2%}"
         value = shown(metric, ranked(m.metrics, metric))
-        table.add_row(
-            str(number), str(m.epoch), value, sparsity, f"{m.bytes / 1e6:.1f}", "; ".join(m.reasons)
-        )
-    console.print(table)
-    console.print()
+        rows.append([number, m.epoch, value, sparsity, f"{m.bytes / 1e6:.1f}", "; ".join(m.reasons)])
+    console.table(["Kept", "epoch", metric, "sparsity", "MB", "why"], rows, words=["why"])
+    console.say("")
     for number, m in enumerate(ordered, 1):
-        _line(console, f"{number}  {run / 'checkpoints' / m.file}")
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=False)
-    table.add_column(title, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
-    return table
-
-
-def _line(console: Console, text: str) -> None:
-    # Rich would break long lines and read brackets in a path as markup.
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.say(f"{number}  {run / 'checkpoints' / m.file}")
 
 
 def plot(run: Path, metric: str, mode: str) -> Path | None:
@@ -267,12 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)
         curves = plot(run, metric, mode)
         if curves and not options.json:
-            _line(console, f"\nCurves: {curves}")
+            console.say("")
+            console.say(f"Curves: {curves}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(str(error))
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with steady_output():
+        sys.exit(main())

@@ -13,7 +13,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from checkpointing import codec, store
 from checkpointing.errors import CheckpointError, os_reason
@@ -22,6 +21,7 @@ from checkpointing.lock import one_writer
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
+from checkpointing.terminal import Console
 from trainer import mirroring, record, report, resume
 from trainer.build import Parts, build
 from trainer.check import checked, name_template

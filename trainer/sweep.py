@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from checkpointing.errors import CheckpointError
+from checkpointing.terminal import Console, say_error
 from trainer import record, resume
 from trainer.errors import UserError
 from trainer.report import peak_rows, read_history, shown
@@ -26,7 +26,7 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
     from trainer.run import run
 
     overrides = " ".join(HydraConfig.get().overrides.task)
-    Console().print(f"job {HydraConfig.get().job.num}: {overrides}", markup=False, highlight=False)
+    Console().say(f"job {HydraConfig.get().job.num}: {overrides}")
     try:
         code = run(cfg, resume.Plan([]), directory)
     except (UserError, CheckpointError) as error:
@@ -44,7 +44,7 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
 def _failed(directory: Path, sentence: str) -> None:
     """Note a failure where the table finds it, and in the job's own log, which Hydra leaves empty."""
     log.error("failed: %s", sentence)
-    Console(stderr=True).print(f"error: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    say_error(sentence)
     record.set_status(directory, "failed", error=sentence)
 
 
@@ -74,7 +74,7 @@ def print_table(folder: Path) -> None:
     console = Console()
     console.print(table)
     for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.say(note)
 
 
 def _number(run: Path) -> tuple[int, str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from checkpointing import aliases, changelog, finding
@@ -14,6 +13,7 @@ from checkpointing.aliases import Change
 from checkpointing.commands.common import as_json, cells, checkpoint_root, line, print_json, verdict
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
+from checkpointing.terminal import Console
 
 
 def alias(options: argparse.Namespace) -> int:

@@ -3,14 +3,13 @@
 import argparse
 from typing import Any
 
-from rich.console import Console
-
 from checkpointing import degradation
 from checkpointing.appraisal import Appraiser
 from checkpointing.commands.common import line, measured_as_json, print_json
 from checkpointing.degradation import Checked
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import checkpoint_root
+from checkpointing.terminal import Console
 
 
 def check(options: argparse.Namespace) -> int:

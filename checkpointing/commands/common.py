@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from checkpointing import store
@@ -21,6 +20,7 @@ from checkpointing.finding import verdict as verdict
 from checkpointing.lock import one_writer
 from checkpointing.manifest import SUFFIXES, Manifest, encode, read_manifest
 from checkpointing.publishing import settled
+from checkpointing.terminal import Console
 
 if TYPE_CHECKING:  # torch comes with it
     from checkpointing.evaluating import Measured
@@ -116,8 +116,8 @@ def print_json(value: Any) -> None:
 
 
 def line(console: Console, text: str) -> None:
-    """Print one line as it is: Rich takes words in brackets for styles, and would fold it."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print one line as it is."""
+    console.say(text)
 
 
 def cells(*values: object) -> list[Text]:

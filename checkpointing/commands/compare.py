@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from checkpointing.commands.common import cells, line, print_json
 from checkpointing.errors import CheckpointError
+from checkpointing.terminal import Console
 
 if TYPE_CHECKING:
     from checkpointing.comparison import Candidate, Row, Size

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from checkpointing.commands.common import (
@@ -21,6 +20,7 @@ from checkpointing.commands.common import (
 from checkpointing.differences import differ, flat, pairs
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest, encode
+from checkpointing.terminal import Console
 
 if TYPE_CHECKING:
     from torch import Tensor

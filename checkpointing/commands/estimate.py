@@ -4,12 +4,12 @@ import argparse
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from checkpointing.commands.common import cells, line, megabytes, print_json
 from checkpointing.commands.sizes import Sizes, gpt2, measure
 from checkpointing.errors import CheckpointError
+from checkpointing.terminal import Console
 
 SOURCES = {
     "cifar10": ((3, 32, 32), 10, 50_000),

@@ -3,9 +3,8 @@
 import argparse
 from dataclasses import asdict
 
-from rich.console import Console
-
 from checkpointing.commands.common import line, megabytes, print_json
+from checkpointing.terminal import Console
 
 
 def export(options: argparse.Namespace) -> int:

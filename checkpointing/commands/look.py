@@ -1,18 +1,11 @@
 """ls and show: what is kept, and why."""
 
 import argparse
-import sys
 from pathlib import Path
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from checkpointing import aliases
 from checkpointing.commands.common import (
     as_json,
-    cells,
     checkpoint_roots,
     everything,
     line,
@@ -24,6 +17,7 @@ from checkpointing.commands.common import (
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, TIERS
 from checkpointing.manifest import Manifest
+from checkpointing.terminal import Console
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -46,7 +40,7 @@ def ls(options: argparse.Namespace) -> int:
     if options.json:
         print_json(listed)
         for reason in bad:
-            print(f"damaged: {reason}", file=sys.stderr)
+            Console(stderr=True).say(f"damaged: {reason}")
     return int(bool(bad))
 
 
@@ -74,8 +68,9 @@ def _print(
     for tier in TIERS:
         members = [m for m in found if m.tier == tier]
         if members:
-            console.print(_table(tier, members, names, console.width))
-            console.print()
+            columns, rows = _rows(members, names)
+            console.table(columns, rows, title=tier, words=["why"])
+            console.say("")
     if not found:
         line(console, f"{root} holds no checkpoint yet.")
     total = sum({m.sha256: m.bytes for m in found}.values())
@@ -84,36 +79,17 @@ def _print(
         line(console, f"damaged: {reason}")
 
 
-def _table(tier: str, members: list[Manifest], names: dict[Manifest, list[str]], width: int) -> Table:
-    longest = max(len(Path(m.file).name) for m in members)
-    room = min(longest, width * 3 // 10)
-    metrics = _that_fit(members, width - room)
-    table = Table(box=SIMPLE_HEAD, title=tier, title_justify="left", pad_edge=False, show_edge=False)
-    # A width, because Rich would narrow every column that may wrap, and cut off what is then too wide.
-    table.add_column("file", overflow="fold", width=room)
-    for name in ("epoch", "step", *metrics, "sparsity", "MB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+def _rows(members: list[Manifest], names: dict[Manifest, list[str]]) -> tuple[list[str], list[list[object]]]:
+    """The columns of a table of checkpoints, and its rows."""
+    metrics = list(dict.fromkeys(name for m in members for name in m.metrics))
+    rows: list[list[object]] = []
     for m in members:
-        values = (f"{m.metrics[name]:.4f}" if name in m.metrics else "-" for name in metrics)
+        values = [f"{m.metrics[name]:.4f}" if name in m.metrics else "-" for name in metrics]
         sparsity = "-" if m.sparsity is None else f"{m.sparsity:.4f}"
         why = "; ".join([*names.get(m, []), *m.reasons])
-        row = (Path(m.file).name, m.epoch, m.global_step, *values, sparsity, f"{m.bytes / 1e6:.1f}", why)
-        table.add_row(*cells(*row))
-    return table
-
-
-def _that_fit(members: list[Manifest], room: int) -> list[str]:
-    """The metrics to show beside the other columns: first those that some checkpoint was kept for."""
-    names = list(dict.fromkeys(name for m in members for name in m.metrics))
-    roles = " ".join(tag for m in members for tag in m.tags)
-    room -= len(" | epoch |     step | sparsity |    MB | and why, in words")
-    shown = []
-    for name in sorted(names, key=lambda name: name not in roles):
-        room -= max(len(name), 6) + 3
-        if room > 0:
-            shown.append(name)
-    return [name for name in names if name in shown]
+        where = (Path(m.file).name, m.epoch, m.global_step)
+        rows.append([*where, *values, sparsity, f"{m.bytes / 1e6:.1f}", why])
+    return ["file", "epoch", "step", *metrics, "sparsity", "MB", "why"], rows
 
 
 def show(options: argparse.Namespace) -> int:
@@ -125,14 +101,12 @@ def show(options: argparse.Namespace) -> int:
         print_json(plain)
         return int(wrong is not None)
     console = Console()
-    table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in plain.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         elif isinstance(value, tuple | list):
             value = "; ".join(map(str, value))
-        table.add_row(name, Text(f"{value}"))
-    console.print(table, markup=False, highlight=False)
+        console.say(f"{name:<{max(map(len, plain))}}  {value}")
     if wrong:
         line(console, f"damaged: {wrong}")
     return int(wrong is not None)

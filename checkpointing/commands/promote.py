@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -39,6 +38,7 @@ from checkpointing.errors import CheckpointError
 from checkpointing.evaluating import Measured
 from checkpointing.manifest import Manifest, encode
 from checkpointing.release import Form, Release
+from checkpointing.terminal import Console
 
 
 @dataclass(frozen=True, kw_only=True)

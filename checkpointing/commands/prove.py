@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import checkpointing
 from checkpointing import store
 from checkpointing.commands.common import line, print_json
 from checkpointing.commands.leaves import compare
 from checkpointing.errors import CheckpointError
+from checkpointing.terminal import Console
 
 WITNESS = "checkpointing.commands.witness"
 OWN = ("resume", "accept_drift", "plugins", "hydra.run.dir", "hydra.output_subdir")
@@ -122,7 +121,7 @@ class _Proof:
 
     def _train(self, name: str, arguments: list[str], kill_after: int | None = None) -> None:
         """Run train.py to its end, or to its death. Raises CheckpointError when it ends in another way."""
-        print(f"{name} run ...", file=sys.stderr)
+        Console(stderr=True).say(f"{name} run ...")
         beside = Path(checkpointing.__file__).resolve().parent.parent / "train.py"
         program = [str(beside)] if beside.is_file() else ["-m", "train"]
         variables = {"PEAKPOINT_WITNESS_BATCHES": str(self._batches_of(name))}

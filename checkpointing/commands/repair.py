@@ -5,12 +5,9 @@ import contextlib
 import functools
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
 
 from checkpointing import aliases, changelog, files, publishing, store
 from checkpointing.commands.aliasing import troubles
@@ -21,6 +18,7 @@ from checkpointing.finding import PRODUCTION, TIERS, releases
 from checkpointing.manifest import SUFFIXES, Manifest
 from checkpointing.policy import MILESTONE
 from checkpointing.store import Store
+from checkpointing.terminal import Console
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def repair(options: argparse.Namespace) -> int:
     if options.json:
         print_json([{"action": r.action, "file": r.file, "reason": r.reason} for r in repairs])
         for reason in doubt:
-            print(f"not repaired: {reason}", file=sys.stderr)
+            Console(stderr=True).say(f"not repaired: {reason}")
     else:
         console = Console()
         for r in repairs:

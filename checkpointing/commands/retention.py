@@ -9,7 +9,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from checkpointing import policies, store
 from checkpointing.commands import aliasing, history
@@ -30,6 +29,7 @@ from checkpointing.finding import PRODUCTION
 from checkpointing.manifest import Manifest
 from checkpointing.policy import Policy, kept
 from checkpointing.store import Store
+from checkpointing.terminal import Console
 
 NOTHING = "no policy keeps it"
 

@@ -2,18 +2,17 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from checkpointing import rules as rule_files
 from checkpointing.commands.common import as_json, cells, checkpoint_roots, line, measured_as_json, print_json
 from checkpointing.manifest import encode
 from checkpointing.select import Candidate, Selection, choose
+from checkpointing.terminal import Console, say_error
 
 
 def select(options: argparse.Namespace) -> int:
@@ -33,7 +32,7 @@ def select(options: argparse.Namespace) -> int:
     else:
         _print(found)
     if found.winner is None:
-        print(f"error: {found.nothing()}", file=sys.stderr)
+        say_error(found.nothing())
     return int(found.winner is None)
 
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from checkpointing import pulling, store
 from checkpointing.commands.common import checkpoint_root, line, print_json, run_of
 from checkpointing.copies import Copies, local
@@ -16,6 +14,7 @@ from checkpointing.finding import PRODUCTION
 from checkpointing.policy import MILESTONE, safe_name
 from checkpointing.remote import Remote, RemoteError
 from checkpointing.room import in_words
+from checkpointing.terminal import Console
 
 
 def push(options: argparse.Namespace) -> int:

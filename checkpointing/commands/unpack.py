@@ -4,11 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
-from rich.console import Console
-
 from checkpointing.commands.common import line, manifest_of, megabytes, print_json, verdict
 from checkpointing.errors import CheckpointError
 from checkpointing.files import Staged, fsync_directory
+from checkpointing.terminal import Console
 
 
 def unpack(options: argparse.Namespace) -> int:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from checkpointing import signing
 from checkpointing.commands.aliasing import troubles
 from checkpointing.commands.common import (
@@ -26,6 +24,7 @@ from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, described_by
 from checkpointing.journal import JOURNAL
 from checkpointing.manifest import Manifest
+from checkpointing.terminal import Console
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import logging
 import math
 
 import pytest
-from rich.console import Console
 
 from checkpointing.events import (
     Deleted,
@@ -19,7 +18,8 @@ from checkpointing.events import (
     StepEnd,
     Verified,
 )
-from tests.conftest import TINY, rows
+from checkpointing.terminal import Console
+from tests.conftest import TINY, Screen, rows
 from trainer import events
 from trainer.events import Logged
 from trainer.history import read_history
@@ -172,7 +172,7 @@ def console():
     """A console, and what it shows."""
     log = logging.getLogger("peakpoint")
     file = io.StringIO()
-    made = Console(file=file, width=60)
+    made = Console(file=file)
     handler = ConsoleHandler(made)
     level = log.level
     log.setLevel(logging.DEBUG)
@@ -182,7 +182,7 @@ def console():
     log.setLevel(level)
 
 
-def test_each_thing_is_one_line_however_narrow_the_console(console):
+def test_each_thing_is_one_line(console):
     made, shown = console
     listener = ConsoleListener(made, total_steps=24, start_step=0)
     for event in EVENTS:
@@ -199,9 +199,9 @@ def test_each_thing_is_one_line_however_narrow_the_console(console):
     ]
 
 
-def test_on_a_terminal_there_is_a_bar_and_it_goes_away():
-    file = io.StringIO()
-    made = Console(file=file, force_terminal=True, width=80)
+def test_on_a_terminal_there_is_a_bar_and_it_goes_away(monkeypatch):
+    file = Screen(monkeypatch, columns=80)
+    made = Console(file=file)
     listener = ConsoleListener(made, total_steps=24, start_step=3)
     for event in EVENTS:
         listener(event)

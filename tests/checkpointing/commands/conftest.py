@@ -1,26 +1,39 @@
 """Runs to look at, and the command line in this process."""
 
 import math
+import re
 import shutil
+from contextlib import redirect_stdout
 
 import pytest
 
 from checkpointing import __main__ as cli
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import manifest, saved
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, Screen, run_main
 
 
 @pytest.fixture
-def cli_main(capsys, monkeypatch):
+def cli_main(capsys):
     """Run a command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
 
     def main(*arguments):
         code = cli.main([str(a) for a in arguments])
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return code, out, err
+
+    return main
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch):
+    """Run a command as on a terminal of so many columns; returns what that shows."""
+
+    def main(columns, *arguments):
+        with redirect_stdout(Screen(monkeypatch, columns)) as screen:
+            cli.main([str(a) for a in arguments])
+        return re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
 
     return main
 

@@ -1,0 +1,214 @@
+"""What people read: escaped, whole, and never a reason for a run to end.
+
+Everything that is printed goes through here. Names, reasons and overrides may come from a stranger's run, so
+no control character reaches a terminal; and a pipe, a log or CI gets every table at the width that it needs.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import rich.console
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+UNLIMITED = 1_000_000
+"""Columns of what is not a terminal."""
+WORDS = 24
+"""Columns that a cell of words needs at least, before a table is given up for a narrow terminal."""
+
+# C0, DEL and C1; what reorders or breaks a line (bidirectional marks, line separators); lone surrogates.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """`text` with its control characters as people would type them, such as \\x1b; those in `keep` stay."""
+    return _CONTROL.sub(lambda m: m[0] if m[0] in keep else m[0].encode("unicode_escape").decode(), text)
+
+
+class Console(rich.console.Console):
+    """A console that takes words as they are: no markup, no emoji, no control characters, nothing cut.
+
+    The width of a terminal is respected, and COLUMNS there; anything else has as many columns as it is given.
+    """
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False, file: IO[str] | None = None) -> None:
+        terminal = _is_terminal(file or (sys.stderr if stderr else sys.stdout))
+        super().__init__(
+            file=file,
+            stderr=stderr,
+            quiet=quiet,
+            force_terminal=terminal,  # not by FORCE_COLOR, which a pipe to CI may have as well
+            width=None if terminal else UNLIMITED,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    @property
+    def file(self) -> Any:
+        """The stream that is written to; writing to it never raises."""
+        found = super().file
+        return found if isinstance(found, _Steady) else _Steady(found)
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def render_str(self, text: str, **styles: Any) -> Text:
+        """A string, also that of a table's cell, as what is drawn."""
+        return super().render_str(escaped(text), **styles)
+
+    def say(self, text: str) -> None:
+        """Print one line as it is; a terminal folds it where it must, so that it can be copied whole."""
+        if self.is_terminal:
+            self.print(text, soft_wrap=True)
+        elif not self.quiet:  # the same bytes in a fraction of the time
+            self.file.write(f"{escaped(text)}\n")
+            self.file.flush()
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        title: str = "",
+        words: Collection[str] = (),
+    ) -> None:
+        """Print a table: the first column and those named in `words` to the left, numbers to the right.
+
+        Where the terminal is too narrow, words are folded, and if that is not enough each row becomes a
+        paragraph that names its columns: nothing is left out.
+        """
+        cells = [[escaped(str(cell)) for cell in row] for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+        least = [min(w, WORDS) if name in words else w for name, w in zip(columns, widths, strict=True)]
+        if title:
+            self.say(title)
+        if sum(least) + 3 * (len(columns) - 1) > self.width:
+            for row in cells:
+                self._paragraph(columns, row)
+            return
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for place, (name, width) in enumerate(zip(columns, least, strict=True)):
+            if name in words:
+                table.add_column(name, min_width=width, overflow="fold")
+            else:
+                table.add_column(name, justify="right" if place else "left", no_wrap=True)
+        for row in cells:
+            table.add_row(*row)
+        self.print(table)
+
+    def _paragraph(self, columns: Sequence[str], row: Sequence[str]) -> None:
+        text = ", ".join(f"{name} {cell}".strip() for name, cell in zip(columns, row, strict=True) if cell)
+        for part in textwrap.wrap(
+            text, self.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        ):
+            self.say(part)
+
+
+def say_error(sentence: str) -> None:
+    """Print what went wrong on stderr, as one line."""
+    Console(stderr=True).say(f"error: {sentence}")
+
+
+@contextlib.contextmanager
+def steady_output() -> Iterator[None]:
+    """Let nothing that happens to stdout and stderr end the program or change its exit code.
+
+    A reader that is gone, a closed descriptor, a full disk behind the stream and a character that the
+    encoding lacks are passed over, whoever prints: a console, print(), logging, Hydra, the interpreter's end.
+    """
+    streams = sys.stdout, sys.stderr
+    for descriptor in (1, 2):
+        _occupy(descriptor)
+    sys.stdout, sys.stderr = map(_steady, streams)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Steady):
+                stream.finish()
+        sys.stdout, sys.stderr = streams
+
+
+class _Steady:
+    """A stream that loses what cannot be written, and raises nothing."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text`; characters that the encoding lacks are escaped."""
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(self._stream, "encoding", None) or "ascii"
+            return self.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except BrokenPipeError:
+            self._discard()
+        except (OSError, ValueError):  # a full disk; a stream that was closed
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what the stream holds back."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._discard()
+        except (OSError, ValueError):
+            pass
+
+    def finish(self) -> None:
+        """Flush for the last time: the interpreter, which flushes once more, has nothing to complain of."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._discard()
+
+    def _discard(self) -> None:
+        """Send to nowhere what the stream holds back and all that follows."""
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person reads it."""
+        return _is_terminal(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _steady(stream: IO[str] | None) -> Any:
+    if stream is None:  # it was closed before the program began
+        return _Steady(Path(os.devnull).open("w"))
+    return _Steady(stream)
+
+
+def _occupy(descriptor: int) -> None:
+    """Open a standard descriptor that is closed, or the next file would get its number, and its output."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != descriptor:
+            os.dup2(null, descriptor)
+            os.close(null)
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, ValueError):  # no stream of a file; a closed one
+        return False
