@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import say_error, steady_output
-from trainer import plugins, resume
+from trainer import plugins, resume, signals
 from trainer.check import register_schemas
 from trainer.errors import UserError
 from trainer.explain import all_choices, explain
@@ -32,9 +32,12 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with steady_output():
         try:
-            code = _main()
-        except KeyboardInterrupt:
-            code = 130
+            with signals.handled(signals.end_at_once):
+                code = _main()
+        except KeyboardInterrupt as end:
+            number = signals.number_of(end)
+            say_error(f"ended by {number.name}.")
+            code = 128 + number
         except Exception as error:
             sentence = None if debug else _sentence(error)
             if sentence is None:

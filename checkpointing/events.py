@@ -8,7 +8,7 @@
         EvalEnd                          with the metrics and the measured sparsity
         EpochEnd                         at the same moment as EvalEnd: the two share one checkpoint
     RunEnd                               once, when the last epoch is done or a policy said Stop
-    Interrupted                          instead of RunEnd: Ctrl-C or SIGTERM, after the step in hand
+    Interrupted                          instead of RunEnd: a signal, after the step in hand
 
     Saved, Skipped, Verified, Deleted    from the checkpoint manager, after the fact
 

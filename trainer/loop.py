@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
+from trainer import signals
 from trainer.data import DataModule
 from trainer.errors import UserError
 from trainer.events import Logged, Publisher
@@ -190,16 +191,12 @@ class Loop:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Within: Ctrl-C and SIGTERM end the run after the step in hand; a second Ctrl-C ends it at once."""
+        """Within: a signal ends the run after the step in hand; a second Ctrl-C ends it at once."""
 
         def note(number: int, _frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.signal = number
+                raise signals.Ended(number)
+            self.signal = self.signal or number
 
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with signals.handled(note):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)

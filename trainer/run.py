@@ -80,7 +80,8 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
                 manager = _manager(config, parts, start, target)
                 if saved:
                     manager.load_state_dict(saved["policies"])
-                return _train(config, parts, manager, directory, console, mirrors)
+                with parts.loop.signals():
+                    return _train(config, parts, manager, directory, console, mirrors)
             except BaseException as error:
                 state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 record.end(directory, state, error=f"{type(error).__name__}: {error}")
@@ -242,26 +243,24 @@ def _train(
     device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
     log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
     try:
-        with parts.loop.signals():
-            end = parts.loop.fit(publish)
-            manager.drain()
-            if isinstance(end, RunEnd) and config.test:
-                read_test_set(config, parts, manager.store.root, publish)
+        end = parts.loop.fit(publish)
+        manager.drain()
+        if isinstance(end, RunEnd) and config.test:
+            read_test_set(config, parts, manager.store.root, publish)
     finally:
         try:
             manager.close()
         finally:
             for listener in listeners:
                 listener.close()
-    number = parts.loop.signal
-    if number is not None or isinstance(end, Interrupted):
+    if parts.loop.signal is not None or isinstance(end, Interrupted):
         return _interrupted(directory, parts)
     record.end(directory, "finished", reason=end.reason, epoch=progress.epoch, step=progress.step)
     if rows.missing:
         log.warning("no report: %s lacks %d rows.", directory / record.METRICS, rows.missing)
     else:
         _report(config, directory, console, store.manifests(manager.store.root))
-    return 0
+    return 128 + parts.loop.signal if parts.loop.signal else 0  # one that came while this was written
 
 
 def _report(config: Config, directory: Path, console: Console, kept: list[Manifest]) -> None:

@@ -14,6 +14,7 @@ from checkpointing.terminal import Console, say_error
 from trainer import record, resume
 from trainer.errors import UserError
 from trainer.report import peak_rows, read_history, shown
+from trainer.signals import Ended
 
 log = logging.getLogger("peakpoint")
 
@@ -21,7 +22,7 @@ log = logging.getLogger("peakpoint")
 def run_job(cfg: DictConfig, directory: Path) -> int:
     """Run one job; whatever goes wrong with it is recorded in its directory and the sweep goes on.
 
-    Raises KeyboardInterrupt when a signal ended the job: it is meant for the whole sweep.
+    Raises Ended when a signal ended the job: it is meant for the whole sweep.
     """
     from trainer.run import run
 
@@ -37,7 +38,7 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
         _failed(directory, f"{type(error).__name__}: {error}; {directory / 'train.log'} has the traceback")
         return 1
     if code > 128:
-        raise KeyboardInterrupt
+        raise Ended(code - 128)
     return code
 
 
