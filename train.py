@@ -20,6 +20,7 @@ from trainer import plugins, resume, signals
 from trainer.check import register_schemas
 from trainer.errors import UserError
 from trainer.explain import all_choices, explain
+from trainer.place import forget
 
 CONF = Path(__file__).resolve().parent / "conf"
 EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException, OSError)
@@ -77,9 +78,11 @@ def _main() -> int:
             sweeps.add(Path(hydra_cfg.sweep.dir))
             codes.append(run_job(cfg, directory))
             return
-        from trainer.run import run
-
         try:
+            if directory != plan.run:
+                resume.refuse_taken(directory)  # before torch is imported
+            from trainer.run import run
+
             codes.append(run(cfg, plan, directory))
         except EXPECTED as error:  # past Hydra, which would add lines of its own
             errors.append(error)
@@ -87,6 +90,7 @@ def _main() -> int:
     try:
         job()
     finally:
+        forget()
         for folder in sweeps:
             from trainer.sweep import print_table
 

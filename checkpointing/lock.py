@@ -57,39 +57,58 @@ def briefly(directory: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_writer(directory: Path) -> Iterator[None]:
-    """Be the only writer to a directory that exists.
+    """Be the only writer to a directory that exists; afterwards its lock file is as it was before, or gone.
 
     Raises BusyError, naming the holder's process and host, when there is one, and CheckpointError when the
     directory cannot be written to. The lock of a holder that died is free.
     """
+    path = directory / LOCK
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor, created, got = _locked(path)
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be written to: {os_reason(error)}.") from None
     _held.add(descriptor)
     try:
-        got = take(descriptor)
         if got is False:
             raise BusyError(f"{directory} is being written by {_holder(descriptor)}: wait for it, or end it.")
         if got is None:
             log.warning("%s is on a file system without locks: a second writer goes unnoticed.", directory)
-        _write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        before, times = os.pread(descriptor, 4096, 0), os.fstat(descriptor)
+        _write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         try:
             yield
         finally:
             if descriptor in _held:  # not in a forked child
-                _write(descriptor, "")
+                with contextlib.suppress(OSError):
+                    if created:
+                        path.unlink()
+                    else:
+                        _write(descriptor, before)
+                        os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
     finally:
         if descriptor in _held:
             _held.remove(descriptor)
             os.close(descriptor)
 
 
-def _write(descriptor: int, text: str) -> None:
+def _locked(path: Path) -> tuple[int, bool, bool | None]:
+    """An open lock file, whether it is new, and what `take` said of it. Raises OSError."""
+    while True:
+        created = not os.path.lexists(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        got = take(descriptor)
+        # The holder before removes its file: a lock on one that has no name any more keeps nobody out.
+        with contextlib.suppress(FileNotFoundError):
+            if got is False or os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor, created, got
+        os.close(descriptor)
+
+
+def _write(descriptor: int, text: bytes) -> None:
     """Who holds the lock, for people; a full disk does not keep anybody from holding it."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text.encode(), 0)
+        os.pwrite(descriptor, text, 0)
 
 
 def _holder(descriptor: int) -> str:

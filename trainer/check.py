@@ -49,6 +49,8 @@ def register_schemas() -> None:
     for group, members in SCHEMAS.items():
         for name, schema in members.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
+    before = {"before": {"_target_": "trainer.place.Before"}}
+    store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
 
 
 def checked(cfg: DictConfig) -> c.Config:

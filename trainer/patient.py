@@ -96,17 +96,40 @@ def _append(descriptor: int, record: bytes) -> None:
 
 
 class PatientHandler(logging.Handler):
-    """Log lines to a file, as logging.FileHandler, whose answer to a full disk is a traceback a line."""
+    """Log lines to a file, as logging.FileHandler, whose answer to a full disk is a traceback a line.
+
+    Until `open` the lines wait: nothing is written to a directory that may turn out to be another run's.
+    """
 
     def __init__(self, filename: str) -> None:
         super().__init__()
-        self._file = PatientFile(Path(filename))
+        self._path = Path(filename)
+        self._early: list[bytes] = []
+        self._file: PatientFile | None = None
+
+    def open(self) -> None:
+        """Begin to write, with the lines that waited."""
+        if self._file is None:
+            self._file = PatientFile(self._path)
+            for line in self._early:
+                self._file.write(line)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
-        self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        if self._file is None:
+            self._early.append(line)
+        else:
+            self._file.write(line)
 
     def flush(self) -> None:
         """Try again to write what waits."""
-        if hasattr(self, "_file"):
+        if self._file is not None:
             self._file.flush()
+
+
+def open_logs() -> None:
+    """Open the log files that waited until the directory is the run's own."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PatientHandler):
+            handler.open()

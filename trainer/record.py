@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,12 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from checkpointing.errors import os_reason
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.store import write_atomic
 from trainer.errors import UserError
 
 log = logging.getLogger("peakpoint")
+file_only = logging.getLogger("train.log")  # what the console is told in another way
 
+HYDRA = ".hydra"
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorboard", "peakpoint")
 
@@ -108,15 +114,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def attempt(number: int, overrides: list[str], hydra_dir: str, resumed_from: str | None) -> dict[str, Any]:
-    """One start of a run: what was typed, where its configuration was saved, what it went on from."""
+def attempt(number: int, overrides: list[str], resumed_from: str | None) -> dict[str, Any]:
+    """One start of a run: what was typed, and what it went on from."""
     return {
         "number": number,
         "started": now(),
         "command": shlex.join([sys.executable, *sys.argv]),
         "directory": str(Path.cwd()),
         "overrides": overrides,
-        "hydra": hydra_dir,
         "resumed_from": resumed_from,
         **holder(),
         "git_commit": code()["git_commit"],
@@ -128,9 +133,46 @@ def holder() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
+def save_config(run: Path, cfg: DictConfig) -> str:
+    """Save the configuration of an attempt, as Hydra would; returns where: `.hydra` or `.hydra/resume-NNN`.
+
+    Only who owns the run calls this; what is there already is not written over.
+    """
+    name, number = HYDRA, 0
+    while True:
+        try:
+            (run / name).mkdir()
+            break
+        except FileExistsError:
+            number += 1
+            name = f"{HYDRA}/resume-{number:03d}"
+    hydra = HydraConfig.instance().cfg
+    parts = {"config": cfg, "hydra": hydra, "overrides": HydraConfig.get().overrides.task}
+    try:
+        for part, values in parts.items():
+            write_atomic(run / name / f"{part}.yaml", OmegaConf.to_yaml(values))
+    except OSError:
+        shutil.rmtree(run / name, ignore_errors=True)
+        raise
+    return name
+
+
 def set_status(run: Path, state: str, **facts: Any) -> None:
     """Replace status.json. States: running, finished, interrupted, failed."""
     write_json(run / STATUS, {"state": state, "time": now(), **finite(facts)})
+
+
+def sentence(error: BaseException) -> str:
+    """What ended a run, for people; a bug with its kind."""
+    if isinstance(error, UserError | CheckpointError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def log_failure(error: BaseException) -> None:
+    """Note in train.log what ended a run, a bug with its traceback."""
+    told = isinstance(error, UserError | CheckpointError | KeyboardInterrupt)
+    file_only.error("failed: %s", sentence(error), exc_info=None if told else error)
 
 
 def end(run: Path, state: str, **facts: Any) -> None:

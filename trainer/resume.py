@@ -17,7 +17,6 @@ from checkpointing.urls import is_url
 from trainer.errors import UserError
 from trainer.record import RUN, read_json
 
-HYDRA = ".hydra"
 FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
 """What a resumed run may not change: it would no longer be the same run."""
 FREE = ("data.root",)
@@ -30,22 +29,21 @@ class Plan:
     """A command line to give to Hydra, and what it goes on from.
 
     `run` is the directory of the run that is resumed, or None for a fresh start; `file` a checkpoint that was
-    named, or None for the newest good one; `typed` the keys named on this command line.
+    named, or None for the newest good one; `typed` the keys named on this command line; `attempt` the one
+    whose overrides were taken.
     """
 
     argv: list[str]
     run: Path | None = None
     file: Path | None = None
     typed: tuple[str, ...] = ()
+    attempt: dict[str, Any] | None = None
 
 
 def plan(argv: list[str]) -> Plan:
     """Expand resume= in a command line (without the program's name). Raises UserError."""
     values = [value for key, value in map(split, argv) if key == "resume"]
     if not values or unquote(values[-1]) in ("", "null"):
-        for key, value in map(split, argv):
-            if key == "hydra.run.dir":
-                refuse_taken(Path(unquote(value)))  # before Hydra writes there
         return Plan(argv)
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         raise UserError("resume= goes on with one run: leave out --multirun.")
@@ -74,8 +72,7 @@ def plan(argv: list[str]) -> Plan:
     argv = [*argv[:first], *saved, *rest, f"resume={quote(source)}"]
     if "hydra.run.dir" not in keys:
         argv.append(f"hydra.run.dir={quote(str(run))}")
-        argv.append(f"hydra.output_subdir={next_attempt(run)}")
-    return Plan(argv, run, file, keys)
+    return Plan(argv, run, file, keys, attempt)
 
 
 def refuse_taken(directory: Path) -> None:
@@ -140,14 +137,6 @@ def last_attempt(run: Path) -> dict[str, Any]:
         raise UserError(f"{run / RUN} records no attempt, so it is not that of a run.")
     attempt: dict[str, Any] = attempts[-1]
     return attempt
-
-
-def next_attempt(run: Path) -> str:
-    """The first free `.hydra/resume-NNN` of a run."""
-    number = 1
-    while (run / HYDRA / f"resume-{number:03d}").exists():
-        number += 1
-    return f"{HYDRA}/resume-{number:03d}"
 
 
 def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) -> list[str]:

@@ -30,6 +30,7 @@ from trainer.errors import UserError
 from trainer.events import Listener, Publisher
 from trainer.final import read_test_set
 from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
+from trainer.patient import open_logs
 
 log = logging.getLogger("peakpoint")
 CHECKPOINTS = "checkpoints"
@@ -52,40 +53,42 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
     """Train in `directory` and report; returns the exit code: 0, or 128 + the signal that ended it.
 
     Raises UserError or CheckpointError with what went wrong as one line. From the moment the attempt is
-    recorded it is also in status.json; a start that is refused leaves the earlier record as it was.
+    recorded it is also in status.json and train.log; a start that is refused leaves every byte as it was.
     """
     config = checked(cfg)
     place = mirroring.place(config.checkpoint)
-    if HydraConfig.get().output_subdir is None:
-        raise UserError(
-            "hydra.output_subdir=null: a run must save its configuration, or it cannot be resumed."
-        )
     console = Console()
-    with _locked(directory), _logging_to(console):
+    with one_writer(directory), _logging_to(console):
         if plan.run and (done := _finished(config, plan)):
             log.info(done)
             return 0
         if directory != plan.run:
             resume.refuse_taken(directory)
-        checkpoints = directory / CHECKPOINTS
         start = _start(cfg, plan, directory)
-        target = Store(checkpoints, start.record["run"])
         resolved = _resolved(cfg)
         parts = build(config, resolved)
         saved = _restore(start, parts, named=plan.file is not None)
         mirroring.check(config.checkpoint, parts.policies)
-        _begin(directory, start, parts, resolved)
-        with mirroring.mirror(config.checkpoint, place, target) as mirrors:
-            try:
-                manager = _manager(config, parts, start, target)
-                if saved:
-                    manager.load_state_dict(saved["policies"])
-                with parts.loop.signals():
-                    return _train(config, parts, manager, directory, console, mirrors)
-            except BaseException as error:
-                state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record.end(directory, state, error=f"{type(error).__name__}: {error}")
-                raise
+        target = Store(directory / CHECKPOINTS, start.record["run"])
+        _begin(directory, start, parts, resolved, cfg)
+        with mirroring.mirror(config.checkpoint, place, target) as mirrors, _recording(directory):
+            manager = _manager(config, parts, start, target)
+            if saved:
+                manager.load_state_dict(saved["policies"])
+            with parts.loop.signals():
+                return _train(config, parts, manager, directory, console, mirrors)
+
+
+@contextlib.contextmanager
+def _recording(directory: Path) -> Iterator[None]:
+    """What ends the run within is in status.json and in train.log."""
+    try:
+        yield
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        record.log_failure(error)
+        record.end(directory, state, error=record.sentence(error))
+        raise
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -120,6 +123,8 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     source, manifest = directory / CHECKPOINTS, None
     if plan.run:
         known = record.read_json(plan.run / record.RUN)
+        if known["attempts"][-1] != plan.attempt:
+            raise UserError(f"{plan.run} was resumed by another command meanwhile: try again.")
         earlier = plan.run / known["attempts"][-1]["hydra"] / "config.yaml"
         try:
             saved = OmegaConf.load(earlier)
@@ -138,7 +143,6 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     attempt = record.attempt(
         len(attempts) + 1,
         list(hydra.overrides.task),
-        str(hydra.output_subdir),
         f"{source.parent}/{CHECKPOINTS}/{manifest.file}" if manifest else None,
     )
     new = {**known, "run": known.get("run", uuid.uuid4().hex), "attempts": [*attempts, attempt]}
@@ -193,9 +197,15 @@ def _restore(start: Start, parts: Parts, *, named: bool) -> dict[str, Any] | Non
     return saved
 
 
-def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any]) -> None:
-    """Write run.json: facts of the first attempt stay, this attempt is added."""
+def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any], cfg: DictConfig) -> None:
+    """Write run.json and what goes with it: facts of the first attempt stay, this attempt is added.
+
+    Here the start is accepted; what an earlier one left half-written when it was killed is swept.
+    """
+    store.sweep(directory)
     facts: dict[str, Any] = start.record
+    facts["attempts"][-1]["hydra"] = record.save_config(directory, cfg)
+    open_logs()
     if len(facts["attempts"]) == 1:
         facts = {
             **facts,
@@ -297,14 +307,6 @@ def _resume_command(directory: Path) -> str:
     # Hydra's grammar takes these characters without quotes.
     plain = re.fullmatch(r"[\w./:@%+-]+", str(path))
     return shlex.join([*program, *plugins, f"resume={path if plain else resume.quote(str(path))}"])
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One writer a run; what an earlier one left half-written when it was killed is swept."""
-    with one_writer(directory):
-        store.sweep(directory)
-        yield
 
 
 @contextlib.contextmanager

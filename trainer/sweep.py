@@ -1,7 +1,6 @@
 """A sweep: a failed job neither hides nor stops it, and it ends with a table of its jobs."""
 
-import logging
-import traceback
+import contextlib
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from checkpointing.errors import CheckpointError
+from checkpointing.lock import one_writer
 from checkpointing.terminal import Console, say_error
 from trainer import record, resume
 from trainer.errors import UserError
+from trainer.patient import open_logs
 from trainer.report import peak_rows, read_history, shown
 from trainer.signals import Ended
-
-log = logging.getLogger("peakpoint")
 
 
 def run_job(cfg: DictConfig, directory: Path) -> int:
@@ -30,23 +29,29 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
     Console().say(f"job {HydraConfig.get().job.num}: {overrides}")
     try:
         code = run(cfg, resume.Plan([]), directory)
-    except (UserError, CheckpointError) as error:
-        _failed(directory, str(error))
-        return 1
-    except Exception as error:  # a bug in one job must not end the others
-        log.error(traceback.format_exc())
-        _failed(directory, f"{type(error).__name__}: {error}; {directory / 'train.log'} has the traceback")
+    except Exception as error:  # not even a bug in one job ends the others
+        say_error(_failed(cfg, directory, error))
         return 1
     if code > 128:
         raise Ended(code - 128)
     return code
 
 
-def _failed(directory: Path, sentence: str) -> None:
-    """Note a failure where the table finds it, and in the job's own log, which Hydra leaves empty."""
-    log.error("failed: %s", sentence)
-    say_error(sentence)
-    record.set_status(directory, "failed", error=sentence)
+def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
+    """Note a failure where the table finds it, if the directory is the job's; returns what to tell.
+
+    A run that has begun has noted it itself, and in a directory that is another's nothing is noted.
+    """
+    sentence = record.sentence(error)
+    with contextlib.suppress(CheckpointError, OSError), one_writer(directory):
+        if not any((directory / name).exists() for name in (record.RUN, record.STATUS)):
+            record.save_config(directory, cfg)
+            open_logs()
+            record.log_failure(error)
+            record.set_status(directory, "failed", error=sentence)
+    if isinstance(error, UserError | CheckpointError | OSError):
+        return sentence
+    return f"{sentence}; {directory / 'train.log'} has the traceback"
 
 
 def print_table(folder: Path) -> None:

@@ -122,9 +122,33 @@ def test_a_copy_made_in_the_middle_of_a_save_is_a_run_of_its_own(tmp_path):
 def test_what_goes_wrong_inside_gives_the_lock_back(tmp_path):
     with pytest.raises(ZeroDivisionError), one_writer(tmp_path):
         raise ZeroDivisionError
-    assert (tmp_path / lock.LOCK).read_text() == ""
+    assert not (tmp_path / lock.LOCK).exists()
     with one_writer(tmp_path):
         pass
+
+
+def test_who_waits_for_the_file_of_a_holder_that_has_ended_locks_the_new_one(tmp_path, monkeypatch):
+    """It was opened while the holder was there, who then took it away."""
+    real, turns = lock.take, []
+
+    def after_the_holder_ended(descriptor):
+        if not turns:
+            turns.append((tmp_path / lock.LOCK).unlink())
+        return real(descriptor)
+
+    monkeypatch.setattr(lock, "take", after_the_holder_ended)
+    with one_writer(tmp_path), pytest.raises(BusyError), one_writer(tmp_path):
+        pytest.fail("two writers")
+    assert turns
+
+
+def test_a_lock_file_that_was_there_is_left_as_it_was(tmp_path):
+    (tmp_path / lock.LOCK).write_text("of a dead holder")
+    before = (tmp_path / lock.LOCK).stat().st_mtime_ns
+    with one_writer(tmp_path):
+        pass
+    assert (tmp_path / lock.LOCK).read_text() == "of a dead holder"
+    assert (tmp_path / lock.LOCK).stat().st_mtime_ns == before
 
 
 def test_a_holder_that_says_nothing_readable_is_another_process(tmp_path, holder):

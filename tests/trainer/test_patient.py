@@ -87,14 +87,17 @@ def test_the_log_takes_its_own_warning_and_prints_no_traceback(tmp_path, capsys)
     handler = PatientHandler(str(path))
     log.addHandler(handler)
     try:
+        log.warning("waits until the directory is the run's")
+        assert not path.exists()
+        handler.open()
         with files_no_larger_than(0):
             log.warning("first")
         log.warning("second")
         handler.emit(logging.makeLogRecord({"msg": "a name that is no text: \udcff"}))
     finally:
         log.removeHandler(handler)
-    first, full, *rest = path.read_text().splitlines()
-    assert first == "first"
+    early, first, full, *rest = path.read_text().splitlines()
+    assert (early, first) == ("waits until the directory is the run's", "first")
     assert full.startswith(f"{path} cannot be written: File too large (")
     again = f"{path} is written again: 3 records had waited."
     assert rest == ["second", again, "a name that is no text: \\udcff"]

@@ -93,7 +93,7 @@ def test_the_saved_overrides_come_before_the_new_ones(place):
         "--config-dir", "x",
         "model=lenet5", "epochs=3",
         "optimizer.lr=2", "+a=b", "seed=1",
-        f'resume="{run}"', f'hydra.run.dir="{run}"', "hydra.output_subdir=.hydra/resume-001",
+        f'resume="{run}"', f'hydra.run.dir="{run}"',
     ]  # fmt: skip
     assert (found.run, found.file) == (run, None)
     assert found.typed == ("optimizer.lr", "resume", "a", "seed")
@@ -124,14 +124,7 @@ def test_a_directory_of_its_own_makes_a_fork(place):
     place("run", "epochs=3")
     argv = plan(["resume=run", "hydra.run.dir=fork"]).argv
     assert "hydra.run.dir=fork" in argv
-    assert not any(a.startswith(("hydra.output_subdir", 'hydra.run.dir="')) for a in argv)
-
-
-def test_each_attempt_has_a_folder_for_its_configuration(place):
-    run = place("run")
-    for number in (1, 2, 3):
-        assert plan(["resume=run"]).argv[-1] == f"hydra.output_subdir=.hydra/resume-{number:03d}"
-        (run / ".hydra" / f"resume-{number:03d}").mkdir()
+    assert not any(a.startswith('hydra.run.dir="') for a in argv)
 
 
 @pytest.mark.parametrize("name", ["a run", 'quo"te', "it's", "back\\slash", "[x], {y: 1}", "a=b", "ünï"])

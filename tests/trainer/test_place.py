@@ -1,0 +1,171 @@
+"""A start that is refused leaves every byte as it was; of two starts at once one is refused."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from checkpointing.lock import one_writer
+from tests.conftest import TINY, run_main, status
+from tests.states import newest
+
+
+def listing(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file, link and folder below one; of files the digest and the time."""
+    found = {}
+    for path in folder.rglob("*"):
+        name, info = str(path.relative_to(folder)), path.lstat()
+        if path.is_symlink():
+            found[name] = (f"-> {path.readlink()}", info.st_mtime_ns)
+        elif path.is_file():
+            found[name] = (hashlib.sha256(path.read_bytes()).hexdigest(), info.st_mtime_ns)
+        else:
+            found[name] = ("folder", 0)
+    return found
+
+
+@pytest.fixture
+def taken(tmp_path, whole_run, monkeypatch):
+    """outputs/lenet5, a copy of a finished run, to stand beside."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole_run, tmp_path / "outputs" / "lenet5", symlinks=True)
+    return tmp_path / "outputs" / "lenet5"
+
+
+REFUSED = {
+    "typed": ["hydra.run.dir=outputs/lenet5"],
+    "interpolated": ["hydra.run.dir=outputs/${model.name}"],
+    "hydra's own": ["hydra.job.name=lenet5", "hydra.run.dir=outputs/${hydra:job.name}"],
+    "environment": ["hydra.run.dir=${oc.env:PLACE}"],
+    "local": ["--config-dir", "configs"],
+    "sweep": ["-m", "hydra.sweep.dir=outputs/lenet5"],
+    "sweep's job": ["-m", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=${model.name}"],
+    "wrong value too": ["hydra.run.dir=outputs/lenet5", "batch_size=4096"],
+    "hydra's records": ["hydra.run.dir=outputs/lenet5", "hydra.output_subdir=.hydra"],
+    "hydra's log": ["hydra.run.dir=outputs/lenet5", "hydra/job_logging=default"],
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED)
+def test_a_second_start_into_the_directory_of_a_run_changes_nothing(taken, arguments, monkeypatch):
+    monkeypatch.setenv("PLACE", "outputs/lenet5")
+    local = Path("configs/local/default.yaml")
+    local.parent.mkdir(parents=True)
+    local.write_text("# @package _global_\nhydra:\n  run:\n    dir: outputs/lenet5\n")
+    before = listing(taken)
+    done = run_main(*arguments, *TINY, "seed=5")
+    assert done.code == 1
+    assert done.err.count("\n") == 1, done.err
+    assert "outputs/lenet5 holds a run" in done.err or "hydra." in done.err or "4096" in done.err
+    assert listing(taken) == before
+    assert run_main("resume=outputs/lenet5", "epochs=4").code == 0
+
+
+WRONG_RESUMES = {
+    "seed": ["epochs=9", "seed=5"],
+    "value": ["epochs=9", "optimizer.lr=-1"],
+    "key": ["epohcs=9"],
+    "data": ["epochs=9", "data.train_size=160"],
+    "model": ["epochs=9", "model=resnet20"],
+    "mirror": ["epochs=9", "checkpoint.mirror=nowhere://x"],
+    "what to mirror": ["epochs=9", "checkpoint.mirror=file:///tmp/none", "checkpoint.mirror_what=[x]"],
+    "network": ["epochs=9", "data.num_classes=5"],
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG_RESUMES.values(), ids=WRONG_RESUMES)
+def test_a_resume_that_is_refused_changes_nothing(taken, arguments):
+    before = listing(taken)
+    done = run_main("resume=outputs/lenet5", *arguments)
+    assert done.code == 1
+    assert done.err.count("\n") == 1, done.err
+    assert listing(taken) == before
+
+
+def test_a_checkpoint_from_which_nothing_is_left_to_train_changes_nothing(taken):
+    before = listing(taken)
+    done = run_main(f"resume={taken / 'checkpoints' / newest(taken).file}")
+    assert "there is nothing left to train" in done.err
+    assert listing(taken) == before
+
+
+def test_while_another_process_writes_nobody_else_does(taken):
+    with one_writer(taken):
+        before = listing(taken)
+        for arguments in (
+            ["resume=outputs/lenet5", "epochs=4"],
+            ["hydra.run.dir=outputs/lenet5", *TINY],
+            ["-m", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=lenet5", *TINY],
+        ):
+            done = run_main(*arguments)
+            assert done.code == 1
+            assert "is being written by process" in done.err or "holds a run" in done.err
+            assert listing(taken) == before
+
+
+@pytest.mark.parametrize("arguments", [["resume=outputs/lenet5", "epochs=4"], [*TINY, "hydra.run.dir=new"]])
+def test_of_two_at_once_one_trains_and_one_is_refused(taken, arguments):
+    started = [_forked(*arguments) for _ in range(2)]
+    assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started) == [0, 1]
+    run = Path("new") if "hydra.run.dir=new" in arguments else taken
+    attempts = json.loads((run / "run.json").read_text())["attempts"]
+    saved = [str(p.parent.relative_to(run)) for p in run.rglob("config.yaml")]
+    assert sorted(saved) == [attempt["hydra"] for attempt in attempts]
+    assert status(run)["state"] == "finished"
+
+
+def _forked(*arguments: str) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            code = run_main(*arguments).code
+        finally:
+            os._exit(code)
+    return child
+
+
+def test_a_directory_that_was_made_for_a_refused_start_is_gone(train, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for place in ("new/deep/er", "mine", "mine/new"):
+        for wrong in ("batch_size=4096", "optimizer.lr=-1", "data=npz"):
+            assert train(*TINY, wrong, f"hydra.run.dir={place}").code == 1
+    assert train("-m", *TINY, "seed=1,2", "hydra.sweep.dir=new/sweep", "hydra.output_subdir=x").code == 1
+    assert train("-m", *TINY, "seed=1,2", "epohcs=1", "hydra.sweep.dir=new/sweep").code == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_second_sweep_into_the_directory_of_a_first_changes_nothing(train, tmp_path):
+    arguments = ("-m", *TINY, "epochs=1", "hydra.sweep.dir=sweep")
+    assert train(*arguments, "seed=1").code == 0
+    before = listing(tmp_path)
+    done = train(*arguments, "seed=2")
+    assert (done.code, done.err) == (
+        1,
+        "error: sweep holds a sweep already: choose another hydra.sweep.dir.\n",
+    )
+    assert listing(tmp_path) == before
+
+
+def test_jobs_of_a_sweep_that_want_one_directory(train, tmp_path):
+    """The first has it; what failed before it began has nothing that another job would be refused for."""
+    done = train("-m", *TINY, "epochs=1", "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=one")
+    assert done.code == 1
+    assert done.err.count("holds a run already") == 1
+    assert status(tmp_path / "sweep" / "one")["state"] == "finished"
+    assert json.loads((tmp_path / "sweep/one/run.json").read_text())["seed"] == 1
+
+
+def test_a_directory_with_a_record_of_hydra_and_no_run_keeps_it(train, tmp_path):
+    """As a start leaves it that is killed before its run.json."""
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "run" / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == "seed: 1\n"
+    assert train("resume=run", "epochs=2").code == 0
+    attempts = json.loads((tmp_path / "run" / "run.json").read_text())["attempts"]
+    assert [a["hydra"] for a in attempts] == [".hydra/resume-001", ".hydra/resume-002"]

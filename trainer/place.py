@@ -1,0 +1,98 @@
+"""Where a start may write: looked at before Hydra makes a directory, and left as it was when it is refused.
+
+Hydra itself writes nothing into the directory of a run: `.hydra` and train.log are written by the run, once
+it holds the directory's lock and nothing is left that could refuse it.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from checkpointing.errors import os_reason
+from trainer.errors import UserError
+from trainer.record import RUN
+
+LOG = "trainer.patient.PatientHandler"
+SWEEP = "multirun.yaml"
+
+_made: list[Path] = []
+"""What this start made, or lets Hydra make, and takes away again if nothing comes of it; innermost first."""
+
+
+class Before(Callback):
+    """Refuses a start before Hydra has made anything for it."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Note which directories are new."""
+        with _refusing(config):
+            _note(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Take the sweep's directory: two sweeps in one would overwrite each other's record."""
+        with _refusing(config):
+            directory = Path(config.hydra.sweep.dir)
+            _note(directory)
+            if (directory / RUN).exists():
+                raise UserError(f"{directory} holds a run: choose another hydra.sweep.dir.")
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                (directory / SWEEP).touch(exist_ok=False)
+            except FileExistsError:
+                raise UserError(
+                    f"{directory} holds a sweep already: choose another hydra.sweep.dir."
+                ) from None
+            _made.insert(0, directory / SWEEP)
+
+
+@contextlib.contextmanager
+def _refusing(config: DictConfig) -> Iterator[None]:
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.set_config(config)  # ${hydra:...} in the name of the directory
+    try:
+        _check_writers(config)
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")  # of an Exception in a callback Hydra makes a warning
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {os_reason(error)}.")
+    finally:
+        hydra.cfg = before
+        OmegaConf.set_readonly(config.hydra, None)
+
+
+def _check_writers(config: DictConfig) -> None:
+    """Nobody but the run writes to its directory. Raises UserError."""
+    if config.hydra.output_subdir is not None:
+        raise UserError(
+            f"hydra.output_subdir={config.hydra.output_subdir} cannot be set: "
+            "a run saves its configuration in .hydra itself."
+        )
+    for group in ("job_logging", "hydra_logging"):
+        handlers = (OmegaConf.to_container(config.hydra[group], resolve=False) or {}).get("handlers") or {}
+        for name, handler in handlers.items():
+            if "filename" in handler and handler.get("class") != LOG:
+                raise UserError(
+                    f"hydra.{group}.handlers.{name} opens a file before the directory is the run's: "
+                    f"let its class be {LOG}."
+                )
+
+
+def _note(directory: Path) -> None:
+    _made[:] = [path for path in (directory, *directory.parents) if not path.exists()]
+
+
+def forget() -> None:
+    """Take away what was made for a start of which nothing came."""
+    made, _made[:] = _made[:], []
+    if made and made[0].name == SWEEP and len(list(made[0].parent.iterdir())) == 1:
+        made[0].unlink()
+    for path in made:
+        with contextlib.suppress(OSError):  # it holds something
+            path.rmdir()
