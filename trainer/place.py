@@ -75,8 +75,8 @@ def _check_writers(config: DictConfig) -> None:
             "a run saves its configuration in .hydra itself."
         )
     for group in ("job_logging", "hydra_logging"):
-        handlers = (OmegaConf.to_container(config.hydra[group], resolve=False) or {}).get("handlers") or {}
-        for name, handler in handlers.items():
+        settings: Any = OmegaConf.to_container(config.hydra[group], resolve=False) or {}
+        for name, handler in (settings.get("handlers") or {}).items():
             if "filename" in handler and handler.get("class") != LOG:
                 raise UserError(
                     f"hydra.{group}.handlers.{name} opens a file before the directory is the run's: "
