@@ -5,8 +5,6 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
-from rich.table import Table
 
 from checkpointing.errors import CheckpointError
 from checkpointing.lock import one_writer
@@ -64,21 +62,16 @@ def print_table(folder: Path) -> None:
         return
     overrides = {run: _overrides(run) for run in runs}
     shared = set.intersection(*map(set, overrides.values())) if len(runs) > 1 else set()
-    table = Table(title=escape(str(folder)), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("job", justify="right")
-    for name in ("overrides", "state", "sparsity"):
-        table.add_column(name, no_wrap=True)
-    for name in ("peak at", "best", "final", "test"):
-        table.add_column(name, justify="right", no_wrap=True)
-    notes = []
+    columns = ["job", "overrides", "state", "sparsity", "peak at", "best", "final", "test"]
+    rows, notes = [], []
     for run in runs:
-        own = "\n".join(o for o in overrides[run] if o not in shared)
+        own = " ".join(o for o in overrides[run] if o not in shared)
         state, cells, note = _result(run)
-        table.add_row(run.name, escape(own), state, *cells)
+        rows.append([run.name, own, state, *(cells or [""] * 5)])
         if note:
             notes.append(f"job {run.name} {state}: {note}")
     console = Console()
-    console.print(table)
+    console.table(columns, rows, title=str(folder), words=["overrides", "state", "sparsity"])
     for note in notes:
         console.say(note)
 

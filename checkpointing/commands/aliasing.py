@@ -5,12 +5,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from checkpointing import aliases, changelog, finding
 from checkpointing.aliases import Change
-from checkpointing.commands.common import as_json, cells, checkpoint_root, line, print_json, verdict
+from checkpointing.commands.common import as_json, checkpoint_root, line, print_json, verdict
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.terminal import Console
@@ -83,13 +80,12 @@ def _list(root: Path, as_data: bool) -> int:
     if not named:
         line(console, f"No alias is set in {root}.")
     else:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for title in ("alias", "version", "since", "reason"):
-            table.add_column(title, overflow="fold")
-        for change in named:
-            since = change.time.astimezone().isoformat(sep=" ", timespec="seconds")
-            table.add_row(*cells(change.alias, change.version, since, change.reason))
-        console.print(table)
+        columns = ["alias", "version", "since", "reason"]
+        rows = [
+            [c.alias, c.version, c.time.astimezone().isoformat(sep=" ", timespec="seconds"), c.reason]
+            for c in named
+        ]
+        console.table(columns, rows, words=columns)
     for problem_of, problem in problems.items():
         if problem:
             line(console, f"{problem_of}: {problem}")

@@ -6,6 +6,7 @@ from checkpointing import changelog as generated
 from checkpointing.commands.aliasing import in_json
 from checkpointing.commands.common import checkpoint_root, print_json
 from checkpointing.manifest import readable
+from checkpointing.terminal import Console
 
 
 def changelog(options: argparse.Namespace) -> int:
@@ -15,6 +16,8 @@ def changelog(options: argparse.Namespace) -> int:
         found = generated.entries(root)
         print_json([readable({**vars(e), "aliases": [in_json(c) for c in e.aliases]}) for e in found])
     else:
-        print(generated.text(root), end="")
+        console = Console()
+        for text in generated.text(root).splitlines():
+            console.say(text)
     generated.write(root)
     return 0

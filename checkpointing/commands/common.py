@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from checkpointing import store
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, TIERS, is_root, releases, unreadable_releases
@@ -118,11 +116,6 @@ def print_json(value: Any) -> None:
 def line(console: Console, text: str) -> None:
     """Print one line as it is."""
     console.say(text)
-
-
-def cells(*values: object) -> list[Text]:
-    """The cells of a table row, taken literally."""
-    return [Text(str(value)) for value in values]
 
 
 def megabytes(size: float) -> str:

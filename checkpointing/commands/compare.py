@@ -6,10 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from checkpointing.commands.common import cells, line, print_json
+from checkpointing.commands.common import line, print_json
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import Console
 
@@ -82,18 +79,16 @@ def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
     console = Console()
     for letter, row in zip(LETTERS, rows, strict=False):
         line(console, f"{letter}  {row.candidate.label}{_which(row.candidate)}")
-    sizes = _table("size", "file MB", "weights MB", "packed MB", "weights", "not zero", "sparsity")
-    worth = _table("accuracy", "right on", "accuracy", "less A's", "p")
+    named = list(zip(LETTERS, rows, strict=False))
     batches = list(rows[0].latency)
-    speed = _table("time", *(name for n in batches for name in (f"ms for {n}", "by A's")))
-    for letter, row in zip(LETTERS, rows, strict=False):
-        sizes.add_row(*cells(letter, *_weighs(row.size)))
-        worth.add_row(*cells(letter, *_worth(row)))
-        speed.add_row(*cells(letter, *(cell for n in batches for cell in _took(row.latency[n]))))
-    console.print(sizes)
+    sizes = ["", "file MB", "weights MB", "packed MB", "weights", "not zero", "sparsity"]
+    console.table(sizes, [[letter, *_weighs(row.size)] for letter, row in named], title="size")
     if rows[0].right:
-        console.print(worth)
-    console.print(speed)
+        worth = ["", "right on", "accuracy", "less A's", "p"]
+        console.table(worth, [[letter, *_worth(row)] for letter, row in named], title="accuracy")
+    speed = ["", *(name for n in batches for name in (f"ms for {n}", "by A's"))]
+    taken = [[letter, *(cell for n in batches for cell in _took(row.latency[n]))] for letter, row in named]
+    console.table(speed, taken, title="time")
     for note in _notes(rows, how):
         line(console, note)
 
@@ -107,14 +102,6 @@ def _notes(rows: "list[Row]", how: dict[str, Any]) -> list[str]:
     if any(row.size.sparsity > 0 for row in rows):
         found.append(SPARSE)
     return found
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _which(candidate: "Candidate") -> str:

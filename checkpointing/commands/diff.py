@@ -5,11 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from checkpointing.commands.common import (
-    cells,
     checkpoint_root,
     line,
     manifest_of,
@@ -118,31 +114,23 @@ def _finite(value: Any) -> Any:
 
 def _print(found: dict[str, Any]) -> None:
     console = Console()
-    line(console, f"a  {found['a']}\nb  {found['b']}")
+    line(console, f"a  {found['a']}")
+    line(console, f"b  {found['b']}")
     for title in ("position", "config", "optimizer", "metrics"):
         if found[title]:
-            table = _titled(title, "", "a", "b")
-            for key, pair in found[title].items():
-                table.add_row(*cells(key, *map(_short, pair)))
-            console.print(table)
-    table = _titled("weights", "", "norm a", "norm b", "change", "zeros in common")
-    for layer in found["layers"]:
-        if layer["matrix"]:
-            values = map(_short, (*layer["norms"], layer["change"], layer["mask_overlap"]))
-            table.add_row(*cells(layer["name"], *values))
-    console.print(table)
+            rows = [[key, *map(_short, pair)] for key, pair in found[title].items()]
+            console.table(["", "a", "b"], rows, title=title, words=["a", "b"])
+    layers = [
+        [layer["name"], *map(_short, (*layer["norms"], layer["change"], layer["mask_overlap"]))]
+        for layer in found["layers"]
+        if layer["matrix"]
+    ]
+    console.table(["", "norm a", "norm b", "change", "zeros in common"], layers, title="weights")
     sparsity = ", ".join(map(_short, found["sparsity"]))
     line(
         console,
         f"sparsity {sparsity}; zeros in common, of the zeros of either: {_short(found['mask_overlap'])}",
     )
-
-
-def _titled(title: str, *columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
 
 
 def _short(value: Any) -> str:

@@ -3,10 +3,7 @@
 import argparse
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from checkpointing.commands.common import cells, line, megabytes, print_json
+from checkpointing.commands.common import line, megabytes, print_json
 from checkpointing.commands.sizes import Sizes, gpt2, measure
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import Console
@@ -55,11 +52,11 @@ def _run(overrides: list[str], as_json: bool) -> int:
     line(console, f"{config.model.name}, {config.optimizer.name}: {sizes.parameters:,} parameters")
     line(console, f"weights {megabytes(sizes.weights)}, optimizer state {megabytes(sizes.state)}")
     compressed = f"at sparsity {sparsity:g} compressed"
-    table = _titled("", "checkpoints at most", "MB", f"MB, {compressed}")
+    rows: list[list[object]] = []
     for name, number in [("one checkpoint", 1), *kept.items(), ("peak on disk", count)]:
         values = ["-"] * 3 if number is None else [str(number), _mb(number * dense), _mb(number * packed)]
-        table.add_row(*cells(name, *values))
-    console.print(table)
+        rows.append([name, *values])
+    console.table(["", "checkpoints at most", "MB", f"MB, {compressed}"], rows)
     line(console, "At most: roles that share a checkpoint share its bytes.")
     return 0
 
@@ -167,12 +164,12 @@ def _table(as_json: bool) -> int:
     if as_json:
         print_json(found)
         return 0
-    table = _titled("", "parameters", "weights", "AdamW", "packed", "of 10", "packed")
+    rows: list[list[object]] = []
     for row in found:
         network, parameters, *bytes_of = row.values()
-        table.add_row(*cells(network, f"{parameters / 1e6:,.2f} M", *map(_mb, bytes_of)))
+        rows.append([network, f"{parameters / 1e6:,.2f} M", *map(_mb, bytes_of)])
     console = Console()
-    console.print(table)
+    console.table(["", "parameters", "weights", "AdamW", "packed", "of 10", "packed"], rows)
     every = f"{saves} of them, every {TABLE_INTERVAL} of {TABLE_EPOCHS} epochs"
     line(console, f"MB, float32. Packed: checkpoint.compress at sparsity {TABLE_SPARSITY:g}. Of 10: {every}.")
     return 0
@@ -203,13 +200,6 @@ def _well_known() -> dict[str, Sizes]:
         "GPT-2 large": gpt2(36, 1280),
         "GPT-2 XL": gpt2(48, 1600),
     }
-
-
-def _titled(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if name else "left")
-    return table
 
 
 def _mb(size: float) -> str:

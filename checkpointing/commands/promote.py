@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import nn
 
 from checkpointing import (
@@ -31,7 +29,7 @@ from checkpointing import (
 )
 from checkpointing.card import Facts, Result
 from checkpointing.commands import runrecord, settings
-from checkpointing.commands.common import cells, line, megabytes, print_json
+from checkpointing.commands.common import line, megabytes, print_json
 from checkpointing.commands.runrecord import RunRecord
 from checkpointing.commands.select import shown
 from checkpointing.errors import CheckpointError
@@ -255,15 +253,13 @@ def _tell(
     epoch = f"epoch {made.epoch}, step {made.global_step}"
     line(console, f"{made.name} {made.version} from {shown(promotion.source)} ({epoch})")
     line(console, "")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(f"{promotion.measured.split}, {promotion.measured.samples} images")
-    for name in ("recorded", "measured"):
-        table.add_column(name, justify="right")
-    for name, value in promotion.measured.metrics.items():
-        before = f"{promotion.recorded[name]:.4f}" if name in promotion.recorded else "-"
-        table.add_row(*cells(name, before, f"{value:.4f}"))
-    console.print(table)
-    console.print()
+    rows = [
+        [name, f"{promotion.recorded[name]:.4f}" if name in promotion.recorded else "-", f"{value:.4f}"]
+        for name, value in promotion.measured.metrics.items()
+    ]
+    images = f"{promotion.measured.split}, {promotion.measured.samples} images"
+    console.table([images, "recorded", "measured"], rows)
+    line(console, "")
     sparsity = f", sparsity {made.sparsity:.4f}" if made.sparsity is not None else ""
     line(console, f"{made.form.format}, {made.form.dtype}{', zeros packed' * made.form.compress}{sparsity}")
     if written is None:

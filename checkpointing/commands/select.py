@@ -5,11 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from checkpointing import rules as rule_files
-from checkpointing.commands.common import as_json, cells, checkpoint_roots, line, measured_as_json, print_json
+from checkpointing.commands.common import as_json, checkpoint_roots, line, measured_as_json, print_json
 from checkpointing.manifest import encode
 from checkpointing.select import Candidate, Selection, choose
 from checkpointing.terminal import Console, say_error
@@ -46,9 +43,8 @@ def _print(found: Selection) -> None:
     console = Console()
     runs = {c.root for c in found.candidates}
     base = Path(os.path.commonpath(runs)) if len(runs) > 1 else None
-    console.print(_table(found, base, console.width))
-    console.print()
-    # Lines of their own: a column would be cut off where a terminal is narrow.
+    _table(console, found, base)
+    console.say("")
     for c in found.candidates:
         if c.rejected:
             line(console, f"rejected  {_file(c, base)}: {'; '.join(c.rejected)}")
@@ -67,20 +63,14 @@ def _print(found: Selection) -> None:
         )
 
 
-def _table(found: Selection, base: Path | None, width: int) -> Table:
+def _table(console: Console, found: Selection, base: Path | None) -> None:
     names = [n for n in found.rules.metrics if n not in ("epoch", "bytes")]
-    files = [_file(c, base) for c in found.candidates]
-    room = min(max(map(len, files)), width * 3 // 10)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold", width=room)
-    for name in ("epoch", *names, "MB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for c, file in zip(found.candidates, files, strict=True):
-        values = (_value(name, c.facts.get(name)) for name in names)
-        row = (c.rank or "", file, c.manifest.epoch, *values, f"{c.manifest.bytes / 1e6:.1f}")
-        table.add_row(*cells(*row))
-    return table
+    rows: list[list[object]] = []
+    for c in found.candidates:
+        values = [_value(name, c.facts.get(name)) for name in names]
+        size = f"{c.manifest.bytes / 1e6:.1f}"
+        rows.append([c.rank or "", _file(c, base), c.manifest.epoch, *values, size])
+    console.table(["", "file", "epoch", *names, "MB"], rows, words=["file"])
 
 
 def _file(candidate: Candidate, base: Path | None) -> str:
