@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from checkpointing.abtest.outcome import Sample, wilson
 from checkpointing.errors import CheckpointError
+from checkpointing.metrics import bad_loss
 from checkpointing.policies.sparsity import SLACK
 from checkpointing.policy import order, ranked
 from checkpointing.rules import Key, Requirement, Tie
@@ -39,7 +40,10 @@ def failure(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) ->
 
 def missing(facts: Facts, metric: str) -> str:
     """Why a metric cannot be judged by."""
-    return f"{metric} is {facts[metric]}" if metric in facts else f"{metric} is not recorded"
+    if metric not in facts:
+        return f"{metric} is not recorded"
+    lost = bad_loss(facts) or metric
+    return f"{lost} is {facts[lost]}"
 
 
 def _met(rule: Requirement, given: float, versus: float) -> bool:

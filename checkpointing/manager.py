@@ -31,7 +31,7 @@ from checkpointing.host import Host
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
 from checkpointing.policy import MILESTONE, TRAINING, Policy, Remembers, Save, Stop, kept
-from checkpointing.roles import farewell, roles_of, tell_lost
+from checkpointing.roles import farewell, roles_of, tell_lost, tell_unranked
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
 from checkpointing.writer import Job, Writer
@@ -118,6 +118,7 @@ class Manager:
         for event in events:
             if isinstance(event, EvalEnd):
                 self._evaluated = event
+                tell_unranked(event)
             if self._lost and isinstance(event, (EvalEnd, *_OVER)):  # not each step: it waits
                 self._reconcile()
         stop: Stop | None = None

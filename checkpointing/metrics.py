@@ -3,6 +3,7 @@
 The one place that knows; the library, the rules of a selection, the trainer and the reports ask here.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,11 @@ def mode_of(metric: str, remedy: str) -> str:
     """As `direction`. Raises CheckpointError, which ends with the `remedy`, for a name that does not say."""
     mode = direction(metric)
     if mode is None:
-        raise CheckpointError(f"The name {metric} does not say whether higher or lower is better: {remedy}")
+        close = difflib.get_close_matches(metric, _MEANING, 1, 0.8)
+        hint = f"did you mean {close[0]}? If not, " if close else ""
+        raise CheckpointError(
+            f"The name {metric} does not say whether higher or lower is better: {hint}{remedy}"
+        )
     return mode
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from checkpointing.events import Event
 from checkpointing.manifest import Manifest
+from checkpointing.metrics import bad_loss
 
 TRAINING = "training"
 MILESTONE = "milestone"
@@ -110,9 +111,12 @@ def _ownerless(manifest: Manifest, policies: Mapping[str, Policy]) -> str | None
 
 
 def ranked(metrics: Mapping[str, float], metric: str) -> float | None:
-    """The metric's value, or None when it is missing, NaN or infinite: such a value is never ranked."""
+    """The metric's value, or None when it is missing, NaN or infinite: such a value is never ranked.
+
+    Nor is any value of an evaluation whose loss is not finite: that network is nobody's best.
+    """
     value = metrics.get(metric)
-    return value if value is not None and math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) and bad_loss(metrics) is None else None
 
 
 def better(value: float, than: float | None, mode: str, min_delta: float = 0.0) -> bool:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
+from checkpointing.metrics import bad_loss
 from checkpointing.naming import Template
 from checkpointing.policy import MILESTONE, TRAINING, Save
 from checkpointing.store import Store
@@ -77,6 +78,17 @@ def tell_lost(roles: Sequence[Manifest]) -> None:
                 role.epoch,
                 "; ".join(role.reasons),
             )
+
+
+def tell_unranked(event: EvalEnd) -> None:
+    """An evaluation that counts for no policy is told."""
+    if (loss := bad_loss(event.metrics)) is not None:
+        log.warning(
+            "%s is %s at epoch %d: this network is never the best of anything.",
+            loss,
+            event.metrics[loss],
+            event.epoch,
+        )
 
 
 def farewell(manifest: Manifest, written: list[Manifest]) -> str:

@@ -122,6 +122,7 @@ def loop_settings(config: c.Config) -> LoopSettings:
         label_smoothing=config.label_smoothing,
         bf16=config.precision is c.Precision.bf16,
         skip_nonfinite=config.nonfinite is c.Nonfinite.skip,
+        max_skipped=config.max_skipped,
         log_every=config.log_every,
     )
 

@@ -27,7 +27,7 @@ class Precision(Enum):
 
 
 class Nonfinite(Enum):
-    """What to do when a loss is NaN or infinite."""
+    """What to do when a loss is NaN or infinite; `skip` looks at the gradients as well."""
 
     stop = "stop"
     skip = "skip"
@@ -338,6 +338,7 @@ class Config:
     deterministic: bool
     threads: int | None
     nonfinite: Nonfinite
+    max_skipped: int
     log_every: int
     test: bool
     tensorboard: bool
@@ -348,7 +349,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_range(self, "", 1, INF, "epochs max_steps batch_size eval_batch_size grad_accumulation")
-        require_range(self, "", 1, INF, "threads log_every")
+        require_range(self, "", 1, INF, "threads log_every max_skipped")
         require_range(self, "", 0, BELOW_ONE, "label_smoothing")
         require_range(self, "", 0, 2**31 - 1, "seed")
         require(

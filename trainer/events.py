@@ -19,13 +19,17 @@ from checkpointing.policy import Stop
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """The mean training loss since the last one, and the rate in images per second."""
+    """The mean training loss since the last one, and the rate in images per second.
+
+    `skipped` is how many steps were left out since the run began, as they were not finite.
+    """
 
     epoch: int
     step: int
     loss: float
     lr: float
     images_per_second: float
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

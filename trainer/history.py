@@ -25,6 +25,11 @@ class History:
     tests: dict[str, dict[str, Any]]
     unreadable: int
 
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out, as their loss or gradients were not finite."""
+        return int(self.train[-1]["skipped"]) if self.train else 0
+
 
 @dataclass(frozen=True)
 class PeakRow:
@@ -82,6 +87,7 @@ def _add(history: History, row: dict[str, Any]) -> None:
         history.evals.append(event)
     elif row["kind"] == "train":
         plain = {name: float(row[name]) for name in ("step", "loss", "lr")}
+        plain["skipped"] = int(row.get("skipped", 0))
         while history.train and history.train[-1]["step"] >= plain["step"]:
             history.train.pop()
         history.train.append(plain)

@@ -72,7 +72,7 @@ class ConsoleListener:
             self._drawn = now
             log.info(
                 f"epoch {event.epoch} step {event.step}/{self._total} loss {event.loss:.4f} "
-                f"lr {event.lr:.2e} {rate}"
+                f"lr {event.lr:.2e} {rate}{f', {event.skipped} skipped' if event.skipped else ''}"
             )
 
     def _say(self, event: Published) -> None:
@@ -111,8 +111,8 @@ class ConsoleListener:
 def row(event: Published) -> dict[str, Any] | None:
     """An event as a row of metrics.jsonl, or None when it has none."""
     match event:
-        case Logged(epoch, step, loss, lr, rate):
-            values = {"loss": loss, "lr": lr, "images_per_second": rate}
+        case Logged(epoch, step, loss, lr, rate, skipped):
+            values = {"loss": loss, "lr": lr, "images_per_second": rate, "skipped": skipped}
             return {"kind": "train", "epoch": epoch, "step": step, **values}
         case EvalEnd(epoch, step, metrics, sparsity, version):
             facts: dict[str, Any] = {"metrics": dict(metrics), "sparsity": sparsity, "mask_version": version}

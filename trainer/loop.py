@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy
 from checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
 from trainer import signals
 from trainer.data import DataModule
-from trainer.errors import UserError
 from trainer.events import Logged, Publisher
 from trainer.metrics import Classification, autocast_for, evaluate, measured_sparsity
+from trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
 from trainer.state import TrainState
 
 
@@ -31,6 +31,7 @@ class LoopSettings:
     label_smoothing: float
     bf16: bool
     skip_nonfinite: bool
+    max_skipped: int
     log_every: int
 
 
@@ -55,6 +56,9 @@ class Loop:
         self.skipped = skipped
         self.signal: int | None = None
         self._autocast = autocast_for(device, bf16=settings.bf16)
+        self._skipping: Skipping | None = None
+        if settings.skip_nonfinite:
+            self._skipping = Skipping(state.model, state.optimizer, state.progress, settings.max_skipped)
 
     def fit(self, publish: Publisher) -> RunEnd | Interrupted:
         """Train until the last epoch, the last step, a policy's Stop or a signal."""
@@ -67,12 +71,15 @@ class Loop:
             if self.signal is not None:
                 return self._end(publish, Interrupted(epoch, progress.step, self.signal))
             stop = publish(*self._epoch_done(epoch, metrics))
+            self._check_alive(metrics)
             if stop:
                 reason = stop.reason
                 break
         else:
             if progress.epoch < settings.epochs:
                 reason = f"max_steps={settings.max_steps} is reached"
+        if progress.skipped:
+            reason += f"; {progress.skipped} of {progress.step} steps were skipped, as they were not finite"
         return self._end(publish, RunEnd(progress.number, progress.step, reason))
 
     def _train_epoch(self, epoch: int, publish: Publisher) -> None:
@@ -87,20 +94,22 @@ class Loop:
             progress.batch += 1
             progress.step += 1
             if progress.step % log_every == 0 or progress.batch == per_epoch:
-                self._check_finite()
+                self._check_finite(f"by step {progress.step}")
                 loss, now = meter.take(), time.perf_counter()
                 rate = (progress.step - first) * self.data.batch_size / (now - since)
                 since, first = now, progress.step
                 lr = self.state.optimizer.param_groups[0]["lr"]
-                publish.tell(Logged(epoch, progress.step, loss, lr, rate))
+                publish.tell(Logged(epoch, progress.step, loss, lr, rate, progress.skipped))
             publish(StepEnd(epoch, progress.step))
             if self.signal is not None or progress.step >= limit:
                 break
-        self._check_finite()
+        self._check_finite(f"by step {progress.step}")
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step. On CUDA nothing here waits for the device unless steps may be skipped."""
         state, parts = self.state, self.settings.grad_accumulation
+        if self._skipping:
+            self._skipping.remember()
         total: Tensor | None = None
         # One part is neither cut nor divided: in a step of half a millisecond that shows.
         whole = [(images, labels)]
@@ -122,29 +131,39 @@ class Loop:
         state.optimizer.zero_grad()
 
     def _usable(self, loss: Tensor) -> bool:
-        """Count a loss in the mean; False for one to skip.
+        """Count a loss in the mean; False for a step to leave out.
 
-        Raises UserError for a loss that is not finite: at once on the CPU, at the next look on CUDA.
+        Raises DivergedError for a loss that is not finite: at once on the CPU, at the next look on CUDA.
         """
-        skip = self.settings.skip_nonfinite
-        if self.device.type != "cpu" and not skip:
-            self.state.meter.add(loss)
+        meter = self.state.meter
+        if self._skipping:
+            usable = self._skipping.usable(loss)
+            if usable:
+                meter.add(loss.item())
+            else:
+                self._skipping.skip(loss.item())
+            return usable
+        if self.device.type != "cpu":
+            meter.add(loss)
             return True
-        value = loss.item()
-        if skip and not math.isfinite(value):
-            return False
-        self.state.meter.add(value)
-        if not math.isfinite(value):
-            self._check_finite()
+        meter.add(loss.item())
+        if not meter.finite():
+            self._check_finite(f"at step {self.state.progress.step + 1}")
         return True
 
-    def _check_finite(self) -> None:
-        """Stop on a loss that was not finite since the last logged one. Waits for the device."""
+    def _check_finite(self, when: str) -> None:
+        """Raise DivergedError for a loss since the last look that was not finite. Waits for the device."""
         if not self.state.meter.finite():
-            raise UserError(
-                f"The loss is not finite at step {self.state.progress.step + 1}: try a lower optimizer.lr, "
-                "optimizer.clip_norm=1.0, or nonfinite=skip. The last good checkpoint is intact."
-            )
+            raise DivergedError(f"The loss is not finite {when}: {REMEDY}, or nonfinite=skip.")
+
+    def _check_alive(self, metrics: dict[str, float]) -> None:
+        """Raise DivergedError after an evaluation that shows that no later step changes anything."""
+        if math.isfinite(metrics["loss"]):
+            return
+        check_alive(self.state.model, self.state.progress.step)
+        whole_epoch = self.state.progress.skipped_in_a_row >= self.data.steps_per_epoch
+        if self._skipping and whole_epoch:
+            raise self._skipping.over()
 
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Loss, accuracy, top-5 accuracy and macro F1 over `batches`; empty when a signal cuts it short."""

@@ -71,6 +71,10 @@ def print_report(
     if kept:
         console.say("")
         _print_kept(console, run, metric, kept)
+    if history.skipped:
+        steps = int(history.train[-1]["step"])
+        console.say("")
+        console.say(f"Skipped, as they were not finite: {history.skipped} of {steps} steps.")
     if history.unreadable:
         console.say("")
         console.say(
@@ -214,6 +218,7 @@ def _as_json(run: Path, metric: str, mode: str, targets: list[float], kept: Sequ
         "mode": mode,
         "peaks": [asdict(row) for row in _peaks(history, metric, mode, targets)],
         "tests": history.tests,
+        "skipped_steps": history.skipped,
         "kept": [asdict(m) for m in kept],
     }
     return json.dumps(_encodable(plain), indent=2, allow_nan=False)

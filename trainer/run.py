@@ -30,6 +30,7 @@ from trainer.errors import UserError
 from trainer.events import Listener, Publisher
 from trainer.final import read_test_set
 from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
+from trainer.nonfinite import with_last_good
 from trainer.patient import open_logs
 
 log = logging.getLogger("peakpoint")
@@ -75,7 +76,8 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
             manager = _manager(config, parts, start, target)
             if saved:
                 manager.load_state_dict(saved["policies"])
-            with parts.loop.signals():
+            classes = parts.data.num_classes
+            with parts.loop.signals(), with_last_good(target.root, target.run, classes):
                 return _train(config, parts, manager, directory, console, mirrors)
 
 
@@ -265,7 +267,8 @@ def _train(
                 listener.close()
     if parts.loop.signal is not None or isinstance(end, Interrupted):
         return _interrupted(directory, parts)
-    record.end(directory, "finished", reason=end.reason, epoch=progress.epoch, step=progress.step)
+    facts = {"epoch": progress.epoch, "step": progress.step, "skipped": progress.skipped}
+    record.end(directory, "finished", reason=end.reason, **facts)
     if rows.missing:
         log.warning("no report: %s lacks %d rows.", directory / record.METRICS, rows.missing)
     else:
@@ -294,7 +297,8 @@ def _report(config: Config, directory: Path, console: Console, kept: list[Manife
 
 def _interrupted(directory: Path, parts: Parts) -> int:
     number, progress = parts.loop.signal or 0, parts.state.progress
-    record.end(directory, "interrupted", signal=number, epoch=progress.epoch, step=progress.step)
+    facts = {"epoch": progress.epoch, "step": progress.step, "skipped": progress.skipped}
+    record.end(directory, "interrupted", signal=number, **facts)
     log.info("interrupted at step %d; to go on: %s", progress.step, _resume_command(directory))
     return 128 + number
 

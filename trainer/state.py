@@ -33,13 +33,16 @@ class Stateful(Protocol):
 class Progress:
     """How far a run is: whole epochs done, batches done in the epoch after them, optimizer steps in all.
 
-    `evaluations` is the metric history, one plain dict an evaluation.
+    `evaluations` is the metric history, one plain dict an evaluation. `skipped` of the steps were left out,
+    as their loss or gradients were not finite, and the last `skipped_in_a_row` of them together.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
     @property
     def number(self) -> int:

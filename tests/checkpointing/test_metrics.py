@@ -63,6 +63,8 @@ def test_an_unknown_name_needs_its_mode_once(tmp_path):
         CheckpointError, match=r"name quality does not say .*: say mode=\"max\" or mode=\"min\""
     ):
         manager.save_milestone_checkpoint(t.model, 0.5, "quality", 1)
+    with pytest.raises(CheckpointError, match=r"did you mean accuracy\? If not, say mode="):
+        manager.save_milestone_checkpoint(t.model, 0.5, "acuracy", 1)
     assert manager.list_checkpoints()["milestone"] == []
     assert manager.save_milestone_checkpoint(t.model, 0.5, "quality", 1, mode="min")
     manager.close()

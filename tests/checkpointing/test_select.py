@@ -163,6 +163,10 @@ def test_nan_never_qualifies_and_what_is_missing_is_named(measured_copy):
 
 def test_a_metric_that_nobody_recorded_is_a_mistake_in_the_rules(measured_run):
     with pytest.raises(CheckpointError, match=r"recorded acuracy: did you mean accuracy\?"):
+        select.choose([measured_run], by(rank=["-acuracy"]))
+    with pytest.raises(
+        CheckpointError, match=r"The name acuracy does not say .*: did you mean accuracy\? If not"
+    ):
         select.choose([measured_run], by(rank=["acuracy"]))
     with pytest.raises(CheckpointError, match=r"recorded WER; there are: accuracy, bytes, epoch"):
         select.choose([measured_run], by(require=[{"metric": "WER", "max": 3}]))

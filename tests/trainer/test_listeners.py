@@ -55,7 +55,8 @@ def test_events_with_numbers_have_a_row_each(tmp_path):
     lines.close()
     found = [strict(line) for line in text.splitlines()]
     assert found == [
-        {"kind": "train", "epoch": 1, "step": 3, "loss": 2.5, "lr": 0.001, "images_per_second": 100.0},
+        {"kind": "train", "epoch": 1, "step": 3, "loss": 2.5, "lr": 0.001, "images_per_second": 100.0,
+         "skipped": 0},
         {"kind": "eval", "epoch": 2, "step": 16, "metrics": METRICS, "sparsity": 0.7, "mask_version": 3},
         {"kind": "save", "file": "training/a.pt", "tags": ["interval", "best"], "bytes": 1000,
          "stall_s": 0.01, "total_s": 0.5},

@@ -228,7 +228,7 @@ def test_the_curves_are_a_picture_and_leave_matplotlib_as_it_was(tmp_path):
     "rows",
     [
         [eval_row(1, 0.5)],
-        [eval_row(1, "nan"), eval_row(2, 0.0, loss="inf"), eval_row(3, "nan")],
+        [eval_row(1, "nan"), eval_row(2, 0.0), eval_row(3, 0.4, loss="inf")],
         [train_row(1, "nan"), eval_row(1, 0.5, sparsity=0.9), train_row(11, "inf")],
     ],
 )

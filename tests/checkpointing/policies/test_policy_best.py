@@ -4,7 +4,7 @@ import policy_cases as case
 import pytest
 from policy_cases import INF, NAN
 
-from checkpointing.events import EpochEnd, StepEnd
+from checkpointing.events import EpochEnd, EvalEnd, StepEnd
 from checkpointing.policies.best import Best
 from checkpointing.policies.top_k import TopK
 from checkpointing.policy import MILESTONE, Save
@@ -58,10 +58,21 @@ def test_smaller_is_better_in_mode_min_and_metrics_do_not_mix():
     events = [
         case.evaluation(1, 0.5, loss=1.0),
         case.evaluation(2, 0.4, loss=0.9),
-        case.evaluation(3, 0.6, loss=NAN),
+        case.evaluation(3, 0.6, loss=1.1),
     ]
     tags = [[d.tag for d in decisions] for decisions in case.answers(policy, events)]
     assert tags == [["best_accuracy", "best_loss"], ["best_loss"], ["best_accuracy"]]
+
+
+@pytest.mark.parametrize("loss", [NAN, INF])
+@pytest.mark.parametrize("name", ["loss", "val_loss"])
+def test_a_network_whose_loss_is_not_finite_is_best_in_nothing(name, loss):
+    policy = Best(case.best(accuracy="max", f1_score="max"))
+    metrics = {"accuracy": 0.9, "f1_score": 0.9, name: loss}
+    assert policy.decide(EvalEnd(1, 10, metrics, 0.0, 0)) == []
+    assert policy.state_dict()["unranked"] == {"accuracy": 1, "f1_score": 1}
+    only_training = {"accuracy": 0.8, "f1_score": 0.8, "train_loss": loss}
+    assert len(policy.decide(EvalEnd(2, 20, only_training, 0.0, 0))) == 2
 
 
 def test_min_delta_is_compared_with_the_best_and_not_with_the_last():

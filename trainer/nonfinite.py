@@ -1,0 +1,122 @@
+"""Losses and gradients that are NaN or infinite: the steps that are left out, and when training ends."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from checkpointing import codec, store
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import Manifest
+from checkpointing.policy import ranked
+from trainer.errors import UserError
+from trainer.state import Progress, plain_model
+
+log = logging.getLogger("peakpoint")
+
+REMEDY = "try a lower optimizer.lr or optimizer.clip_norm=1.0"
+_LOST = 10
+"""An evaluation whose loss is above so many times that of a guess is that of a network that diverged."""
+
+
+class DivergedError(UserError):
+    """Training came to where it cannot go on from."""
+
+
+class Skipping:
+    """Leaves out the steps whose loss or gradients are not finite, and counts them.
+
+    Its forward pass has reached running statistics, as those of batch normalisation, so every floating-point
+    buffer is put back; what counts passes counts on. Waits for the device at each step.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, progress: Progress, limit: int) -> None:
+        self._model, self._optimizer, self._progress, self._limit = model, optimizer, progress, limit
+        self._statistics: dict[str, Tensor] = {}
+        self._told = False
+
+    def remember(self) -> None:
+        """Before the forward pass: copy the statistics that it changes."""
+        self._statistics = {name: buffer.clone() for name, buffer in self._floating()}
+
+    def _floating(self) -> Iterator[tuple[str, Tensor]]:
+        return ((n, buffer) for n, buffer in self._model.named_buffers() if buffer.is_floating_point())
+
+    def usable(self, loss: Tensor) -> bool:
+        """Whether the loss and every gradient are finite."""
+        params = [p for group in self._optimizer.param_groups for p in group["params"]]
+        grads = [p.grad for p in params if p.grad is not None]
+        largest = torch._foreach_norm(grads, torch.inf) if grads else []
+        finite = bool(torch.stack([loss, *largest]).isfinite().all())
+        if finite:
+            self._progress.skipped_in_a_row = 0
+        return finite
+
+    @torch.no_grad()
+    def skip(self, loss: float) -> None:
+        """Count a step that is left out. Raises DivergedError after `limit` in a row: none will be taken."""
+        for name, buffer in self._floating():
+            buffer.copy_(self._statistics[name])
+        progress = self._progress
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        if not self._told:
+            self._told = True
+            what = "a gradient" if math.isfinite(loss) else "its loss"
+            log.warning("step %d is skipped: %s is not finite", progress.step + 1, what)
+        if progress.skipped_in_a_row >= self._limit:
+            raise self.over()
+
+    def over(self) -> DivergedError:
+        """Nothing is left to gain."""
+        progress = self._progress
+        return DivergedError(
+            f"The last {progress.skipped_in_a_row} steps were skipped, as their loss or gradients were not "
+            f"finite ({progress.skipped} since the run began), so none is left to take: {REMEDY}."
+        )
+
+
+def check_alive(model: nn.Module, step: int) -> None:
+    """Raise DivergedError for a network that no step can mend: its weights or statistics are not finite."""
+    name = codec.nonfinite(plain_model(model).state_dict())
+    if name is not None:
+        raise DivergedError(
+            f"The network is lost: {name} holds NaN or infinite values at step {step}, so every later loss "
+            f"is one: {REMEDY}."
+        )
+
+
+@contextlib.contextmanager
+def with_last_good(root: Path, run: str, classes: int) -> Iterator[None]:
+    """Within: a DivergedError also says which checkpoint of the run to go on from, or that there is none."""
+    try:
+        yield
+    except DivergedError as error:
+        good = last_good(root, run, classes)
+        if good is None:
+            what = "No checkpoint of this run was evaluated with a good loss, so start again."
+        else:
+            what = (
+                f"The last good checkpoint is that of epoch {good.epoch}, step {good.global_step} (loss "
+                f"{good.metrics['loss']:.4f}), and is intact; to go on from it: resume={root / good.file}"
+            )
+        raise UserError(f"{error} {what}") from None
+
+
+def last_good(root: Path, run: str, classes: int) -> Manifest | None:
+    """The newest checkpoint that verifies and whose evaluation had the loss of a network that learns."""
+    bound = _LOST * math.log(max(2, classes))
+    for manifest in reversed(store.manifests(root)):
+        loss = ranked(manifest.metrics, "loss")
+        if manifest.run == run and loss is not None and loss <= bound:
+            try:
+                store.verify(root, manifest)
+            except CheckpointError:
+                continue
+            return manifest
+    return None
