@@ -14,8 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from checkpointing.urls import is_url
+from trainer import recorded
 from trainer.errors import UserError
-from trainer.record import RUN, read_json
+from trainer.record import RUN, read_run
 
 FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
 """What a resumed run may not change: it would no longer be the same run."""
@@ -57,15 +58,7 @@ def plan(argv: list[str]) -> Plan:
     typed = [a for a in argv if split(a)[0] is not None]
     keys = tuple(key for a in typed if (key := split(a)[0]))
     saved = [o for o in attempt["overrides"] if split(o)[0] not in (*keys, *OWN)]
-    for override in saved:
-        key = split(override)[0]
-        if key is None or key.startswith("hydra"):  # who wrote that wants more than to set values
-            raise UserError(f"{run / RUN} holds {override!r}, which is not an override of a run.")
-        if key == "plugins":
-            raise UserError(
-                f"This run used {override}. Code is imported only at your word: "
-                f"add {override} to the command."
-            )
+    saved = recorded.taken(saved, run / RUN)
     first = argv.index(typed[0])
     rest = [a for a in argv[first:] if split(a)[0] != "resume"]
     source = str(file or run)
@@ -132,10 +125,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
 
 def last_attempt(run: Path) -> dict[str, Any]:
     """The latest attempt that a run recorded. Raises UserError when its run.json is of something else."""
-    attempts = read_json(run / RUN).get("attempts")
-    if not attempts:
-        raise UserError(f"{run / RUN} records no attempt, so it is not that of a run.")
-    attempt: dict[str, Any] = attempts[-1]
+    attempt: dict[str, Any] = read_run(run)["attempts"][-1]
     return attempt
 
 
