@@ -28,6 +28,9 @@ WRITTEN = 256 << 10
 DEEPEST = 64
 """Levels of lists and objects within each other."""
 
+YAML_ERRORS = (yaml.YAMLError, ValueError, ArithmeticError, RecursionError)
+"""What PyYAML raises for what is not YAML, or not a value."""
+
 _LONG_NUMBER = re.compile(r"\d{19}")
 
 
@@ -147,19 +150,8 @@ def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, loader: Any = yaml.SafeLoader) -> dict[Any, Any]:
-    """The keys and values of a YAML file, none for an empty one, as a loader of PyYAML understands them.
-
-    An alias is refused: a few lines of them can stand for more than any memory holds. Raises CheckpointError;
-    Absent when there is no file.
-    """
-    data = read_bytes(path, WRITTEN)
-    try:
-        text = data.decode()
-        _refuse_aliases(text, loader)
-        found = yaml.load(text, Loader=loader)
-        _check(found)
-    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not YAML: {_reason(error)}.") from None
+    """The keys and values of a YAML file, none for an empty one. Raises as yaml_value."""
+    found = yaml_value(path, loader)
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -167,9 +159,40 @@ def read_yaml(path: Path, loader: Any = yaml.SafeLoader) -> dict[Any, Any]:
     return found
 
 
-def _refuse_aliases(text: str, loader: Any) -> None:
+def yaml_value(path: Path, loader: Any = yaml.SafeLoader) -> Any:
+    """What a YAML file holds, as a loader of PyYAML understands it. Raises as yaml_text."""
+    text = yaml_text(path)
+    try:
+        found = yaml.load(text, Loader=loader)
+        _check(found)
+    except YAML_ERRORS as error:
+        raise not_yaml(path, error) from None
+    return found
+
+
+def yaml_text(path: Path) -> str:
+    """The text of a YAML file that may be given to a parser.
+
+    An alias is refused: a few lines of them can stand for more than any memory holds. Raises CheckpointError;
+    Absent when there is no file.
+    """
+    data = read_bytes(path, WRITTEN)
+    try:
+        text = data.decode()
+        _refuse_aliases(text)
+    except YAML_ERRORS as error:
+        raise not_yaml(path, error) from None
+    return text
+
+
+def not_yaml(path: Path, error: Exception) -> CheckpointError:
+    """The error that says why a file is not YAML, in one line."""
+    return CheckpointError(f"{path} is not YAML: {_reason(error)}.")
+
+
+def _refuse_aliases(text: str) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=loader):
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it uses the alias *{event.anchor}, which is not taken: write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

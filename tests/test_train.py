@@ -423,7 +423,7 @@ def test_a_plugin_brings_its_own_model_optimizer_and_policy(tmp_path):
     assert newest(tmp_path / "run").sparsity == pytest.approx(0.5, abs=0.01)
     refused = start("resume=run", "epochs=4")
     assert refused.returncode == 1
-    assert "Code is imported only at your word: add plugins=[mine]" in refused.stderr
+    assert "only at your word: add 'plugins=[mine]' to the command" in refused.stderr
     assert start("resume=run", "plugins=[mine]", "epochs=4").returncode == 0
 
 

@@ -1,13 +1,13 @@
 """What a run wrote of its metrics, read back: evaluations, losses, tests, and the peak among them."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpointing.errors import os_reason
+from checkpointing import bounded
+from checkpointing.errors import CheckpointError
 from checkpointing.events import EvalEnd
 from checkpointing.policy import order, ranked
 from trainer.errors import UserError
@@ -53,21 +53,20 @@ def read_history(run: Path) -> History:
     """
     path = run / "metrics.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        reason = os_reason(error)
-        raise UserError(f"{path} cannot be read: {reason}. Name the directory of a run.") from None
+        lines = list(bounded.lines(path))
+    except CheckpointError as error:
+        raise UserError(f"{error} Name the directory of a run.") from None
     history = History([], [], {}, 0)
     unreadable = 0
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = bounded.json_value(line)
         except ValueError:
             unreadable += number < len(lines)
             continue
         try:
             _add(history, row)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise UserError(
                 f"{path}, line {number} is not a row of metrics ({type(error).__name__}: {error})."
             ) from None

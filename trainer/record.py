@@ -11,15 +11,18 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from checkpointing import bounded
 from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.mirrored import safe
 from checkpointing.store import write_atomic
 from trainer.errors import UserError
 
@@ -28,6 +31,7 @@ file_only = logging.getLogger("train.log")  # what the console is told in anothe
 
 HYDRA = ".hydra"
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
+STATES = ("running", "finished", "interrupted", "failed")
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorboard", "peakpoint")
 
 
@@ -37,16 +41,98 @@ def now() -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError naming a file that is missing or broken."""
+    """A JSON object from a file. Raises UserError naming a file that is missing, broken or out of bounds."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {os_reason(error)}.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object.")
-    return value
+        return bounded.read_json(path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """run.json of a run directory. Raises UserError when it is missing, broken, or of something else.
+
+    It holds at least one of `attempts`, each with `overrides`; what it has beside has the type that is
+    written here.
+    """
+    path = run / RUN
+    found = read_json(path)
+    attempts = found.get("attempts")
+    if not attempts:
+        raise UserError(f"{path} records no attempt, so it is not that of a run.")
+    if wrong := next(_wrong(found), None):
+        raise UserError(f"{path} is not the record of a run: {wrong} is not what is written there.")
+    return found
+
+
+def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
+    """The names of values in run.json that have another type than the ones that are written."""
+    attempts = found["attempts"]
+    if not isinstance(attempts, list) or not all(isinstance(each, dict) for each in attempts):
+        yield "attempts"
+        return
+    for name in ("config", "data"):
+        if not isinstance(found.get(name, {}), dict):
+            yield name
+    if not (isinstance(name := found.get("run", "run"), str) and safe(name)):
+        yield "run"
+    for each in attempts:
+        overrides = each.get("overrides")
+        if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
+            yield "overrides"
+        if not isinstance(each.get("started", ""), str):
+            yield "started"
+        if not isinstance(each.get("resumed_from"), str | None):
+            yield "resumed_from"
+        hydra = each.get("hydra", "")
+        if not isinstance(hydra, str) or Path(hydra).is_absolute() or ".." in Path(hydra).parts:
+            yield "hydra"
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """status.json of a run directory. Raises UserError when it is missing, broken, or of something else.
+
+    `state` is one of STATES; a finished one has `epoch` and `step`, numbers, and `reason`, a text.
+    """
+    found = read_json(run / STATUS)
+    wanted: dict[str, type] = {"epoch": int, "step": int, "reason": str}
+    done = found.get("state") == "finished"
+    if found.get("state") not in STATES or (
+        done and not all(isinstance(found.get(name), kind) for name, kind in wanted.items())
+    ):
+        raise UserError(f"{run / STATUS} is not the status of a run: it was written by something else.")
+    return found
+
+
+def saved_config(run: Path, attempt: Mapping[str, Any]) -> DictConfig:
+    """The configuration that an attempt composed, interpolations as they are. Raises UserError."""
+    path = run / attempt.get("hydra", "") / "config.yaml"
+    try:
+        found = OmegaConf.create(bounded.yaml_text(path))
+    except CheckpointError as error:
+        raise UserError(f"{error} It is needed to resume.") from None
+    except (*bounded.YAML_ERRORS, OmegaConfBaseException) as error:
+        raise UserError(f"{bounded.not_yaml(path, error)} It is needed to resume.") from None
+    if not isinstance(found, DictConfig):
+        raise UserError(f"{path} holds no keys with values. It is needed to resume.")
+    return found
+
+
+def watched(run: Path) -> tuple[str, str, list[float]]:
+    """The metric and its mode that a run's record says it watched, and its target sparsities.
+
+    The first target is that of its pruning. Raises UserError when the record does not say.
+    """
+    config = read_json(run / RUN).get("config")
+    try:
+        monitor, targets = config["checkpoint"]["monitor"], [float(config["pruning"]["target"])]
+        for policy in config["checkpoint"]["policy"].values():
+            targets += map(float, policy.get("targets", ()))
+        metric, mode = monitor["metric"], monitor["mode"]
+        if not isinstance(metric, str) or mode not in ("max", "min"):
+            raise ValueError(metric)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{run / RUN} does not say what its run watched.") from None
+    return metric, mode, targets
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -201,16 +201,6 @@ def _finite(value: float | None) -> float:
     return value if value is not None and math.isfinite(value) else math.nan
 
 
-def _configured(run: Path) -> tuple[str, str, list[float]]:
-    """Monitored metric, its mode, and the sparsity targets, as the run recorded them."""
-    config = record.read_json(run / record.RUN)["config"]
-    targets = [config["pruning"]["target"]]
-    for policy in config["checkpoint"]["policy"].values():
-        targets += policy.get("targets", [])
-    monitor = config["checkpoint"]["monitor"]
-    return monitor["metric"], monitor["mode"], targets
-
-
 def _as_json(run: Path, metric: str, mode: str, targets: list[float], kept: Sequence[Manifest]) -> str:
     history = read_history(run)
     plain = {
@@ -243,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = options.run
     try:
         read_history(run)
-        monitored, mode, targets = _configured(run)
+        monitored, mode, targets = record.watched(run)
         metric = options.metric or monitored
         if metric != monitored:
             mode = direction(metric) or "max"

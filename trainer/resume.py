@@ -6,6 +6,7 @@ nothing that a run directory holds is executed.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,17 @@ def locate(value: str) -> tuple[Path, Path | None]:
         runs = [
             p.parent for p in (*Path("outputs").glob(f"*/{RUN}"), *Path("outputs").glob(f"sweeps/*/*/{RUN}"))
         ]
-        if not runs:
+        started: dict[str, Path] = {}
+        for run in runs:
+            try:
+                started[last_attempt(run).get("started", "")] = run
+            except UserError as error:  # one bad file does not hide the others
+                print(f"passed over: {error}", file=sys.stderr)
+        if not started:
             raise UserError(
                 "resume=latest finds no run under outputs/ of this directory: name a run directory."
             )
-        return max(runs, key=lambda run: last_attempt(run)["started"]).resolve(), None
+        return started[max(started)].resolve(), None
     path = Path(value).expanduser().resolve()
     if path.is_dir():
         if not (path / RUN).is_file():

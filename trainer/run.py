@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.errors import CheckpointError
 from checkpointing.events import Interrupted, RunEnd
 from checkpointing.lock import one_writer
 from checkpointing.manager import Manager, Options
@@ -103,10 +103,9 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 def _finished(config: Config, plan: resume.Plan) -> str | None:
     """A sentence when the run that is to be resumed is done and nothing was asked for that goes beyond."""
     assert plan.run
-    path = plan.run / record.STATUS
-    if plan.file or not path.exists():
+    if plan.file or not (plan.run / record.STATUS).exists():
         return None
-    status = record.read_json(path)
+    status = record.read_status(plan.run)
     if status["state"] != "finished":
         return None
     epoch, step = status["epoch"], status["step"]
@@ -124,16 +123,10 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     known: dict[str, Any] = {}
     source, manifest = directory / CHECKPOINTS, None
     if plan.run:
-        known = record.read_json(plan.run / record.RUN)
+        known = record.read_run(plan.run)
         if known["attempts"][-1] != plan.attempt:
             raise UserError(f"{plan.run} was resumed by another command meanwhile: try again.")
-        earlier = plan.run / known["attempts"][-1]["hydra"] / "config.yaml"
-        try:
-            saved = OmegaConf.load(earlier)
-        except OSError as error:
-            reason = os_reason(error)
-            raise UserError(f"{earlier} cannot be read: {reason}. It is needed to resume.") from None
-        assert isinstance(saved, DictConfig)
+        saved = record.saved_config(plan.run, known["attempts"][-1])
         for change in resume.check_changes(cfg, saved, plan.typed):
             log.info("changed since the last attempt: %s", change)
         source = plan.run / CHECKPOINTS

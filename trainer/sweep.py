@@ -4,8 +4,9 @@ import contextlib
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from checkpointing import bounded
 from checkpointing.errors import CheckpointError
 from checkpointing.lock import one_writer
 from checkpointing.terminal import Console, say_error
@@ -82,25 +83,29 @@ def _number(run: Path) -> tuple[int, str]:
 
 def _result(run: Path) -> tuple[str, list[str], str]:
     """The state of a job, the cells of its row after that, and a note where there is more to say."""
-    status = record.read_json(run / record.STATUS)
-    state = str(status["state"])
-    if state == "failed":
-        return state, [], str(status.get("error", ""))
+    state = "unreadable"
     try:
-        config = record.read_json(run / record.RUN)["config"]
+        status = record.read_status(run)
+        state = status["state"]
+        if state == "failed":
+            return state, [], str(status.get("error", ""))
+        metric, mode, (target, *_) = record.watched(run)
         history = read_history(run)
     except UserError as error:
         return state, [], str(error)
-    metric, mode = (config["checkpoint"]["monitor"][k] for k in ("metric", "mode"))
-    rows = peak_rows(history.evals, metric, mode, [config["pruning"]["target"]])
+    rows = peak_rows(history.evals, metric, mode, [target])
     if not rows:
         return state, [], f"no evaluation has a finite {metric}"
     row, tested = rows[-1], history.tests.get("selected")
-    test = shown(metric, tested["metrics"][metric]) if tested else ""
+    test = shown(metric, tested["metrics"][metric]) if tested and metric in tested["metrics"] else ""
     values = (shown(metric, row.best), shown(metric, row.final), test)
     return state, [row.scope.removeprefix("sparsity "), str(row.best_epoch), *values], ""
 
 
 def _overrides(run: Path) -> list[str]:
-    path = run / ".hydra" / "overrides.yaml"
-    return [str(o) for o in OmegaConf.to_container(OmegaConf.load(path))] if path.exists() else []  # type: ignore[union-attr]
+    """What sets a job apart, in words; nothing when it is not there, or not to be read."""
+    try:
+        found = bounded.yaml_value(run / ".hydra" / "overrides.yaml")
+    except CheckpointError:
+        return []
+    return list(map(str, found)) if isinstance(found, list) else []

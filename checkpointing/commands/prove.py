@@ -24,7 +24,7 @@ from checkpointing.errors import CheckpointError
 from checkpointing.terminal import Console
 
 WITNESS = "checkpointing.commands.witness"
-OWN = ("resume", "accept_drift", "plugins", "hydra.run.dir", "hydra.output_subdir")
+OWN = ("resume", "accept_drift", "hydra.run.dir", "hydra.output_subdir")
 
 
 @dataclass(frozen=True)
@@ -67,33 +67,41 @@ def prove_resume(options: argparse.Namespace) -> int:
 
 def _asked(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The overrides to train with, and the modules in their plugins=. Raises CheckpointError."""
-    from trainer import plugins, resume  # late: this file is a place where things are put together
+    from trainer import plugins, record, recorded, resume  # late: things are put together here
+    from trainer.errors import UserError
+
+    def keys(overrides: list[str]) -> list[str | None]:
+        return [resume.split(each)[0] for each in overrides]
 
     saved: list[str] = []
     folder = Path(arguments[0])
-    if resume.split(arguments[0])[0] is None:
-        try:
-            saved = json.loads((folder / "run.json").read_text(encoding="utf-8"))["attempts"][-1]["overrides"]
-        except (OSError, ValueError, LookupError, TypeError):
+    if keys(arguments)[0] is None:
+        if not (folder / record.RUN).exists():
             raise CheckpointError(
                 f"{folder} is neither the directory of a run nor an override such as optimizer=adamw."
-            ) from None
+            )
         arguments = arguments[1:]
-    if wrong := [a for a in arguments if resume.split(a)[0] is None]:
-        raise CheckpointError(f"{wrong[0]} is not an override such as optimizer=adamw.")
-    named = plugins.named(arguments)
-    if (theirs := plugins.named(saved)) and not named:
-        raise CheckpointError(
-            f"This run used plugins=[{','.join(theirs)}]. Code is imported only at your word: "
-            "add it to the command."
-        )
-    return [a for a in [*saved, *arguments] if resume.split(a)[0] not in OWN], named
+        named_again = [*keys(arguments), *OWN, *recorded.SENDS]
+        try:
+            overrides = resume.last_attempt(folder)["overrides"]
+            saved = recorded.taken(
+                [o for o in overrides if resume.split(o)[0] not in named_again], folder / record.RUN
+            )
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
+    if None in keys(arguments):
+        wrong = arguments[keys(arguments).index(None)]
+        raise CheckpointError(f"{wrong} is not an override such as optimizer=adamw.")
+    own = [a for a in arguments if resume.split(a)[0] not in (*OWN, "plugins")]
+    return [*saved, *own], plugins.named(arguments)
 
 
 class _Proof:
     """The three runs, and what came of them."""
 
     def __init__(self, folder: Path, overrides: list[str], plugins: list[str], steps: int) -> None:
+        from trainer import recorded
+
         self.folder = folder
         self.plugins = f"plugins=[{','.join([*plugins, WITNESS])}]"
         self.kill_after = steps
@@ -113,7 +121,9 @@ class _Proof:
         if found is None:
             raise CheckpointError("The killed run left no checkpoint that verifies.")
         self.resumed_from = found.global_step
-        self._train("resumed", [f"resume={folder / 'killed'}"])
+        # It was the user's word before; nothing is sent while it is proved.
+        again = [*recorded.needs_word(overrides), "checkpoint.mirror=null"]
+        self._train("resumed", [f"resume={folder / 'killed'}", *again])
         self.again = self._steps("killed")
 
     def _directory(self, name: str) -> str:

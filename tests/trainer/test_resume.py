@@ -146,7 +146,7 @@ def test_a_sweep_does_not_resume(place, argument):
 
 def test_plugins_are_imported_only_at_the_users_word(place):
     place("run", "plugins=[evil]")
-    with pytest.raises(UserError, match=r"add plugins=\[evil\] to the command"):
+    with pytest.raises(UserError, match=r"add 'plugins=\[evil\]' to the command"):
         plan(["resume=run"])
     assert "plugins=[evil]" not in plan(["resume=run", "plugins=[mine]"]).argv
 

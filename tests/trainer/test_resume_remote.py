@@ -25,9 +25,12 @@ def lost(train, s3, tmp_path):
 
 
 def test_bit_for_bit_as_from_the_local_run(train, s3, tmp_path, lost):
+    word = f"checkpoint.mirror={s3.url}/runs"
     done = train(f"resume={s3.url}/runs", "epochs=4", "hydra.run.dir=back")
-    assert done.code == 0, done.err
     assert f"from {s3.url}/runs/" in done.out
+    assert f"copies are sent only at your word: add {word} to the command" in done.err
+    done = train(f"resume={s3.url}/runs", "epochs=4", "hydra.run.dir=back", word)
+    assert done.code == 0, done.err
     done = train("resume=copy", "epochs=4", "checkpoint.mirror=null")
     assert done.code == 0, done.err
     back = tmp_path / "back"
@@ -42,7 +45,7 @@ def test_bit_for_bit_as_from_the_local_run(train, s3, tmp_path, lost):
     assert record["run"] == json.loads((lost / "run.json").read_text())["run"]
     assert [a["hydra"] for a in record["attempts"]] == [".hydra", ".hydra/resume-001"]
     # It goes on with its mirror, too.
-    done = train(f"resume={s3.url}/runs", "hydra.run.dir=other")
+    done = train(f"resume={s3.url}/runs", "hydra.run.dir=other", word)
     assert "is finished at epoch 4" in done.out
 
 
@@ -62,7 +65,7 @@ def test_without_a_directory_it_is_under_outputs_and_goes_on_there(train, s3, tm
 def test_from_a_milestone_in_the_mirror(train, s3, tmp_path, lost):
     milestone = finding.in_tier(lost / "checkpoints", "milestone")[0]
     url = f"{s3.url}/runs/{milestone.run}/checkpoints/{milestone.file}"
-    done = train(f"resume={url}", "epochs=3", "hydra.run.dir=back")
+    done = train(f"resume={url}", "epochs=3", "hydra.run.dir=back", "checkpoint.mirror=null")
     assert done.code == 0, done.err
     attempts = json.loads((tmp_path / "back" / "run.json").read_text())["attempts"]
     assert attempts[-1]["resumed_from"].endswith(milestone.file)

@@ -131,7 +131,7 @@ def test_code_that_a_run_used_is_imported_only_at_the_users_word(finished, tmp_p
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     done = prove(str(tmp_path / "run"), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "This run used plugins=[theirs]. Code is imported only at your word" in done.stderr
+    assert "This run used plugins=[theirs]. Code is imported, the environment read" in done.stderr
 
 
 def test_another_batch_is_seen(whole_run, tmp_path, monkeypatch):
