@@ -122,7 +122,7 @@ def watched(run: Path) -> tuple[str, str, list[float]]:
 
     The first target is that of its pruning. Raises UserError when the record does not say.
     """
-    config = read_json(run / RUN).get("config")
+    config: Any = read_json(run / RUN).get("config")
     try:
         monitor, targets = config["checkpoint"]["monitor"], [float(config["pruning"]["target"])]
         for policy in config["checkpoint"]["policy"].values():

@@ -6,7 +6,6 @@ nothing that a run directory holds is executed.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from checkpointing.terminal import say_error
 from checkpointing.urls import is_url
 from trainer import recorded
 from trainer.errors import UserError
@@ -109,7 +109,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
             try:
                 started[last_attempt(run).get("started", "")] = run
             except UserError as error:  # one bad file does not hide the others
-                print(f"passed over: {error}", file=sys.stderr)
+                say_error(f"passed over: {error}")
         if not started:
             raise UserError(
                 "resume=latest finds no run under outputs/ of this directory: name a run directory."
