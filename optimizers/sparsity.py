@@ -1,18 +1,22 @@
-"""What to prune, how much and when: criteria, schedules, allocations, and the settings that name them."""
+"""What to prune, how much and when: criteria, schedules, allocations, and the settings that name them.
+
+Importing it does not import torch, so that a wrong name is found at once.
+"""
+
+from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from optimizers.selection import select_keys
+    State = Mapping[str, Tensor]
 
 _EPS = 1e-8
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class Criterion:
 
 def _moment(weight: Tensor, state: State, name: str) -> Tensor:
     """A moment of the weight, zero when it never had a gradient."""
+    import torch
+
     return state[name] if state else torch.zeros_like(weight)
 
 
@@ -68,8 +74,15 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda p: 0.5 * (1 - math.cos(math.pi * p)),
 }
 
+
+def _global(keys: list[Tensor], k: int) -> list[Tensor]:
+    from optimizers.selection import select_keys
+
+    return select_keys(keys, k)
+
+
 # How the pruned weights are spread over the tensors: (sort keys of each tensor, k) -> what to prune.
-ALLOCATIONS: dict[str, Callable[[list[Tensor], int], list[Tensor]]] = {"global": select_keys}
+ALLOCATIONS: dict[str, Callable[[list[Tensor], int], list[Tensor]]] = {"global": _global}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,16 +65,15 @@ def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
         device=device,
         channels_last=config.channels_last,
     )
-    total = config.epochs * data.steps_per_epoch
-    if config.max_steps is not None:
-        total = min(total, config.max_steps)
+    whole = config.epochs * data.steps_per_epoch
+    total = min(whole, config.max_steps or whole)
     try:
         model = build_model(config.model, data.image_shape, data.num_classes)
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.to(device)
         optimizer = build_optimizer(config.optimizer, model)
-        pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total)
+        pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total, whole)
     except ValueError as error:
         raise UserError(str(error)) from None
     if config.optimizer.clip_norm is not None:
@@ -182,14 +181,22 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
 
 
 def build_pruner(
-    cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int
+    cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int, whole: int
 ) -> pruner.Pruner | None:
-    """A Pruner attached to the optimizer, or None when training is dense."""
+    """A Pruner attached to the optimizer, or None when training is dense.
+
+    Of the `whole` steps of all epochs, max_steps leaves `total`.
+    """
     if cfg.target == 0:
         return None
     start, end = (_pruning_step(cfg, which, steps_per_epoch, total) for which in ("start", "end"))
     if start > end:
         raise UserError(f"Pruning would start at step {start} and end at step {end}: let it start before.")
+    if end > whole:
+        raise UserError(
+            f"Pruning would end at step {end}, after the last step {whole} of the run, and never reach "
+            f"{100 * cfg.target:g} %: let it end before, or train for more epochs."
+        )
     if end > total:
         log.warning(
             "pruning ends at step %d, after the last step %d of this run: %.0f %% will not be reached.",
@@ -221,6 +228,10 @@ def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int) 
 def build_schedule(cfg: c.Scheduler, steps_per_epoch: int, total: int) -> schedule.Factor:
     """The learning rate's factor as a function of the optimizer step."""
     warmup = round(cfg.warmup_epochs * steps_per_epoch)
+    if warmup > total:
+        log.warning(
+            "the warm-up lasts %d steps, and this run %d: optimizer.lr will not be reached.", warmup, total
+        )
     match cfg:
         case c.Cosine():
             return schedule.cosine(total, warmup, cfg.final_factor)

@@ -3,22 +3,23 @@
 `checked` turns what Hydra composed into the plain dataclasses of config.py; past it no DictConfig exists.
 """
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import fields, is_dataclass
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from checkpointing import policies
+from checkpointing.finding import TIERS
 from checkpointing.metrics import direction
 from checkpointing.naming import Template
-from checkpointing.policies import SETTINGS as POLICY_SETTINGS
 from trainer import config as c
-from trainer.errors import UserError
+from trainer import names, unheeded
+from trainer.errors import UserError, nearest
 
 SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"resnet": c.ResNet, "lenet": c.LeNet},
+    "model": {"resnet18": c.ResNet, "resnet20": c.ResNet20, "resnet50": c.ResNet, "lenet5": c.LeNet},
     "data": {"data": c.Data, "synthetic": c.Synthetic},
     "optimizer": {
         "adamwprune": c.AdamWPrune,
@@ -30,12 +31,12 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scheduler": {
         "cosine": c.Cosine,
         "multistep": c.MultiStep,
-        "onecycle": c.OneCycle,
-        "scheduler": c.Scheduler,
+        "one_cycle": c.OneCycle,
+        "constant": c.Scheduler,
     },
     "pruning": {"pruning": c.Pruning},
     "checkpoint": {"checkpoint": c.Checkpoint},
-    "policy": POLICY_SETTINGS,
+    "policy": policies.SETTINGS,
 }
 
 METRICS = {name: direction(name) for name in ("accuracy", "top5_accuracy", "f1_score", "loss")}
@@ -53,10 +54,11 @@ def register_schemas() -> None:
     store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
 
 
-def checked(cfg: DictConfig) -> c.Config:
-    """The composed configuration as plain dataclasses, with ranges and rules across fields checked.
+def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
+    """The composed configuration as plain dataclasses, with ranges, names and rules across fields checked.
 
-    Raises UserError: one sentence that names the key and what it may be.
+    `typed` are the keys of the command line. Raises UserError, or CheckpointError for settings of policies
+    and the template of names: one sentence that names the key and what it may be.
     """
     _refuse_unknown_keys(cfg, "")
     try:
@@ -64,8 +66,12 @@ def checked(cfg: DictConfig) -> c.Config:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
     _check_groups(config)
+    names.check(config, SCHEMAS)
     _check_pruning(config)
+    _check_lengths(config)
     _check_metrics(config.checkpoint)
+    _check_mirror(config.checkpoint)
+    unheeded.refuse(cfg, config, typed)
     if template := name_template(config):
         template.check(METRICS)
     return config
@@ -99,23 +105,11 @@ def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
     return f"{prefix}{key} is not a key of this configuration{nearest(key, known, prefix)}"
 
 
-def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence: `: did you mean X?` with the known name closest to `word`, or all names."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, 1, 0.5)
-    return f": did you mean {prefix}{close[0]}?" if close else f"; there are: {', '.join(names)}."
-
-
 def _check_groups(config: c.Config) -> None:
-    """No group was set to null, and none was given another's name."""
+    """No group was set to null."""
     for group in ("model", "data", "optimizer", "scheduler"):
         node = getattr(config, group)
         c.require(is_dataclass(node), f"{group}={node} is not a choice; python train.py --help lists them.")
-    optimizers, chosen = SCHEMAS["optimizer"], config.optimizer
-    c.require(
-        type(chosen) not in optimizers.values() or optimizers.get(chosen.name) is type(chosen),
-        f"optimizer.name={chosen.name} cannot be set: choose optimizer=NAME.",
-    )
 
 
 def _check_pruning(config: c.Config) -> None:
@@ -130,6 +124,45 @@ def _check_pruning(config: c.Config) -> None:
         "pruning=state scores weights by Adam's moments, which optimizer=sgd has not: "
         "use pruning=magnitude, or adamwprune, adamw, adam or adamwspam.",
     )
+
+
+def _check_lengths(config: c.Config) -> None:
+    """What is to happen within the run ends with it. What max_steps cuts off is told when it is known."""
+    warmup, pruning, epochs = config.scheduler.warmup_epochs, config.pruning, config.epochs
+    c.require(
+        warmup <= epochs,
+        f"scheduler.warmup_epochs={warmup:g} is more than epochs={epochs}: optimizer.lr is never reached.",
+    )
+    if pruning.target == 0:
+        return
+    c.require(
+        pruning.end_epoch is None or pruning.end_epoch <= epochs,
+        f"pruning.end_epoch={pruning.end_epoch} is after epochs={epochs}: pruning.target={pruning.target:g} "
+        "would never be reached.",
+    )
+    for unit in ("step", "epoch"):
+        start, end = (getattr(pruning, f"{which}_{unit}") for which in ("start", "end"))
+        c.require(
+            start is None or end is None or start <= end,
+            f"pruning.start_{unit}={start} is after pruning.end_{unit}={end}: let it start before.",
+        )
+    given = (pruning.start_step, pruning.start_epoch, pruning.end_step, pruning.end_epoch)
+    c.require(
+        any(value is not None for value in given) or pruning.start_fraction <= pruning.end_fraction,
+        f"pruning.start_fraction={pruning.start_fraction:g} is after "
+        f"pruning.end_fraction={pruning.end_fraction:g}: let it start before.",
+    )
+
+
+def _check_mirror(checkpoint: c.Checkpoint) -> None:
+    """checkpoint.mirror_what names what this run saves."""
+    built = {name: policies.build(settings) for name, settings in checkpoint.policy.items()}
+    known = {*TIERS, *built, *(tag for policy in built.values() for tag in policy.tags)}
+    for word in checkpoint.mirror_what:
+        c.require(
+            word in known,
+            f"checkpoint.mirror_what: {word} is no tier, role or policy of this run{nearest(word, known)}",
+        )
 
 
 def _check_metrics(checkpoint: c.Checkpoint) -> None:

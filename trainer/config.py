@@ -73,6 +73,18 @@ class ResNet:
 
 
 @dataclass(kw_only=True)
+class ResNet20(ResNet):
+    """ResNet-20, made for small images alone."""
+
+    def __post_init__(self) -> None:
+        ResNet.__post_init__(self)
+        require(
+            self.stem is not Stem.imagenet,
+            "model.stem=imagenet: resnet20 has none for large images. Use auto or cifar, or a larger ResNet.",
+        )
+
+
+@dataclass(kw_only=True)
 class LeNet:
     """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling."""
 

@@ -1,14 +1,13 @@
-"""Where images come from: a table of sources, each giving every image of a split as one uint8 array.
+"""Reads the sources of sources.py: every image of a split as one uint8 array.
 
-Training and test images are read by separate calls, so that a run can leave the test set unread until its
-end. No source depends on the seed of the run. A plugin adds a source with `register_source`.
+Training and test images are read by separate calls, so that a run can do without a test set. No source
+depends on the seed of the run.
 """
 
 import contextlib
-import difflib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from trainer.config import Data, Synthetic
 from trainer.errors import UserError
+from trainer.sources import TEST, TRAIN, find
 
-TRAIN, TEST = "train", "test"
 _BUNDLED_SEED = 0  # fixes the digits split and the synthetic images, whatever the seed of the run
 
 
@@ -48,46 +47,14 @@ class Images:
             raise UserError(f"Labels run from {low} to {high}, but there are {len(self.classes)} classes.")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A named source; `load(cfg, split)` reads one split, "train" or "test"."""
-
-    name: str
-    description: str
-    load: Callable[[Data, str], Images]
-
-
-_SOURCES: dict[str, Source] = {}
-
-
-def register_source(source: Source) -> None:
-    """Add a source to the table. Raises ValueError when its name is taken."""
-    if source.name in _SOURCES:
-        raise ValueError(f"A data source named {source.name!r} is already registered: choose another name.")
-    _SOURCES[source.name] = source
-
-
-def sources() -> tuple[Source, ...]:
-    """Every registered source, in the order of registration."""
-    return tuple(_SOURCES.values())
-
-
 def load_train(cfg: Data) -> Images:
     """All training images of `cfg.name`, validation part included. Raises UserError."""
-    return _source(cfg.name).load(cfg, TRAIN)
+    return find(cfg.name).load(cfg, TRAIN)
 
 
 def load_test(cfg: Data) -> Images:
     """All test images of `cfg.name`. Raises UserError."""
-    return _source(cfg.name).load(cfg, TEST)
-
-
-def _source(name: str) -> Source:
-    if name not in _SOURCES:
-        near = difflib.get_close_matches(name, _SOURCES, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"data.name={name} is unknown.{hint} The sources are {', '.join(_SOURCES)}.")
-    return _SOURCES[name]
+    return find(cfg.name).load(cfg, TEST)
 
 
 def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -118,25 +85,25 @@ def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
-def _from_torchvision(class_name: str) -> Callable[[Data, str], Images]:
-    def load(cfg: Data, split: str) -> Images:
-        from trainer import torchvision_data  # late: torchvision costs a second
+def from_torchvision(class_name: str, cfg: Data, split: str) -> Images:
+    """A split of a dataset that torchvision knows. Raises UserError."""
+    from trainer import torchvision_data  # late: torchvision costs a second
 
-        root = Path(cfg.root).expanduser()
-        images, labels, classes = torchvision_data.load(root, class_name, cfg.name, split)
-        return Images(images, labels, classes)
-
-    return load
+    root = Path(cfg.root).expanduser()
+    images, labels, classes = torchvision_data.load(root, class_name, cfg.name, split)
+    return Images(images, labels, classes)
 
 
-def _load_image_folder(cfg: Data, split: str) -> Images:
+def from_image_folder(cfg: Data, split: str) -> Images:
+    """A split of <root>/<split>/<class>/<image file>. Raises UserError."""
     from trainer import image_folder  # late: it brings PIL and rich
 
     images, labels, classes = image_folder.load(Path(cfg.root).expanduser(), split, cfg.image_size)
     return Images(torch.from_numpy(images), torch.from_numpy(labels), classes)
 
 
-def _load_npz(cfg: Data, split: str) -> Images:
+def from_npz(cfg: Data, split: str) -> Images:
+    """A split of <root>/<split>.npz. Raises UserError."""
     return load_npz(Path(cfg.root).expanduser() / f"{split}.npz")
 
 
@@ -210,7 +177,8 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         raise UserError(f"{path} cannot be read as an .npz file: {reason}.") from error
 
 
-def _load_digits(_: Data, split: str) -> Images:
+def from_digits(_: Data, split: str) -> Images:
+    """A split of scikit-learn's digits. Raises UserError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -223,12 +191,9 @@ def _load_digits(_: Data, split: str) -> Images:
     return Images(torch.from_numpy(pixels)[index], labels[index], tuple(str(digit) for digit in range(10)))
 
 
-def _load_synthetic(cfg: Data, split: str) -> Images:
+def from_synthetic(cfg: Data, split: str) -> Images:
     """Each image is its class's smooth pattern, a weaker one of another class, and noise."""
-    if not isinstance(cfg, Synthetic):
-        raise UserError(
-            "data.name=synthetic needs the fields of data=synthetic: choose it by data=synthetic."
-        )
+    assert isinstance(cfg, Synthetic)
     count, side = (cfg.train_size if split == TRAIN else cfg.test_size), cfg.native_size
     generator = torch.Generator().manual_seed(_BUNDLED_SEED)
     coarse = torch.randint(-32, 33, (cfg.num_classes, cfg.channels, 4, 4), generator=generator)
@@ -245,16 +210,3 @@ def _load_synthetic(cfg: Data, split: str) -> Images:
         mixed = 128 + patterns[chunk_labels] + patterns[other] * 3 // 4 + noise
         chunk.copy_(mixed.clamp_(0, 255))
     return Images(images, labels, tuple(str(label) for label in range(cfg.num_classes)))
-
-
-for _source_record in (
-    Source("cifar100", "CIFAR-100: 32x32 colour, 100 classes", _from_torchvision("CIFAR100")),
-    Source("cifar10", "CIFAR-10: 32x32 colour, 10 classes", _from_torchvision("CIFAR10")),
-    Source("mnist", "MNIST: 28x28 grey digits", _from_torchvision("MNIST")),
-    Source("fashion_mnist", "Fashion-MNIST: 28x28 grey clothes", _from_torchvision("FashionMNIST")),
-    Source("image_folder", "<root>/{train,test}/<class>/<image file>", _load_image_folder),
-    Source("npz", "<root>/{train,test}.npz with images, labels and perhaps classes", _load_npz),
-    Source("digits", "scikit-learn's 1,797 grey 8x8 digits; no download", _load_digits),
-    Source("synthetic", "made images that can be learned; no download", _load_synthetic),
-):
-    register_source(_source_record)

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from optimizers import groups
-from trainer import config as c
+from trainer import sources
 from trainer.data import DataModule, build_data
 from trainer.datasets import Images, load_npz, load_test
 from trainer.errors import UserError
@@ -58,7 +58,7 @@ def data_of(
 def _data(config: Mapping[str, Any], root: str | None) -> Any:
     try:
         given = {**config["data"], **({"root": root} if root else {})}
-        schema = c.Synthetic if given["name"] == "synthetic" else c.Data
+        schema = sources.find(given["name"]).settings
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
     except (KeyError, TypeError, ValueError, OmegaConfBaseException):
         raise _silent() from None

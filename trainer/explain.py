@@ -8,7 +8,8 @@ from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing.errors import os_reason
-from trainer.check import nearest, unknown_key
+from trainer.check import unknown_key
+from trainer.errors import nearest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

@@ -2,16 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from checkpointing.events import Saved
-from checkpointing.finding import TIERS
 from checkpointing.mirror import Mirror, Settings
-from checkpointing.policy import Policy
 from checkpointing.remote import Remote
 from checkpointing.store import Store
-from trainer.check import nearest
-from trainer.config import Checkpoint, require
+from trainer.config import Checkpoint
 from trainer.events import Listener, Published
 
 log = logging.getLogger("peakpoint")
@@ -36,16 +33,6 @@ def place(settings: Checkpoint) -> Remote | None:
     if settings.mirror is None:
         return None
     return Remote(settings.mirror, timeout_s=settings.mirror_timeout_s, key="checkpoint.mirror")
-
-
-def check(settings: Checkpoint, policies: Mapping[str, Policy]) -> None:
-    """Raise UserError when checkpoint.mirror_what names nothing that this run saves."""
-    known = {*TIERS, *policies, *(tag for policy in policies.values() for tag in policy.tags)}
-    for word in settings.mirror_what:
-        require(
-            word in known,
-            f"checkpoint.mirror_what: {word} is no tier, role or policy of this run{nearest(word, known)}",
-        )
 
 
 @contextlib.contextmanager

@@ -69,7 +69,6 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
         resolved = _resolved(cfg)
         parts = build(config, resolved)
         saved = _restore(start, parts, named=plan.file is not None)
-        mirroring.check(config.checkpoint, parts.policies)
         target = Store(directory / CHECKPOINTS, start.record["run"])
         _begin(directory, start, parts, resolved, cfg)
         with mirroring.mirror(config.checkpoint, place, target) as mirrors, _recording(directory):

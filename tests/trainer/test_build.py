@@ -70,15 +70,35 @@ def test_pruning_starts_and_ends_at_a_step_an_epoch_or_a_fraction(options, start
 
 
 def test_pruning_that_would_end_before_it_starts_is_refused():
-    with pytest.raises(UserError, match="Pruning would start at step 20 and end at step 10"):
-        parts("pruning.start_step=20", "pruning.end_step=10")
+    with pytest.raises(UserError, match="Pruning would start at step 20 and end at step 8"):
+        parts("pruning.start_step=20", "pruning.end_epoch=1")
 
 
-def test_pruning_that_ends_after_the_run_is_warned_of(caplog):
+def test_pruning_that_ends_after_the_epochs_is_refused():
+    with pytest.raises(
+        UserError, match="Pruning would end at step 25, after the last step 24 of the run, and"
+    ):
+        parts("pruning.end_step=25", "max_steps=10")
+    assert parts("pruning.end_step=24").total_steps == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ["pruning.end_step=20"],
+            "pruning ends at step 20, after the last step 10 of this run: 70 % will not be reached.",
+        ),
+        (
+            ["scheduler.warmup_epochs=2"],
+            "the warm-up lasts 16 steps, and this run 10: optimizer.lr will not be reached.",
+        ),
+    ],
+)
+def test_what_max_steps_cuts_off_is_told(caplog, options, expected):
     caplog.set_level(logging.WARNING, "peakpoint")
-    parts("pruning.end_step=100")
-    (line,) = [r.getMessage() for r in caplog.records]
-    assert line == "pruning ends at step 100, after the last step 24 of this run: 70 % will not be reached."
+    parts("max_steps=10", *options)
+    assert [r.getMessage() for r in caplog.records] == [expected]
 
 
 @pytest.mark.parametrize("name", ["cosine", "multistep", "one_cycle", "constant"])
@@ -109,11 +129,10 @@ def test_a_gpu_that_is_not_there_is_one_clear_line():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["model=resnet20", "model.dropout=0", "model.stem=imagenet"], "stem"),
         (["data.native_size=4"], "lenet5 needs images of at least 12x12 pixels"),
-        (["optimizer.variant=bitter99"], "bitter99"),
-        (["pruning.schedule=wavy"], "wavy"),
-        (["model.name=lenet6"], "lenet6"),
+        (["data.image_size=4"], "lenet5 needs images of at least 12x12 pixels"),
+        (["data.cutout=13"], "data.cutout=13 is more than the 12 pixels of an image"),
+        (["batch_size=1000"], "batch_size=1000 is more than the 130 training images"),
     ],
 )
 def test_what_only_shows_when_it_is_built_is_one_clear_line(options, sentence):

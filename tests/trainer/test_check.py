@@ -4,14 +4,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
+import models
 from checkpointing.errors import CheckpointError
 from tests.conftest import ROOT
 from tests.trainer.parts import compose
 from trainer import config as c
-from trainer.check import METRICS, SCHEMAS, checked, nearest
-from trainer.errors import UserError
+from trainer.build import build_model
+from trainer.check import METRICS, SCHEMAS, checked
+from trainer.errors import UserError, nearest
+from trainer.sources import sources
 
 CONF = ROOT / "conf"
 GROUPS = ("model", "data", "optimizer", "scheduler", "pruning", "checkpoint", "experiment")
@@ -155,6 +159,14 @@ def test_a_value_out_of_range_is_one_sentence(override, sentence):
         ),
         (["batch_size=10", "grad_accumulation=4"], "batch_size=10 must be a multiple of grad_accumulation=4"),
         (["data=synthetic", "data.num_classes=1"], "data.num_classes=1 is out of range"),
+        (["epochs=3", "scheduler.warmup_epochs=3.5"], "warmup_epochs=3.5 is more than epochs=3"),
+        (["epochs=3", "pruning.end_epoch=4"], "pruning.end_epoch=4.0 is after epochs=3: pruning.target=0.7"),
+        (["pruning.start_epoch=2", "pruning.end_epoch=1"], "start_epoch=2.0 is after pruning.end_epoch=1.0"),
+        (["pruning.start_step=2", "pruning.end_step=1"], "start_step=2 is after pruning.end_step=1: let it"),
+        (["pruning.start_fraction=0.9"], "pruning.start_fraction=0.9 is after pruning.end_fraction=0.8"),
+        (["pruning=magnitude", "pruning.variant=bitter0"], "pruning.variant=bitter0 has no effect with"),
+        (["pruning.method=magnitude"], "pruning.variant=bitter7 has no effect with pruning.method=magnitude"),
+        (["pruning=auto", "pruning.method=state"], "pruning.method=state needs a pruning.variant: choose"),
         (["optimizer=sgd", "pruning=state"], "pruning=state scores weights by Adam's moments"),
         (["pruning=none", "optimizer=adamw", "pruning.target=0.5"], "pruning=none trains dense"),
     ],
@@ -162,6 +174,60 @@ def test_a_value_out_of_range_is_one_sentence(override, sentence):
 def test_rules_across_fields(overrides, sentence):
     with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
         checked(compose(*overrides))
+
+
+NAMES = [
+    ("pruning.schedule=cubicc", "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
+    ("pruning.allocation=", "pruning.allocation= is not a choice; there are: global."),
+    ("pruning.method=", "pruning.method= is not a choice; there are: magnitude, none, state."),
+    ("pruning.method=magnitud", "pruning.method=magnitud is not a choice: did you mean magnitude?"),
+    ("pruning.variant=biter7", "pruning.variant=biter7 is not a choice: did you mean bitter7?"),
+    ("optimizer.variant=bitter77", "optimizer.variant=bitter77 is not a choice: did you mean bitter7?"),
+    ("optimizer.variant=", "optimizer.variant= is not a choice; there are: bitter0, bitter7."),
+    ("optimizer.name=adamm", "optimizer.name=adamm is not a choice: did you mean adam?"),
+    ("optimizer.name=adamw", "optimizer.name=adamw cannot be set: choose optimizer=adamw instead."),
+    ("model.name=resnet51", "model.name=resnet51 is not a choice: did you mean resnet50?"),
+    ("model.name=lenet5", "model.name=lenet5 cannot be set: choose model=lenet5 instead."),
+    ("model.name=", "model.name= is not a choice; there are: lenet5, resnet18, resnet20, resnet50."),
+    ("data.name=cifar1000", "data.name=cifar1000 is not a choice: did you mean cifar100?"),
+    ("data.name=synthetic", "data.name=synthetic cannot be set: choose data=synthetic instead."),
+    ("scheduler.name=cosin", "scheduler.name=cosin is not a choice: did you mean cosine?"),
+    ("scheduler.name=constant", "scheduler.name=constant cannot be set: choose scheduler=constant instead."),
+    (
+        "checkpoint.mirror_what=[milestones]",
+        "checkpoint.mirror_what: milestones is no tier, role or policy of this run: did you mean milestone?",
+    ),
+]
+
+
+@pytest.mark.parametrize("pruning", [[], ["pruning.target=0"]], ids=str)
+@pytest.mark.parametrize(("override", "sentence"), NAMES, ids=[o for o, _ in NAMES])
+def test_a_wrong_name_is_refused_with_the_nearest_whether_it_is_used_or_not(override, sentence, pruning):
+    with pytest.raises(UserError) as refusal:
+        checked(compose(*pruning, override))
+    assert str(refusal.value) == sentence
+
+
+def test_the_names_are_those_that_the_registries_know():
+    """Each choice of conf/ has a class, and each name that the check lets through can be built."""
+    for group in ("model", "optimizer", "scheduler"):
+        assert set(SCHEMAS[group]) == {p.stem for p in (CONF / group).glob("*.yaml")}
+    assert set(SCHEMAS["model"]) <= {record.name for record in models.available()}
+    assert {source.name for source in sources()} >= {p.stem for p in (CONF / "data").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("stem", ["auto", "cifar", "imagenet"])
+@pytest.mark.parametrize("model", ["resnet18", "resnet20", "resnet50"])
+def test_a_stem_that_is_let_through_can_be_built(model, stem):
+    def build():
+        return build_model(checked(compose(f"model={model}", f"model.stem={stem}")).model, (3, 32, 32), 10)
+
+    if (model, stem) == ("resnet20", "imagenet"):
+        with pytest.raises(UserError, match="resnet20 has none for large images"):
+            build()
+    else:
+        with torch.device("meta"):
+            build()
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -19,10 +19,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from models._torchvision import torchvision
-from trainer import datasets, image_folder
+from trainer import image_folder
+from trainer import sources as table
 from trainer.config import Data, Synthetic
-from trainer.datasets import Images, Source, load_test, load_train, register_source, sources
+from trainer.datasets import Images, load_test, load_train
 from trainer.errors import UserError
+from trainer.sources import Source, register_source, sources
 
 torch.set_num_threads(1)
 
@@ -58,7 +60,7 @@ def test_each_source_has_its_file_of_values():
 
 
 def test_a_plugin_adds_a_source_but_takes_no_name_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "_SOURCES", dict(datasets._SOURCES))
+    monkeypatch.setattr(table, "_SOURCES", dict(table._SOURCES))
     images = Images(torch.zeros((2, 4, 4, 1), dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
     register_source(Source("mine", "two images", lambda cfg, split: images))
     assert load_train(config("mine", tmp_path)) is images
@@ -400,10 +402,6 @@ def test_synthetic_images_can_be_learned_but_not_at_a_glance():
     one_shot = (torch.cdist(z, x[:10]).argmin(1) == test.labels).double().mean()
     assert learned > 0.9
     assert one_shot < 0.6
-
-
-def test_synthetic_needs_fields_of_its_own(tmp_path):
-    assert "choose it by data=synthetic" in refused(load_train, config("synthetic", tmp_path))
 
 
 # torchvision
