@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import say_error, steady_output
 from trainer import plugins, resume, signals
-from trainer.check import register_schemas
+from trainer.check import checked, register_schemas
 from trainer.errors import UserError
 from trainer.explain import all_choices, explain
 from trainer.place import forget
@@ -79,11 +79,12 @@ def _main() -> int:
             codes.append(run_job(cfg, directory))
             return
         try:
+            config = checked(cfg, plan.typed)  # these two before torch is imported
             if directory != plan.run:
-                resume.refuse_taken(directory)  # before torch is imported
+                resume.refuse_taken(directory)
             from trainer.run import run
 
-            codes.append(run(cfg, plan, directory))
+            codes.append(run(config, cfg, plan, directory))
         except EXPECTED as error:  # past Hydra, which would add lines of its own
             errors.append(error)
 

@@ -6,7 +6,7 @@ nothing that a run directory holds is executed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def plan(argv: list[str]) -> Plan:
     """Expand resume= in a command line (without the program's name). Raises UserError."""
     values = [value for key, value in map(split, argv) if key == "resume"]
     if not values or unquote(values[-1]) in ("", "null"):
-        return Plan(argv)
+        return Plan(argv, typed=keys(argv))
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         raise UserError("resume= goes on with one run: leave out --multirun.")
     if is_url(unquote(values[-1])):
@@ -56,17 +56,21 @@ def plan(argv: list[str]) -> Plan:
         values = [value for key, value in map(split, argv) if key == "resume"]
     run, file = locate(unquote(values[-1]))
     attempt = last_attempt(run)
-    typed = [a for a in argv if split(a)[0] is not None]
-    keys = tuple(key for a in typed if (key := split(a)[0]))
-    saved = [o for o in attempt["overrides"] if split(o)[0] not in (*keys, *OWN)]
+    typed = keys(argv)
+    saved = [o for o in attempt["overrides"] if split(o)[0] not in (*typed, *OWN)]
     saved = recorded.taken(saved, run / RUN)
-    first = argv.index(typed[0])
+    first = next(i for i, a in enumerate(argv) if split(a)[0] is not None)
     rest = [a for a in argv[first:] if split(a)[0] != "resume"]
     source = str(file or run)
     argv = [*argv[:first], *saved, *rest, f"resume={quote(source)}"]
-    if "hydra.run.dir" not in keys:
+    if "hydra.run.dir" not in typed:
         argv.append(f"hydra.run.dir={quote(str(run))}")
-    return Plan(argv, run, file, keys, attempt)
+    return Plan(argv, run, file, typed, attempt)
+
+
+def keys(overrides: Iterable[str]) -> tuple[str, ...]:
+    """The keys that overrides name; other arguments are passed over."""
+    return tuple(key for override in overrides if (key := split(override)[0]) is not None)
 
 
 def refuse_taken(directory: Path) -> None:

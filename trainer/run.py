@@ -22,9 +22,9 @@ from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from checkpointing.terminal import Console
-from trainer import mirroring, record, report, resume
+from trainer import mirroring, record, report, resume, unheeded
 from trainer.build import Parts, build
-from trainer.check import checked, name_template
+from trainer.check import name_template
 from trainer.config import Config
 from trainer.errors import UserError
 from trainer.events import Listener, Publisher
@@ -50,13 +50,13 @@ class Start:
     manifest: Manifest | None
 
 
-def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
+def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
     """Train in `directory` and report; returns the exit code: 0, or 128 + the signal that ended it.
 
-    Raises UserError or CheckpointError with what went wrong as one line. From the moment the attempt is
-    recorded it is also in status.json and train.log; a start that is refused leaves every byte as it was.
+    `config` is `cfg`, the configuration as composed, checked. Raises UserError or CheckpointError with what
+    went wrong as one line. From the moment the attempt is recorded it is also in status.json and train.log; a
+    start that is refused leaves every byte as it was.
     """
-    config = checked(cfg)
     place = mirroring.place(config.checkpoint)
     console = Console()
     with one_writer(directory), _logging_to(console):
@@ -71,6 +71,8 @@ def run(cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
         saved = _restore(start, parts, named=plan.file is not None)
         target = Store(directory / CHECKPOINTS, start.record["run"])
         _begin(directory, start, parts, resolved, cfg)
+        for doubt in unheeded.doubts(config, plan.typed):
+            log.warning(doubt)
         with mirroring.mirror(config.checkpoint, place, target) as mirrors, _recording(directory):
             manager = _manager(config, parts, start, target)
             if saved:

@@ -11,6 +11,7 @@ from checkpointing.errors import CheckpointError
 from checkpointing.lock import one_writer
 from checkpointing.terminal import Console, say_error
 from trainer import record, resume
+from trainer.check import checked
 from trainer.errors import UserError
 from trainer.patient import open_logs
 from trainer.report import peak_rows, read_history, shown
@@ -22,12 +23,14 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
 
     Raises Ended when a signal ended the job: it is meant for the whole sweep.
     """
-    from trainer.run import run
-
-    overrides = " ".join(HydraConfig.get().overrides.task)
-    Console().say(f"job {HydraConfig.get().job.num}: {overrides}")
+    overrides = list(HydraConfig.get().overrides.task)
+    Console().say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
     try:
-        code = run(cfg, resume.Plan([]), directory)
+        plan = resume.Plan([], typed=resume.keys(overrides))
+        config = checked(cfg, plan.typed)
+        from trainer.run import run  # it brings torch
+
+        code = run(config, cfg, plan, directory)
     except Exception as error:  # not even a bug in one job ends the others
         say_error(_failed(cfg, directory, error))
         return 1

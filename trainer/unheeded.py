@@ -60,7 +60,7 @@ def doubts(config: c.Config, typed: Collection[str]) -> list[str]:
             high = [t for t in settings.targets if t - slack > config.pruning.target]
             if high:
                 found.append(
-                    f"{key}.targets: {', '.join(f'{t:g}' for t in high)} is above "
-                    f"pruning.target={config.pruning.target:g}: nothing will be kept for it."
+                    f"{key}.targets: {', '.join(f'{t:g}' for t in high)} cannot be reached with "
+                    f"pruning.target={config.pruning.target:g}."
                 )
     return found

@@ -67,7 +67,7 @@ def _compose(overrides: list[str]) -> Any:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from trainer import check, plugins
+    from trainer import check, plugins, resume
     from trainer.errors import UserError
     from trainer.explain import CONF, explain
 
@@ -76,7 +76,7 @@ def _compose(overrides: list[str]) -> Any:
         check.register_schemas()
         plugins.load(plugins.named(own))
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return check.checked(hydra.compose("config", own))
+            return check.checked(hydra.compose("config", own), resume.keys(own))
     except (HydraException, OmegaConfBaseException, UserError) as error:
         raise CheckpointError(explain(error)) from None
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from trainer.errors import UserError
-from trainer.resume import Plan, check_changes, locate, plan, quote, split, under, unquote
+from trainer.resume import Plan, check_changes, keys, locate, plan, quote, split, under, unquote
 
 ARGUMENTS = [
     ("epochs=3", "epochs", "3"),
@@ -83,7 +83,7 @@ def place(tmp_path, monkeypatch):
 
 def test_without_resume_a_command_line_stays_as_it_is(place):
     for argv in ([], ["epochs=3", "-m"], ["resume=null"], ["resume="], ["resume=''", "a=1"]):
-        assert plan(argv) == Plan(argv)
+        assert plan(argv) == Plan(argv, typed=keys(argv))
 
 
 def test_the_saved_overrides_come_before_the_new_ones(place):

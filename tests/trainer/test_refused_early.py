@@ -1,0 +1,133 @@
+"""What a command line gets wrong is one line before any data is read, and before torch is imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, TINY, run_main
+
+T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are no data: none is looked for
+
+REFUSED = [
+    (["pruning.schedule=cubicc"], "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
+    (["pruning.allocation="], "pruning.allocation= is not a choice; there are: global."),
+    (["pruning.method="], "pruning.method= is not a choice; there are: magnitude, none, state."),
+    (["optimizer.variant="], "optimizer.variant= is not a choice; there are: bitter0, bitter7."),
+    (["model.name="], "model.name= is not a choice; there are: lenet5, resnet18, resnet20, resnet50."),
+    (["pruning.target=0", "pruning.schedule=wavy"], "pruning.schedule=wavy is not a choice; there are: con"),
+    (["scheduler.warmup_epochs=4", "epochs=3"], "scheduler.warmup_epochs=4 is more than epochs=3: optimi"),
+    (["pruning.end_epoch=4", "epochs=3"], "pruning.end_epoch=4.0 is after epochs=3: pruning.target=0.7"),
+    (
+        ["pruning=magnitude", "optimizer.variant=bitter0"],
+        "optimizer.variant has no effect here, since nothing refers to it: choose pruning=state, or leave",
+    ),
+    (
+        ["pruning.variant=bitter0", "optimizer.variant=bitter0"],
+        "optimizer.variant has no effect here, since nothing refers to it: choose pruning=state, or leave",
+    ),
+    (
+        ["checkpoint/policy=[best]", "checkpoint.interval=5"],
+        "checkpoint.interval has no effect here, since nothing refers to it: add interval to checkpoint/",
+    ),
+    (
+        ["~checkpoint.policy.interval", "checkpoint.interval_steps=5"],
+        "checkpoint.interval_steps has no effect here, since nothing refers to it: add interval to",
+    ),
+    (
+        ["~checkpoint.policy.wall_clock", "checkpoint.interval_minutes=5"],
+        "checkpoint.interval_minutes has no effect here, since nothing refers to it: add wall_clock to",
+    ),
+    (
+        ["checkpoint/policy=[]", "checkpoint.keep_last=5"],
+        "checkpoint.keep_last has no effect here, since nothing refers to it: add interval or wall_clock",
+    ),
+    (
+        ["checkpoint.mirror_keep=2"],
+        "checkpoint.mirror_keep has no effect without a mirror: add checkpoint.mirror=URL, or leave it out.",
+    ),
+    (
+        ["pruning.end_step=10", "pruning.end_fraction=0.5"],
+        "pruning.end_fraction has no effect beside pruning.end_step: keep one of them.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("typed", "sentence"), REFUSED, ids=[" ".join(typed) for typed, _ in REFUSED])
+def test_one_line_before_anything_is_read_or_written(train, tmp_path, typed, sentence):
+    done = train(*T, *typed)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"error: {sentence}")
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["optimizer.variant=bitter0", "pruning.target=0"],
+        ["checkpoint.interval=5", "checkpoint.keep_last=1"],
+        ["checkpoint/policy=[wall_clock]", "checkpoint.keep_last=1", "checkpoint.interval_minutes=1"],
+        ["checkpoint.mirror=/tmp/x", "checkpoint.mirror_keep=2"],
+        ["pruning.end_step=10", "pruning.start_fraction=0.0"],
+        ["pruning.end_fraction=1.0"],
+        ["scheduler.warmup_epochs=3", "epochs=3"],
+    ],
+    ids=" ".join,
+)
+def test_what_has_an_effect_is_let_through_to_the_data(train, typed):
+    done = train(*T, *typed)
+    assert done.code == 1
+    assert done.err.startswith("error: nowhere/train.npz is missing") or "mirror" in done.err
+
+
+def test_values_that_nobody_typed_are_not_refused(train):
+    """adamwprune has a variant of its own, whatever prunes."""
+    assert train(*T, "optimizer=adamwprune", "pruning=magnitude").err.startswith("error: nowhere/train.npz")
+
+
+def test_torch_is_not_imported_for_a_refusal(tmp_path):
+    code = (
+        "import sys, train\n"
+        "sys.argv = ['train.py', 'pruning.schedule=cubicc', 'data.name=cifar10', 'pruning.target=0.5']\n"
+        "try:\n    train.main()\n"
+        "finally:\n    print('torch' in sys.modules, 'numpy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout == "False False\n"
+    assert done.stderr == "error: pruning.schedule=cubicc is not a choice: did you mean cubic?\n"
+
+
+def test_a_sweep_says_of_each_job_what_is_wrong_with_it(train):
+    done = train("-m", *T, "pruning.schedule=cubic,cubicc", "hydra.sweep.dir=sweep")
+    assert done.code == 1
+    assert "error: nowhere/train.npz is missing" in done.err
+    assert "error: pruning.schedule=cubicc is not a choice: did you mean cubic?" in done.err
+
+
+def test_a_resumed_run_is_held_only_to_what_is_typed_now(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = run_main(*TINY, "max_steps=4", "optimizer.variant=bitter0", "hydra.run.dir=run")
+    assert first.code == 0, first.err
+    again = run_main("resume=run", "max_steps=8", "pruning=magnitude", "pruning.target=0.7")
+    assert again.code == 0, again.err
+    wrong = run_main("resume=run", "max_steps=9", "pruning=magnitude", "optimizer.variant=bitter0")
+    assert wrong.code == 1
+    assert "optimizer.variant has no effect here" in wrong.err
+
+
+def test_what_policies_wait_for_in_vain_is_told(train):
+    done = train(
+        *TINY,
+        "max_steps=4",
+        "checkpoint.policy.sparsity.targets=[0.5,0.8,0.9]",
+        "checkpoint.policy.early_stopping.patience=3",
+    )
+    assert done.code == 0, done.err
+    told = [line for line in done.out.splitlines() if line.startswith("checkpoint.policy")]
+    assert told == [
+        "checkpoint.policy.sparsity.targets: 0.8, 0.9 cannot be reached with pruning.target=0.7.",
+        "checkpoint.policy.early_stopping cannot stop this run: patience=3, and there are 3 evaluations.",
+    ]
