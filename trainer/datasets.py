@@ -20,6 +20,7 @@ from trainer.config import Data, Synthetic
 from trainer.errors import UserError
 from trainer.sources import TEST, TRAIN, find
 
+_MOST_CHANNELS = 4
 _BUNDLED_SEED = 0  # fixes the digits split and the synthetic images, whatever the seed of the run
 
 
@@ -114,7 +115,12 @@ def load_npz(path: Path) -> Images:
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise UserError(
             f"{path}: images must be uint8 of shape (N, H, W, C) or (N, H, W), "
-            f"not {images.dtype} of shape {images.shape}."
+            f"not {images.dtype} of shape {images.shape}{_as_bytes(images)}."
+        )
+    if images.ndim == 4 and not _channels_last(*images.shape[1:]):
+        raise UserError(
+            f"{path}: images must have their channels last, (N, H, W, C), and these are {images.shape}: "
+            "images.transpose(0, 2, 3, 1) makes that of (N, C, H, W)."
         )
     labels = _npz_labels(path)
     if len(labels) != len(images):
@@ -125,6 +131,23 @@ def load_npz(path: Path) -> Images:
         )
     images = np.ascontiguousarray(images if images.ndim == 4 else images[..., None])
     return Images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+def _channels_last(height: int, width: int, last: int) -> bool:
+    """Whether the last axis can be that of channels: at most 4, or more in a square image."""
+    if height <= _MOST_CHANNELS and width == last != height:
+        return False
+    return last <= _MOST_CHANNELS or height == width != last
+
+
+def _as_bytes(images: np.ndarray) -> str:
+    """How numbers of another type become bytes, where that is plain."""
+    if images.dtype.kind not in "iuf" or not images.size:
+        return ""
+    low, high = images.min(), images.max()
+    if images.dtype.kind == "f" and low >= 0 and high <= 1:
+        return ": (images * 255).round().astype('uint8') makes bytes of 0 to 1"
+    return ": images.astype('uint8') makes bytes of 0 to 255" if low >= 0 and high <= 255 else ""
 
 
 def _npz_classes(path: Path) -> tuple[str, ...]:

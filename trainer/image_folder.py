@@ -4,7 +4,6 @@ The array lives under `<root>/.peakpoint/` and is named by a digest of the listi
 added, removed or changed makes a new one.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -12,16 +11,17 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from stat import S_ISREG
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image, ImageOps
 from rich.progress import Progress
 
 from checkpointing.files import fsync_file
 from checkpointing.terminal import Console
 from trainer.errors import UserError
+from trainer.pixels import RULES, decode, header
 
 log = logging.getLogger("peakpoint")
 
@@ -31,16 +31,10 @@ _CHUNK = 1024  # images decoded between two writes
 _MAP_BYTES = 2**30  # above this the array is mapped, not read
 
 
-class Header(NamedTuple):
-    """What the head of an image file says of it."""
-
-    size: tuple[int, int]
-    grey: bool
-
-
 def load(root: Path, split: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images (N, H, W, C) uint8, labels (N,) int64 and the names of the classes, in order of path.
 
+    Images in subfolders of a class are of that class; what else lies there is told.
     With `image_size` the shorter side is resized to it and the centre is cut out; without it all images
     must have one size. There is one channel when every file is grey, three otherwise.
     Raises UserError that names the file or folder at fault.
@@ -52,9 +46,11 @@ def load(root: Path, split: str, image_size: int | None) -> tuple[np.ndarray, np
         raise UserError(
             f"Class {odd!r} is only in {root / where}: {split} must have the class folders of train."
         )
-    files = [path for name in classes for path in _files(root / split / name)]
-    index = {name: label for label, name in enumerate(classes)}
-    labels = np.array([index[path.parent.name] for path in files], dtype=np.int64)
+    loose = [p for p in (root / split).iterdir() if not p.is_dir() and p.name[0] != "."]
+    _tell(loose, "images belong in the folder of a class")
+    groups = [_files(root / split / name) for name in classes]
+    files = [path for group in groups for path in group]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group in groups])
     return _cached(root, split, files, image_size), labels, classes
 
 
@@ -69,10 +65,32 @@ def _classes(root: Path, split: str) -> tuple[str, ...]:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.name[0] != ".")
-    if not files:
+    """The images under the folder of a class, in its subfolders too; what else there is, is told."""
+    images: list[Path] = []
+    others: list[Path] = []
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        place = Path(here).resolve()
+        if place in seen:
+            raise UserError(f"{here} leads to a folder that is read already: remove the link.")
+        seen.add(place)
+        folders[:] = [name for name in folders if name[0] != "."]
+        for path in (Path(here, name) for name in names if name[0] != "."):
+            (images if path.suffix.lower() in EXTENSIONS else others).append(path)
+    if not images:
         raise UserError(f"{folder} holds no images ({', '.join(sorted(EXTENSIONS))}).")
-    return files
+    _tell(others, f"images end in {', '.join(sorted(EXTENSIONS))}")
+    return sorted(images)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror or error}.") from None
+
+
+def _tell(others: list[Path], reason: str) -> None:
+    if others:
+        count = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        log.warning("%s%s not read: %s", min(others), f"{count} are" if count else " is", reason)
 
 
 def _cached(root: Path, split: str, files: list[Path], image_size: int | None) -> np.ndarray:
@@ -103,9 +121,14 @@ def _cached(root: Path, split: str, files: list[Path], image_size: int | None) -
 
 
 def _digest(root: Path, files: list[Path], image_size: int | None) -> str:
-    listing: list[object] = [image_size]
+    listing: list[object] = [RULES, image_size]
     for path in files:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        if not S_ISREG(stat.st_mode):
+            raise UserError(f"{path} is no file: remove it.")
         listing.append([str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns])
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
@@ -144,49 +167,24 @@ def _write(target: Path, files: list[Path], shape: tuple[int, int, int]) -> None
 
 def _shape(files: list[Path], image_size: int | None) -> tuple[int, int, int]:
     """(H, W, C) of the decoded images, from the heads of all files."""
-    headers = [header for part in _parallel(_header, files, "Reading image sizes") for header in part]
-    channels = 1 if all(header.grey for header in headers) else 3
+    headers = [found for part in _parallel(header, files, "Reading image sizes") for found in part]
+    channels = 1 if all(found.grey for found in headers) else 3
     if image_size is not None:
         return image_size, image_size, channels
     width, height = headers[0].size
-    for path, header in zip(files, headers, strict=True):
-        if header.size != headers[0].size:
+    for path, found in zip(files, headers, strict=True):
+        if found.size != headers[0].size:
             raise UserError(
-                f"{path} is {header.size[0]}x{header.size[1]} pixels, but {files[0].name} is "
+                f"{path} is {found.size[0]}x{found.size[1]} pixels, but {files[0].name} is "
                 f"{width}x{height}: set data.image_size to bring all images to one size."
             )
     return height, width, channels
 
 
-def _header(path: Path) -> Header:
-    with _readable(path), Image.open(path) as image:
-        return Header(image.size, image.mode == "L")
-
-
 def _decode(files: list[Path], shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
     """Chunks (n, H, W, C) of the decoded files, in order."""
-    height, width, channels = shape
-    mode = "L" if channels == 1 else "RGB"
-
-    def decode(path: Path) -> np.ndarray:
-        with _readable(path), Image.open(path) as image:
-            # Only JPEG heeds this: decode at a fraction of the size, still twice what is needed.
-            image.draft(mode, (2 * width, 2 * height))
-            pixels = image.convert(mode)
-            if pixels.size != (width, height):
-                pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
-            return np.asarray(pixels).reshape(shape)
-
-    for part in _parallel(decode, files, "Decoding images"):
+    for part in _parallel(lambda path: decode(path, shape), files, "Decoding images"):
         yield np.stack(part)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # PIL's readers raise almost anything on damaged files
-        raise UserError(f"{path} cannot be read as an image: {' '.join(str(error).split())}.") from error
 
 
 def _parallel(function: Callable[[Path], T], files: list[Path], title: str) -> Iterator[list[T]]:
