@@ -9,8 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from checkpointing import plugins
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.terminal import say_error, steady_output
+
+PLUGINS = "plugins=[module] imports modules of your own first, as for train.py: networks and data by name."
 
 Command = Callable[[str, str, str], argparse.ArgumentParser]
 """Adds a command: its name, the module and the text of its help."""
@@ -18,11 +21,17 @@ Command = Callable[[str, str, str], argparse.ArgumentParser]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 with one line on stderr, or 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own = [a for a in given if a.startswith(f"{plugins.KEY}=")]
     with steady_output():
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args([a for a in given if a not in own])
         # Late, so that a command pays only for what it imports.
         module = importlib.import_module(f"checkpointing.commands.{options.module}")
         try:
+            if hasattr(options, "overrides"):  # a command line of train.py, which has plugins= itself
+                options.overrides += own
+            else:
+                plugins.load(plugins.named(own))
             code: int = getattr(module, options.function)(options)
             return code
         except CheckpointError as error:
@@ -40,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, module: str, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=PLUGINS
+        )
         added.set_defaults(module=module, function=name.replace("-", "_"))
         added.add_argument("--json", action="store_true", help="JSON instead of tables")
         return added

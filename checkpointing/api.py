@@ -149,15 +149,23 @@ class CheckpointManager:
         config: Mapping[str, Any],
         metrics: Mapping[str, Any],
         model_card: Mapping[str, Any],
+        example_inputs: Any = None,
     ) -> Path:
         """Save the weights alone as a release, with its config and its model card, as JSON and as a page.
 
         `version` is semantic, such as 1.0.0, and never used twice; weights of other names or shapes than
-        the release before it has need a new major. The name is config["name"], or that of the class. With the
-        config of `network.describe` the release has golden outputs, and `load_model` rebuilds it.
+        the release before it has need a new major. The name is config["name"], or that of the class.
+        `example_inputs` is what the network is called with (a tensor, a tuple of tensors, or a mapping of
+        arguments to tensors): its outputs are kept, so that `verify --golden` can tell whether it still is
+        the same network. One for images, with the config of `network.describe`, needs none.
         """
         made = self._recorder.release(
-            model, version=version, config=config, metrics=numbers(metrics), card=model_card
+            model,
+            version=version,
+            config=config,
+            metrics=numbers(metrics),
+            card=model_card,
+            example_inputs=example_inputs,
         )
         return self.root / made.file
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from checkpointing import evaluating, golden, living, network, store, timing
 from checkpointing import weights as forms
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, UnregisteredError
 from checkpointing.evaluating import Measured
 from checkpointing.manifest import Manifest
 from checkpointing.network import Description
@@ -45,11 +45,16 @@ class Appraiser:
             raise Refused(str(error)) from None
 
     def network(self, root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
-        """The network, verified, on the device, and what it is. Raises Refused."""
+        """The network, verified, on the device, and what it is.
+
+        Raises Refused, and UnregisteredError when its code is not here, which says nothing against it.
+        """
         self.sound(root, manifest)
         try:
             rebuilt, description = network.rebuilt(root, manifest)
             living.move(rebuilt, self.device)
+        except UnregisteredError:
+            raise
         except CheckpointError as error:
             raise Refused(str(error)) from None
         return rebuilt, description

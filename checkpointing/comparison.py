@@ -86,9 +86,8 @@ def open_all(paths: Sequence[Path], device: torch.device) -> list[Candidate]:
 
 def _checkpoint(path: Path, device: torch.device) -> Candidate:
     root, manifest = network.resolve(path)
-    weights, description = network.read(root, manifest)
-    built = network.build(description, weights)
-    living.load_weights(built, weights)
+    weights, saved = network.contents(root, manifest)
+    built, description = network.with_weights(weights, saved)
     living.move(built, device)
     try:
         trained_with = evaluating.trained_with(root, manifest)

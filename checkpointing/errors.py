@@ -43,3 +43,7 @@ class SaveFailed(CheckpointError):  # noqa: N818 (the name says what happened)
 
 class FormatError(CheckpointError):
     """A sound manifest of a format that this version does not read: nothing is wrong with the file."""
+
+
+class UnregisteredError(CheckpointError):
+    """The code of a network is not here, not imported or not registered; nothing is wrong with its file."""

@@ -92,15 +92,26 @@ def as_bytes(images: Tensor, logits: Tensor) -> bytes:
 def read(root: Path, manifest: Manifest) -> tuple[Tensor, Tensor]:
     """The golden inputs (N, H, W, C) uint8 and outputs (N, classes) float32 of a verified release.
 
-    Raises CheckpointError when it has none.
+    Raises CheckpointError when it has none, or those of another kind of network.
     """
+    found = content(root, manifest)
+    try:
+        return found["inputs"], found["outputs"]
+    except KeyError as error:
+        raise CheckpointError(
+            f"{manifest.file} has golden outputs of no images: {error} is missing."
+        ) from None
+
+
+def content(root: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """Every tensor of a verified release's golden file. Raises CheckpointError when it has none."""
     path = root / folder(manifest.tags[0].removeprefix("v"))
     if not has(manifest):
         raise CheckpointError(f"{manifest.file} was released without golden outputs.")
     try:
-        found = load(path.read_bytes())
-        return found["inputs"], found["outputs"]
-    except (OSError, SafetensorError, KeyError) as error:
+        found: dict[str, Tensor] = load(path.read_bytes())
+        return found
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from None
 
 

@@ -132,13 +132,23 @@ def move(model: nn.Module, device: str | torch.device) -> None:
         raise CheckpointError(f"The model cannot be moved to {device}: {first}") from None
 
 
+NETWORK = "network"
+"""The note of a manifest that names the class of its network."""
+
+
+def class_name(model: nn.Module) -> str:
+    """The class of a network in snake case, which is also its name where it has no other."""
+    return snake(type(unwrap(model)).__name__)
+
+
 def environment(model: nn.Module) -> dict[str, str]:
-    """Where this network is trained: device and torch's version."""
+    """What is trained where: the network's class, the device and torch's version."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     cuda = first is not None and first.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(first.device) if first is not None and cuda else "cpu",
         "pytorch_version": str(torch.__version__),
+        NETWORK: class_name(model),
     }
 
 

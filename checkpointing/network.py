@@ -1,8 +1,7 @@
 """A network rebuilt from what a checkpoint or a release says of itself, with nothing else given."""
 
-import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from checkpointing import aliases, codec, finding, living, store, weights
-from checkpointing.errors import CheckpointError
+from checkpointing import aliases, builders, codec, finding, living, store, weights
+from checkpointing import plugins as modules
+from checkpointing.errors import CheckpointError, UnregisteredError
 from checkpointing.manifest import Manifest
 from checkpointing.policies.sparsity import peak
 
@@ -51,8 +51,15 @@ class Description:
         }
 
 
+class UndescribedError(CheckpointError):
+    """A config is not that of a network for images, which nobody but its maker may be able to rebuild."""
+
+
 def described(config: Mapping[str, Any]) -> Description:
-    """The description in a release's config. Raises CheckpointError when it tells none, or nonsense."""
+    """The description in a release's config.
+
+    Raises UndescribedError when it tells none, and CheckpointError when it tells nonsense.
+    """
     try:
         model, fed, out = (_mapping(config)[key] for key in ("model", "input", "output"))
         channels, height, width = map(int, _mapping(fed)["shape"])
@@ -65,9 +72,9 @@ def described(config: Mapping[str, Any]) -> Description:
             std=tuple(map(float, fed["std"])),
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
-        raise CheckpointError(
-            "This checkpoint does not say which network it is of: build the network yourself, "
-            "and load it with checkpointing.load_checkpoint(path, model)."
+        raise UndescribedError(
+            "This checkpoint does not say which network it is of, for which images and classes: load its "
+            "network with load_model(path), or build it yourself and load_checkpoint(path, model)."
         ) from None
     _check(found)
     return found
@@ -110,80 +117,73 @@ def trained(saved: Mapping[str, Any]) -> Description:
     return described(config)
 
 
-def build(description: Description, weights: Mapping[str, Any] | None = None) -> nn.Module:
+def build(
+    description: Description, weights: Mapping[str, Any] | None = None, config: Any = None
+) -> nn.Module:
     """The network with fresh weights, in evaluation mode; the global generators are left alone.
 
-    With `weights` it is first compared with them without memory, so that what a file says of itself cannot
-    ask for more than the file holds. Raises CheckpointError when no network of that name is registered, its
-    options are others, or the weights are another network's.
+    With `weights` it is first compared with them without memory; `config` is that of its run, which says what
+    plugins it was trained with. Raises UnregisteredError when no network of that name is registered, and
+    CheckpointError when its options are others, or the weights are another network's.
     """
-    empty = None
-    if weights is not None:
-        # A builder that reads its own tensors cannot do without memory, and is not looked at before.
-        with contextlib.suppress(CheckpointError), torch.device("meta"):
-            empty = _create(description)
-    if weights is not None and empty is not None:
-        _compare(empty, weights, description.name)
-    return _create(description).eval()
+    if not models.registered(description.name):
+        raise UnregisteredError(builders.unregistered(description.name, config))
+
+    def make() -> nn.Module:
+        return models.create(
+            description.name,
+            image_shape=description.image_shape,
+            num_classes=len(description.classes),
+            options=description.options,
+        )
+
+    return builders.built(make, weights, f"{description.name} that it describes")
 
 
-def _create(description: Description) -> nn.Module:
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return models.create(
-                description.name,
-                image_shape=description.image_shape,
-                num_classes=len(description.classes),
-                options=description.options,
-            )
-    except Exception as error:  # the options come from a file, and any builder may trip over them
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"The network cannot be rebuilt: {first}") from None
-
-
-def _compare(network: nn.Module, weights: Mapping[str, Any], model: str) -> None:
-    for name, expected in network.state_dict().items():
-        if not isinstance(expected, Tensor):  # a module's extra state may be anything
-            continue
-        found = weights.get(name)
-        shape = tuple(found.shape) if isinstance(found, Tensor) else "missing"
-        if shape != tuple(expected.shape):
-            raise CheckpointError(
-                f"The checkpoint is of another network: {name} is {shape} in the file, and "
-                f"{tuple(expected.shape)} in the {model} that it describes."
-            )
-
-
-def read(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Description]:
-    """The weights of a verified checkpoint on the CPU, and the network that they are of."""
+def contents(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The weights of a verified checkpoint on the CPU, and what its file says: `config`, `metadata`."""
     file = root / manifest.file
     if manifest.tier == finding.PRODUCTION:
-        return weights.read(file), described(manifest.config or {})
+        return weights.read(file), {"config": manifest.config or {}, "metadata": manifest.metadata or {}}
     saved = codec.load(file)
-    return weights.within(saved, file), trained(saved)
+    return weights.within(saved, file), saved
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The network of a release or of any checkpoint of the trainer, verified, in evaluation mode, float32.
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", plugins: Sequence[str] = ()
+) -> nn.Module:
+    """The network of a release or of any checkpoint, verified, in evaluation mode, float32.
 
     `path` is a file, a pointer, or a run: then its champion, else its highest release, else its best
-    checkpoint by the metric that it monitors. Raises CheckpointError. Never executes code from a file.
+    checkpoint by the metric that it monitors. A network of one's own is rebuilt in the process that saved it,
+    and wherever it is registered: `plugins` are modules to import first, which register networks. Raises
+    CheckpointError. Never executes code from a file.
     """
+    modules.load(plugins)
     return load(*resolve(Path(path)), device)
 
 
 def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
-    """The network of a verified checkpoint."""
-    network, _ = rebuilt(root, manifest)
+    """The network of a verified checkpoint. Raises UnregisteredError when its code is not here."""
+    values, saved = contents(root, manifest)
+    try:
+        network, _ = with_weights(values, saved)
+    except (UndescribedError, UnregisteredError):
+        network = builders.rebuilt(root, manifest, values, saved)
     living.move(network, device)
     return network
 
 
 def rebuilt(root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
-    """The network of a verified checkpoint on the CPU, in evaluation mode, and what it is."""
-    values, description = read(root, manifest)
-    network = build(description, values)
-    living.load_weights(network, values)  # copied into the network's own float32
+    """The network of a verified checkpoint on the CPU, in evaluation mode, and what images it takes."""
+    return with_weights(*contents(root, manifest))
+
+
+def with_weights(values: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[nn.Module, Description]:
+    """The network that a file describes, with its weights copied into the network's own float32."""
+    description = trained(saved)
+    network = build(description, values, builders.run_config(saved))
+    living.load_weights(network, values)
     return network, description
 
 
@@ -226,7 +226,7 @@ def best(root: Path) -> Manifest:
 
 def describe(path: str | Path) -> Description:
     """The network that a path means, as `load_model` takes it."""
-    return read(*resolve(Path(path)))[1]
+    return trained(contents(*resolve(Path(path)))[1])
 
 
 def prepare(images: Tensor, description: Description) -> Tensor:

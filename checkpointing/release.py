@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from checkpointing import codec, finding, golden, living, network, publishing, store, versions
+from checkpointing import codec, examples, finding, golden, living, publishing, store, versions
+from checkpointing import network as networks
 from checkpointing import weights as forms
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION
@@ -55,10 +56,10 @@ class Form:
 class Release:
     """What is released, and all that is known of it.
 
-    `config` is Description.config(), or the caller's own for a network that nobody but the caller can
-    rebuild: `description` is None then, and there are no golden outputs. `source` (run, file, sha256) and
-    `trained_with` (config, fingerprint) say where the weights come from. `card` is the model card for
-    machines; `card_text` the one for people, in Markdown.
+    `config` is Description.config(), or the caller's own for a network that takes no images: `description`
+    is None then, and `golden` the golden file of `examples`, or None; `network` is the name of its class.
+    `source` (run, file, sha256) and `trained_with` (config, fingerprint) say where the weights come from.
+    `card` is the model card for machines; `card_text` the one for people, in Markdown.
     """
 
     version: str
@@ -79,6 +80,8 @@ class Release:
     card: Mapping[str, Any] = field(default_factory=dict)
     card_text: str | None = None
     golden_inputs: int = golden.COUNT
+    network: str | None = None
+    golden: bytes | None = None
 
     @property
     def stem(self) -> str:
@@ -104,12 +107,11 @@ def of(root: Path, manifest: Manifest, *, version: str, form: Form, reason: str)
     network cannot be rebuilt.
     """
     trained_with: Mapping[str, Any] | None
+    weights, saved = networks.contents(root, manifest)
+    description = networks.trained(saved)
     if manifest.tier == PRODUCTION:
-        weights, description = network.read(root, manifest)
-        trained_with = (manifest.metadata or {}).get("trained_with")
+        trained_with = saved["metadata"].get("trained_with")
     else:
-        saved = codec.load(root / manifest.file)
-        description = network.trained(saved)
         weights = forms.of_checkpoint(saved, root / manifest.file)
         trained_with = {"config": saved["config"], "fingerprint": saved["metadata"].get("data")}
     return Release(
@@ -197,8 +199,10 @@ def _sides(release: Release) -> dict[str, bytes]:
     }
     if release.card_text is not None:
         found[f"{where}.md"] = release.card_text.encode(errors="backslashreplace")
-    if release.description is not None:
-        rebuilt = network.build(release.description, release.weights)
+    if release.golden is not None:
+        found[golden.folder(release.version)] = release.golden
+    elif release.description is not None:
+        rebuilt = networks.build(release.description, release.weights)
         living.load_weights(rebuilt, release.weights)
         living.check_finite(rebuilt)
         images = golden.inputs(release.description, release.golden_inputs)
@@ -267,6 +271,7 @@ def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, st
             "digests": digests,
             "trained_with": release.trained_with,
             "reason": release.reason,
+            **({living.NETWORK: release.network} if release.network else {}),
         },
     )
 
@@ -274,10 +279,14 @@ def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, st
 def verify(root: Path, manifest: Manifest, *, run: bool = False) -> None:
     """Check every digest of a release and, with `run`, its golden outputs in the network as it loads.
 
-    Raises CheckpointError with what is wrong.
+    Raises CheckpointError with what is wrong, UnregisteredError when the code of its network is not here.
     """
     store.verify(root, manifest)
     if run:
-        expected = golden.read(root, manifest)
-        description = network.described(manifest.config or {})
-        golden.check(network.load(root, manifest), description, expected)
+        content = golden.content(root, manifest)
+        network = networks.load(root, manifest)
+        if examples.are(content):
+            examples.check(network, content)
+        else:
+            description = networks.described(manifest.config or {})
+            golden.check(network, description, golden.read(root, manifest))

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from checkpointing import builders, cardpage, codec, examples, finding, living, network, release, store
 from checkpointing import card as cards
-from checkpointing import cardpage, codec, finding, living, network, release, store
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
@@ -162,6 +162,7 @@ class Recorder:
             self.store.point(role.tier, pointer, saved)
         if role.tier == MILESTONE:
             self._last = saved, digest
+        builders.remember(self.root, saved, model)
         return saved
 
     def _same_again(self, role: Manifest, digest: str) -> Manifest | None:
@@ -183,15 +184,16 @@ class Recorder:
         config: Mapping[str, Any],
         metrics: dict[str, float],
         card: Mapping[str, Any],
+        example_inputs: Any,
     ) -> Manifest:
-        """Write the weights alone as a release, with golden outputs where its config rebuilds the network."""
+        """Write the weights alone as a release, with golden outputs for images or for its example inputs."""
         run = self.store.run  # locks the directory
         config, card = _plain("config", config) or {}, _plain("model_card", card) or {}
         living.check_finite(model)
         facts = {"version": version, "metrics": metrics, "git_commit": self._git_commit}
         made = Release(
             version=version,
-            name=str(config.get("name") or living.snake(type(living.unwrap(model)).__name__)),
+            name=str(config.get("name") or living.class_name(model)),
             weights=living.weights(model),
             config=config,
             form=Form(format="pt", dtype=KEPT, compress=self._compress),
@@ -199,12 +201,15 @@ class Recorder:
             run=run,
             metrics=metrics,
             git_commit=self._git_commit,
+            network=living.class_name(model),
         )
+        made, facts["golden_outputs"] = _with_golden(made, model, example_inputs)
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         card = {**card, **facts, "file": made.file, "created": created}
         page = cardpage.markdown(cards.of_any(card, name=made.name, version=version, metrics=metrics))
-        made = replace(made, card=card, card_text=page, description=_rebuilt(made))
-        return release.write(self.root, made)
+        manifest = release.write(self.root, replace(made, card=card, card_text=page))
+        builders.remember(self.root, manifest, model)
+        return manifest
 
     def retire(self, tier: str, kept: Mapping[Manifest, str], reason: str) -> list[Path]:
         """Delete what of mine is not kept."""
@@ -219,6 +224,22 @@ class Recorder:
             else:
                 deleted.append(self.root / manifest.file)
         return deleted
+
+
+def _with_golden(made: Release, model: nn.Module, example_inputs: Any) -> tuple[Release, str]:
+    """The release with what its golden outputs are made of, and in words what that is."""
+    description = _rebuilt(made)
+    if description is not None and example_inputs is not None:
+        raise CheckpointError(
+            "example_inputs: the config says which images this network takes, and golden inputs are made of "
+            "that: leave example_inputs out."
+        )
+    if description is not None:
+        return replace(made, description=description), f"for {made.golden_inputs} images"
+    if example_inputs is not None:
+        content = examples.golden_file(living.unwrap(model), example_inputs)
+        return replace(made, golden=content), "for the example inputs that its maker gave"
+    return made, "none: no example_inputs were given"
 
 
 def _rebuilt(made: Release) -> Description | None:

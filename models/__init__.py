@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models.registry import ModelRecord, available, create, register
+from models.registry import (
+    ModelRecord,
+    available,
+    create,
+    reads_images,
+    register,
+    registered,
+    unknown,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ModelRecord", "available", "create", "register"]
+__all__ = ["ModelRecord", "available", "create", "reads_images", "register", "registered", "unknown"]
 
 
 def _resnet50(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The table of models: a name, one line of description, and a function that builds it."""
+"""The table of networks: a name, one line of description, and a function that builds it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+IMAGES = ("image_shape", "num_classes")
+"""What a network for images gets from the data; every other argument of its builder is an option."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A model that can be created by name.
+    """A network that can be created by name.
 
-    `build` takes the keyword arguments `image_shape` (channels, height, width), `num_classes`, and the
-    model's own options, and returns the network in float32 on the CPU. It imports torch itself, so that
-    listing models costs nothing.
+    `build` takes the model's own options as keyword arguments and, when it reads images, `image_shape`
+    (channels, height, width) and `num_classes`; it returns the network in float32 on the CPU. It imports
+    torch itself, so that listing models costs nothing. `options` names them where its signature does not.
     """
 
     name: str
     description: str
     build: Callable[..., nn.Module]
+    options: tuple[str, ...] | None = None
 
 
 _RECORDS: dict[str, ModelRecord] = {}
 
 
 def register(record: ModelRecord) -> None:
-    """Add a model to the table. Raises ValueError when its name is taken."""
-    if record.name in _RECORDS:
+    """Add a model to the table. Raises ValueError when its name is taken by another builder.
+
+    The same one again, as in a cell of a notebook that is run twice, takes its own place.
+    """
+    if record.name in _RECORDS and _origin(record) != _origin(_RECORDS[record.name]):
         raise ValueError(f"A model named {record.name} is already registered: choose another name.")
     _RECORDS[record.name] = record
+
+
+def _origin(record: ModelRecord) -> tuple[str, str]:
+    """Where its builder is defined; a partial or an object is itself."""
+    return record.build.__module__, getattr(record.build, "__qualname__", repr(record.build))
 
 
 def available() -> list[ModelRecord]:
@@ -41,29 +53,59 @@ def available() -> list[ModelRecord]:
     return list(_RECORDS.values())
 
 
+def registered(name: str) -> bool:
+    """Whether a model has this name."""
+    return name in _RECORDS
+
+
+def reads_images(name: str) -> bool:
+    """Whether a registered model is built for an image shape."""
+    return IMAGES[0] in inspect.signature(_RECORDS[name].build).parameters
+
+
+def unknown(name: str) -> str:
+    """The sentences for a name that no model has."""
+    near = difflib.get_close_matches(name, _RECORDS, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"There is no model named {name}.{hint} There are: {', '.join(_RECORDS)}."
+
+
 def create(
-    name: str, *, image_shape: tuple[int, int, int], num_classes: int, options: Mapping[str, Any]
+    name: str,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+    options: Mapping[str, Any],
 ) -> nn.Module:
     """A new network with initial weights drawn from torch's global generator.
 
-    `image_shape` is (channels, height, width); `options` are the model's own, all of them. Raises
-    ValueError for an unknown name, and for an option that the model lacks or that is not given.
+    `image_shape` is (channels, height, width); it and `num_classes` are None for a network that reads no
+    images. `options` are the model's own: all that have no default. Raises ValueError for an unknown name,
+    and for an option that the model lacks or that is not given.
     """
     if name not in _RECORDS:
-        near = difflib.get_close_matches(name, _RECORDS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"There is no model named {name}.{hint} There are: {', '.join(_RECORDS)}.")
-    build = _RECORDS[name].build
-    known = [n for n in inspect.signature(build).parameters if n not in ("image_shape", "num_classes")]
-    _check_options(name, known, options)
-    return build(image_shape=image_shape, num_classes=num_classes, **options)
+        raise ValueError(unknown(name))
+    _check_options(_RECORDS[name], options)
+    images = dict(zip(IMAGES, (image_shape, num_classes), strict=True)) if image_shape is not None else {}
+    return _RECORDS[name].build(**images, **options)
 
 
-def _check_options(name: str, known: list[str], options: Mapping[str, Any]) -> None:
+def _check_options(record: ModelRecord, options: Mapping[str, Any]) -> None:
+    needed, known, any_other = _options(record)
     listed = ", ".join(known) if known else "none"
     for option in options:
-        if option not in known:
-            raise ValueError(f"The model {name} has no option {option}; its options: {listed}.")
-    for option in known:
+        if option not in known and not any_other:
+            raise ValueError(f"The model {record.name} has no option {option}; its options: {listed}.")
+    for option in needed:
         if option not in options:
-            raise ValueError(f"The model {name} needs its option {option}; its options: {listed}.")
+            raise ValueError(f"The model {record.name} needs its option {option}; its options: {listed}.")
+
+
+def _options(record: ModelRecord) -> tuple[list[str], list[str], bool]:
+    """The options that must be given, all of them, and whether any other is taken as well."""
+    if record.options is not None:
+        return list(record.options), list(record.options), False
+    found = inspect.signature(record.build).parameters.values()
+    own = [p for p in found if p.name not in IMAGES and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [p.name for p in own if p.default is p.empty]
+    return needed, [p.name for p in own], any(p.kind is p.VAR_KEYWORD for p in found)

@@ -60,7 +60,8 @@ class TestTrainingCheckpoints:
         assert found["global_step"] == 1000
         assert found["metrics"] == pytest.approx({"loss": 0.25, "accuracy": 0.85})
         assert found["config"] == CONFIG
-        assert found["metadata"] == {"device": "cpu", "pytorch_version": torch.__version__, "notes": "first"}
+        known = {"device": "cpu", "pytorch_version": torch.__version__, "network": "bayesian_transformer"}
+        assert found["metadata"] == {**known, "notes": "first"}
         assert found["timestamp"].startswith("20")
         assert "git_commit" in found
         assert not differences(

@@ -15,6 +15,7 @@ MAY = {"trainer": {"trainer", *LEAVES}, **{leaf: {leaf} for leaf in LEAVES}}
 COMMANDS = {
     "checkpointing/evaluating.py": {"checkpointing", "trainer"},
     "checkpointing/network.py": {"checkpointing", "models"},
+    "checkpointing/builders.py": {"checkpointing", "models"},
     "checkpointing/commands/prove.py": {"checkpointing", "trainer"},
     "checkpointing/commands/witness.py": {"trainer"},
     "checkpointing/commands/promote.py": {"checkpointing", "optimizers", "trainer"},

@@ -128,8 +128,6 @@ def loop_settings(config: c.Config) -> LoopSettings:
 
 def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The network, for images (channels, height, width) and a number of classes."""
-    if type(cfg) in plugins.MODELS:
-        return plugins.MODELS[type(cfg)](cfg, image_shape, num_classes)
     options = {k: v.value if isinstance(v, c.Stem) else v for k, v in asdict(cfg).items() if k != "name"}
     return models.create(cfg.name, image_shape=image_shape, num_classes=num_classes, options=options)
 

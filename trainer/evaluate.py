@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from checkpointing import plugins
 from optimizers import groups
 from trainer import sources
 from trainer.data import DataModule, build_data
@@ -62,6 +63,8 @@ def _data(config: Mapping[str, Any], root: str | None) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
     except (KeyError, TypeError, ValueError, OmegaConfBaseException):
         raise _silent() from None
+    except UserError as error:  # a source of a plugin
+        raise UserError(f"{error} {plugins.hint(config)}.") from None
 
 
 def _silent() -> UserError:

@@ -12,13 +12,19 @@ add_optimizer("lion", Lion(), lambda cfg, groups: MyLion(groups, lr=cfg.lr))
 python train.py 'plugins=[my_optimizer]' optimizer=lion optimizer.lr=3e-4
 """
 
-import importlib
+import functools
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+import models
 from checkpointing import policies
+from checkpointing.plugins import load as load
+from checkpointing.plugins import named as named
 from checkpointing.policy import Policy
 from trainer.errors import UserError
 
@@ -29,16 +35,33 @@ if TYPE_CHECKING:
 BuildModel = Callable[[Any, tuple[int, int, int], int], "nn.Module"]
 BuildOptimizer = Callable[[Any, list[dict[str, Any]]], "Optimizer"]
 
-MODELS: dict[type, BuildModel] = {}
 OPTIMIZERS: dict[type, BuildOptimizer] = {}
 
 
 def add_model(name: str, config: Any, build: BuildModel) -> None:
-    """Offer `model=name`. `config` is a dataclass instance with the values; it needs a field `name`.
+    """Offer `model=name`, here and wherever a checkpoint of it is read (`models.register`).
 
-    `build` gets the config, the image shape (channels, height, width) and the number of classes.
+    `config` is a dataclass instance with the values; it needs a field `name`, which is what a checkpoint
+    records: choices of one `config.name` are of one class and one `build`. `build` gets the config, the image
+    shape (channels, height, width) and the number of classes. Raises UserError when that name is taken.
     """
-    MODELS[type(config)] = build
+    kind = type(config)
+
+    def create(*, image_shape: tuple[int, int, int], num_classes: int, **options: Any) -> "nn.Module":
+        given = {"name": config.name, **options}
+        try:
+            typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
+        except OmegaConfBaseException as error:
+            raise ValueError(str(error).splitlines()[0]) from None
+        return build(typed, image_shape, num_classes)
+
+    options = tuple(f.name for f in fields(kind) if f.name != "name")
+    try:
+        models.register(
+            models.ModelRecord(config.name, f"of {build.__module__}", functools.wraps(build)(create), options)
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
     ConfigStore.instance().store(group="model", name=name, node=config)
 
 
@@ -55,23 +78,3 @@ def add_policy(name: str, settings: Any, policy: Callable[[Any], Policy]) -> Non
     """Offer `checkpoint/policy=[..., name]`. `settings` is a dataclass instance with the values."""
     policies.register(name, type(settings), policy)
     ConfigStore.instance().store(group="checkpoint/policy", name=name, node={name: settings})
-
-
-def named(argv: list[str]) -> list[str]:
-    """The modules in `plugins=[a,b]` of a command line; Hydra composes only after they are imported."""
-    for argument in reversed(argv):
-        key, _, value = argument.partition("=")
-        if key == "plugins":
-            return [name.strip("'\" ") for name in value.strip("[] ").split(",") if name.strip("'\" ")]
-    return []
-
-
-def load(modules: list[str]) -> None:
-    """Import plugin modules. Raises UserError for one that cannot be imported."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(
-                f"plugins: {module} cannot be imported: {error}. It must be on the Python path."
-            ) from None

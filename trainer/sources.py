@@ -36,9 +36,9 @@ _SOURCES: dict[str, Source] = {}
 
 
 def register_source(source: Source) -> None:
-    """Add a source to the table. Raises ValueError when its name is taken."""
+    """Add a source to the table. Raises UserError when its name is taken."""
     if source.name in _SOURCES:
-        raise ValueError(f"A data source named {source.name!r} is already registered: choose another name.")
+        raise UserError(f"A data source named {source.name!r} is already registered: choose another name.")
     _SOURCES[source.name] = source
 
 

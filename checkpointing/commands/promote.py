@@ -143,7 +143,7 @@ def _prepared(
         )
     trained_with = made.trained_with
     record = runrecord.read(source_root, manifest, trained_with["config"])
-    rebuilt = network.build(made.description)
+    rebuilt = network.build(made.description, config=made.trained_with["config"])
     living.load_weights(rebuilt, made.weights)
     living.check_finite(rebuilt)
     measured = evaluating.measure(

@@ -76,7 +76,7 @@ def retention(root: Path, run: str) -> Retention:
     for manifest in mine:
         told = [needed[manifest]] if manifest in needed else []
         if strange := [p for p in manifest.policies if p in strangers]:
-            told = [f"its policy {strange[0]} is a plugin's, which is not asked here"]
+            told = [f"its policy {strange[0]} is a plugin's, which is not asked here: add plugins=[module]"]
         reasons[manifest] = list(dict.fromkeys([*told, *(k[manifest] for k in every if manifest in k)]))
     return Retention(reasons)
 

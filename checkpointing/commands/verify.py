@@ -20,7 +20,7 @@ from checkpointing.commands.common import (
     unreadable,
     verdict,
 )
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, UnregisteredError
 from checkpointing.finding import PRODUCTION, described_by
 from checkpointing.journal import JOURNAL
 from checkpointing.manifest import Manifest
@@ -31,7 +31,8 @@ from checkpointing.terminal import Console
 class Verdict:
     """One file of a checkpoint root: its manifest if it can be read, and what is wrong, None for nothing.
 
-    `signed_by` is known of releases when it was asked for.
+    `signed_by` is known of releases when it was asked for; `not_run` says why the network of a sound one was
+    not run when that was.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Verdict:
     manifest: Manifest | None
     problem: str | None
     signed_by: str | None = None
+    not_run: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The listing's object, with `problem`; without a manifest all that is not known is null."""
@@ -50,13 +52,14 @@ class Verdict:
             tier = (self.root / self.file).parent.name
             facts = {"file": self.file, "root": str(self.root), "tier": tier, "tags": [], "reasons": []}
             facts |= {**unknown, "metrics": {}, "verified": False}
-        return {**facts, "problem": self.problem, "signed_by": self.signed_by}
+        return {**facts, "problem": self.problem, "signed_by": self.signed_by, "not_run": self.not_run}
 
 
 def verify(options: argparse.Namespace) -> int:
     """Check files, runs and trees of runs; 1 when anything is bad, missing or without manifest.
 
-    With --golden the network of each release is rebuilt and run on its golden inputs.
+    With --golden the network of each release is rebuilt and run on its golden inputs, where its code is: one
+    that is not registered here is sound all the same, and said.
     """
     verdicts = [v for path in options.paths for v in _verdicts(path)]
     if options.golden:
@@ -74,6 +77,9 @@ def verify(options: argparse.Namespace) -> int:
     for v in verdicts:
         if v.signed_by:
             line(console, f"signed by {v.signed_by}: {v.root / v.file}")
+    for v in verdicts:
+        if v.not_run:
+            line(console, f"not run: {v.root / v.file}: {v.not_run}")
     sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
     size = megabytes(sum(size for _, size in sound))
     line(console, f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
@@ -86,12 +92,13 @@ def _golden_summary(verdicts: list[Verdict]) -> str:
     from checkpointing import golden
 
     releases = [v for v in verdicts if v.manifest and v.manifest.tier == PRODUCTION]
-    agree = [v for v in releases if v.manifest and golden.has(v.manifest) and not v.problem]
+    agree = [v for v in releases if v.manifest and golden.has(v.manifest) and not (v.problem or v.not_run)]
     without = [v for v in releases if v.manifest and not golden.has(v.manifest)]
     one = len(agree) == 1
     said = f"{len(agree)} {'release agrees' if one else 'releases agree'} with {'its' if one else 'their'}"
     has = f", {len(without)} {'has' if len(without) == 1 else 'have'} none" if without else ""
-    return f"{said} golden outputs{has}"
+    idle = sum(v.not_run is not None for v in releases)
+    return f"{said} golden outputs{has}" + (f", {idle} not run" if idle else "")
 
 
 def _with_golden(v: Verdict) -> Verdict:
@@ -102,6 +109,8 @@ def _with_golden(v: Verdict) -> Verdict:
         return v
     try:
         release.verify(v.root, v.manifest, run=True)
+    except UnregisteredError as error:
+        return replace(v, not_run=f"its network is not registered here. {error}")
     except CheckpointError as error:
         return replace(v, problem=f"{v.root / v.file}: {error}")
     return v

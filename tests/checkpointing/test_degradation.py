@@ -189,7 +189,7 @@ def test_other_data_is_measured_as_the_run_would(measured_run):
     """The test set of the run, given as if it were new: the same metrics as the trainer's own way."""
     root = measured_run / "checkpoints"
     manifest = network.best(root)
-    facts, description = evaluating.trained_with(root, manifest), network.read(root, manifest)[1]
+    facts, description = evaluating.trained_with(root, manifest), network.rebuilt(root, manifest)[1]
     known = evaluating.measure(network.load(root, manifest), facts, split="test")
     data = measured_run.parent / "data"
     for path in (data, data / "test.npz"):
@@ -201,7 +201,7 @@ def test_other_data_is_measured_as_the_run_would(measured_run):
 def test_other_data_that_does_not_fit(measured_run, whole_run, tmp_path):
     root = measured_run / "checkpoints"
     manifest = network.best(root)
-    facts, description = evaluating.trained_with(root, manifest), network.read(root, manifest)[1]
+    facts, description = evaluating.trained_with(root, manifest), network.rebuilt(root, manifest)[1]
 
     def measure(path, facts=facts):
         return evaluating.measure_other(network.load(root, manifest), description, facts, path)

@@ -317,5 +317,4 @@ def test_a_network_of_ones_own_is_rebuilt_from_a_milestone_and_a_release(tmp_pat
     for path in (milestone, released, tmp_path):
         assert not differences(load_model(path).state_dict(), model.state_dict())
     del models.registry._RECORDS["mine"]
-    with pytest.raises(CheckpointError, match="no model named mine"):
-        load_model(milestone)
+    assert not differences(load_model(milestone).state_dict(), model.state_dict())  # saved by this process

@@ -64,7 +64,7 @@ def test_a_plugin_adds_a_source_but_takes_no_name_twice(tmp_path, monkeypatch):
     images = Images(torch.zeros((2, 4, 4, 1), dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
     register_source(Source("mine", "two images", lambda cfg, split: images))
     assert load_train(config("mine", tmp_path)) is images
-    with pytest.raises(ValueError, match="already registered"):
+    with pytest.raises(UserError, match="already registered"):
         register_source(Source("mine", "again", lambda cfg, split: images))
 
 

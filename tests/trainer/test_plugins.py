@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+import models
 from checkpointing import policies
 from checkpointing.errors import CheckpointError
 from tests.conftest import TINY
@@ -37,7 +38,7 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "needs_more.py").write_text("import no_such_module_at_all")
     for module in ("no_such_module_at_all", "needs_more", "json.no_such_module"):
-        with pytest.raises(UserError, match=f"plugins: {module} cannot be imported: ") as refusal:
+        with pytest.raises(CheckpointError, match=f"plugins: {module} cannot be imported: ") as refusal:
             plugins.load([module])
         assert "\n" not in str(refusal.value)
 
@@ -114,7 +115,7 @@ def registered():
     plugins.add_policy("never_of_mine", NeverSettings(), Never)
     yield
     del policies.SETTINGS["never_of_mine"]  # other tests look at all that there are
-    del plugins.MODELS[Tiny], plugins.OPTIMIZERS[Plain]
+    del plugins.OPTIMIZERS[Plain], models.registry._RECORDS["tiny_of_mine"]
 
 
 def test_what_is_added_is_a_choice_with_values_like_any_other():

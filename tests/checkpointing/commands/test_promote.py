@@ -223,7 +223,7 @@ def test_the_forms(changes, suffix, most, trained, promote):
     dtype = dict(change.split("=") for change in changes).get("dtype", "float32")
     assert made.metadata["release"]["dtype"] == dtype
     assert torch.allclose(logits(root / made.file), logits(best(trained)), atol=1e-2)
-    weights, _ = network.read(root, made)
+    weights, _ = network.contents(root, made)
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {getattr(torch, dtype)}
     # What is told is what these weights measure, not what the checkpoint did.
     measured = evaluating.measure(network.load(root, made), evaluating.trained_with(root, made))
