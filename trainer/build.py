@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 import models
 from checkpointing import policies
 from checkpointing.policy import Policy
+from models.normalisation import single_value
 from optimizers import adam, adamw, adamwspam, clip, groups, kernels, pruner, schedule, sgd, sparsity
 from trainer import config as c
 from trainer import plugins
@@ -76,6 +77,7 @@ def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
         pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total, whole)
     except ValueError as error:
         raise UserError(str(error)) from None
+    _check_normalisation(config, model, data.image_shape)
     if config.optimizer.clip_norm is not None:
         clip.clip_gradients(
             optimizer, config.optimizer.clip_norm
@@ -110,6 +112,20 @@ def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
     )
     named = {name: policies.build(settings) for name, settings in config.checkpoint.policy.items()}
     return Parts(data, state, loop, named, total)
+
+
+def _check_normalisation(config: c.Config, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Raise UserError where BatchNorm would see one value a channel, which has no variance."""
+    if config.batch_size > config.grad_accumulation:
+        return
+    layer = single_value(model, image_shape)
+    size = f"{image_shape[1]}x{image_shape[2]}"
+    c.require(
+        layer is None,
+        f"batch_size={config.batch_size} with grad_accumulation={config.grad_accumulation} gives one image "
+        f"at a time, and of one of {size} pixels BatchNorm {layer} sees one value a channel, "
+        f"without variance: use batch_size={2 * config.grad_accumulation} or more, or larger images.",
+    )
 
 
 def loop_settings(config: c.Config) -> LoopSettings:

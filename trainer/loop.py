@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
 from trainer import signals
 from trainer.data import DataModule
+from trainer.errors import UserError
 from trainer.events import Logged, Publisher
 from trainer.metrics import Classification, autocast_for, evaluate, measured_sparsity
 from trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
@@ -66,7 +67,8 @@ class Loop:
         reason = "all epochs are done"
         while not self.done:
             epoch = progress.epoch + 1
-            self._train_epoch(epoch, publish)
+            with _one_value_told():
+                self._train_epoch(epoch, publish)
             metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
             if self.signal is not None:
                 return self._end(publish, Interrupted(epoch, progress.step, self.signal))
@@ -219,3 +221,17 @@ class Loop:
 
         with signals.handled(note):
             yield
+
+
+@contextmanager
+def _one_value_told() -> Iterator[None]:
+    """Within: a normalisation that gets one value is a UserError; a network may come to it at any step."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1"):
+            raise
+        raise UserError(
+            f"A normalisation layer has nothing to normalise over: {error}. Use a larger batch_size, or "
+            "larger images."
+        ) from None
