@@ -112,7 +112,7 @@ class Manager:
         if self._facts or self._error:
             self._report()
         if self._bytes is None:  # after the first step, when the optimizer has its state
-            mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
+            mine = self.store.mine()
             self._bytes = mine[-1].bytes if mine else tensor_bytes(self._gather())
             self._warn_of_space(self._bytes)
         for event in events:
@@ -221,9 +221,10 @@ class Manager:
             tags = tuple(tag for role in written for tag in role.tags)
             self._bytes = first.bytes
             self._facts.append(Saved(written[-1].file, tags, first.bytes, stall, total))
-            self._point(written)
+            there = self.store.manifests()  # listed once a save: a folder may hold thousands
+            self._point(written, there)
             if not late:  # its policies know nothing of what came after it: the next save lets go
-                self._collect(written, job.policies)
+                self._collect(written, there, job.policies)
         except SaveFailed as error:
             self._refused(job, error)
         except CheckpointError as error:
@@ -252,15 +253,15 @@ class Manager:
         if self._failed:  # it may still be written
             return
         self._lost = False
-        mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
+        mine = self.store.mine()
         for policy in self.policies.values():
             if mine and isinstance(policy, Remembers):  # a fork begins with peaks that its origin holds
                 for lost in policy.reconcile(mine):
                     log.warning("Lost: %s.", lost)
 
-    def _point(self, written: list[Manifest]) -> None:
+    def _point(self, written: list[Manifest], there: list[Manifest]) -> None:
         """Let the pointers name the newest of their roles."""
-        newer = [m for m in store.manifests(self.store.root) if m.sequence > written[-1].sequence]
+        newer = [m for m in there if m.sequence > written[-1].sequence]
         taken = {tag for manifest in newer for tag in manifest.tags}
         for manifest in written:
             if manifest.tier == TRAINING:
@@ -269,9 +270,11 @@ class Manager:
                 for tag in set(manifest.tags) - taken:
                     self.store.point(MILESTONE, tag, manifest)
 
-    def _collect(self, written: list[Manifest], policies: Mapping[str, Policy]) -> None:
+    def _collect(
+        self, written: list[Manifest], there: list[Manifest], policies: Mapping[str, Policy]
+    ) -> None:
         """Delete what nothing keeps any more, once what was just written is seen to be sound."""
-        mine = [m for m in store.manifests(self.store.root) if m.run == self.store.run]
+        mine = [m for m in there if m.run == self.store.run]
         needed = kept(mine, policies, self._options.resumed_from)
         doomed = [m for m in mine if m not in needed]
         if not doomed:

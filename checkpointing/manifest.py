@@ -71,6 +71,9 @@ class Manifest:
         return sealed(json.dumps(plain, indent=2, allow_nan=False))
 
 
+_NAMES = frozenset(f.name for f in fields(Manifest))
+
+
 def sealed(text: str) -> str:
     """A JSON object with the digest of its own text as the last key, `check`: no change goes unseen."""
     body = text.rstrip().removesuffix("}").rstrip()
@@ -138,8 +141,7 @@ def _suffix(raw: Mapping[str, Any]) -> str:
 
 
 def _from_plain(raw: dict[str, Any]) -> Manifest:
-    names = {f.name for f in fields(Manifest)}
-    known = {k: v for k, v in raw.items() if k in names}
+    known = {k: v for k, v in raw.items() if k in _NAMES}
     for name in ("tags", "policies", "reasons"):
         known[name] = tuple(raw[name])
     known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}

@@ -19,13 +19,14 @@ from typing import BinaryIO
 from checkpointing import digests
 from checkpointing import journal as journals
 from checkpointing.archive import check_archive as check_archive
-from checkpointing.errors import CheckpointError, FormatError, os_reason
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, point, staged_name
 from checkpointing.files import STAGED as STAGED
 from checkpointing.files import file_digest as file_digest
 from checkpointing.files import fsync_directory as fsync_directory
 from checkpointing.files import sweep as sweep
 from checkpointing.files import write_atomic as write_atomic
+from checkpointing.index import Index
 from checkpointing.lock import briefly
 from checkpointing.manifest import Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
@@ -74,7 +75,8 @@ class Store:
                 f"Checkpoints cannot be written to {root}: {os_reason(error)}. "
                 "Make it writable or choose another directory with hydra.run.dir=DIR."
             ) from None
-        self.sequence = max((m.sequence for m in manifests(root)), default=0)
+        self._index = Index(root)
+        self.sequence = max((m.sequence for m in self.manifests()), default=0)
 
     def _make_missing(self) -> list[Path]:
         """Make the folders that are missing, but none above `root`: that would hide a disk that went away."""
@@ -87,6 +89,14 @@ class Store:
     def _sync_folders(self) -> None:
         for folder in (self.root, self.root.parent):  # the tiers themselves must survive a power cut
             fsync_directory(folder)
+
+    def manifests(self) -> list[Manifest]:
+        """Every readable manifest, also of other runs, oldest first; the folders are listed once for it."""
+        return self._index.look()
+
+    def mine(self) -> list[Manifest]:
+        """As `manifests`, of this run."""
+        return [m for m in self.manifests() if m.run == self.run]
 
     def path(self, manifest: Manifest) -> Path:
         """Where the bytes of a manifest lie."""
@@ -244,12 +254,7 @@ def _claimed(claim: Path) -> tuple[str, str] | None:
 
 def manifests(root: Path) -> list[Manifest]:
     """Every readable manifest under `root`, oldest first. Unreadable ones are left out."""
-    found = []
-    for path in root.glob("*/*.json"):
-        if path.parent.name in (TRAINING, MILESTONE):
-            with contextlib.suppress(CheckpointError):
-                found.append(read_manifest(path))
-    return sorted(found, key=lambda m: (m.sequence, m.file))
+    return Index(root).look()
 
 
 def unreadable(root: Path) -> list[tuple[str, str]]:
@@ -257,15 +262,9 @@ def unreadable(root: Path) -> list[tuple[str, str]]:
 
     Raises FormatError for a sound one of another version: it must not be taken for damaged.
     """
-    found = []
-    for path in sorted(p for tier in (TRAINING, MILESTONE) for p in (root / tier).glob("*.json")):
-        try:
-            read_manifest(path)
-        except FormatError:
-            raise
-        except CheckpointError as error:
-            found.append((f"{path.parent.name}/{path.stem}.pt", str(error)))
-    return found
+    index = Index(root)
+    index.look()
+    return index.unreadable()
 
 
 def verify(root: Path, manifest: Manifest) -> None:
@@ -291,11 +290,13 @@ def newest_verified(root: Path, run: str | None = None) -> Found:
     With `run`, of this run only: what belongs to others, or cannot be told to belong, is left alone. Raises
     FormatError when another version wrote here.
     """
-    damaged = unreadable(root)
+    index = Index(root)
+    found = index.look()
+    damaged = index.unreadable()
     skipped = [] if run else damaged
     for file, reason in skipped:
         _set_aside(root, file, reason)
-    for manifest in reversed(manifests(root)):
+    for manifest in reversed(found):
         if run and manifest.run != run:
             continue
         try:

@@ -5,24 +5,26 @@ no control character reaches a terminal; and a pipe, a log or CI gets every tabl
 """
 
 import contextlib
+import itertools
 import os
 import re
 import sys
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import rich.console
-from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.table import Table
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.text import Text
 
 UNLIMITED = 1_000_000
 """Columns of what is not a terminal."""
 WORDS = 24
 """Columns that a cell of words needs at least, before a table is given up for a narrow terminal."""
+_GAP = "   "
 
 # C0, DEL and C1; what reorders or breaks a line (bidirectional marks, line separators); lone surrogates.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -68,11 +70,7 @@ class Console(rich.console.Console):
 
     def say(self, text: str) -> None:
         """Print one line as it is; a terminal folds it where it must, so that it can be copied whole."""
-        if self.is_terminal:
-            self.print(text, soft_wrap=True)
-        elif not self.quiet:  # the same bytes in a fraction of the time
-            self.file.write(f"{escaped(text)}\n")
-            self.file.flush()
+        self._write([escaped(text)])
 
     def table(
         self,
@@ -88,30 +86,58 @@ class Console(rich.console.Console):
         paragraph that names its columns: nothing is left out.
         """
         cells = [[escaped(str(cell)) for cell in row] for row in rows]
-        widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
-        least = [min(w, WORDS) if name in words else w for name, w in zip(columns, widths, strict=True)]
+        heads = [escaped(name) for name in columns]
+        folds = [name in words for name in columns]
+        widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+        room = self.width - len(_GAP) * (len(heads) - 1)
+        least = [min(w, WORDS) if fold else w for w, fold in zip(widths, folds, strict=True)]
         if title:
             self.say(title)
-        if sum(least) + 3 * (len(columns) - 1) > self.width:
-            for row in cells:
-                self._paragraph(columns, row)
+        if sum(least) > room:
+            self._write([line for row in cells for line in self._paragraph(heads, row)])
             return
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for place, (name, width) in enumerate(zip(columns, least, strict=True)):
-            if name in words:
-                table.add_column(name, min_width=width, overflow="fold")
-            else:
-                table.add_column(name, justify="right" if place else "left", no_wrap=True)
-        for row in cells:
-            table.add_row(*row)
-        self.print(table)
+        while sum(widths) > room:  # by the widest of those that fold
+            widths[max((w, place) for place, w in enumerate(widths) if w > least[place])[1]] -= 1
 
-    def _paragraph(self, columns: Sequence[str], row: Sequence[str]) -> None:
+        def line_of(cells: Sequence[str]) -> str:
+            placed = zip(cells, widths, [True, *folds[1:]], strict=True)
+            return _GAP.join(_aligned(cell, width, left=left) for cell, width, left in placed).rstrip()
+
+        lines = [line_of(part) for row in cells for part in self._folded(row, widths)]
+        self._write([line_of(heads)], Style(bold=True))
+        self._write(["─" * (sum(widths) + len(_GAP) * (len(heads) - 1)), *lines])
+
+    def _folded(self, row: Sequence[str], widths: Sequence[int]) -> Iterable[Sequence[str]]:
+        """The lines of a row: one, unless a cell is wider than its column."""
+        if all(cell_len(cell) <= width for cell, width in zip(row, widths, strict=True)):
+            return [row]
+        folded = [
+            [line.plain for line in Text(cell).wrap(self, width)]
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        return itertools.zip_longest(*folded, fillvalue="")
+
+    def _paragraph(self, columns: Sequence[str], row: Sequence[str]) -> list[str]:
         text = ", ".join(f"{name} {cell}".strip() for name, cell in zip(columns, row, strict=True) if cell)
-        for part in textwrap.wrap(
+        return textwrap.wrap(
             text, self.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        ):
-            self.say(part)
+        )
+
+    def _write(self, lines: Iterable[str], style: Style | None = None) -> None:
+        """Print lines as they are, all at once: Rich, which measures each, takes seconds for thousands."""
+        text = "\n".join(lines)
+        if self.is_terminal:
+            written = Segments([Segment(text, style), Segment.line()])
+            self.print(written, crop=False, end="")  # above a bar that is being drawn
+        elif not self.quiet:
+            self.file.write(f"{text}\n")
+            self.file.flush()
+
+
+def _aligned(text: str, width: int, *, left: bool) -> str:
+    """As str.ljust and str.rjust, by the columns that characters take."""
+    filling = " " * (width - cell_len(text))
+    return text + filling if left else filling + text
 
 
 def say_error(sentence: str) -> None:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpointing import store
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, TIERS, is_root, releases, unreadable_releases
 from checkpointing.finding import checkpoint_root as checkpoint_root
 from checkpointing.finding import newest_sound as newest_sound
 from checkpointing.finding import run_of as run_of
 from checkpointing.finding import verdict as verdict
+from checkpointing.index import Index
 from checkpointing.lock import one_writer
 from checkpointing.manifest import SUFFIXES, Manifest, encode, read_manifest
 from checkpointing.publishing import settled
@@ -44,9 +44,14 @@ def _has_manifests(root: Path) -> bool:
     return any(True for tier in TIERS for _ in (root / tier).glob("*.json"))
 
 
-def everything(root: Path) -> list[Manifest]:
-    """Every checkpoint that has a readable manifest, oldest first, then the releases by version."""
-    return [*store.manifests(root), *releases(root)]
+def everything(root: Path) -> tuple[list[Manifest], list[tuple[str, str]]]:
+    """Every checkpoint that has a readable manifest, oldest first, then the releases by version.
+
+    With them, each with the reason, the files whose manifests cannot be read.
+    """
+    index = Index(root)
+    found = [*index.look(), *releases(root)]
+    return found, [*index.unreadable(), *unreadable_releases(root)]
 
 
 @contextlib.contextmanager
@@ -88,11 +93,6 @@ def _vouched_for(path: Path) -> bool:
         return Path(read_manifest(mark).file).name == path.name  # which of the two suffixes it is of
     except CheckpointError:
         return True  # told as unreadable
-
-
-def unreadable(root: Path) -> list[tuple[str, str]]:
-    """The files of every tier whose manifests cannot be read, each with the reason."""
-    return [*store.unreadable(root), *unreadable_releases(root)]
 
 
 def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, Any]:

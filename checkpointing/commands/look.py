@@ -11,7 +11,6 @@ from checkpointing.commands.common import (
     line,
     manifest_of,
     print_json,
-    unreadable,
     verdict,
 )
 from checkpointing.errors import CheckpointError
@@ -24,9 +23,9 @@ def ls(options: argparse.Namespace) -> int:
     """A table of the checkpoints of a run, or of each run of a tree."""
     console, listed, bad = Console(), [], []
     for root in checkpoint_roots(options.path):
-        found = everything(root)
+        found, unreadable = everything(root)
         wrong = {m: verdict(root, m) for m in found} if options.verify else {}
-        damaged = [*filter(None, wrong.values()), *(reason for _, reason in unreadable(root))]
+        damaged = [*filter(None, wrong.values()), *(reason for _, reason in unreadable)]
         names, doubt = _names(root, found)
         damaged += doubt
         bad += damaged

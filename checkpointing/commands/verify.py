@@ -17,7 +17,6 @@ from checkpointing.commands.common import (
     megabytes,
     orphans,
     print_json,
-    unreadable,
     verdict,
 )
 from checkpointing.errors import CheckpointError, UnregisteredError
@@ -144,7 +143,8 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
 def examine(root: Path) -> Iterator[Verdict]:
     """Every checkpoint under a root, the oldest first, then what has no manifest that can be read."""
     known: dict[tuple[object, ...], str | None] = {}
-    for manifest in everything(root):
+    found, unreadable = everything(root)
+    for manifest in found:
         identity = _identity(root, manifest)
         if identity not in known:
             known[identity] = verdict(root, manifest)
@@ -152,7 +152,7 @@ def examine(root: Path) -> Iterator[Verdict]:
         # A run that is being written may have deleted it since it was listed.
         if problem is None or (root / manifest.file).with_suffix(".json").exists():
             yield Verdict(root, manifest.file, manifest, problem)
-    for file, reason in unreadable(root):
+    for file, reason in unreadable:
         yield Verdict(root, file, None, reason)
     for file in orphans(root):
         problem = f"{root / file} has no manifest beside it, so nothing vouches for it."

@@ -1,0 +1,63 @@
+"""The manifests of a checkpoint folder, each read once for as long as its file stays the same."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkpointing.errors import CheckpointError, FormatError
+from checkpointing.manifest import Manifest, read_manifest
+from checkpointing.policy import MILESTONE, TRAINING
+
+Mark = tuple[int, int, int]
+"""What changes when a file is written anew: inode, time and size."""
+
+
+class Index:
+    """The manifests of the tiers under `root`; `look` says what there is now."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._read: dict[str, tuple[Mark, Manifest | CheckpointError]] = {}
+
+    def look(self) -> list[Manifest]:
+        """Every readable manifest, oldest first: the folders are listed once, and what is new is read."""
+        seen = {}
+        for tier in (TRAINING, MILESTONE):
+            for name, mark in _manifests(self._root / tier):
+                file = f"{tier}/{name}"
+                before = self._read.get(file)
+                seen[file] = before if before and before[0] == mark else (mark, _read(self._root / file))
+        self._read = seen
+        found = [read for _, read in seen.values() if isinstance(read, Manifest)]
+        return sorted(found, key=lambda m: (m.sequence, m.file))
+
+    def unreadable(self) -> list[tuple[str, str]]:
+        """The files whose manifests could not be read by the last look, each with the reason.
+
+        Raises FormatError for a sound one of another version: it must not be taken for damaged.
+        """
+        found = []
+        for file, (_, read) in sorted(self._read.items()):
+            if isinstance(read, FormatError):
+                raise read
+            if isinstance(read, CheckpointError):
+                found.append((f"{file.removesuffix('.json')}.pt", str(read)))
+        return found
+
+
+def _manifests(folder: Path) -> Iterator[tuple[str, Mark]]:
+    """The names in a folder that are those of manifests, none when there is no folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json"):
+                with contextlib.suppress(OSError):  # deleted since it was listed; of a link, what it names
+                    found = entry.stat()
+                    yield entry.name, (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _read(path: Path) -> Manifest | CheckpointError:
+    try:
+        return read_manifest(path)
+    except CheckpointError as error:
+        return error
