@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpointing import finding, living, store
+from checkpointing import finding, living, optimizer_state, store
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EvalEnd
 from checkpointing.finding import PRODUCTION, TIERS
@@ -242,6 +242,7 @@ class CheckpointManager:
         with_scheduler = self._save_scheduler and scheduler is not None
         return {
             "optimizer_state_dict": optimizer.state_dict() if optimizer and with_optimizer else None,
+            "optimizer": optimizer_state.kind(optimizer) if optimizer and with_optimizer else None,
             "scheduler_state_dict": scheduler.state_dict() if scheduler and with_scheduler else None,
             "rng_state": rng_state(),
         }

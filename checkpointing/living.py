@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from checkpointing import optimizer_state
 from checkpointing.errors import CheckpointError
 from checkpointing.rng import restore_rng
 
@@ -73,7 +74,7 @@ def restore(
     """Load a checkpoint's contents into living objects, the random number generators last.
 
     Returns the rest of it. Raises CheckpointError when the model or the optimizer is not in it or does not
-    fit; a schedule that is not in it is a warning and `not_restored`.
+    fit; a schedule that is not in it, or is another, is a warning and `not_restored`.
     """
     needed = ["model_state_dict", *["optimizer_state_dict"] * (optimizer is not None), *["rng_state"] * rng]
     for key in needed:
@@ -81,12 +82,12 @@ def restore(
             raise CheckpointError(
                 f"This checkpoint holds no {key}, so it cannot be loaded into a training that needs it."
             )
+    if optimizer is not None:  # before anything living is touched
+        optimizer_state.check_kind(optimizer, saved["optimizer_state_dict"], saved.get("optimizer"))
     load_weights(model, saved["model_state_dict"])
     if optimizer is not None:
-        try:
-            optimizer.load_state_dict(saved["optimizer_state_dict"])
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"The optimizer's state does not fit: {error}.") from None
+        for line in optimizer_state.load(optimizer, saved["optimizer_state_dict"], keep_settings=False):
+            log.warning("%s", line)
     rest = {key: value for key, value in saved.items() if key not in HEAVY}
     rest["not_restored"] = _restore_schedule(saved.get("scheduler_state_dict"), scheduler, resumed=rng)
     if rng:
@@ -109,6 +110,15 @@ def _restore_schedule(
     saved: dict[str, Any] | None, scheduler: Stateful | None, *, resumed: bool
 ) -> list[str]:
     if scheduler is not None and saved is not None:
+        theirs, ours = _settings(saved), _settings(scheduler.state_dict())
+        if theirs != ours:
+            log.warning(
+                "The checkpoint's schedule (of %s) is another than the %s given (of %s), which starts anew.",
+                theirs,
+                type(scheduler).__name__,
+                ours,
+            )
+            return ["scheduler_state_dict"]
         scheduler.load_state_dict(saved)
         return []
     if scheduler is not None:
@@ -121,6 +131,11 @@ def _restore_schedule(
         log.warning("This checkpoint holds a scheduler_state_dict, and no scheduler was given to take it.")
         return ["scheduler_state_dict"]
     return []
+
+
+def _settings(schedule: Mapping[str, Any]) -> str:
+    """What tells one kind of schedule from another; what torch keeps for itself changes with its version."""
+    return ", ".join(sorted(name for name in schedule if not name.startswith("_") and name != "verbose"))
 
 
 def move(model: nn.Module, device: str | torch.device) -> None:

@@ -308,16 +308,22 @@ class Manager:
         """The policies' counters by name."""
         return {name: policy.state_dict() for name, policy in self.policies.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
-        """Give each policy its counters back; returns the names of policies that had none saved."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give each policy its counters back; says which have none, and which counters nobody takes."""
         for name, policy in self.policies.items():
             if name in state:
                 policy.load_state_dict(state[name])
+            else:
+                log.info("checkpoint policy %s is new: it starts from nothing", name)
+        for name in sorted(state.keys() - self.policies.keys()):
+            log.warning(
+                "checkpoint policy %s is asked for no longer: its counters are dropped, what it saved stays",
+                name,
+            )
         self._current = True
         self._reconcile()
         if (file := self._options.resumed_from) is not None:
             self.store.note("resumed", file, "the run goes on from it")
-        return [name for name in self.policies if name not in state]
 
     def drain(self) -> None:
         """Return once every save is on disk and its facts are published."""

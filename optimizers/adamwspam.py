@@ -116,8 +116,9 @@ class AdamWSPAM(torch.optim.AdamW):
         state_dict[_KEY] = {"step": self._taken, "reset_at": self._reset_at}
 
     def _load(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        if _KEY not in state_dict:
-            raise ValueError(f"There is no {_KEY!r} in the optimizer's state: it was not saved by AdamWSPAM.")
+        if _KEY not in state_dict:  # of an optimizer without SPAM, whose moments are gone on with
+            self._taken = self._reset_at = 0
+            return state_dict
         for key in ("step", "reset_at"):
             if key not in state_dict[_KEY]:
                 raise ValueError(f"There is no {key!r} in the state of AdamWSPAM: it is damaged.")

@@ -29,8 +29,9 @@ class Pruner:
     kept; empty before the first pruning. A pruned weight stays pruned.
 
     All of it is saved in the optimizer's state_dict under "pruning". On load the counters and masks come from
-    the state, and the settings stay those given here. Groups added later are not pruned. Raises ValueError
-    when there is nothing to prune, or when the criterion needs moments that the optimizer lacks.
+    the state, and the settings stay those given here; a state saved without pruning begins with every weight
+    kept. Groups added later are not pruned. Raises ValueError when there is nothing to prune, or when the
+    criterion needs moments that the optimizer lacks.
     """
 
     def __init__(self, optimizer: Optimizer, settings: PruneSettings) -> None:
@@ -120,17 +121,20 @@ class Pruner:
         }
 
     def _load(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        state = _require(state_dict, _KEY, "the optimizer's state")
-        packed = _require(state, "masks", "the pruning state")
+        if _KEY not in state_dict:  # of a dense training, which is pruned from now on
+            self.step, self.sparsity, self.mask_version, self.masks, self._pruned = 0, 0.0, 0, [], 0
+            return state_dict
+        state = state_dict[_KEY]
+        packed = _require(state, "masks")
         if len(packed) not in (0, len(self.params)):
             raise ValueError(
                 f"The pruning state has {len(packed)} masks, and the model has {len(self.params)} prunable "
                 "weights: it belongs to another model."
             )
         masks = [unpack(bits, param) for bits, param in zip(packed, self.params, strict=False)]
-        self.step = _require(state, "step", "the pruning state")
-        self.sparsity = _require(state, "sparsity", "the pruning state")
-        self.mask_version = _require(state, "mask_version", "the pruning state")
+        self.step = _require(state, "step")
+        self.sparsity = _require(state, "sparsity")
+        self.mask_version = _require(state, "mask_version")
         self.masks = masks
         self._pruned = sum(mask.numel() - int(mask.sum()) for mask in masks)
         return {key: value for key, value in state_dict.items() if key != _KEY}
@@ -183,7 +187,7 @@ def _check_optimizer(optimizer: Optimizer, settings: PruneSettings) -> None:
         raise ValueError("Pruning needs eps above 0: the update of a pruned weight is 0 / (0 + eps).")
 
 
-def _require(state: dict[str, Any], key: str, where: str) -> Any:
+def _require(state: dict[str, Any], key: str) -> Any:
     if key not in state:
-        raise ValueError(f"There is no {key!r} in {where}: it was saved without pruning, or is damaged.")
+        raise ValueError(f"There is no {key!r} in the pruning state: it is damaged.")
     return state[key]

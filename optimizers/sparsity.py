@@ -89,9 +89,10 @@ ALLOCATIONS: dict[str, Callable[[list[Tensor], int], list[Tensor]]] = {"global":
 class PruneSettings:
     """How to prune. Steps count those of the run from 1, also those that were skipped.
 
-    `target` is the final sparsity, a fraction of all prunable weights. The ramp runs from `start_step` to
-    `end_step` with an update every `frequency` steps and one at the end. Raises ValueError for a value out of
-    range or a name that is not in CRITERIA, SCHEDULES or ALLOCATIONS.
+    `target` is the final sparsity, a fraction of all prunable weights. The ramp runs from `initial`, the
+    sparsity of the network at `begin`, with an update every `frequency` steps from `start_step` to `end_step`
+    and one at the end. Raises ValueError for a value out of range or a name that is not in CRITERIA,
+    SCHEDULES or ALLOCATIONS.
     """
 
     criterion: str
@@ -101,6 +102,8 @@ class PruneSettings:
     frequency: int
     schedule: str
     allocation: str
+    begin: int = 0
+    initial: float = 0.0
 
     def __post_init__(self) -> None:
         _known("criterion", self.criterion, CRITERIA)
@@ -110,10 +113,15 @@ class PruneSettings:
             raise ValueError(f"The pruning target {self.target} must be at least 0 and below 1.")
         if self.frequency < 1:
             raise ValueError(f"The pruning frequency {self.frequency} must be at least 1 step.")
-        if not 0 <= self.start_step <= self.end_step:
+        if not 0 <= self.initial <= self.target:
+            raise ValueError(
+                f"The pruning target {self.target:g} is below the sparsity of the network, {self.initial:g}: "
+                "pruned weights stay pruned."
+            )
+        if not 0 <= self.begin <= self.start_step <= self.end_step:
             raise ValueError(
                 f"Pruning from step {self.start_step} to step {self.end_step} is not a ramp: "
-                "the start must be at least 0 and at most the end."
+                f"the start must be at least {self.begin} and at most the end."
             )
 
     def sparsity_at(self, step: int) -> float:
@@ -121,9 +129,9 @@ class PruneSettings:
         if step >= self.end_step:
             return self.target
         if step <= self.start_step:
-            return 0.0
+            return self.initial
         progress = (step - self.start_step) / (self.end_step - self.start_step)
-        return self.target * SCHEDULES[self.schedule](progress)
+        return self.initial + (self.target - self.initial) * SCHEDULES[self.schedule](progress)
 
     def due(self, step: int, sparsity: float) -> bool:
         """Whether to update after `step` steps, with `sparsity` reached so far.

@@ -20,6 +20,7 @@ from trainer import plugins
 from trainer.data import DataModule, build_data
 from trainer.errors import UserError
 from trainer.loop import Loop, LoopSettings
+from trainer.pruning import FROM_THE_START, Ramp
 from trainer.state import Meter, Progress, TrainState, arithmetic, seed_everything
 
 log = logging.getLogger("peakpoint")
@@ -51,10 +52,11 @@ def set_up_torch(config: c.Config) -> torch.device:
     return torch.device("cuda" if use_cuda else "cpu")
 
 
-def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
+def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_START) -> Parts:
     """Everything that trains; `resolved` is the configuration as plain values, for the record.
 
-    Raises UserError for what only shows once data and network are there.
+    `ramp` says where the ramp of pruning begins. Raises UserError for what only shows once data and network
+    are there.
     """
     device = set_up_torch(config)
     seed_everything(config.seed)
@@ -74,7 +76,7 @@ def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.to(device)
         optimizer = build_optimizer(config.optimizer, model)
-        pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total, whole)
+        pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total, whole, ramp)
     except ValueError as error:
         raise UserError(str(error)) from None
     _check_normalisation(config, model, data.image_shape)
@@ -89,6 +91,7 @@ def build(config: c.Config, resolved: dict[str, Any]) -> Parts:
         model=torch.compile(model) if config.compile else model,  # type: ignore[arg-type]
         optimizer=optimizer,
         scheduler=scheduler,
+        pruner=pruning,
         progress=Progress(),
         meter=Meter(),
         config=resolved,
@@ -195,7 +198,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
 
 
 def build_pruner(
-    cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int, whole: int
+    cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int, whole: int, ramp: Ramp
 ) -> pruner.Pruner | None:
     """A Pruner attached to the optimizer, or None when training is dense.
 
@@ -203,15 +206,16 @@ def build_pruner(
     """
     if cfg.target == 0:
         return None
-    start, end = (_pruning_step(cfg, which, steps_per_epoch, total) for which in ("start", "end"))
+    start, end = (_pruning_step(cfg, which, steps_per_epoch, total, ramp) for which in ("start", "end"))
+    start = max(start, ramp.begin)
     if start > end:
-        raise UserError(f"Pruning would start at step {start} and end at step {end}: let it start before.")
-    if end > whole:
+        raise UserError(f"Pruning would start at step {start} and end at step {end}: let it end later.")
+    if end > whole and cfg.target > ramp.initial:
         raise UserError(
             f"Pruning would end at step {end}, after the last step {whole} of the run, and never reach "
             f"{100 * cfg.target:g} %: let it end before, or train for more epochs."
         )
-    if end > total:
+    if end > total and cfg.target > ramp.initial:
         log.warning(
             "pruning ends at step %d, after the last step %d of this run: %.0f %% will not be reached.",
             end, total, 100 * cfg.target,
@@ -219,24 +223,32 @@ def build_pruner(
     return pruner.Pruner(
         optimizer,
         sparsity.PruneSettings(
-            criterion=cfg.variant if cfg.method == "state" else cfg.method,
+            criterion=cfg.variant if cfg.method == "state" else "magnitude",
             target=cfg.target,
             start_step=start,
             end_step=end,
             frequency=cfg.frequency,
             schedule=cfg.schedule,
             allocation=cfg.allocation,
+            begin=ramp.begin,
+            initial=ramp.initial,
         ),
     )
 
 
-def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int) -> int:
-    """The step at which pruning starts or ends: given as a step, an epoch or a fraction of the run."""
+def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int, ramp: Ramp) -> int:
+    """The step at which pruning starts or ends: given as a step, an epoch or a fraction of the run.
+
+    A ramp that begins in the middle of a run has the fractions of what is left of it.
+    """
     step: int | None = getattr(cfg, f"{which}_step")
     epoch: float | None = getattr(cfg, f"{which}_epoch")
     if step is not None:
         return step
-    return round(epoch * steps_per_epoch if epoch is not None else getattr(cfg, f"{which}_fraction") * total)
+    if epoch is not None:
+        return round(epoch * steps_per_epoch)
+    fraction: float = getattr(cfg, f"{which}_fraction")
+    return ramp.begin + round(fraction * max(0, total - ramp.begin))
 
 
 def build_schedule(cfg: c.Scheduler, steps_per_epoch: int, total: int) -> schedule.Factor:

@@ -61,10 +61,7 @@ def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     and the template of names: one sentence that names the key and what it may be.
     """
     _refuse_unknown_keys(cfg, "")
-    try:
-        config: c.Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+    config = plain(cfg)
     _check_groups(config)
     names.check(config, SCHEMAS)
     _check_pruning(config)
@@ -74,6 +71,15 @@ def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     unheeded.refuse(cfg, config, typed)
     if template := name_template(config):
         template.check(METRICS)
+    return config
+
+
+def plain(cfg: DictConfig) -> c.Config:
+    """The configuration as plain dataclasses, each value in its range. Raises UserError."""
+    try:
+        config: c.Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
     return config
 
 
@@ -115,8 +121,8 @@ def _check_groups(config: c.Config) -> None:
 def _check_pruning(config: c.Config) -> None:
     pruning = config.pruning
     c.require(
-        pruning.method != "none" or pruning.target == 0,
-        f"pruning=none trains dense, but pruning.target={pruning.target:g}: "
+        pruning.method not in c.DENSE or pruning.target == 0,
+        f"pruning={pruning.method} trains dense, but pruning.target={pruning.target:g}: "
         "choose pruning=magnitude or pruning=state, or leave the target out.",
     )
     c.require(

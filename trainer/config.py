@@ -249,6 +249,10 @@ class OneCycle(Scheduler):
         require_range(self, "scheduler.", 0, 1, "peak_fraction initial_factor final_factor")
 
 
+DENSE = ("none", "regrow")
+"""Methods that prune nothing more; `regrow` lets go of what a resumed run has pruned."""
+
+
 @dataclass(kw_only=True)
 class Pruning:
     """Which weights go, how many, and when. `target` 0 trains dense."""

@@ -24,7 +24,7 @@ def check(config: c.Config, schemas: Schemas) -> None:
     by_state = [name for name, record in CRITERIA.items() if record.needs_moments]
     if isinstance(optimizer, c.AdamWPrune):
         _one_of("optimizer.variant", optimizer.variant, by_state)
-    _one_of("pruning.method", pruning.method, {"none", "state", *CRITERIA}.difference(by_state))
+    _one_of("pruning.method", pruning.method, {"state", *c.DENSE, *CRITERIA}.difference(by_state))
     _one_of("pruning.schedule", pruning.schedule, SCHEDULES)
     _one_of("pruning.allocation", pruning.allocation, ALLOCATIONS)
     if pruning.variant:

@@ -79,6 +79,8 @@ def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
         overrides = each.get("overrides")
         if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
             yield "overrides"
+        if not isinstance(each.get("choices", {}), dict):
+            yield "choices"
         if not isinstance(each.get("started", ""), str):
             yield "started"
         if not isinstance(each.get("resumed_from"), str | None):
@@ -200,14 +202,17 @@ def environment() -> dict[str, Any]:
     }
 
 
-def attempt(number: int, overrides: list[str], resumed_from: str | None) -> dict[str, Any]:
-    """One start of a run: what was typed, and what it went on from."""
+def attempt(
+    number: int, overrides: list[str], choices: Mapping[str, Any], resumed_from: str | None
+) -> dict[str, Any]:
+    """One start of a run: what was typed and chosen, and what it went on from."""
     return {
         "number": number,
         "started": now(),
         "command": shlex.join([sys.executable, *sys.argv]),
         "directory": str(Path.cwd()),
         "overrides": overrides,
+        "choices": {group: choice for group, choice in choices.items() if not group.startswith("hydra")},
         "resumed_from": resumed_from,
         **holder(),
         "git_commit": code()["git_commit"],

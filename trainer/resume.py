@@ -6,7 +6,7 @@ nothing that a run directory holds is executed.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ def plan(argv: list[str]) -> Plan:
     run, file = locate(unquote(values[-1]))
     attempt = last_attempt(run)
     typed = keys(argv)
-    saved = [o for o in attempt["overrides"] if split(o)[0] not in (*typed, *OWN)]
+    given = [a for a in argv if split(a)[0] is not None]
+    saved = outliving(attempt["overrides"], given, attempt.get("choices", {}))
     saved = recorded.taken(saved, run / RUN)
     first = next(i for i, a in enumerate(argv) if split(a)[0] is not None)
     rest = [a for a in argv[first:] if split(a)[0] != "resume"]
@@ -71,6 +72,37 @@ def plan(argv: list[str]) -> Plan:
 def keys(overrides: Iterable[str]) -> tuple[str, ...]:
     """The keys that overrides name; other arguments are passed over."""
     return tuple(key for override in overrides if (key := split(override)[0]) is not None)
+
+
+def outliving(overrides: Sequence[Any], typed: Sequence[str], choices: Mapping[str, Any]) -> list[Any]:
+    """The recorded overrides that a command line leaves in force.
+
+    A key that is typed again replaces the recorded one. A group that is chosen anew takes with it what was
+    set below the earlier choice, whose keys the new one may lack; `choices` are those of the attempt, none in
+    an older record.
+    """
+    kept = [o for o in overrides if split(o)[0] not in (*keys(typed), *OWN)]
+    chosen: dict[Any, Any] = {**dict(map(split, overrides)), **choices}
+    for override in typed:
+        group, choice = split(override)
+        if group is None or "." in group or override.startswith("~"):
+            continue
+        members = re.findall(r"[\w-]+", choice) if choice.startswith("[") else None
+        if members is None and chosen.get(group) != unquote(choice):
+            members = []
+        if members is not None:
+            kept = [o for o in kept if not under(_dotted(o), (group,)) or _belongs(o, group, members)]
+    return kept
+
+
+def _dotted(override: str) -> str:
+    return str(split(override)[0]).replace("/", ".")
+
+
+def _belongs(override: str, group: str, members: Sequence[str]) -> bool:
+    """Whether an override sets something of one of the `members` chosen of a group."""
+    name = _dotted(override).removeprefix(group.replace("/", ".")).lstrip(".").partition(".")[0]
+    return name in members and not override.startswith("~")
 
 
 def refuse_taken(directory: Path) -> None:
@@ -147,15 +179,8 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
     have changed since.
     """
     old, new = dict(flat(saved)), dict(flat(cfg))
-    changed = [
-        key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and not under(key, OWN)
-    ]
-    for key in changed:
-        if under(key, FROZEN) and not under(key, FREE):
-            raise UserError(
-                f"{key} was {old.get(key)} in this run and is {new.get(key)} now: a resumed run keeps its "
-                "model, data, seed, batch size and optimizer. Start a new run instead."
-            )
+    check_frozen(cfg, saved)
+    changed = [key for key in _differing(old, new) if not under(key, OWN)]
     # A group or an experiment that was named may change anything.
     drift = [k for k in changed if not under(k, typed) and not {"experiment", "optimizer"} & set(typed)]
     if drift and not cfg.accept_drift:
@@ -165,6 +190,21 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
             f"has changed since. Add {key}={old.get(key)} to keep it, or accept_drift=true."
         )
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed]
+
+
+def check_frozen(cfg: DictConfig, saved: DictConfig) -> None:
+    """Raise UserError when something changed that would make it another run."""
+    old, new = dict(flat(saved)), dict(flat(cfg))
+    for key in sorted(_differing(old, new), key=lambda key: not key.endswith(".name")):
+        if under(key, FROZEN) and not under(key, FREE):
+            raise UserError(
+                f"{key} was {old.get(key)} in this run and is {new.get(key)} now: a resumed run keeps its "
+                "model, data, seed, batch size and optimizer. Start a new run instead."
+            )
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
 def under(key: str, prefixes: tuple[str, ...]) -> bool:

@@ -22,9 +22,9 @@ from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from checkpointing.terminal import Console
-from trainer import mirroring, record, report, resume, unheeded
+from trainer import mirroring, pruning, record, report, resume, unheeded
 from trainer.build import Parts, build
-from trainer.check import name_template
+from trainer.check import name_template, plain
 from trainer.config import Config
 from trainer.errors import UserError
 from trainer.events import Listener, Publisher
@@ -66,9 +66,12 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         if directory != plan.run:
             resume.refuse_taken(directory)
         start = _start(cfg, plan, directory)
-        resolved = _resolved(cfg)
-        parts = build(config, resolved)
-        saved = _restore(start, parts, named=plan.file is not None)
+        saved = codec.load(start.source / start.manifest.file) if start.manifest else None
+        effective, ramp = pruning.resumed(cfg, saved)
+        config = plain(effective)
+        resolved = _resolved(effective)
+        parts = build(config, resolved, ramp)
+        _restore(start, parts, saved, named=plan.file is not None)
         target = Store(directory / CHECKPOINTS, start.record["run"])
         _begin(directory, start, parts, resolved, cfg)
         for doubt in unheeded.doubts(config, plan.typed):
@@ -96,9 +99,9 @@ def _recording(directory: Path) -> Iterator[None]:
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without what concerns this attempt alone."""
-    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in resume.OWN}
+    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key not in resume.OWN}
 
 
 def _finished(config: Config, plan: resume.Plan) -> str | None:
@@ -139,6 +142,7 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     attempt = record.attempt(
         len(attempts) + 1,
         list(hydra.overrides.task),
+        hydra.runtime.choices,
         f"{source.parent}/{CHECKPOINTS}/{manifest.file}" if manifest else None,
     )
     new = {**known, "run": known.get("run", uuid.uuid4().hex), "attempts": [*attempts, attempt]}
@@ -169,16 +173,15 @@ def _checkpoint(root: Path, file: Path | None) -> Manifest | None:
     raise CheckpointError(f"{file} has no manifest beside it, so it cannot be verified or resumed from.")
 
 
-def _restore(start: Start, parts: Parts, *, named: bool) -> dict[str, Any] | None:
-    """Load the checkpoint into the living objects; says what is not as it was.
+def _restore(start: Start, parts: Parts, saved: dict[str, Any] | None, *, named: bool) -> None:
+    """Put the checkpoint's contents into the living objects; says what is not as it was.
 
     `named`: the checkpoint was asked for by its file, so it must leave something to train.
     """
     if start.record.get("data") and start.record["data"] != parts.data.fingerprint:
         raise UserError("data.root holds other data than the run was started with: its fingerprint differs.")
-    if start.manifest is None:
-        return None
-    saved = codec.load(start.source / start.manifest.file)
+    if start.manifest is None or saved is None:
+        return
     parts.state.restore(saved)
     for name, now in parts.state.arithmetic.items():
         if (before := saved["metadata"].get(name)) != now:
@@ -190,7 +193,6 @@ def _restore(start: Start, parts: Parts, *, named: bool) -> dict[str, Any] | Non
             f"{progress.step}): there is nothing left to train. Add epochs=N to train on."
         )
     log.info("resumed %s: epoch %d, step %d", start.manifest.file, progress.epoch + 1, progress.step)
-    return saved
 
 
 def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any], cfg: DictConfig) -> None:

@@ -1,5 +1,6 @@
 """What a checkpoint holds: gather() and restore(), the random number generators last."""
 
+import logging
 import math
 import platform
 import random
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from checkpointing import optimizer_state
 from checkpointing.rng import restore_rng, rng_state
+from optimizers.pruner import Pruner
 from trainer.errors import UserError
+
+log = logging.getLogger("peakpoint")
 
 
 class Stateful(Protocol):
@@ -91,6 +96,7 @@ class TrainState:
     model: nn.Module
     optimizer: Optimizer
     scheduler: LambdaLR
+    pruner: Pruner | None
     progress: Progress
     meter: Meter
     config: dict[str, Any]
@@ -102,6 +108,7 @@ class TrainState:
         return {
             "model_state_dict": plain_model(self.model).state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
+            "optimizer": optimizer_state.kind(self.optimizer),
             "scheduler_state_dict": self.scheduler.state_dict(),
             "epoch": self.progress.epoch,
             "global_step": self.progress.step,
@@ -115,13 +122,17 @@ class TrainState:
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Make the living objects what they were. Settings stay those of the configuration.
 
-        Raises UserError naming what is missing or does not fit.
+        Raises UserError or CheckpointError naming what is missing or does not fit; what the settings begin
+        anew or no longer need is logged.
         """
         missing = [key for key in ("model_state_dict", *_RESTORED) if key not in saved]
         if missing:
             raise UserError(f"The checkpoint has no {missing[0]}: it cannot be resumed from.")
+        optimizer = saved["optimizer_state_dict"]
+        optimizer_state.check_kind(self.optimizer, optimizer, saved.get("optimizer"))
         load_model(self.model, saved["model_state_dict"])
-        self._restore_optimizer(saved["optimizer_state_dict"])
+        for line in optimizer_state.load(self.optimizer, optimizer, keep_settings=True):
+            log.warning("%s", line)
         base_lrs = list(self.scheduler.base_lrs)
         self.scheduler.load_state_dict(saved["scheduler_state_dict"])
         self.scheduler.base_lrs = base_lrs
@@ -131,19 +142,10 @@ class TrainState:
             group["lr"] = lr * factor(self.scheduler.last_epoch)
         for name, value in saved["progress"].items():
             setattr(self.progress, name, value)
+        if self.pruner:  # a checkpoint of a dense training knows nothing of its steps
+            self.pruner.step = self.progress.step
         self.meter.load_state_dict(saved["train_loss"])
         restore_rng(saved["rng_state"])
-
-    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
-        # load_state_dict also takes lr, weight_decay, fused and the rest from the file: the configuration
-        # wins, so they are put back.
-        settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        try:
-            self.optimizer.load_state_dict(saved)
-        except (KeyError, ValueError) as error:
-            raise UserError(f"The optimizer's state does not fit: {error}.") from None
-        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(values)
 
 
 _RESTORED = ("optimizer_state_dict", "scheduler_state_dict", "progress", "train_loss", "rng_state")

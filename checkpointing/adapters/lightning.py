@@ -90,8 +90,7 @@ class PeakpointCheckpoint(Callback):
         """Go on with the counters and the random numbers of the checkpoint."""
         assert self._run is not None
         if self._counters is not None:
-            for name in self._run.manager.load_state_dict(self._counters):
-                log.info("checkpoint policy %s is new: it starts from nothing", name)
+            self._run.manager.load_state_dict(self._counters)
         # Before the loader makes its first iterator, which draws the order of the epoch.
         if self._rng is not None:
             restore_rng(self._rng)

@@ -89,8 +89,7 @@ class PeakpointCallback(TrainerCallback):
         resumed, counters = self._resumed or (None, None)
         self._run = Run(self.root, self.policies, self._state, writing=self._writing, resumed_from=resumed)
         if counters is not None:
-            for name in self._run.manager.load_state_dict(counters):
-                log.info("checkpoint policy %s is new: it starts from nothing", name)
+            self._run.manager.load_state_dict(counters)
         self._resumed = None
 
     def on_step_end(

@@ -164,10 +164,15 @@ def test_resume_is_exact_at_any_point_of_the_cycle(stop):
         assert torch.equal(expected, got)
 
 
-def test_a_state_of_plain_adamw_is_refused():
-    plain = build_adamw(param_groups(network(), 0.05), **ADAM, amsgrad=False)
-    with pytest.raises(ValueError, match="no 'spam' in the optimizer's state"):
-        spam(network()).load_state_dict(plain.state_dict())
+def test_a_state_of_plain_adamw_begins_the_counters():
+    net = network()
+    plain = build_adamw(param_groups(net, 0.05), **ADAM, amsgrad=False)
+    train(net, plain, 1, 3)
+    optimizer = spam(net)
+    optimizer.load_state_dict(plain.state_dict())
+    assert optimizer.state_dict()["spam"] == {"step": 0, "reset_at": 0}
+    first = optimizer.param_groups[0]["params"][0]
+    assert optimizer.state[first]["step"] == 3
 
 
 def test_a_wrong_setting_is_one_sentence():

@@ -98,11 +98,35 @@ def test_the_mask_version_grows_only_with_a_change_also_after_a_resume():
     assert pruner.sparsity == pytest.approx(0.7 * 30 / 9998)
 
 
-def test_a_state_saved_without_pruning_is_refused_by_name():
+def test_a_state_saved_without_pruning_begins_with_every_weight_kept():
+    """Trained dense, then pruned: whatever the pruner did before the load is forgotten."""
     plain = build_adamw(param_groups(network(), 0.0), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False)
-    _, optimizer, _ = pruned_run()
-    with pytest.raises(ValueError, match="no 'pruning' in the optimizer's state"):
-        optimizer.load_state_dict(plain.state_dict())
+    net, optimizer, pruner = pruned_run()
+    train(net, optimizer, 1, 21)
+    assert pruner.masks
+    optimizer.load_state_dict(plain.state_dict())
+    assert (pruner.step, pruner.sparsity, pruner.mask_version, pruner.masks) == (0, 0.0, 0, [])
+    train(net, optimizer, 1, 21)
+    assert pruner.sparsity == 0.7
+
+
+def test_a_ramp_begins_at_the_sparsity_that_the_network_has():
+    """s_t = s_f + (s_i - s_f)(1 - p)^3 (Zhu & Gupta 2017): no leap, and no step that prunes nothing."""
+    ramp = settings(target=0.9, initial=0.5, begin=20, start_step=20, end_step=40)
+    assert [ramp.sparsity_at(step) for step in (20, 40, 99)] == [0.5, 0.9, 0.9]
+    assert ramp.sparsity_at(30) == pytest.approx(0.9 - 0.4 * 0.5**3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"target": 0.5, "initial": 0.7}, "target 0.5 is below the sparsity of the network, 0.7"),
+        ({"begin": 3, "start_step": 2}, "the start must be at least 3"),
+    ],
+)
+def test_a_ramp_goes_up_and_forward(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        settings(**changes)
 
 
 @pytest.mark.parametrize("key", ["step", "sparsity", "mask_version", "masks"])

@@ -179,7 +179,7 @@ def test_rules_across_fields(overrides, sentence):
 NAMES = [
     ("pruning.schedule=cubicc", "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
     ("pruning.allocation=", "pruning.allocation= is not a choice; there are: global."),
-    ("pruning.method=", "pruning.method= is not a choice; there are: magnitude, none, state."),
+    ("pruning.method=", "pruning.method= is not a choice; there are: magnitude, none, regrow, state."),
     ("pruning.method=magnitud", "pruning.method=magnitud is not a choice: did you mean magnitude?"),
     ("pruning.variant=biter7", "pruning.variant=biter7 is not a choice: did you mean bitter7?"),
     ("optimizer.variant=bitter77", "optimizer.variant=bitter77 is not a choice: did you mean bitter7?"),

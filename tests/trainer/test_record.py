@@ -61,7 +61,7 @@ def test_a_status_is_a_state_a_time_and_facts(tmp_path):
 
 def test_an_attempt_says_what_was_typed_and_by_whom_it_is_written(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "data.root=a b", "epochs=3"])
-    found = record.attempt(2, ["epochs=3"], "training/a.pt")
+    found = record.attempt(2, ["epochs=3"], {"model": "lenet5", "hydra/help": "x"}, "training/a.pt")
     assert shlex.split(found["command"]) == [sys.executable, "train.py", "data.root=a b", "epochs=3"]
     assert (found["number"], found["overrides"], found["pid"]) == (2, ["epochs=3"], os.getpid())
     assert found["resumed_from"] == "training/a.pt"

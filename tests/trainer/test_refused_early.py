@@ -12,7 +12,7 @@ T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are
 REFUSED = [
     (["pruning.schedule=cubicc"], "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
     (["pruning.allocation="], "pruning.allocation= is not a choice; there are: global."),
-    (["pruning.method="], "pruning.method= is not a choice; there are: magnitude, none, state."),
+    (["pruning.method="], "pruning.method= is not a choice; there are: magnitude, none, regrow, state."),
     (["optimizer.variant="], "optimizer.variant= is not a choice; there are: bitter0, bitter7."),
     (["model.name="], "model.name= is not a choice; there are: lenet5, resnet18, resnet20, resnet50."),
     (["pruning.target=0", "pruning.schedule=wavy"], "pruning.schedule=wavy is not a choice; there are: con"),

@@ -113,6 +113,42 @@ def test_a_key_that_is_typed_again_replaces_the_saved_one(place, saved, typed):
     assert plan([typed, "resume=run"]).argv[:2] == ["seed=0", typed]
 
 
+RECORD = ("pruning=magnitude", "pruning.target=0.5", "scheduler.final_factor=0.1", "epochs=3")
+
+
+@pytest.mark.parametrize(
+    ("saved", "typed", "left"),
+    [
+        (RECORD, ["pruning=none"], ["scheduler.final_factor=0.1", "epochs=3"]),
+        (RECORD, ["pruning=magnitude"], list(RECORD[1:])),
+        (RECORD, ["pruning='none'"], ["scheduler.final_factor=0.1", "epochs=3"]),
+        (RECORD, ["scheduler=constant"], ["pruning=magnitude", "pruning.target=0.5", "epochs=3"]),
+        (RECORD, ["pruning.frequency=2", "~epochs"], list(RECORD[:3])),
+        (["checkpoint.keep_last=2"], ["checkpoint=other"], []),
+        (["checkpoint/policy=[best]", "checkpoint.policy.best.keep=3"], ["checkpoint=other"], []),
+        (
+            ["checkpoint.policy.best.keep=3", "checkpoint.policy.top_k.k=2", "~checkpoint.policy.best"],
+            ["checkpoint/policy=[interval,best]"],
+            ["checkpoint.policy.best.keep=3"],
+        ),
+        (["checkpoint.policy.best.keep=3"], ["~checkpoint.policy.best"], ["checkpoint.policy.best.keep=3"]),
+        (["optimizer.lr=1"], ["optimizer=adamw"], []),  # an older record does not say what was chosen
+    ],
+)
+def test_a_group_that_is_chosen_anew_takes_with_it_what_was_set_below(place, saved, typed, left):
+    place("run", *saved)
+    assert plan([*typed, "resume=run"]).argv[: len(left) + 1] == [*left, typed[0]]
+
+
+def test_a_choice_that_is_typed_again_changes_nothing(place):
+    run = place("run", "optimizer.lr=1", "model.dropout=0.3")
+    record = json.loads((run / "run.json").read_text())
+    record["attempts"][-1]["choices"] = {"optimizer": "adamw", "model": "lenet5"}
+    (run / "run.json").write_text(json.dumps(record))
+    assert plan(["model=lenet5", "resume=run"]).argv[:2] == ["optimizer.lr=1", "model.dropout=0.3"]
+    assert plan(["model=resnet20", "resume=run"]).argv[:2] == ["optimizer.lr=1", "model=resnet20"]
+
+
 def test_the_last_resume_counts(place):
     place("a")
     second = place("b")
