@@ -1,8 +1,10 @@
 """Whether a `.pt` file that nothing vouches for can be opened within bounds."""
 
+import os
 import zipfile
 from pathlib import Path
 
+from checkpointing.bounded import opened
 from checkpointing.errors import CheckpointError
 
 RATIO = 10
@@ -15,9 +17,9 @@ def check_archive(path: Path, limit_bytes: int) -> None:
     Reads the list of entries alone. Raises CheckpointError, also when it is no archive as torch.save writes.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
-        size = path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is not a checkpoint archive: {error}.") from None
     if total > limit_bytes:

@@ -10,8 +10,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -38,7 +39,7 @@ class Absent(CheckpointError):  # noqa: N818 (the name says what is wrong)
     """There is no such file."""
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """A regular file, open for reading. Raises CheckpointError for anything else, Absent for nothing."""
     try:
         # Opening a device can already do something to it: the name is looked at first, then what was opened.

@@ -15,6 +15,7 @@ from semver import Version
 
 from checkpointing import aliases, finding, journal, versions
 from checkpointing.aliases import Change
+from checkpointing.bounded import read_bytes
 from checkpointing.differences import Pairs, differ, flat, pairs
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import sweep, write_atomic
@@ -224,8 +225,8 @@ def write(root: Path) -> Path:
 def is_current(path: Path, content: str) -> bool:
     """Whether a file holds this text already."""
     try:
-        return path.read_bytes() == content.encode()
-    except OSError:
+        return read_bytes(path) == content.encode()
+    except CheckpointError:
         return False
 
 

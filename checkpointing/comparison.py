@@ -15,6 +15,7 @@ from torch import Tensor
 
 from checkpointing import evaluating, finding, golden, living, network, onnx_files, paired, timing
 from checkpointing import weights as forms
+from checkpointing.bounded import json_value
 from checkpointing.errors import CheckpointError
 from checkpointing.network import Description
 from checkpointing.paired import Paired, Right
@@ -114,7 +115,7 @@ def _onnx(path: Path, device: torch.device) -> Candidate:
             "export it with --batch dynamic."
         )
     try:
-        description = network.described(json.loads(opened.notes["config"]))
+        description = network.described(json_value(opened.notes["config"]))
     except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path} does not say how it is fed: it was not written by export.") from None
     return Candidate(

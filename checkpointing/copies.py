@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from checkpointing import files, finding, store, versions
+from checkpointing.bounded import Absent, opened, read_bytes
 from checkpointing.errors import CheckpointError
 from checkpointing.files import file_digest
 from checkpointing.lock import take
-from checkpointing.manifest import Manifest, sealed
+from checkpointing.manifest import LARGEST, Manifest, sealed
 from checkpointing.mirrored import (
     FORMAT,
     MARK,
@@ -34,6 +35,9 @@ from checkpointing.mirrored import (
 )
 from checkpointing.policy import MILESTONE, TRAINING
 from checkpointing.remote import Differs, Missing, Remote, RemoteError
+
+SIGNATURE = 1 << 20
+"""Bytes of a signature."""
 
 
 class Unsound(CheckpointError):  # noqa: N818 (the name says what is wrong)
@@ -97,15 +101,20 @@ class Copies:
         Raises Unsound when it cannot be copied, and FileNotFoundError when it was deleted meanwhile.
         """
         mark = _mark(manifest.file)
-        text = (root / mark).read_bytes()
+        try:
+            text = read_bytes(root / mark, LARGEST)
+        except Absent:
+            raise FileNotFoundError(root / mark) from None
         self._make_way(manifest)
         for file, digest in sides(manifest).items():
             path = root / file
-            if not path.is_file():
+            if not _is_file(path):
                 raise Unsound(f"{manifest.file} lacks {file}, which belongs to it: it is not copied.")
             size = path.stat().st_size
             self._put_file(f"checkpoints/{file}", path, digest, size)
         twin = next((m.file for m in self.index.values() if m.sha256 == manifest.sha256), None)
+        if (root / manifest.file).is_symlink():
+            raise Unsound(f"{manifest.file} is a link, and no file of its own: it is not copied.")
         with held(root / manifest.file) as path:
             self._put_file(f"checkpoints/{manifest.file}", path, manifest.sha256, manifest.bytes, twin)
         self.put_signature(root, manifest)
@@ -116,8 +125,8 @@ class Copies:
     def put_signature(self, root: Path, manifest: Manifest) -> None:
         """Copy the signature of a manifest, if it has one that is not there."""
         signature = f"{_mark(manifest.file)}.sig"
-        if signature not in self._sizes and (root / signature).is_file():
-            data = (root / signature).read_bytes()
+        if signature not in self._sizes and _is_file(root / signature):
+            data = read_bytes(root / signature, SIGNATURE)
             self.remote.write(f"checkpoints/{signature}", data)
             self._sizes[signature] = len(data)
 
@@ -233,6 +242,11 @@ class Copies:
         self._sizes.pop(manifest.file, None)
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is a file, and no link: it could lead to what is nobody else's."""
+    return path.is_file() and not path.is_symlink()
+
+
 def _mark(file: str) -> str:
     return f"{file.rpartition('.')[0]}.json"
 
@@ -253,7 +267,7 @@ def held(path: Path) -> Iterator[Path]:
         yield path
         return
     try:
-        with link.open("rb") as file:
+        with opened(link) as file:
             take(file.fileno())  # or a sweep would take it for what a dead writer left
             yield link
     finally:

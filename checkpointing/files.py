@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+from checkpointing.bounded import opened
 from checkpointing.errors import os_reason
 from checkpointing.lock import take
 
@@ -249,6 +250,6 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file, read in chunks."""
-    with path.open("rb") as file:
+    """The sha256 of a regular file, read in chunks. Raises CheckpointError for what is none."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

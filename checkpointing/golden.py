@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from checkpointing import network as networks
+from checkpointing.bounded import read_bytes
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.network import Description
@@ -109,9 +110,9 @@ def content(root: Path, manifest: Manifest) -> dict[str, Tensor]:
     if not has(manifest):
         raise CheckpointError(f"{manifest.file} was released without golden outputs.")
     try:
-        found: dict[str, Tensor] = load(path.read_bytes())
+        found: dict[str, Tensor] = load(read_bytes(path))
         return found
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from None
 
 

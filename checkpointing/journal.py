@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from checkpointing.bounded import Absent, json_value, lines
 from checkpointing.errors import CheckpointError, SaveFailed, os_reason
 from checkpointing.files import fsync_directory, fsync_file
 
@@ -71,7 +72,7 @@ def _write(root: Path, fact: Mapping[str, Any]) -> None:
     with _opened(root) as descriptor:
         with contextlib.suppress(OSError):  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        number = max((n for f in _facts(_text(root)) if isinstance(n := f.get(NUMBER), int)), default=0) + 1
+        number = max((n for f in _facts(_lines(root)) if isinstance(n := f.get(NUMBER), int)), default=0) + 1
         line = _sealed({NUMBER: number, **fact})
         if _append(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -105,20 +106,14 @@ def vouched(root: Path) -> list[dict[str, Any]]:
 
     Raises CheckpointError for one that was changed, has lost its digest, or stands where it was not written.
     """
-    try:
-        text = _text(root)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise CheckpointError(f"{root / JOURNAL} cannot be read: {os_reason(error)}.") from None
     found: list[dict[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        fact = next(_facts(line), None)
+    for number, line in enumerate(_lines(root), 1):
+        fact = next(_facts([line]), None)
         if fact is None and not _WHOLE.search(line):
             continue  # the last words of a writer that was killed
         if fact is None or CHECK in fact or fact.get("event") in SEALED:
             body = {key: value for key, value in (fact or {}).items() if key != CHECK}
-            if fact is None or _seal(body) != fact.get(CHECK) or not isinstance(body.get(NUMBER), int):
+            if fact is None or not _is_sealed(fact, body):
                 raise _refused(root, number, "was changed after it was written")
             if found and body[NUMBER] <= found[-1][NUMBER]:
                 raise _refused(root, number, "was written earlier, and put in again")
@@ -132,8 +127,16 @@ def _refused(root: Path, line: int, what: str) -> CheckpointError:
     )
 
 
-def _text(root: Path) -> str:
-    return (root / JOURNAL).read_text(encoding="utf-8", errors="replace")
+def _is_sealed(fact: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    return (
+        _seal(body) == fact.get(CHECK) and isinstance(body.get(NUMBER), int) and body.get("event") in SEALED
+    )
+
+
+def _lines(root: Path) -> Iterator[str]:
+    """The lines of the journal, none without one. Raises CheckpointError."""
+    with contextlib.suppress(Absent):
+        yield from lines(root / JOURNAL)
 
 
 def read(root: Path) -> list[dict[str, Any]]:
@@ -142,14 +145,14 @@ def read(root: Path) -> list[dict[str, Any]]:
     Each has `time` (UTC, ISO 8601), `event` (saved, deleted, quarantined, resumed, swept), `file` (relative
     to the root), `sequence` (of the checkpoint, or None) and `reason`. Torn and foreign lines are left out.
     """
-    with contextlib.suppress(OSError):
-        return list(_facts(_text(root)))
+    with contextlib.suppress(CheckpointError):
+        return list(_facts(_lines(root)))
     return []
 
 
-def _facts(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.split("\n"):
-        with contextlib.suppress(ValueError, RecursionError):
-            fact = json.loads(line)
+def _facts(found: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in found:
+        with contextlib.suppress(ValueError):
+            fact = json_value(line)
             if isinstance(fact, dict):
                 yield fact

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from checkpointing.bounded import json_value
 from checkpointing.errors import BusyError, CheckpointError, os_reason
 
 log = logging.getLogger("peakpoint")
@@ -113,7 +114,7 @@ def _write(descriptor: int, text: bytes) -> None:
 
 def _holder(descriptor: int) -> str:
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
+        found = json_value(os.pread(descriptor, 4096, 0))
         return f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "another process"

@@ -6,15 +6,19 @@ checkpoint. Every index is derived from manifests, never the reverse.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
+from checkpointing.bounded import json_value, read_bytes
 from checkpointing.errors import CheckpointError, FormatError
 
 FORMAT = 1
+LARGEST = 16 << 20
+"""Bytes of a manifest."""
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pt", SAFETENSORS)
 """Of the files that manifests describe."""
@@ -26,8 +30,17 @@ TYPES: dict[str, type | UnionType] = {
     "epoch": int,
     "global_step": int,
     "sparsity": float | int | None,
+    "created": str,
+    "git_commit": str | None,
+    "config": dict | None,
+    "metadata": dict | None,
 }
-"""What the code relies on; the rest is for people."""
+"""Of what the code relies on."""
+RELEASE: dict[str, type] = {"digests": dict, "trained_with": dict, "source": dict, "reason": str}
+"""Of what the metadata of a release may hold."""
+
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
+"""A tag is the name of a pointer beside the checkpoint, and no path."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,7 +96,7 @@ def sealed(text: str) -> str:
 def unsealed(data: bytes) -> dict[str, Any]:
     """The object that `sealed` gave its digest. Raises ValueError when it was changed since."""
     text = data.decode()
-    raw: dict[str, Any] = json.loads(text)
+    raw: dict[str, Any] = json_value(text)
     if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
         raise ValueError("it was changed after it was written")
     return raw
@@ -110,10 +123,7 @@ def read_manifest(path: Path) -> Manifest:
 
     FormatError, one of them, means that the file is whole and another version wrote it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint manifest: {error}.") from None
+    data = read_bytes(path, LARGEST)
     # Where the manifest lies says which file it describes; what it says of itself could leave the root.
     return parse_manifest(data, str(path), f"{path.parent.name}/{path.stem}.pt")
 
@@ -130,7 +140,7 @@ def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
         raw["tier"] = file.split("/")[0]
         raw["file"] = str(PurePosixPath(file).with_suffix(_suffix(raw)))
         return _from_plain(raw)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{where} is not a readable checkpoint manifest: {error}.") from None
 
 
@@ -141,11 +151,38 @@ def _suffix(raw: Mapping[str, Any]) -> str:
 
 
 def _from_plain(raw: dict[str, Any]) -> Manifest:
+    """The manifest in a JSON object; here, and nowhere else, its values are seen to be of their types."""
     known = {k: v for k, v in raw.items() if k in _NAMES}
     for name in ("tags", "policies", "reasons"):
+        if not isinstance(raw[name], list) or not all(isinstance(each, str) for each in raw[name]):
+            raise TypeError(f"{name} is {_short(raw[name])}")
         known[name] = tuple(raw[name])
+    if not len(known["tags"]) == len(known["policies"]) == len(known["reasons"]):
+        raise ValueError("tags, policies and reasons are not parallel")
+    if wrong := [tag for tag in known["tags"] if not _TAG.fullmatch(tag)]:
+        raise ValueError(f"{_short(wrong[0])} is not a tag")
     known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}
     for name, kind in TYPES.items():
-        if not isinstance(known[name], kind):
-            raise TypeError(f"{name} is {known[name]!r}")
+        if not isinstance(known.get(name), kind) or isinstance(known.get(name), bool):
+            raise TypeError(f"{name} is {_short(known.get(name))}")
+    for name in ("sequence", "bytes"):
+        if known[name] < 0:
+            raise ValueError(f"{name} is {known[name]}")
+    if not re.fullmatch(r"([0-9a-f]{64})?", known["sha256"]):
+        raise ValueError(f"sha256 is {_short(known['sha256'])}")
+    if known["tier"] == "production":
+        _check_release(known["metadata"] or {})
     return Manifest(**known)
+
+
+def _check_release(metadata: Mapping[str, Any]) -> None:
+    for name, kind in RELEASE.items():
+        value = metadata.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} is {_short(value)}")
+    if not all(isinstance(digest, str) for digest in (metadata.get("digests") or {}).values()):
+        raise TypeError("digests are not texts")
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpointing import finding
+from checkpointing import bounded, finding
+from checkpointing.bounded import LOG
 from checkpointing.errors import CheckpointError
-from checkpointing.manifest import Manifest, parse_manifest, unsealed
+from checkpointing.manifest import LARGEST, Manifest, parse_manifest, unsealed
 from checkpointing.remote import SMALL, Differs, Missing, Remote, RemoteError
 
 FORMAT = 1
@@ -22,8 +23,6 @@ RECORDS = ("run.json", "status.json", "metrics.jsonl", ".hydra/*.yaml", ".hydra/
 BOOKS = ("metadata/journal.jsonl", "metadata/CHANGELOG.md")
 """Of a checkpoint folder."""
 
-LARGEST = 16 << 20
-"""Bytes of a manifest."""
 BAD = (CheckpointError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What reading a text of somebody else may raise."""
 
@@ -126,12 +125,13 @@ def record_of(root: Path) -> dict[str, str]:
     """The texts beside the checkpoints under `root`, by their path from the run's directory."""
     run = finding.run_of(root)
     paths = [p for pattern in RECORDS for p in sorted(run.glob(pattern))] if run != root else []
-    found = {p.relative_to(run).as_posix(): p for p in paths}
+    # A link could lead to what is nobody else's.
+    found = {p.relative_to(run).as_posix(): p for p in paths if not p.is_symlink()}
     found |= {f"checkpoints/{book}": root / book for book in BOOKS}
     texts = {}
     for name, path in found.items():
-        with contextlib.suppress(FileNotFoundError):
-            texts[name] = path.read_text(encoding="utf-8", errors="replace")
+        with contextlib.suppress(bounded.Absent):
+            texts[name] = bounded.read_text(path, LOG)
     return texts
 
 

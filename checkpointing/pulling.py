@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkpointing import aliases, files, finding, publishing, store
+from checkpointing.bounded import read_bytes, read_json
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import STAGED, Staged, fsync_directory, fsync_file, write_atomic
 from checkpointing.lock import one_writer, take
@@ -156,8 +157,8 @@ def _ours(source: Source, directory: Path) -> Iterator[None]:
 def run_in(directory: Path) -> str | None:
     """The run that a directory is of, or that is being pulled to it; None for anything else."""
     for name in ("run.json", MARK):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            return str(json.loads((directory / name).read_bytes())["run"])
+        with contextlib.suppress(CheckpointError, KeyError):
+            return str(read_json(directory / name)["run"])
     return None
 
 
@@ -171,7 +172,7 @@ def _fetch(
     mark = f"{manifest.file.rpartition('.')[0]}.json"
     text = remote.read(f"checkpoints/{mark}")
     if (root / mark).exists():
-        if (root / mark).read_bytes() != text:
+        if read_bytes(root / mark) != text:
             raise CheckpointError(
                 f"{root / mark} is here and differs from that of the mirror: left as it is."
             )
@@ -201,7 +202,7 @@ def _create(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileExistsError):
             staged.create()
     fsync_directory(path.parent)
-    if path.read_bytes() != data:
+    if read_bytes(path) != data:
         raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
 
 
@@ -250,12 +251,12 @@ def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
         del texts[name]
     for name, text in texts.items():
         path = directory / name
-        if name.endswith(".jsonl") and path.exists() and not text.encode().startswith(path.read_bytes()):
+        if name.endswith(".jsonl") and path.exists() and not text.encode().startswith(read_bytes(path)):
             return  # this directory has gone on by itself
     for name, text in sorted(texts.items(), key=lambda item: item[0] == "run.json"):  # the last: all is here
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_bytes() != text.encode():
+        if not path.exists() or read_bytes(path) != text.encode():
             write_atomic(path, text)
 
 

@@ -7,8 +7,10 @@ lies beside the manifest as `<manifest>.sig`, where ssh-keygen itself would put 
 import subprocess
 from pathlib import Path
 
+from checkpointing.bounded import read_bytes
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import write_atomic
+from checkpointing.manifest import LARGEST
 
 NAMESPACE = "peakpoint"
 """What a signature is for: one made for git or mail does not count here."""
@@ -30,7 +32,7 @@ def sign(manifest: Path, key: Path) -> Path:
     Durable on return; returns the signature's path. Raises CheckpointError.
     """
     signature = signature_of(manifest)
-    write_atomic(signature, _signature(manifest.read_bytes(), key))
+    write_atomic(signature, _signature(read_bytes(manifest, LARGEST), key))
     return signature
 
 
@@ -55,7 +57,7 @@ def signer(manifest: Path, allowed: Path) -> str:
     if found.returncode or not lines:
         raise CheckpointError(f"{manifest} is signed with a key that {allowed} does not list.")
     name = lines[0].split(",")[0]
-    checked = _run(["verify", "-f", str(allowed), "-I", name, *common], manifest.read_bytes())
+    checked = _run(["verify", "-f", str(allowed), "-I", name, *common], read_bytes(manifest, LARGEST))
     if checked.returncode:
         raise CheckpointError(
             f"{manifest} does not match its signature: it was changed after it was signed, or was not signed "

@@ -6,7 +6,6 @@ Symlinks such as `latest.pt` are for people: no code path reads them back to dec
 """
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -19,6 +18,7 @@ from typing import BinaryIO
 from checkpointing import digests
 from checkpointing import journal as journals
 from checkpointing.archive import check_archive as check_archive
+from checkpointing.bounded import read_json
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, point, staged_name
 from checkpointing.files import STAGED as STAGED
@@ -67,7 +67,7 @@ class Store:
             for folder in (root, root / TRAINING, root / MILESTONE):
                 self._sweep(folder)
             probe = root / f"{STAGED}{os.getpid()}-probe"
-            probe.write_bytes(b"")
+            probe.open("xb").close()
             probe.unlink()
             self._sync_folders()
         except OSError as error:
@@ -246,9 +246,9 @@ class Store:
 def _claimed(claim: Path) -> tuple[str, str] | None:
     """The file name and the run in a staged manifest; None when it was not written to its end."""
     try:
-        raw = json.loads(claim.read_bytes())
+        raw = read_json(claim)
         return PurePosixPath(raw["file"]).name, str(raw["run"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (CheckpointError, TypeError, KeyError):
         return None
 
 

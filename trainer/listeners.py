@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from checkpointing.bounded import json_value, lines
 from checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
 from checkpointing.store import write_atomic
 from checkpointing.terminal import Console
@@ -164,16 +165,16 @@ def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
     """
     kept: list[str] = []
     superseded: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines(path):
         try:
-            values = json.loads(line)
+            values = json_value(line)
             kind = values["kind"]
             again = (
                 kind == "test"
                 or (kind == "eval" and values["step"] not in evaluated)
                 or (kind in ("train", "skipped save") and values["step"] > step)
             )
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             again = True
         (superseded if again else kept).append(line + "\n")
     if superseded:

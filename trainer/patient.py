@@ -68,7 +68,9 @@ class PatientFile:
                 log.warning("%s is written again: %d records had waited%s.", self._path, waited, lost)
 
     def _write(self) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        # Neither through a link, which could lead anywhere, nor to a pipe, whose reader may never come.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self._path, flags, 0o666)
         try:
             while self._waiting:
                 _append(descriptor, self._waiting[0])

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from checkpointing import codec, store
+from checkpointing.bounded import lines
 from checkpointing.errors import CheckpointError
 from checkpointing.events import Interrupted, RunEnd
 from checkpointing.lock import one_writer
@@ -159,7 +160,7 @@ def _checkpoint(root: Path, file: Path | None) -> Manifest | None:
             if found.skipped:
                 raise CheckpointError(f"No checkpoint under {root} is intact, so the run cannot go on.")
             metrics = root.parent / record.METRICS
-            if metrics.exists() and '"kind": "save"' in metrics.read_text(errors="replace"):
+            if metrics.exists() and any('"kind": "save"' in line for line in lines(metrics)):
                 raise CheckpointError(
                     f"The run has saved checkpoints, and none is left under {root}: put them back, or start "
                     "a new run."

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpointing.abtest.router import encoded, shares
+from checkpointing.bounded import json_value, lines
 from checkpointing.errors import CheckpointError, os_reason
 
 EXPOSURE = "exposure"
@@ -124,16 +126,12 @@ class Study:
 def study(path: Path, experiment: str) -> Study:
     """Read a log; "first" is by its lines, as clocks differ. Raises CheckpointError when there is none."""
     found = Study()
-    try:
-        with path.open("rb") as lines:
-            for line in lines:
-                fact = _fact(line)
-                if fact is None:
-                    found.unreadable += bool(line.strip())
-                elif fact["experiment"] == experiment:
-                    _take(found, fact)
-    except OSError as error:
-        raise CheckpointError(f"The log {path} cannot be read: {os_reason(error)}.") from error
+    for line in lines(path, sys.maxsize):  # the log of a busy service is long; it is not held in memory
+        fact = _fact(line)
+        if fact is None:
+            found.unreadable += bool(line.strip())
+        elif fact["experiment"] == experiment:
+            _take(found, fact)
     return found
 
 
@@ -154,10 +152,10 @@ def _take(found: Study, fact: Mapping[str, Any]) -> None:
 _STRINGS = {EXPOSURE: ("experiment", "user", "alias", "version", "design"), OUTCOME: ("experiment", "user")}
 
 
-def _fact(line: bytes) -> dict[str, Any] | None:
+def _fact(line: str) -> dict[str, Any] | None:
     """A line of `Log`, or None for anything else."""
-    with contextlib.suppress(ValueError, RecursionError):
-        fact = json.loads(line)
+    with contextlib.suppress(ValueError):
+        fact = json_value(line)
         names = _STRINGS.get(fact["event"]) if isinstance(fact, dict) and _is(fact, "event") else None
         if names and all(_is(fact, name) for name in names):
             value = fact.get("value")

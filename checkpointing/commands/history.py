@@ -6,6 +6,7 @@ from typing import Any
 
 from checkpointing import journal, store
 from checkpointing.aliases import EVENT as ALIAS
+from checkpointing.bounded import read_text
 from checkpointing.errors import CheckpointError
 from checkpointing.publishing import EVENT as RELEASED
 
@@ -49,8 +50,8 @@ def _event(entry: dict[str, Any], file: str) -> dict[str, Any]:
 
 def _quarantined(note: Path) -> dict[str, Any]:
     reason = ""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        reason = note.read_text(encoding="utf-8").strip()
+    with contextlib.suppress(CheckpointError):
+        reason = read_text(note).strip()
     file, _, reason = reason.partition(": ")
     text = f"quarantined  {file}: {reason} It lies in {note.with_suffix('.pt')}"
     return {"time": None, "event": "quarantined", "file": file, "reason": reason, "text": text}

@@ -6,7 +6,6 @@ leaf. What a step is trained on is compared as well (see witness.py).
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 import checkpointing
 from checkpointing import store
+from checkpointing.bounded import json_value, lines
 from checkpointing.commands.common import line, print_json
 from checkpointing.commands.leaves import compare
 from checkpointing.errors import CheckpointError
@@ -158,7 +158,7 @@ class _Proof:
 
     def _batches(self, name: str) -> list[dict[str, Any]]:
         path = self._batches_of(name)
-        return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+        return [json_value(text) for text in lines(path)] if path.exists() else []
 
     def first_difference(self) -> Difference | None:
         """Batch and state of every step, in order."""

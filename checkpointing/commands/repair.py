@@ -3,13 +3,13 @@
 import argparse
 import contextlib
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpointing import aliases, changelog, files, publishing, store
+from checkpointing.bounded import read_json
 from checkpointing.commands.aliasing import troubles
 from checkpointing.commands.common import checkpoint_root, line, locked, print_json, run_of
 from checkpointing.commands.verify import examine
@@ -84,8 +84,8 @@ def _unfinished(root: Path) -> dict[str, Repair]:
     """What the sweep of a store would remove: bytes whose save or deletion was cut short."""
     runs, found = {m.run for m in store.manifests(root)}, {}
     for claim in root.glob(f"*/{store.STAGED}*{store.CLAIM}"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            raw = json.loads(claim.read_bytes())
+        with contextlib.suppress(CheckpointError, TypeError, KeyError):
+            raw = read_json(claim)
             file = f"{claim.parent.name}/{Path(raw['file']).name}"
             if files.abandoned(claim) and raw["run"] in runs:
                 reason = "a save or a deletion of it was cut short"

@@ -1,16 +1,15 @@
 """why and gc: what the policies of a run keep, and what they would let go."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing import policies, store
+from checkpointing.bounded import read_json
 from checkpointing.commands import aliasing, history
 from checkpointing.commands.common import (
     as_json,
@@ -89,9 +88,8 @@ def _policy(name: str, values: object) -> Policy:
 def _resumed_from(root: Path) -> str | None:
     """The checkpoint that the latest attempt went on from, when one of this name is here."""
     try:
-        record: Any = json.loads((run_of(root) / "run.json").read_text(encoding="utf-8"))
-        source = Path(record["attempts"][-1]["resumed_from"])
-    except (OSError, ValueError, LookupError, TypeError):
+        source = Path(read_json(run_of(root) / "run.json")["attempts"][-1]["resumed_from"])
+    except (CheckpointError, LookupError, TypeError):
         return None
     return f"{source.parent.name}/{source.name}"
 

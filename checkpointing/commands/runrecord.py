@@ -4,7 +4,6 @@ A run's directory has run.json, status.json and metrics.jsonl, its checkpoints t
 What is missing, as when only the checkpoints were copied, is left out; what is broken is told.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpointing import journal
+from checkpointing.bounded import Absent, json_value, lines, read_json
 from checkpointing.card import Result
 from checkpointing.commands.common import run_of
-from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, version_of
 from checkpointing.manifest import Manifest
 from checkpointing.release import CARDS
@@ -161,20 +161,17 @@ def card_of(root: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return read_json(path)
+    except Absent:
         return {}
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}. Put it back, or move it away.") from None
-    return found if isinstance(found, dict) else {}
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Put it back, or move it away.") from None
 
 
 def _rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines(path):
         try:
-            row = json.loads(line)
+            row = json_value(line)
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("kind") == kind:

@@ -2,11 +2,10 @@
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
-from typing import Any
 
 from checkpointing import pulling, store
+from checkpointing.bounded import read_json
 from checkpointing.commands.common import checkpoint_root, line, print_json, run_of
 from checkpointing.copies import Copies, local
 from checkpointing.errors import CheckpointError
@@ -62,9 +61,10 @@ def push(options: argparse.Namespace) -> int:
 def _run(root: Path) -> tuple[str, list[str]]:
     """Whose checkpoints these are, and what is copied of them as a rule: what the run's mirror copies."""
     what = [MILESTONE]
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        record: dict[str, Any] = json.loads((run_of(root) / "run.json").read_bytes())
-        what = record.get("config", {}).get("checkpoint", {}).get("mirror_what") or what
+    with contextlib.suppress(CheckpointError, TypeError, KeyError, AttributeError):
+        record = read_json(run_of(root) / "run.json")
+        said = record.get("config", {}).get("checkpoint", {}).get("mirror_what")
+        what = list(map(str, said)) if said else what
         return safe_name(str(record["run"])), [*what, PRODUCTION]
     runs = {m.run for m in store.manifests(root)}
     name = runs.pop() if len(runs) == 1 else run_of(root.absolute()).name

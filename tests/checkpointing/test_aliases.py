@@ -237,7 +237,7 @@ def test_a_journal_that_cannot_be_read_is_not_one_without_aliases(served):
     path = three(served)
     path.rename(path.with_name("aside"))
     path.mkdir()
-    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
+    with pytest.raises(CheckpointError, match="cannot be read: it is not a regular file"):
         aliases.current(served)
 
 

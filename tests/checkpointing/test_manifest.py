@@ -102,6 +102,21 @@ BROKEN = {
     "metrics that are a list": changed(metrics=[1]),
     "a metric of text": changed(metrics={"accuracy": "high"}),
     "a sparsity of text": changed(sparsity="most"),
+    "tags of numbers": changed(tags=[1]),
+    "a reason that is none": changed(reasons=[1]),
+    "more reasons than tags": changed(reasons=["a", "b"]),
+    "a tag that leads elsewhere": changed(tags=["../../x"]),
+    "a tag of a hidden file": changed(tags=[".x"]),
+    "an epoch that is a truth": changed(epoch=True),
+    "a step that no column holds": changed(global_step=10**30),
+    "a metric beyond numbers": changed(metrics={"accuracy": 10**400}),
+    "a negative sequence": changed(sequence=-1),
+    "a digest that is a path": changed(sha256="../" * 20),
+    "a time that is a number": changed(created=5),
+    "metadata of text": changed(metadata="x"),
+    "a configuration of text": changed(config="x"),
+    "metrics that are text": changed(metrics="x"),
+    "nested too deep": "[" * 100_000,
     "another value": manifest().to_json().replace('"epoch": 1', '"epoch": 2'),
     "no digest of its own": json.dumps(json.loads(manifest().to_json())),
 }
@@ -116,7 +131,7 @@ def test_a_broken_one_is_named(tmp_path, text):
 
 
 def test_one_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="not a readable checkpoint manifest"):
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
         read_manifest(tmp_path / "a.json")
 
 

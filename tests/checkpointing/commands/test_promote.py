@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,7 @@ from checkpointing import (
     signing,
     store,
 )
+from checkpointing.lock import briefly
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
 from tests.checkpointing.test_signing import allow, make_key
@@ -460,17 +462,19 @@ def test_a_folder_that_cannot_be_written_to(trained, promote, tmp_path):
     assert promote(trained, "1.0.0")[0] == 0  # the version is free still
 
 
-def test_an_interrupt_is_no_traceback(trained, tmp_path):
-    pipe = tmp_path / "card.yaml"
-    os.mkfifo(pipe)
-    asked = ["promote", str(trained), "--version", "1.0.0", "--card", str(pipe)]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "checkpointing", *asked],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with pipe.open("w"):  # open once the command reads it
+def test_an_interrupt_is_no_traceback(trained):
+    production = trained / "checkpoints" / "production"
+    production.mkdir()
+    with briefly(production):  # as while a release is written
+        started = subprocess.Popen(
+            [sys.executable, "-m", "checkpointing", "verify", str(trained)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        waits = re.compile(rf"->.* {started.pid} ")
+        while not waits.search(Path("/proc/locks").read_text()):
+            time.sleep(0.01)
         started.send_signal(signal.SIGINT)
         out, err = started.communicate(timeout=120)
     assert (started.returncode, out, err) == (130, b"", b"")

@@ -382,7 +382,7 @@ def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, fi
     ("change", "says"),
     [
         (lambda raw: raw.update(bytes=10**15), "says 1000000000000000 bytes"),
-        (lambda raw: raw.update(bytes=-1), "says -1 bytes"),
+        (lambda raw: raw.update(bytes=-1), "bytes is -1"),
         (lambda raw: raw.update(bytes="many"), "bytes is 'many'"),
         (lambda raw: raw.update(format=99), "of format 99"),
         (lambda raw: raw.pop("sha256"), "sha256"),
