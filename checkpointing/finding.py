@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from checkpointing import store, versions
+from checkpointing import foreign, store, versions
 from checkpointing.errors import CheckpointError, FormatError
 from checkpointing.manifest import SUFFIXES, Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
@@ -30,7 +30,12 @@ def checkpoint_root(path: Path) -> Path:
     for root in (path / "checkpoints", path):
         if is_root(root):
             return root
-    raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
+    raise CheckpointError(no_checkpoints(path))
+
+
+def no_checkpoints(path: Path) -> str:
+    """The line for a path that is no run, which says what it is."""
+    return f"{path} has no checkpoints: name a run directory, such as outputs/RUN.{foreign.described(path)}"
 
 
 def run_of(root: Path) -> Path:
@@ -184,13 +189,17 @@ def locate(path: Path) -> tuple[Path, Manifest]:
             return root, manifest
     if path.is_file():
         return _verified(path.resolve())
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory: name a file.{foreign.described(path)}")
     raise CheckpointError(f"{path} does not exist.")
 
 
 def _verified(path: Path) -> tuple[Path, Manifest]:
     mark = path.with_suffix(".json")
     if not mark.exists():
-        raise CheckpointError(f"{path} has no manifest beside it, so it cannot be verified.")
+        raise CheckpointError(
+            f"{path} has no manifest beside it, so it cannot be verified.{foreign.described(path)}"
+        )
     root, manifest = path.parent.parent, read_manifest(mark)
     if path != mark and Path(manifest.file).name != path.name:
         raise CheckpointError(f"{path} is not the file of its manifest, which is {manifest.file}.")

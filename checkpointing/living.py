@@ -43,14 +43,14 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _canonical(key: str) -> str:
+def canonical(key: str) -> str:
     """A key without the `_orig_mod` of a compiled part."""
     return ".".join(part for part in key.split(".") if part != "_orig_mod")
 
 
 def weights(model: nn.Module) -> dict[str, Any]:
     """The network's state under canonical keys; not copied."""
-    return {_canonical(key): value for key, value in unwrap(model).state_dict().items()}
+    return {canonical(key): value for key, value in unwrap(model).state_dict().items()}
 
 
 def check_finite(model: nn.Module) -> None:
@@ -59,7 +59,7 @@ def check_finite(model: nn.Module) -> None:
         # The sum is finite only if every element is, short of an overflow, which the exact test settles.
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
             raise CheckpointError(
-                f"{_canonical(name)} holds NaN or infinite weights: this state is not saved."
+                f"{canonical(name)} holds NaN or infinite weights: this state is not saved."
             )
 
 
@@ -98,7 +98,7 @@ def restore(
 def load_weights(model: nn.Module, saved: Mapping[str, Any]) -> None:
     """Load canonical weights. Raises CheckpointError with the first difference when they do not fit."""
     network = unwrap(model)
-    actual = {_canonical(key): key for key in network.state_dict()}
+    actual = {canonical(key): key for key in network.state_dict()}
     try:
         network.load_state_dict({actual.get(key, key): value for key, value in saved.items()})
     except RuntimeError as error:

@@ -1,12 +1,14 @@
 """Load a checkpoint into a living model, optimizer and schedule; resume a training from one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from checkpointing import codec, finding, living, weights
+from checkpointing import codec, finding, living, others, weights
+from checkpointing.errors import CheckpointError
 from checkpointing.living import Stateful
 from checkpointing.manifest import SAFETENSORS, Manifest
 from checkpointing.writing import MODE
@@ -22,7 +24,8 @@ def load_checkpoint(
     """Verify a checkpoint, load it into living objects, and return the rest of it: epoch, metrics, config.
 
     `device` is where the model is moved; None leaves it. `latest.pt`, `best_accuracy.pt` and
-    `best_accuracy_0.92.pt` mean the newest intact checkpoint of that name. Raises CheckpointError for a
+    `best_accuracy_0.92.pt` mean the newest intact checkpoint of that name. Weights that another program saved
+    are loaded as well, with a warning that nothing vouches for their bytes. Raises CheckpointError for a
     damaged file or one that does not fit. Never executes code from the file.
     """
     return _load(path, model, optimizer, scheduler, device=device, rng=False)
@@ -65,12 +68,31 @@ def _load(
     device: str | torch.device | None,
     rng: bool,
 ) -> dict[str, Any]:
+    if others.are_at(Path(path)):
+        if rng:
+            raise CheckpointError(
+                f"{path} holds no random number generators as Peakpoint saves them, so training cannot go on "
+                "exactly: load_checkpoint(path, model, optimizer, scheduler) loads the rest of it."
+            )
+        return _restored(others.load(Path(path), model), model, optimizer, scheduler, device, rng=False)
     root, manifest = finding.locate(Path(path))
     saved = _contents(root, manifest)
     # Roles that share a file have metrics of their own, and a direction in which each is better.
     saved["metrics"] = dict(manifest.metrics)
     if (mode := (manifest.metadata or {}).get(MODE)) is not None:
         saved["metadata"] = {**(saved.get("metadata") or {}), MODE: mode}
+    return _restored(saved, model, optimizer, scheduler, device, rng=rng)
+
+
+def _restored(
+    saved: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Stateful | None,
+    scheduler: Stateful | None,
+    device: str | torch.device | None,
+    *,
+    rng: bool,
+) -> dict[str, Any]:
     if device is not None:
         living.move(model, device)
     return living.restore(saved, model, optimizer, scheduler, rng=rng)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from checkpointing.errors import CheckpointError
+from checkpointing.foreign import described
 
 INPUT, OUTPUT = "images", "logits"
 OLDEST = 18
@@ -118,7 +119,8 @@ def opened(file: Path, threads: int | None = None) -> Opened:
         )
         metadata = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # onnxruntime has a type for each code of its own
-        raise CheckpointError(f"{file} cannot be opened in onnxruntime: {first_line(error)}") from None
+        what = described(file) or first_line(error)
+        raise CheckpointError(f"{file} cannot be opened in onnxruntime: {what.strip()}") from None
     notes = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     return Opened(file, session, notes)
 

@@ -25,11 +25,16 @@ def read(file: Path) -> dict[str, Any]:
     """The weights of a release on the CPU. Raises CheckpointError when the file is not one."""
     if file.suffix != SAFETENSORS:
         return within(codec.load(file), file)
+    return read_safetensors(file)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file on the CPU. Raises CheckpointError when it is not one of safetensors."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        found: dict[str, Any] = load_file(file)
+        found: dict[str, Tensor] = load_file(file)
         return found
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be opened as safetensors: {error}.") from None

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from checkpointing.foreign import described
 from checkpointing.terminal import say_error
 from checkpointing.urls import is_url
 from trainer import recorded
@@ -154,7 +155,9 @@ def locate(value: str) -> tuple[Path, Path | None]:
     path = Path(value).expanduser().resolve()
     if path.is_dir():
         if not (path / RUN).is_file():
-            raise UserError(f"resume={value}: the directory has no {RUN}, so it is not that of a run.")
+            raise UserError(
+                f"resume={value}: the directory has no {RUN}, so it is not that of a run.{described(path)}"
+            )
         return path, None
     if not path.is_file():
         raise UserError(
@@ -163,7 +166,9 @@ def locate(value: str) -> tuple[Path, Path | None]:
     for folder in path.parents:
         if (folder / RUN).is_file():
             return folder, path
-    raise UserError(f"resume={value}: the file is not in the directory of a run (no {RUN} above it).")
+    raise UserError(
+        f"resume={value}: the file is not in the directory of a run (no {RUN} above it).{described(path)}"
+    )
 
 
 def last_attempt(run: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from checkpointing import codec, store
+from checkpointing import codec, foreign, store
 from checkpointing.bounded import lines
 from checkpointing.errors import CheckpointError
 from checkpointing.events import Interrupted, RunEnd
@@ -171,7 +171,9 @@ def _checkpoint(root: Path, file: Path | None) -> Manifest | None:
         if (root / manifest.file).resolve() == file:
             store.verify(root, manifest)
             return manifest
-    raise CheckpointError(f"{file} has no manifest beside it, so it cannot be verified or resumed from.")
+    raise CheckpointError(
+        f"{file} has no manifest beside it, so it cannot be resumed from.{foreign.described(file)}"
+    )
 
 
 def _restore(start: Start, parts: Parts, saved: dict[str, Any] | None, *, named: bool) -> None:

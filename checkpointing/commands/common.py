@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from checkpointing import foreign
 from checkpointing.errors import CheckpointError
-from checkpointing.finding import PRODUCTION, TIERS, is_root, releases, unreadable_releases
+from checkpointing.finding import PRODUCTION, TIERS, is_root, no_checkpoints, releases, unreadable_releases
 from checkpointing.finding import checkpoint_root as checkpoint_root
 from checkpointing.finding import newest_sound as newest_sound
 from checkpointing.finding import run_of as run_of
@@ -35,7 +36,7 @@ def checkpoint_roots(path: Path) -> list[Path]:
             found.append(here)
             below.clear()
     if not found:
-        raise CheckpointError(f"{path} has no checkpoints: name a run directory, such as outputs/RUN.")
+        raise CheckpointError(no_checkpoints(path))
     return sorted(found)
 
 
@@ -70,8 +71,13 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
     except (OSError, RuntimeError):  # RuntimeError: a loop of links
         raise CheckpointError(f"{path} does not exist.") from None
     if file.is_dir() or not file.with_suffix(".json").exists():
-        raise CheckpointError(f"{path} has no manifest beside it, so nothing vouches for it.")
+        raise CheckpointError(not_vouched_for(path))
     return file.parent.parent, read_manifest(file.with_suffix(".json"))
+
+
+def not_vouched_for(path: Path) -> str:
+    """The line for a file without a manifest, which says what it is."""
+    return f"{path} has no manifest beside it, so nothing vouches for it.{foreign.described(path)}"
 
 
 def orphans(root: Path) -> list[str]:

@@ -12,7 +12,7 @@ from checkpointing.terminal import Console
 
 def unpack(options: argparse.Namespace) -> int:
     """Write the dense `.pt` of a checkpoint, whole or not at all; an existing file is never replaced."""
-    from checkpointing import codec
+    from checkpointing import codec, foreign
 
     source, target = options.path, options.out
     if os.path.lexists(target):
@@ -21,7 +21,10 @@ def unpack(options: argparse.Namespace) -> int:
         root, manifest = manifest_of(source)
         if wrong := verdict(root, manifest):
             raise CheckpointError(wrong)
-    state = codec.load(source)
+    try:
+        state = codec.load(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{foreign.described(source)}") from None
     with Staged(target) as staged:
         codec.dump(state, staged.file)
         staged.sync()

@@ -15,6 +15,7 @@ from checkpointing.commands.common import (
     line,
     manifest_of,
     megabytes,
+    not_vouched_for,
     orphans,
     print_json,
     verdict,
@@ -155,8 +156,7 @@ def examine(root: Path) -> Iterator[Verdict]:
     for file, reason in unreadable:
         yield Verdict(root, file, None, reason)
     for file in orphans(root):
-        problem = f"{root / file} has no manifest beside it, so nothing vouches for it."
-        yield Verdict(root, file, None, problem)
+        yield Verdict(root, file, None, not_vouched_for(root / file))
 
 
 def _identity(root: Path, manifest: Manifest) -> tuple[object, ...]:

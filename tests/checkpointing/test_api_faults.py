@@ -119,9 +119,9 @@ def test_another_network_is_refused_in_one_line(manager, t):
         load_checkpoint(path, BayesianTransformer(17))
 
 
-def test_a_file_without_manifest_is_refused(tmp_path, t):
+def test_a_file_without_weights_is_refused(tmp_path, t):
     torch.save({}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="no manifest beside it"):
+    with pytest.raises(CheckpointError, match=r"x\.pt holds no weights under"):
         load_checkpoint(tmp_path / "x.pt", t.model)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "y.pt", t.model)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from checkpointing import CheckpointError, load, store
+from checkpointing import CheckpointError, load, load_checkpoint, load_model, store
 from checkpointing.policies.best import Best
 from checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
 from checkpointing.policies.interval import Interval, IntervalSettings
@@ -186,3 +186,20 @@ def test_compressed_a_pruned_network_is_small_and_every_bit_of_it_is_there(tmp_p
     plain, packed = (load(newest(tmp_path / f"{c}")) for c in (False, True))
     assert not differences(packed["model_state_dict"], plain["model_state_dict"])
     assert sizes[True] < 0.5 * sizes[False]
+
+
+def test_a_checkpoint_of_lightning_itself_is_loaded_and_said(tmp_path, caplog):
+    """Its own file, without a manifest: `load_checkpoint` takes weights and optimizer."""
+    trainer = lightning.Trainer(accelerator="cpu", barebones=True, max_epochs=1)
+    module = Module()
+    trainer.fit(module, loaders()[0])
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="It is a checkpoint of Lightning: build its network"):
+        load_model(tmp_path / "last.ckpt")
+    fresh = Module()
+    optimizer = torch.optim.AdamW(fresh.parameters(), lr=0.01)
+    state = load_checkpoint(tmp_path / "last.ckpt", fresh.net, optimizer)
+    assert not differences(fresh.state_dict(), module.state_dict())
+    assert not differences(optimizer.state_dict(), trainer.optimizers[0].state_dict())
+    assert state["global_step"] == 3
+    assert "nothing vouches for its bytes" in caplog.text
