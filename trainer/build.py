@@ -60,14 +60,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
     """
     device = set_up_torch(config)
     seed_everything(config.seed)
-    data = build_data(
-        config.data,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval_batch_size,
-        device=device,
-        channels_last=config.channels_last,
-    )
+    data = _read(config, device)
     whole = config.epochs * data.steps_per_epoch
     total = min(whole, config.max_steps or whole)
     try:
@@ -129,6 +122,24 @@ def _check_normalisation(config: c.Config, model: nn.Module, image_shape: tuple[
         f"at a time, and of one of {size} pixels BatchNorm {layer} sees one value a channel, "
         f"without variance: use batch_size={2 * config.grad_accumulation} or more, or larger images.",
     )
+
+
+def _read(config: c.Config, device: torch.device) -> DataModule:
+    """The data, also those that only the end of the run needs."""
+    data = build_data(
+        config.data,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        device=device,
+        channels_last=config.channels_last,
+    )
+    if config.test:
+        try:
+            data.read_test()
+        except UserError as error:
+            raise UserError(f"{error} The end of the run needs it; test=false does without.") from None
+    return data
 
 
 def loop_settings(config: c.Config) -> LoopSettings:

@@ -191,7 +191,7 @@ class DataModule:
     _store: Store
     _train: Tensor
     _val: Tensor
-    _test: Store | None = None
+    _test: Images | None = None
 
     @property
     def num_classes(self) -> int:
@@ -232,19 +232,33 @@ class DataModule:
         return self._in_order(self._store, self._val)
 
     def test_batches(self) -> Batches:
-        """All of the test set, in fixed order, not augmented; read at the first call. Raises UserError."""
+        """All of the test set, in fixed order, not augmented. Raises UserError as read_test does."""
+        store = Store(self.read_test(), self._store.device)
+        return self._in_order(store, torch.arange(len(store.labels)))
+
+    def read_test(self) -> Images:
+        """The test set, read at the first call and kept: its shape and classes are checked, nothing else.
+
+        Raises UserError when it cannot be read, or is not like the training set.
+        """
         if self._test is None:
             source = load_test(self.cfg)
             shape, expected = tuple(source.images.shape[1:]), tuple(self._store.images.shape[1:])
-            if shape != expected or source.classes != self.classes:
+            if shape != expected:
                 raise UserError(
-                    f"The test set of {self.cfg.name} has other classes ({len(source.classes)}) or another "
-                    f"shape of image {shape} than the training set ({len(self.classes)}, {expected})."
+                    f"The test set of {self.cfg.name} has images of shape {shape}, and the training set of "
+                    f"{expected} (height, width, channels): make them alike."
                 )
-            self._test = Store(source, self._store.device)
+            if source.classes != self.classes:
+                odd = sorted(set(source.classes) ^ set(self.classes))
+                how = f"{odd[0]!r} is in one of them alone" if odd else "they come in another order"
+                raise UserError(
+                    f"The test set of {self.cfg.name} has other classes than the training set: {how}."
+                )
+            self._test = source
             digest = _sha256(source.images, source.labels)
             self.test_fingerprint = {"test_sha256": digest, "test_size": len(source.labels)}
-        return self._in_order(self._test, torch.arange(len(self._test.labels)))
+        return self._test
 
     def _in_order(self, store: Store, index: Tensor) -> Batches:
         for part in index.to(store.images.device).split(self.eval_batch_size):

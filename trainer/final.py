@@ -8,6 +8,7 @@ from checkpointing.manifest import Manifest
 from checkpointing.policies.sparsity import peak
 from trainer.build import Parts
 from trainer.config import Config
+from trainer.ending import Ending
 from trainer.events import Publisher, Tested
 from trainer.metrics import measured_sparsity
 from trainer.state import load_model
@@ -25,10 +26,10 @@ def select(config: Config, root: Path) -> Manifest | None:
     return peak(found, metric=monitor.metric, mode=monitor.mode, target=config.pruning.target)
 
 
-def read_test_set(config: Config, parts: Parts, root: Path, publish: Publisher) -> None:
-    """Evaluate the final and the selected weights on the test set: the only time that it is read.
+def read_test_set(parts: Parts, root: Path, publish: Publisher, ending: Ending) -> None:
+    """Evaluate the final and the selected weights on the test set: the only time that it is looked at.
 
-    A signal cuts it short: a resumed run reads it again.
+    A signal cuts it short: a resumed run does it again.
     """
     loop, progress = parts.loop, parts.state.progress
 
@@ -38,11 +39,15 @@ def read_test_set(config: Config, parts: Parts, root: Path, publish: Publisher) 
             sparsity = measured_sparsity(loop.prunable)
             publish.tell(Tested(which, epoch, step, metrics, sparsity, file))
 
-    test("final", progress.number, progress.step, None)
-    chosen = select(config, root)
-    if chosen is None:
-        log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")
-    elif loop.signal is None:
+    with ending.without("the final weights were not tested"):
+        test("final", progress.number, progress.step, None)
+    if loop.signal is not None:
+        return
+    with ending.without("the selected checkpoint was not tested"):
+        chosen = select(ending.config, root)
+        if chosen is None:
+            log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")
+            return
         store.verify(root, chosen)
         load_model(parts.state.model, codec.load(root / chosen.file)["model_state_dict"])
         test("selected", chosen.epoch, chosen.global_step, str(root / chosen.file))

@@ -17,16 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from checkpointing import codec, foreign, store
 from checkpointing.bounded import lines
 from checkpointing.errors import CheckpointError
-from checkpointing.events import Interrupted, RunEnd
+from checkpointing.events import RunEnd
 from checkpointing.lock import one_writer
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from checkpointing.terminal import Console
-from trainer import mirroring, pruning, record, report, resume, unheeded
+from trainer import mirroring, pruning, record, resume, unheeded
 from trainer.build import Parts, build
 from trainer.check import name_template, plain
 from trainer.config import Config
+from trainer.ending import Ending
 from trainer.errors import UserError
 from trainer.events import Listener, Publisher
 from trainer.final import read_test_set
@@ -77,13 +78,18 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         _begin(directory, start, parts, resolved, cfg)
         for doubt in unheeded.doubts(config, plan.typed):
             log.warning(doubt)
-        with mirroring.mirror(config.checkpoint, place, target) as mirrors, _recording(directory):
-            manager = _manager(config, parts, start, target)
-            if saved:
-                manager.load_state_dict(saved["policies"])
-            classes = parts.data.num_classes
-            with parts.loop.signals(), with_last_good(target.root, target.run, classes):
-                return _train(config, parts, manager, directory, console, mirrors)
+        ending = Ending(config, directory, console)
+        with mirroring.mirror(config.checkpoint, place, target) as mirrors, parts.loop.signals():
+            with _recording(directory):
+                manager = _manager(config, parts, start, target)
+                if saved:
+                    manager.load_state_dict(saved["policies"])
+                with with_last_good(target.root, target.run, parts.data.num_classes):
+                    end, lost = _train(parts, manager, ending, mirrors)
+            if end is None:
+                return _interrupted(directory, parts)
+            ending.finish(target.root, lost, reason=end.reason, **_facts(parts))
+            return 128 + parts.loop.signal if parts.loop.signal else 0  # one that came while this was written
 
 
 @contextlib.contextmanager
@@ -137,7 +143,7 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
         source = plan.run / CHECKPOINTS
         manifest = _checkpoint(source, plan.file)
         if directory != plan.run:  # a fork: its own run, with its own checkpoints
-            known = {"forked_from": str(plan.run)}
+            known = {"forked_from": str(plan.run), "data": known.get("data")}
     attempts = known.get("attempts", [])
     hydra = HydraConfig.get()
     attempt = record.attempt(
@@ -235,21 +241,19 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
 
 
 def _train(
-    config: Config,
-    parts: Parts,
-    manager: Manager,
-    directory: Path,
-    console: Console,
-    mirrors: Sequence[Listener],
-) -> int:
-    """Fit, read the test set, report."""
-    progress = parts.state.progress
+    parts: Parts, manager: Manager, ending: Ending, mirrors: Sequence[Listener]
+) -> tuple[RunEnd | None, int]:
+    """Fit and evaluate the test set; returns the end, and how many rows of metrics.jsonl found no room.
+
+    The end is None when a signal came before it.
+    """
+    config, directory, progress = ending.config, ending.directory, parts.state.progress
     evaluated = {e["step"] for e in progress.evaluations}
     rows = JsonLines(directory, progress.step, evaluated)
     listeners: list[Listener] = [rows, *mirrors]
     if config.tensorboard:
         listeners.append(TensorBoard(directory, progress.step))
-    listeners.append(ConsoleListener(console, total_steps=parts.total_steps, start_step=progress.step))
+    listeners.append(ConsoleListener(ending.console, total_steps=parts.total_steps, start_step=progress.step))
     publish = Publisher(listeners, manager)
     device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
     log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
@@ -257,49 +261,29 @@ def _train(
         end = parts.loop.fit(publish)
         manager.drain()
         if isinstance(end, RunEnd) and config.test:
-            read_test_set(config, parts, manager.store.root, publish)
+            read_test_set(parts, manager.store.root, publish, ending)
     finally:
         try:
             manager.close()
         finally:
             for listener in listeners:
-                listener.close()
-    if parts.loop.signal is not None or isinstance(end, Interrupted):
-        return _interrupted(directory, parts)
-    facts = {"epoch": progress.epoch, "step": progress.step, "skipped": progress.skipped}
-    record.end(directory, "finished", reason=end.reason, **facts)
-    if rows.missing:
-        log.warning("no report: %s lacks %d rows.", directory / record.METRICS, rows.missing)
-    else:
-        _report(config, directory, console, store.manifests(manager.store.root))
-    return 128 + parts.loop.signal if parts.loop.signal else 0  # one that came while this was written
-
-
-def _report(config: Config, directory: Path, console: Console, kept: list[Manifest]) -> None:
-    """Peak against final, what is kept, curves."""
-    monitor, targets = config.checkpoint.monitor, [config.pruning.target]
-    for policy in config.checkpoint.policy.values():
-        targets += getattr(policy, "targets", [])
-    with contextlib.suppress(OSError):  # output to a full disk
-        report.print_report(
-            console, directory, metric=monitor.metric, mode=monitor.mode, targets=targets, kept=kept
-        )
-    if config.plot:
-        try:
-            curves = report.plot(directory, monitor.metric, monitor.mode)
-        except UserError as error:  # a full disk; what else it refuses the report has refused
-            log.warning("no curves: %s", error)
-        else:
-            if curves:
-                log.info("curves: %s", curves)
+                with ending.without(f"{type(listener).__name__} was not closed"):
+                    listener.close()
+    finished = end if isinstance(end, RunEnd) and parts.loop.signal is None else None
+    return finished, rows.missing
 
 
 def _interrupted(directory: Path, parts: Parts) -> int:
-    number, progress = parts.loop.signal or 0, parts.state.progress
-    facts = {"epoch": progress.epoch, "step": progress.step, "skipped": progress.skipped}
+    number, facts = parts.loop.signal or 0, _facts(parts)
     record.end(directory, "interrupted", signal=number, **facts)
-    log.info("interrupted at step %d; to go on: %s", progress.step, _resume_command(directory))
+    log.info("interrupted at step %d; to go on: %s", facts["step"], _resume_command(directory))
     return 128 + number
+
+
+def _facts(parts: Parts) -> dict[str, int]:
+    """How far the run is, for status.json."""
+    progress = parts.state.progress
+    return {"epoch": progress.epoch, "step": progress.step, "skipped": progress.skipped}
 
 
 def _resume_command(directory: Path) -> str:

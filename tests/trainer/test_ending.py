@@ -1,0 +1,319 @@
+"""The end of a run: what it needs is looked at before the first step; what fails there does not undo it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from checkpointing import policies, store
+from checkpointing.events import RunEnd
+from tests.conftest import TINY, rows, run_main, status
+from trainer import plugins, report
+
+SMALL = (
+    "model=lenet5",
+    "epochs=1",
+    "max_steps=2",
+    "batch_size=4",
+    "tensorboard=false",
+    "plot=false",
+    "threads=1",
+)
+DENSE = ("optimizer=sgd", "data.crop_padding=0")
+
+
+def images(count, shape=(12, 12, 3), classes=3):
+    generator = np.random.default_rng(0)
+    return {
+        "images": generator.integers(0, 255, (count, *shape), np.uint8),
+        "labels": np.arange(count) % classes,
+        "classes": np.array([f"class {i}" for i in range(classes)]),
+    }
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+NPZ = {
+    "missing": (
+        lambda path: path.unlink(),
+        "test.npz is missing: set data.root to the folder that holds it.",
+    ),
+    "truncated": (truncated, "test.npz cannot be read as an .npz file:"),
+    "empty": (lambda path: path.write_bytes(b""), "test.npz cannot be read as an .npz file:"),
+    "grey": (
+        lambda path: np.savez(path, **images(6, (12, 12, 1))),
+        "has images of shape (12, 12, 1), and the training set of (12, 12, 3) (height, width, channels)",
+    ),
+    "larger": (lambda path: np.savez(path, **images(6, (13, 12, 3))), "has images of shape (13, 12, 3), and"),
+    "more classes": (
+        lambda path: np.savez(path, **images(8, classes=4)),
+        "has other classes than the training set: 'class 3' is in one of them alone.",
+    ),
+    "classes in another order": (
+        lambda path: np.savez(path, **{**images(6), "classes": np.array(["class 1", "class 0", "class 2"])}),
+        "has other classes than the training set: they come in another order.",
+    ),
+    "label without a class": (
+        lambda path: np.savez(path, **{**images(6), "labels": np.full(6, 3)}),
+        "test.npz: labels run from 3 to 3, but must be 0 to 2.",
+    ),
+}
+
+
+def refused_before_the_first_step(done, sentence):
+    """One line, and nothing is trained."""
+    assert done.code == 1
+    assert sentence in done.err
+    assert done.err.endswith("The end of the run needs it; test=false does without.\n")
+    assert (done.err.count("\n"), done.out) == (1, "")
+
+
+@pytest.mark.parametrize("wrong", NPZ)
+def test_a_test_set_that_cannot_be_used_is_told_before_the_first_step(train, tmp_path, wrong):
+    harm, sentence = NPZ[wrong]
+    for name, count in (("train", 30), ("test", 6)):
+        np.savez(tmp_path / f"{name}.npz", **images(count))
+    harm(tmp_path / "test.npz")
+    base = (*SMALL, *DENSE, "data=npz", "data.root=.", "hydra.run.dir=run")
+    refused_before_the_first_step(train(*base), sentence)
+    assert not (tmp_path / "run" / "run.json").exists()
+    if wrong in ("missing", "grey"):
+        assert train(*base, "test=false").code == 0
+
+
+FOLDER = {
+    "missing": (lambda test: shutil.rmtree(test), "test is not a folder"),
+    "without a class": (lambda test: shutil.rmtree(test / "b"), "Class 'b' is only in "),
+    "with an empty class": (lambda test: (test / "b" / "0.png").unlink(), "b holds no images"),
+    "truncated": (lambda test: truncated(test / "b" / "0.png"), "0.png cannot be read as an image"),
+    "of another size": (
+        lambda test: Image.new("RGB", (13, 12)).save(test / "b" / "0.png"),
+        "0.png is 13x12 pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", FOLDER)
+def test_a_folder_of_test_images_that_cannot_be_used_is_told_before_the_first_step(train, tmp_path, wrong):
+    harm, sentence = FOLDER[wrong]
+    for split, count in (("train", 12), ("test", 1)):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng(i).integers(0, 255, (12, 12, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
+    harm(tmp_path / "test")
+    base = (*SMALL, *DENSE, "data=image_folder", "data.root=.", "hydra.run.dir=run")
+    refused_before_the_first_step(train(*base), sentence)
+    if wrong == "missing":
+        assert train(*base, "test=false").code == 0
+
+
+def test_a_resumed_run_looks_at_its_test_set_as_well(train, tmp_path):
+    for name, count in (("train", 30), ("test", 6)):
+        np.savez(tmp_path / f"{name}.npz", **images(count))
+    base = (*SMALL, *DENSE, "data=npz", "data.root=.", "hydra.run.dir=run")
+    assert train(*base).code == 0
+    (tmp_path / "test.npz").rename(tmp_path / "elsewhere.npz")
+    before = (tmp_path / "run" / "status.json").read_bytes()
+    done = train("resume=run", "max_steps=4")
+    assert (done.code, "test.npz is missing" in done.err) == (1, True)
+    assert (tmp_path / "run" / "status.json").read_bytes() == before
+    (tmp_path / "elsewhere.npz").rename(tmp_path / "test.npz")
+    assert train("resume=run", "max_steps=4").code == 0
+
+
+@dataclass(kw_only=True)
+class EndSettings:
+    """None."""
+
+
+class AtTheEnd:
+    """A policy of somebody's own that calls `do` when the training is over."""
+
+    tags = ()
+    do = staticmethod(lambda: None)
+
+    def __init__(self, settings):
+        pass
+
+    def decide(self, event):
+        if isinstance(event, RunEnd):
+            self.do()
+        return []
+
+    def keeps(self, manifests):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch):
+    """Runs a command line in `run`, and calls a function when its training is over."""
+    monkeypatch.chdir(tmp_path)
+    plugins.add_policy("at_the_end", EndSettings(), AtTheEnd)
+
+    def run(do, *more):
+        monkeypatch.setattr(AtTheEnd, "do", staticmethod(do))
+        policy = "checkpoint/policy=[best,sparsity,at_the_end]"
+        base = [*TINY, policy, "epochs=1", "pruning.end_fraction=0.5", "checkpoint.background=false"]
+        return run_main(*base, "hydra.run.dir=run", *more)
+
+    yield run
+    del policies.SETTINGS["at_the_end"]
+
+
+@pytest.fixture
+def at_forward():
+    """Calls a function whenever a network is used from then on."""
+    handles = []
+    yield lambda do: handles.append(register_module_forward_pre_hook(lambda *_: do()))
+    for handle in handles:
+        handle.remove()
+
+
+def raises(error):
+    def do(*_, **__):
+        raise error
+
+    return do
+
+
+def notes(run):
+    """The notes of a run that is finished, each of which the log has as a line."""
+    found = status(run)
+    assert (found["state"], found["step"]) == ("finished", 8)
+    log = (run / "train.log").read_text()
+    assert all(note in log for note in found.get("notes", []))
+    return found.get("notes", [])
+
+
+def test_an_end_at_which_nothing_fails_has_no_notes(ended, tmp_path):
+    done = ended(lambda: None)
+    assert (done.code, notes(tmp_path / "run")) == (0, [])
+    assert "notes" not in status(tmp_path / "run")
+
+
+def test_a_selected_checkpoint_that_is_damaged_is_told_and_the_run_is_finished(ended, tmp_path):
+    def damage():
+        for path in (tmp_path / "run" / "checkpoints" / "milestone").glob("*_epoch_*.pt"):
+            path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
+
+    done = ended(damage)
+    assert done.code == 0, done.err
+    (note,) = notes(tmp_path / "run")
+    assert note.startswith("the selected checkpoint was not tested: ")
+    assert note in done.out.splitlines()
+    assert [row["which"] for row in rows(tmp_path / "run", "test")] == ["final"]
+    assert "best epoch" in done.out
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            RuntimeError("CUDA out of memory.\nTried to allocate"),
+            "RuntimeError: CUDA out of memory. Tried to",
+        ),
+        (MemoryError(), "MemoryError:"),
+        (OSError(5, "Input/output error", "test"), "test: "),
+    ],
+    ids=["RuntimeError", "MemoryError", "OSError"],
+)
+def test_a_test_that_fails_is_told_and_the_run_is_finished(ended, at_forward, tmp_path, error, shown):
+    done = ended(lambda: at_forward(raises(error)))
+    assert done.code == 0, done.err
+    final, selected = notes(tmp_path / "run")
+    assert final.startswith(f"the final weights were not tested: {shown}")
+    assert selected.startswith("the selected checkpoint was not tested: ")
+    assert rows(tmp_path / "run", "test") == []
+    assert "best epoch" in done.out
+    assert "Traceback" not in done.out + done.err
+    assert ("Traceback" in (tmp_path / "run" / "train.log").read_text()) == (not isinstance(error, OSError))
+    again = run_main("resume=run")
+    assert (again.code, "is finished at epoch 1" in again.out) == (0, True)
+
+
+def test_a_report_without_anything_to_report_is_told_and_the_run_is_finished(ended, tmp_path):
+    done = ended(lambda: (tmp_path / "run" / "metrics.jsonl").unlink(), "plot=true")
+    assert done.code == 0, done.err
+    report_, curves = notes(tmp_path / "run")
+    assert report_.startswith("no report: ")
+    assert curves.startswith("no curves: ")
+
+
+def test_curves_that_cannot_be_written_are_told_and_the_run_is_finished(ended, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = ended(lambda: (tmp_path / "run" / "curves.png").mkdir(), "plot=true")
+    assert done.code == 0, done.err
+    (note,) = notes(tmp_path / "run")
+    assert re.fullmatch(r"no curves: \S+curves\.png cannot be written: .*", note)
+    assert "best epoch" in done.out
+
+
+@pytest.mark.parametrize("broken", ["print_report", "plot"])
+def test_a_bug_in_the_report_does_not_undo_the_training(ended, tmp_path, monkeypatch, broken):
+    monkeypatch.setattr(report, broken, raises(ZeroDivisionError("a bug")))
+    done = ended(lambda: None, "plot=true")
+    assert (done.code, done.err) == (0, "")
+    (note,) = notes(tmp_path / "run")
+    assert note.endswith("ZeroDivisionError: a bug")
+    assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_listener_that_cannot_be_closed_is_told_and_the_run_is_finished(ended, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.listeners.TensorBoard.close", raises(OSError(5, "Input/output error")))
+    done = ended(lambda: None, "tensorboard=true")
+    assert done.code == 0, done.err
+    (note,) = notes(tmp_path / "run")
+    assert note.startswith("TensorBoard was not closed: ")
+    assert "best epoch" in done.out
+
+
+def test_a_signal_in_the_final_test_interrupts_and_a_resumed_run_tests_again(ended, at_forward, tmp_path):
+    calls = []
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    done = ended(lambda: at_forward(stop))
+    assert done.code == 130, done.err
+    run = tmp_path / "run"
+    assert (status(run)["state"], status(run)["signal"], status(run)["step"]) == ("interrupted", 2, 8)
+    assert rows(run, "test") == []
+    assert "interrupted at step 8; to go on: " in done.out
+    again = run_main("resume=run")
+    assert again.code == 0, again.err
+    assert notes(run) == []
+    assert sorted(row["which"] for row in rows(run, "test")) == ["final", "selected"]
+    assert len(rows(run, "eval")) == 1
+    (newest,) = {m.global_step for m in store.manifests(run / "checkpoints") if m.tier == "training"}
+    assert newest == 8
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_in_the_report_leaves_the_run_finished(ended, tmp_path, monkeypatch, times):
+    def interrupted(*_, **__):
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(report, "print_report", interrupted)
+    assert ended(lambda: None).code == 130
+    assert notes(tmp_path / "run") == []
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["reason"] == "all epochs are done"

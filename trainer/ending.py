@@ -1,0 +1,74 @@
+"""The end of a run: it is trained, and what fails from here on is told and does not undo that."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from checkpointing import store
+from checkpointing.errors import CheckpointError
+from checkpointing.terminal import Console
+from trainer import record, report
+from trainer.config import Config
+from trainer.errors import UserError
+from trainer.explain import explain
+
+log = logging.getLogger("peakpoint")
+
+
+class Ending:
+    """Ends a run in `directory`; `notes` say in a line each what it had to end without."""
+
+    def __init__(self, config: Config, directory: Path, console: Console) -> None:
+        self.config, self.directory, self.console = config, directory, console
+        self.notes: list[str] = []
+
+    @contextlib.contextmanager
+    def without(self, missing: str) -> Iterator[None]:
+        """Whatever fails within is one warning, which begins with `missing`, and a note."""
+        try:
+            yield
+        except Exception as error:
+            expected = isinstance(error, UserError | CheckpointError | OSError)
+            if not expected:
+                record.log_failure(error)
+            reason = explain(error) if expected else record.sentence(error)
+            self.note(f"{missing}: {' '.join(reason.split())}")
+
+    def note(self, line: str) -> None:
+        """Warn, and keep the line for status.json."""
+        log.warning("%s", line)
+        self.notes.append(line)
+
+    def finish(self, root: Path, lost: int, **facts: Any) -> None:
+        """Record that the run is finished, then report: a signal that comes meanwhile ends only the report.
+
+        `root` holds its checkpoints, and `lost` counts the rows that metrics.jsonl lacks.
+        """
+        known = len(self.notes)
+        self._record(facts)
+        if lost:
+            self.note(f"no report: {self.directory / record.METRICS} lacks {lost} rows.")
+        else:
+            self._report(root)
+        if len(self.notes) > known:
+            self._record(facts)
+
+    def _record(self, facts: dict[str, Any]) -> None:
+        notes = {"notes": self.notes} if self.notes else {}
+        record.end(self.directory, "finished", **facts, **notes)
+
+    def _report(self, root: Path) -> None:
+        """Peak against final, what is kept, curves."""
+        monitor, targets = self.config.checkpoint.monitor, [self.config.pruning.target]
+        for policy in self.config.checkpoint.policy.values():
+            targets += getattr(policy, "targets", [])
+        watched = {"metric": monitor.metric, "mode": monitor.mode}
+        with self.without("no report"):
+            kept = store.manifests(root)
+            report.print_report(self.console, self.directory, **watched, targets=targets, kept=kept)
+        if self.config.plot:
+            with self.without("no curves"):
+                if curves := report.plot(self.directory, monitor.metric, monitor.mode):
+                    log.info("curves: %s", curves)
