@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import say_error, steady_output
-from trainer import plugins, resume, signals
+from trainer import commandline, plugins, resume, signals
 from trainer.check import checked, register_schemas
 from trainer.errors import UserError
 from trainer.explain import all_choices, explain
@@ -28,7 +28,7 @@ EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException, 
 
 def main() -> None:
     """Run the command line; the exit code is 0 only if every job ended well."""
-    debug = os.environ.get("HYDRA_FULL_ERROR")
+    debug = os.environ.get("HYDRA_FULL_ERROR", "").lower() not in ("", "0", "false", "no", "off")
     # Hydra prints its errors over several lines and exits; with this set it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with steady_output():
@@ -59,9 +59,9 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _main() -> int:
-    plan = resume.plan(sys.argv[1:])
-    sys.argv[1:] = plan.argv
     register_schemas()
+    plan = resume.plan(commandline.read(sys.argv[1:]))
+    sys.argv[1:] = plan.argv
     OmegaConf.register_new_resolver("choices", all_choices, replace=True)
     plugins.load(plugins.named(plan.argv))
     codes: list[int] = []

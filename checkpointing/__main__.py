@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from checkpointing import plugins
+from checkpointing.arguments import Parser
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.terminal import say_error, steady_output
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     own = [a for a in given if a.startswith(f"{plugins.KEY}=")]
     with steady_output():
-        options = _parser().parse_args([a for a in given if a not in own])
+        options = _parser().parse([a for a in given if a not in own])
         # Late, so that a command pays only for what it imports.
         module = importlib.import_module(f"checkpointing.commands.{options.module}")
         try:
@@ -44,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m checkpointing", description="Look at checkpoints.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m checkpointing", description="Look at checkpoints.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, module: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=PLUGINS
         )
-        added.set_defaults(module=module, function=name.replace("-", "_"))
+        added.set_defaults(module=module, function=name.replace("-", "_"), parser=added)
         added.add_argument("--json", action="store_true", help="JSON instead of tables")
         return added
 

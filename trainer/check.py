@@ -17,6 +17,7 @@ from checkpointing.naming import Template
 from trainer import config as c
 from trainer import names, unheeded
 from trainer.errors import UserError, nearest
+from trainer.keys import meant
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"resnet18": c.ResNet, "resnet20": c.ResNet20, "resnet50": c.ResNet, "lenet5": c.LeNet},
@@ -108,7 +109,10 @@ def _refuse_unknown_keys(node: DictConfig, prefix: str) -> None:
 
 def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
     """The sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
-    return f"{prefix}{key} is not a key of this configuration{nearest(key, known, prefix)}"
+    there = sorted(known)
+    found = meant(key, there, prefix)
+    end = f": did you mean {found}?" if found else f"; there are: {', '.join(there)}."
+    return f"{prefix}{key} is not a key of this configuration{end}"
 
 
 def _check_groups(config: c.Config) -> None:

@@ -15,5 +15,6 @@ class UserError(Exception):
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """The end of a sentence: `: did you mean X?` with the known name closest to `word`, or all names."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, 1, 0.5)
-    return f": did you mean {prefix}{close[0]}?" if close else f"; there are: {', '.join(names)}."
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), lower, 1, 0.5)
+    return f": did you mean {prefix}{lower[close[0]]}?" if close else f"; there are: {', '.join(names)}."

@@ -13,6 +13,9 @@ from trainer.errors import nearest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
+WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+"""OmegaConf's types, in words."""
+
 
 def explain(error: BaseException) -> str:
     """What was wrong, and what to do, in one line."""
@@ -30,14 +33,24 @@ def explain(error: BaseException) -> str:
     if re.match(r"Key '.*' (is )?not in ", first) and cause.parent_node is not None:
         key = str(cause.key)
         return unknown_key(cause.full_key.removesuffix(key), key, map(str, cause.parent_node))
+    kinds = r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)"
+    if wrong := re.match(kinds, first):
+        value, kind = wrong[1], WANTED.get(wrong[2], wrong[2])
+        percent = re.fullmatch(r"([\d.]+) ?%", value)
+        end = f": type {cause.full_key}={float(percent[1]) / 100:g}" if percent else "."
+        return f"{cause.full_key}={value} is not {kind}{end}"
     return f"{cause.full_key}: {first.rstrip('.')}."
 
 
 def all_choices() -> str:
     """A line for each group with its options, for --help; Hydra's own list shows the schemas too."""
+    return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups())
+
+
+def groups() -> list[str]:
+    """The groups of conf/ that a choice is made in, such as optimizer and checkpoint/policy."""
     folders = sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*") if p.is_dir())
-    groups = [name for name in folders if not name.startswith(("hydra", "release", "__"))]
-    return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups)
+    return [name for name in folders if not name.startswith(("hydra", "release", "__"))]
 
 
 def choices(group: str) -> list[str]:

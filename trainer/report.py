@@ -5,7 +5,6 @@
 Works from what a run wrote (metrics.jsonl and the manifests beside its checkpoints) and needs no torch.
 """
 
-import argparse
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpointing import store
+from checkpointing.arguments import Parser
 from checkpointing.errors import os_reason
 from checkpointing.events import EvalEnd
 from checkpointing.manifest import Manifest
@@ -225,11 +225,11 @@ def _encodable(value: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report of a run again, and draw its curves; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.report", description=main.__doc__)
+    parser = Parser(prog="python -m trainer.report", description=main.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the directory of a run")
     parser.add_argument("--metric", help="the metric to report; without it the one that the run monitored")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     run = options.run
     try:
         read_history(run)

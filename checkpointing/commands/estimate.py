@@ -67,13 +67,13 @@ def _compose(overrides: list[str]) -> Any:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from trainer import check, plugins, resume
+    from trainer import check, commandline, plugins, resume
     from trainer.errors import UserError
     from trainer.explain import CONF, explain
 
-    own = [o for o in overrides if not o.startswith(("hydra.", "resume="))]
     try:
         check.register_schemas()
+        own = [o for o in commandline.overrides(overrides) if not o.startswith(("hydra.", "resume="))]
         plugins.load(plugins.named(own))
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return check.checked(hydra.compose("config", own), resume.keys(own))

@@ -67,7 +67,14 @@ def prove_resume(options: argparse.Namespace) -> int:
 
 def _asked(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The overrides to train with, and the modules in their plugins=. Raises CheckpointError."""
-    from trainer import plugins, record, recorded, resume  # late: things are put together here
+    from trainer import (  # late: things are put together here
+        check,
+        commandline,
+        plugins,
+        record,
+        recorded,
+        resume,
+    )
     from trainer.errors import UserError
 
     def keys(overrides: list[str]) -> list[str | None]:
@@ -89,9 +96,11 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str]]:
             )
         except UserError as error:
             raise CheckpointError(str(error)) from None
-    if None in keys(arguments):
-        wrong = arguments[keys(arguments).index(None)]
-        raise CheckpointError(f"{wrong} is not an override such as optimizer=adamw.")
+    try:
+        check.register_schemas()
+        arguments = commandline.overrides(arguments)
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
     own = [a for a in arguments if resume.split(a)[0] not in (*OWN, "plugins")]
     return [*saved, *own], plugins.named(arguments)
 

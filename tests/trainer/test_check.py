@@ -78,7 +78,7 @@ UNKNOWN = [
     ("+data.rooot=x", "data.rooot is not a key of this configuration: did you mean data.root?"),
     (
         "+optimizer.betas=[1]",
-        "optimizer.betas is not a key of this configuration: did you mean optimizer.beta2?",
+        "optimizer.betas is not a key of this configuration: did you mean optimizer.beta1?",
     ),
     ("+scheduler.zzz=1", "scheduler.zzz is not a key of this configuration; there are: final_factor, name,"),
     ("+pruning.targets=1", "did you mean pruning.target?"),

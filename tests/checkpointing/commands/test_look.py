@@ -114,12 +114,25 @@ def test_what_is_not_there_is_one_line_and_exit_code_1(run, cli_main, tmp_path):
         assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["lss"], ["ls"], ["ls", "x", "--josn"]])
-def test_wrong_use_is_exit_code_2(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "COMMAND is missing; python -m checkpointing --help shows what there is."),
+        (["lss"], "lss is not a command: did you mean ls?"),
+        (["ls"], "RUN is missing; python -m checkpointing ls --help shows what there is."),
+        (["ls", "x", "--josn"], "--josn is not an option: did you mean --json?"),
+        (["ls", "x", "y"], "y is one too many; python -m checkpointing ls --help shows what there is."),
+        (["export", "x", "y", "--format", "onx"], "onx is not a choice of --format: did you mean onnx?"),
+        (["compare", "x", "--batch", "b"], "argument --batch: invalid int value: 'b'; "
+         "python -m checkpointing compare --help shows what there is."),
+        (["show\x1b[2J"], "show\\x1b[2J is not a command: did you mean show?"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line_and_exit_code_2(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2
-    assert "usage: python -m checkpointing" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
 @pytest.mark.parametrize(
