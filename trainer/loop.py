@@ -183,15 +183,7 @@ class Loop:
         measured = EvalEnd(
             epoch, progress.step, metrics, measured_sparsity(self.prunable), self.mask_version()
         )
-        progress.evaluations.append(
-            {
-                "epoch": epoch,
-                "step": progress.step,
-                "metrics": metrics,
-                "sparsity": measured.sparsity,
-                "mask_version": measured.mask_version,
-            }
-        )
+        progress.note_evaluation(progress.step)
         if progress.batch < self.data.steps_per_epoch:
             return [measured]
         progress.epoch, progress.batch = epoch, 0

@@ -248,8 +248,7 @@ def _train(
     The end is None when a signal came before it.
     """
     config, directory, progress = ending.config, ending.directory, parts.state.progress
-    evaluated = {e["step"] for e in progress.evaluations}
-    rows = JsonLines(directory, progress.step, evaluated)
+    rows = JsonLines(directory, progress.step, progress.evaluated_steps)
     listeners: list[Listener] = [rows, *mirrors]
     if config.tensorboard:
         listeners.append(TensorBoard(directory, progress.step))

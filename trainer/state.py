@@ -38,14 +38,15 @@ class Stateful(Protocol):
 class Progress:
     """How far a run is: whole epochs done, batches done in the epoch after them, optimizer steps in all.
 
-    `evaluations` is the metric history, one plain dict an evaluation. `skipped` of the steps were left out,
-    as their loss or gradients were not finite, and the last `skipped_in_a_row` of them together.
+    `evaluated` has the steps that were evaluated, as ranges of first, last and stride: metrics.jsonl has what
+    was measured, so that a checkpoint does not grow with its run. `skipped` of the steps were left out, as
+    their loss or gradients were not finite, and the last `skipped_in_a_row` of them together.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluated: list[list[int]] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
 
@@ -53,6 +54,29 @@ class Progress:
     def number(self) -> int:
         """The number of the epoch that is under way, or of the last one when it is whole."""
         return self.epoch + (self.batch > 0)
+
+    @property
+    def evaluated_steps(self) -> set[int]:
+        """The steps that were evaluated."""
+        return {step for first, last, stride in self.evaluated for step in range(first, last + 1, stride)}
+
+    def note_evaluation(self, step: int) -> None:
+        """Count a step, later than those before, among those that were evaluated."""
+        if self.evaluated:
+            first, last, stride = self.evaluated[-1]
+            if first == last or step == last + stride:
+                self.evaluated[-1] = [first, step, step - last]
+                return
+        self.evaluated.append([step, step, 1])
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a saved progress; those of earlier versions hold all that their evaluations measured."""
+        values = dict(saved)
+        evaluations = values.pop("evaluations", [])
+        for name, value in values.items():
+            setattr(self, name, value)
+        for evaluation in evaluations:
+            self.note_evaluation(evaluation["step"])
 
 
 class Meter:
@@ -140,8 +164,7 @@ class TrainState:
             self.optimizer.param_groups, base_lrs, self.scheduler.lr_lambdas, strict=True
         ):
             group["lr"] = lr * factor(self.scheduler.last_epoch)
-        for name, value in saved["progress"].items():
-            setattr(self.progress, name, value)
+        self.progress.load(saved["progress"])
         if self.pruner:  # a checkpoint of a dense training knows nothing of its steps
             self.pruner.step = self.progress.step
         self.meter.load_state_dict(saved["train_loss"])
