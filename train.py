@@ -71,7 +71,7 @@ def _main() -> int:
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(cfg: DictConfig) -> None:
         hydra_cfg = HydraConfig.get()
-        directory = Path(hydra_cfg.runtime.output_dir)
+        directory = Path(hydra_cfg.runtime.output_dir).resolve()  # a link may lead elsewhere later
         if hydra_cfg.mode is RunMode.MULTIRUN:
             from trainer.sweep import run_job
 

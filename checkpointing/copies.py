@@ -116,7 +116,12 @@ class Copies:
         if (root / manifest.file).is_symlink():
             raise Unsound(f"{manifest.file} is a link, and no file of its own: it is not copied.")
         with held(root / manifest.file) as path:
-            self._put_file(f"checkpoints/{manifest.file}", path, manifest.sha256, manifest.bytes, twin)
+            try:
+                self._put_file(f"checkpoints/{manifest.file}", path, manifest.sha256, manifest.bytes, twin)
+            except Unsound:
+                if finding.verdict(root, manifest) is not None:
+                    raise
+                return  # it was deleted or written anew meanwhile, and then has a turn of its own
         self.put_signature(root, manifest)
         self.remote.write(f"checkpoints/{mark}", text)
         self.index[manifest.file] = manifest

@@ -27,6 +27,10 @@ class BusyError(CheckpointError):
     """Another process, alive, writes to the same directory."""
 
 
+class Gone(CheckpointError):  # noqa: N818 (the name says what happened)
+    """The directory of the run was removed, or moved where it cannot be found, while the run writes to it."""
+
+
 class SaveFailed(CheckpointError):  # noqa: N818 (the name says what happened)
     """A checkpoint could not be made durable; every older one is as it was.
 

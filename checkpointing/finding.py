@@ -4,18 +4,22 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from checkpointing import foreign, store, versions
+from checkpointing import bounded, foreign, quarantine, store, versions
 from checkpointing.errors import CheckpointError, FormatError
 from checkpointing.manifest import SUFFIXES, Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
+from checkpointing.store import run_of as run_of
 
 log = logging.getLogger("peakpoint")
 
 PRODUCTION = "production"
 TIERS = (TRAINING, MILESTONE, PRODUCTION)
+
+LIBRARY = "library-"
+"""How the runs of the library begin, so that a trainer's in the same directory are left alone."""
 
 _VALUE = re.compile(r"(?P<tag>.+)_(?P<value>-?\d+(\.\d+)?)")
 
@@ -38,9 +42,29 @@ def no_checkpoints(path: Path) -> str:
     return f"{path} has no checkpoints: name a run directory, such as outputs/RUN.{foreign.described(path)}"
 
 
-def run_of(root: Path) -> Path:
-    """The run directory that a checkpoint folder belongs to, or the folder itself."""
-    return root.parent if root.name == "checkpoints" else root
+def run_id(root: Path) -> str | None:
+    """The run that a checkpoint folder belongs to by its run.json, or None without one."""
+    with contextlib.suppress(CheckpointError, KeyError):
+        return str(bounded.read_json(run_of(root) / "run.json")["run"])
+    return None
+
+
+def own(root: Path, found: Iterable[Manifest]) -> list[Manifest]:
+    """Those of `found` that are of the run whose folder this is, of the library, or releases.
+
+    Checkpoints of another run that were copied to it are passed over, with a warning.
+    """
+    found, run = list(found), run_id(root)
+    mine = [m for m in found if run in (None, m.run) or m.tier == PRODUCTION or m.run.startswith(LIBRARY)]
+    if len(mine) < len(found):
+        log.warning("%s", of_others(root, [m.file for m in found if m not in mine]))
+    return mine
+
+
+def of_others(root: Path, files: Sequence[str]) -> str:
+    """What to tell of checkpoints in the folder of a run that are of another run."""
+    names = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    return f"Of another run than that of {run_of(root)}, and passed over: {names}."
 
 
 def version_of(manifest: Manifest) -> str:
@@ -103,43 +127,57 @@ def unreadable_releases(root: Path) -> list[tuple[str, str]]:
 def newest_in(root: Path, tier: str) -> Manifest | None:
     """The newest of a tier that verifies, the highest version of the releases; None if there is none."""
     check_tier(tier)
-    _set_unreadable_aside(root, tier)
-    return newest(root, in_tier(root, tier))
+    _pass_unreadable(root, tier)
+    return newest(root, own(root, in_tier(root, tier)))
 
 
 def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
-    """The last of `candidates` that verifies; damaged ones after it go to quarantine, with a warning.
+    """The last of `candidates` that verifies; damaged ones after it are passed over, with a warning.
 
-    Damaged releases stay where they are: a reader does not take away what others serve.
+    They go to quarantine where this process is the one writer. Damaged releases stay where they are: a
+    reader does not take away what others serve.
     """
     for manifest in reversed(list(candidates)):
         try:
-            store.verify(root, manifest)
+            sound = store.look(root, manifest)
         except CheckpointError as error:
-            _set_aside(root, manifest.file, error)
-            continue
-        return manifest
+            pass_over(root, manifest.file, str(error))
+        else:
+            if sound is not None:
+                return sound
     return None
 
 
 def verdict(root: Path, manifest: Manifest) -> str | None:
-    """None when a checkpoint's bytes match its manifest, else what is wrong."""
+    """None when a checkpoint's bytes match its manifest or its writer deleted it, else what is wrong."""
     try:
-        store.verify(root, manifest)
+        store.look(root, manifest)
     except CheckpointError as error:
         return str(error)
     return None
 
 
+def is_sound(root: Path, manifest: Manifest) -> bool:
+    """Whether a checkpoint is there and its bytes match its manifest."""
+    with contextlib.suppress(CheckpointError):
+        return store.look(root, manifest) is not None
+    return False
+
+
 def newest_sound(root: Path, run: str | None = None) -> Manifest:
-    """The newest checkpoint (of `run`) that verifies; nothing is moved. Raises CheckpointError."""
-    for manifest in reversed(store.manifests(root)):
-        if run in (None, manifest.run) and verdict(root, manifest) is None:
-            return manifest
+    """The newest checkpoint (of `run`, or of the folder's own) that verifies; nothing is moved.
+
+    Raises CheckpointError when there is none.
+    """
+    found = store.manifests(root)
+    for manifest in reversed(store.of_run(found, run) if run else own(root, found)):
+        with contextlib.suppress(CheckpointError):
+            if (sound := store.look(root, manifest)) is not None:
+                return sound
     raise CheckpointError(f"{root} holds no checkpoint that verifies.")
 
 
-def _set_unreadable_aside(root: Path, tier: str) -> None:
+def _pass_unreadable(root: Path, tier: str) -> None:
     for path in sorted((root / tier).glob("*.json")):
         if not path.name.endswith(".config.json"):
             try:
@@ -147,18 +185,16 @@ def _set_unreadable_aside(root: Path, tier: str) -> None:
             except FormatError:
                 raise
             except CheckpointError as error:
-                _set_aside(root, f"{tier}/{path.stem}.pt", error)
+                if os.path.lexists(path):  # else its writer deleted it after it was listed
+                    pass_over(root, f"{tier}/{path.stem}.pt", str(error))
 
 
-def _set_aside(root: Path, file: str, error: CheckpointError) -> None:
-    if not (root / file).with_suffix(".json").exists():  # its writer deleted it while it was looked at
-        return
-    if file.startswith(f"{PRODUCTION}/"):
-        log.warning("%s is damaged and was passed over: %s", file, error)
-        return
-    with contextlib.suppress(OSError):  # a folder that can only be read is searched all the same
-        store.quarantine(root, file, str(error))
-    log.warning("%s is damaged and was moved to %s: %s", file, root / store.QUARANTINE, error)
+def pass_over(root: Path, file: str, reason: str) -> None:
+    """Say that a checkpoint is damaged, and move it to quarantine if this process is the one writer."""
+    if file.startswith(f"{PRODUCTION}/") or not quarantine.set_aside(root, [(file, reason)]):
+        log.warning("%s is damaged and was passed over: %s", file, reason)
+    else:
+        log.warning("%s is damaged and was moved to %s: %s", file, root / quarantine.QUARANTINE, reason)
 
 
 def locate(path: Path) -> tuple[Path, Manifest]:
@@ -180,8 +216,8 @@ def locate(path: Path) -> tuple[Path, Manifest]:
             store.verify(root, release)
             return root, release
     if path.parent.name in TIERS:
-        _set_unreadable_aside(root, path.parent.name)
-        named = [m for m in in_tier(root, path.parent.name) if _means(path.stem, m)]
+        _pass_unreadable(root, path.parent.name)
+        named = [m for m in own(root, in_tier(root, path.parent.name)) if _means(path.stem, m)]
         if named:
             manifest = newest(root, named)
             if manifest is None:
@@ -203,8 +239,10 @@ def _verified(path: Path) -> tuple[Path, Manifest]:
     root, manifest = path.parent.parent, read_manifest(mark)
     if path != mark and Path(manifest.file).name != path.name:
         raise CheckpointError(f"{path} is not the file of its manifest, which is {manifest.file}.")
-    store.verify(root, manifest)
-    return root, manifest
+    sound = store.look(root, manifest)
+    if sound is None:
+        raise CheckpointError(f"{path} was deleted while it was read.")
+    return root, sound
 
 
 def _means(name: str, manifest: Manifest) -> bool:

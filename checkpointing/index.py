@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpointing.errors import CheckpointError, FormatError
+from checkpointing.lock import followed
 from checkpointing.manifest import Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
 
@@ -22,12 +23,15 @@ class Index:
 
     def look(self) -> list[Manifest]:
         """Every readable manifest, oldest first: the folders are listed once, and what is new is read."""
-        seen = {}
+        seen, root = {}, followed(self._root)
         for tier in (TRAINING, MILESTONE):
-            for name, mark in _manifests(self._root / tier):
+            for name, mark in _manifests(root / tier):
                 file = f"{tier}/{name}"
                 before = self._read.get(file)
-                seen[file] = before if before and before[0] == mark else (mark, _read(self._root / file))
+                if before and before[0] == mark:
+                    seen[file] = before
+                elif (read := _read(root / file)) is not None:
+                    seen[file] = (mark, read)
         self._read = seen
         found = [read for _, read in seen.values() if isinstance(read, Manifest)]
         return sorted(found, key=lambda m: (m.sequence, m.file))
@@ -56,8 +60,9 @@ def _manifests(folder: Path) -> Iterator[tuple[str, Mark]]:
                     yield entry.name, (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _read(path: Path) -> Manifest | CheckpointError:
+def _read(path: Path) -> Manifest | CheckpointError | None:
+    """A manifest or why it cannot be read; None when its writer deleted it after it was listed."""
     try:
         return read_manifest(path)
     except CheckpointError as error:
-        return error
+        return error if os.path.lexists(path) else None

@@ -4,12 +4,14 @@ The lock is on the open file, not on its name, so a file left behind by a dead h
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpointing.bounded import json_value
@@ -18,13 +20,24 @@ from checkpointing.errors import BusyError, CheckpointError, os_reason
 log = logging.getLogger("peakpoint")
 LOCK = ".lock"
 
-_held: set[int] = set()
+
+@dataclass
+class _Held:
+    """A directory whose lock this process holds: as it was named, what it is, and where it is now."""
+
+    named: Path
+    identity: tuple[int, int]
+    place: Path
+
+
+_held: dict[int, _Held] = {}
+"""By the descriptor of the open lock file."""
 
 
 def _forget() -> None:
     """In a forked child: a worker that outlives its parent must not keep the parent's lock."""
     while _held:
-        os.close(_held.pop())
+        os.close(_held.popitem()[0])
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -63,17 +76,21 @@ def one_writer(directory: Path) -> Iterator[None]:
     Raises BusyError, naming the holder's process and host, when there is one, and CheckpointError when the
     directory cannot be written to. The lock of a holder that died is free.
     """
+    directory = Path(os.path.abspath(directory))  # noqa: PTH100, resolve() would follow a link
     path = directory / LOCK
     try:
         descriptor, created, got = _locked(path)
+        held = _Held(directory, _identity(directory), directory)
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be written to: {os_reason(error)}.") from None
-    _held.add(descriptor)
+    if got is False:
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        raise BusyError(f"{directory} is being written by {holder}: wait for it, or end it.")
+    if got is None:
+        log.warning("%s is on a file system without locks: a second writer goes unnoticed.", directory)
+    _held[descriptor] = held
     try:
-        if got is False:
-            raise BusyError(f"{directory} is being written by {_holder(descriptor)}: wait for it, or end it.")
-        if got is None:
-            log.warning("%s is on a file system without locks: a second writer goes unnoticed.", directory)
         before, times = os.pread(descriptor, 4096, 0), os.fstat(descriptor)
         _write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         try:
@@ -82,14 +99,74 @@ def one_writer(directory: Path) -> Iterator[None]:
             if descriptor in _held:  # not in a forked child
                 with contextlib.suppress(OSError):
                     if created:
-                        path.unlink()
+                        present(path).unlink()
                     else:
                         _write(descriptor, before)
                         os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
     finally:
         if descriptor in _held:
-            _held.remove(descriptor)
+            del _held[descriptor]
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(*directories: Path) -> Iterator[bool]:
+    """Whether this process is the only writer to directories, by locks that it holds or can take at once."""
+    with contextlib.ExitStack() as stack:
+        yield all(_holds(each) or _takes(stack, each) for each in dict.fromkeys(directories))
+
+
+def _holds(directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        identity = _identity(directory)
+        return any(held.identity == identity for held in _held.values())
+    return False
+
+
+def _identity(directory: Path) -> tuple[int, int]:
+    status = directory.stat()
+    return status.st_dev, status.st_ino
+
+
+def present(path: Path) -> Path:
+    """A path as it is now: below a directory whose lock this process holds, where that was moved to.
+
+    Raises FileNotFoundError when such a directory was removed, or moved to another file system.
+    """
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100, as it was named
+    for descriptor, held in tuple(_held.items()):
+        if absolute.is_relative_to(held.named):
+            place = _followed(descriptor, held)
+            return path if place == held.named else place / absolute.relative_to(held.named)
+    return path
+
+
+def followed(path: Path) -> Path:
+    """As `present`; the path itself when it is nowhere, so that whoever opens it is told."""
+    with contextlib.suppress(OSError):
+        return present(path)
+    return path
+
+
+def _followed(descriptor: int, held: _Held) -> Path:
+    with contextlib.suppress(OSError):
+        if _identity(held.place) == held.identity:
+            return held.place
+    # Linux knows the present name of an open file.
+    with contextlib.suppress(OSError):
+        found = Path(f"/proc/self/fd/{descriptor}").readlink().parent
+        if _identity(found) == held.identity:
+            before, held.place = held.place, found  # first: the warning itself goes to a file there
+            log.warning("%s was moved to %s: the run goes on there.", before, found)
+            return found
+    raise FileNotFoundError(errno.ENOENT, "removed, or moved to another file system", held.place)
+
+
+def _takes(stack: contextlib.ExitStack, directory: Path) -> bool:
+    with contextlib.suppress(CheckpointError):
+        stack.enter_context(one_writer(directory))
+        return True
+    return False
 
 
 def _locked(path: Path) -> tuple[int, bool, bool | None]:

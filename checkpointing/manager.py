@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpointing import codec, store
-from checkpointing.errors import CheckpointError, SaveFailed, os_reason
+from checkpointing.errors import CheckpointError, Gone, SaveFailed, os_reason
 from checkpointing.events import (
     Deleted,
     EpochEnd,
@@ -221,7 +221,7 @@ class Manager:
             tags = tuple(tag for role in written for tag in role.tags)
             self._bytes = first.bytes
             self._facts.append(Saved(written[-1].file, tags, first.bytes, stall, total))
-            there = self.store.manifests()  # listed once a save: a folder may hold thousands
+            there = self.store.mine()  # listed once a save: a folder may hold thousands
             self._point(written, there)
             if not late:  # its policies know nothing of what came after it: the next save lets go
                 self._collect(written, there, job.policies)
@@ -274,9 +274,8 @@ class Manager:
         self, written: list[Manifest], there: list[Manifest], policies: Mapping[str, Policy]
     ) -> None:
         """Delete what nothing keeps any more, once what was just written is seen to be sound."""
-        mine = [m for m in there if m.run == self.store.run]
-        needed = kept(mine, policies, self._options.resumed_from)
-        doomed = [m for m in mine if m not in needed]
+        needed = kept(there, policies, self._options.resumed_from)
+        doomed = [m for m in there if m not in needed]
         if not doomed:
             return
         # Roles that are copies, not links, are read each.
@@ -299,6 +298,8 @@ class Manager:
         if error is None:
             return
         self._error = None  # only now: the writer's thread may set it at any time
+        if isinstance(error, Gone):
+            raise error
         if self._options.on_error == "stop":
             error.args = (f"{error} Older checkpoints are intact.",)
             raise error

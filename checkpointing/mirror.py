@@ -18,6 +18,7 @@ from checkpointing import finding
 from checkpointing.background import thread
 from checkpointing.copies import Copies, local
 from checkpointing.errors import CheckpointError
+from checkpointing.lock import followed
 from checkpointing.manifest import Manifest
 from checkpointing.remote import Remote, RemoteError
 
@@ -47,7 +48,7 @@ class Mirror:
     """Copies what a run keeps under `root`, from `start` to `close`; `wake` it when there is more."""
 
     def __init__(self, root: Path, run: str, remote: Remote, settings: Settings) -> None:
-        self._root = root
+        self._named = root
         self._run = run
         self._settings = settings
         self._remote = remote
@@ -59,6 +60,10 @@ class Mirror:
         self._trouble: str | None = None
         self._crowded = False
         self._thread = thread(self._work, "mirror")
+
+    @property
+    def _root(self) -> Path:
+        return followed(self._named)
 
     @property
     def url(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from checkpointing import finding, journal, store, versions
+from checkpointing import finding, journal, quarantine, versions
 from checkpointing.errors import CheckpointError
 from checkpointing.files import HashingWriter, Staged, fsync_directory, point, sweep
 from checkpointing.finding import PRODUCTION
@@ -117,7 +117,7 @@ def _create(staged: Staged, path: Path, made: list[Path]) -> None:
 
 def _set_aside(root: Path, paths: list[Path]) -> None:
     """Move what a killed try left, or somebody put there, out of the way: nobody vouches for it."""
-    folder = root / store.QUARANTINE
+    folder = root / quarantine.QUARANTINE
     for path in paths:
         folder.mkdir(exist_ok=True)
         name = path.relative_to(root).as_posix()

@@ -108,7 +108,7 @@ def choose(
 def candidates(root: Path) -> list[Candidate]:
     """The checkpoints under a root, oldest first; a milestone stands for other roles of its bytes."""
     alike: dict[Any, list[Manifest]] = {}
-    for m in sorted(store.manifests(root), key=lambda m: m.tier != MILESTONE):
+    for m in sorted(finding.own(root, store.manifests(root)), key=lambda m: m.tier != MILESTONE):
         alike.setdefault((m.sha256, repr(sorted(m.metrics.items()))), []).append(m)
     firsts = sorted(alike.values(), key=lambda names: names[0].sequence)
     return [Candidate(root, first, facts_of(first), twins) for first, *twins in firsts]
@@ -258,7 +258,7 @@ class _Judge:
         try:
             self.appraiser.sound(candidate.root, candidate.manifest)
         except Refused as error:
-            sound = (m for m in candidate.twins if finding.verdict(candidate.root, m) is None)
+            sound = (m for m in candidate.twins if finding.is_sound(candidate.root, m))
             if (twin := next(sound, None)) is None:
                 raise
             self.notes.append(f"{error} {twin.file} has the same bytes, intact.")

@@ -8,9 +8,8 @@ Symlinks such as `latest.pt` are for people: no code path reads them back to dec
 import contextlib
 import logging
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -19,7 +18,7 @@ from checkpointing import digests
 from checkpointing import journal as journals
 from checkpointing.archive import check_archive as check_archive
 from checkpointing.bounded import read_json
-from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.errors import CheckpointError, Gone, os_reason
 from checkpointing.files import CHUNK, HashingWriter, Staged, abandoned, point, staged_name
 from checkpointing.files import STAGED as STAGED
 from checkpointing.files import file_digest as file_digest
@@ -27,7 +26,7 @@ from checkpointing.files import fsync_directory as fsync_directory
 from checkpointing.files import sweep as sweep
 from checkpointing.files import write_atomic as write_atomic
 from checkpointing.index import Index
-from checkpointing.lock import briefly
+from checkpointing.lock import briefly, followed, present
 from checkpointing.manifest import Manifest, read_manifest
 from checkpointing.policy import MILESTONE, TRAINING
 from checkpointing.room import failure
@@ -35,9 +34,8 @@ from checkpointing.room import failure
 log = logging.getLogger("peakpoint")
 
 CLAIM = ".manifest"
-QUARANTINE = "quarantine"
-ENDS = (".pt", ".safetensors", ".config.json", ".json.sig", ".json")
-"""Of the files of one checkpoint or release."""
+AGAIN = 10
+"""How often a reader looks again at a checkpoint that is written anew under its name."""
 
 journal = journals.read
 """What was saved, deleted, quarantined, resumed and swept under a root, with the reasons, oldest first."""
@@ -45,10 +43,14 @@ journal = journals.read
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that verifies, and what was passed over on the way with the reason."""
+    """The newest checkpoint that verifies, and what was passed over on the way with the reason.
+
+    `others` are the files that are another run's.
+    """
 
     manifest: Manifest | None
     skipped: tuple[tuple[str, str], ...]
+    others: tuple[str, ...] = ()
 
 
 class Store:
@@ -59,7 +61,7 @@ class Store:
     """
 
     def __init__(self, root: Path, run: str) -> None:
-        self.root = root
+        self._root = root
         self.run = run
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -77,6 +79,19 @@ class Store:
             ) from None
         self._index = Index(root)
         self.sequence = max((m.sequence for m in self.manifests()), default=0)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the tiers, where it is now: a run's directory may be moved while it is written."""
+        return followed(self._root)
+
+    def check_place(self) -> None:
+        """Raise Gone when the run's directory is not to be found any more, so that nothing can be saved."""
+        try:
+            present(self._root)
+        except OSError as error:
+            why = f"{error.filename} is not there any more: it was {error.strerror}"
+            raise Gone(f"{why}. The run cannot be saved, so it ends.") from None
 
     def _make_missing(self) -> list[Path]:
         """Make the folders that are missing, but none above `root`: that would hide a disk that went away."""
@@ -125,6 +140,7 @@ class Store:
         what its message says are needed. A manifest that has a number, from `number`, keeps it.
         """
         sequence = manifest.sequence or self.number()
+        self.check_place()
         with self._failing(expected):
             if missing := self._make_missing():
                 self._sync_folders()
@@ -284,51 +300,48 @@ def verify(root: Path, manifest: Manifest) -> None:
     digests.check(root, manifest)
 
 
-def newest_verified(root: Path, run: str | None = None) -> Found:
-    """The newest checkpoint under `root` that verifies; damaged ones before it go to quarantine.
+def look(root: Path, manifest: Manifest) -> Manifest | None:
+    """What verifies under the name of a checkpoint; None when its writer deleted it meanwhile.
 
-    With `run`, of this run only: what belongs to others, or cannot be told to belong, is left alone. Raises
-    FormatError when another version wrote here.
+    A writer may delete a checkpoint and write another one under its name while this one is read: then that
+    one is looked at. Raises CheckpointError with what is wrong.
     """
-    index = Index(root)
-    found = index.look()
-    damaged = index.unreadable()
-    skipped = [] if run else damaged
-    for file, reason in skipped:
-        _set_aside(root, file, reason)
-    for manifest in reversed(found):
-        if run and manifest.run != run:
-            continue
+    mark = (root / manifest.file).with_suffix(".json")
+    for _ in range(AGAIN):
         try:
             verify(root, manifest)
+            return manifest
+        except CheckpointError:
+            if not os.path.lexists(mark):
+                return None
+            before, manifest = manifest, read_manifest(mark)
+            if (before.run, before.sequence) == (manifest.run, manifest.sequence):
+                raise
+    raise CheckpointError(f"{root / manifest.file} is written anew each time that it is read.")
+
+
+def newest_verified(root: Path, run: str | None = None) -> Found:
+    """The newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
+
+    Raises FormatError when another version wrote here.
+    """
+    skipped = unreadable(root)
+    found = manifests(root)
+    others = tuple(m.file for m in found if run not in (None, m.run))
+    for manifest in reversed(of_run(found, run)):
+        try:
+            if (sound := look(root, manifest)) is not None:
+                return Found(sound, tuple(skipped), others)
         except CheckpointError as error:
             skipped.append((manifest.file, str(error)))
-            _set_aside(root, manifest.file, str(error))
-            continue
-        return Found(manifest, tuple(skipped))
-    return Found(None, tuple(skipped))
+    return Found(None, tuple(skipped), others)
 
 
-def _set_aside(root: Path, file: str, reason: str) -> None:
-    with contextlib.suppress(OSError):  # a folder that only can be read is searched all the same
-        quarantine(root, file, reason)
+def of_run(found: Iterable[Manifest], run: str | None) -> list[Manifest]:
+    """Those of `found` that are of a run; all when it is None."""
+    return [m for m in found if run in (None, m.run)]
 
 
-def _ends(path: Path) -> tuple[str, ...]:
-    """Of the files that go with a damaged one; a stray beside a release of the other suffix goes alone."""
-    with contextlib.suppress(CheckpointError):
-        if Path(read_manifest(path.with_suffix(".json")).file).name != path.name:
-            return (path.suffix,)
-    return ENDS
-
-
-def quarantine(root: Path, file: str, reason: str) -> None:
-    """Move a damaged checkpoint and its manifest aside, never deleting them, and write down why."""
-    folder = root / QUARANTINE
-    folder.mkdir(exist_ok=True)
-    flat = f"{secrets.token_hex(3)}_{file.replace('/', '_')}"
-    for end in _ends(root / file):
-        with contextlib.suppress(FileNotFoundError):
-            (root / file).with_suffix(end).replace((folder / flat).with_suffix(end))
-    journals.append(root, "quarantined", file, reason)
-    (folder / flat).with_suffix(".txt").write_text(f"{file}: {reason}\n")
+def run_of(root: Path) -> Path:
+    """The run directory that a checkpoint folder belongs to, or the folder itself."""
+    return root.parent if root.name == "checkpoints" else root

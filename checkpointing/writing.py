@@ -16,6 +16,7 @@ from torch import nn
 from checkpointing import builders, cardpage, codec, examples, finding, living, network, release, store
 from checkpointing import card as cards
 from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.finding import LIBRARY
 from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
 from checkpointing.manager import VERSION
@@ -31,9 +32,6 @@ log = logging.getLogger("peakpoint")
 
 MODE = "mode"
 """The note of a milestone that says which values of its metric are better."""
-
-RUN = "library-"
-"""How the runs of the library begin, so that a trainer's in the same directory are left alone."""
 
 
 class Opened:
@@ -65,8 +63,8 @@ def opened(root: Path) -> Opened:
 
 def run_in(root: Path) -> str:
     """The run whose checkpoints lie in a directory, or a new one."""
-    runs = [m.run for m in [*store.manifests(root), *finding.releases(root)] if m.run.startswith(RUN)]
-    return runs[-1] if runs else RUN + secrets.token_hex(8)
+    runs = [m.run for m in [*store.manifests(root), *finding.releases(root)] if m.run.startswith(LIBRARY)]
+    return runs[-1] if runs else LIBRARY + secrets.token_hex(8)
 
 
 class Recorder:

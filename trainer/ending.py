@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from checkpointing import store
 from checkpointing.errors import CheckpointError
+from checkpointing.lock import followed
+from checkpointing.store import Store
 from checkpointing.terminal import Console
 from trainer import record, report
 from trainer.config import Config
@@ -21,8 +22,13 @@ class Ending:
     """Ends a run in `directory`; `notes` say in a line each what it had to end without."""
 
     def __init__(self, config: Config, directory: Path, console: Console) -> None:
-        self.config, self.directory, self.console = config, directory, console
+        self.config, self._named, self.console = config, directory, console
         self.notes: list[str] = []
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory, where it is now."""
+        return followed(self._named)
 
     @contextlib.contextmanager
     def without(self, missing: str) -> Iterator[None]:
@@ -41,17 +47,17 @@ class Ending:
         log.warning("%s", line)
         self.notes.append(line)
 
-    def finish(self, root: Path, lost: int, **facts: Any) -> None:
+    def finish(self, kept: Store, lost: int, **facts: Any) -> None:
         """Record that the run is finished, then report: a signal that comes meanwhile ends only the report.
 
-        `root` holds its checkpoints, and `lost` counts the rows that metrics.jsonl lacks.
+        `kept` holds its checkpoints, and `lost` counts the rows that metrics.jsonl lacks.
         """
         known = len(self.notes)
         self._record(facts)
         if lost:
             self.note(f"no report: {self.directory / record.METRICS} lacks {lost} rows.")
         else:
-            self._report(root)
+            self._report(kept)
         if len(self.notes) > known:
             self._record(facts)
 
@@ -59,15 +65,15 @@ class Ending:
         notes = {"notes": self.notes} if self.notes else {}
         record.end(self.directory, "finished", **facts, **notes)
 
-    def _report(self, root: Path) -> None:
+    def _report(self, kept: Store) -> None:
         """Peak against final, what is kept, curves."""
         monitor, targets = self.config.checkpoint.monitor, [self.config.pruning.target]
         for policy in self.config.checkpoint.policy.values():
             targets += getattr(policy, "targets", [])
         watched = {"metric": monitor.metric, "mode": monitor.mode}
         with self.without("no report"):
-            kept = store.manifests(root)
-            report.print_report(self.console, self.directory, **watched, targets=targets, kept=kept)
+            files = kept.mine()
+            report.print_report(self.console, self.directory, **watched, targets=targets, kept=files)
         if self.config.plot:
             with self.without("no curves"):
                 if curves := report.plot(self.directory, monitor.metric, monitor.mode):

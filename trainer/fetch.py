@@ -40,7 +40,8 @@ def _pulled(source: pulling.Source, directory: Path) -> str | None:
     """Pull what a resume needs; returns the checkpoint that was asked for, if one was."""
     if source.file is None and pulling.run_in(directory) == source.run and (directory / RUN).is_file():
         index, _ = read_index(source.remote, source.remote.find("checkpoints"))
-        newest = max((m.sequence for m in store.manifests(directory / "checkpoints")), default=0)
+        mine = store.of_run(store.manifests(directory / "checkpoints"), source.run)
+        newest = max((m.sequence for m in mine), default=0)
         if newest >= max((m.sequence for m in index.values()), default=0):
             return None
     try:

@@ -1,11 +1,11 @@
 """The end of a run: which checkpoint was selected, and what it and the final weights do on the test set."""
 
 import logging
-from pathlib import Path
 
 from checkpointing import codec, store
 from checkpointing.manifest import Manifest
 from checkpointing.policies.sparsity import peak
+from checkpointing.store import Store
 from trainer.build import Parts
 from trainer.config import Config
 from trainer.ending import Ending
@@ -16,17 +16,16 @@ from trainer.state import load_model
 log = logging.getLogger("peakpoint")
 
 
-def select(config: Config, root: Path) -> Manifest | None:
+def select(config: Config, target: Store) -> Manifest | None:
     """The checkpoint that validation chose: the best at the target sparsity, or of all when dense.
 
     None when no policy kept one.
     """
     monitor = config.checkpoint.monitor
-    found = store.manifests(root)
-    return peak(found, metric=monitor.metric, mode=monitor.mode, target=config.pruning.target)
+    return peak(target.mine(), metric=monitor.metric, mode=monitor.mode, target=config.pruning.target)
 
 
-def read_test_set(parts: Parts, root: Path, publish: Publisher, ending: Ending) -> None:
+def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Ending) -> None:
     """Evaluate the final and the selected weights on the test set: the only time that it is looked at.
 
     A signal cuts it short: a resumed run does it again.
@@ -44,10 +43,10 @@ def read_test_set(parts: Parts, root: Path, publish: Publisher, ending: Ending) 
     if loop.signal is not None:
         return
     with ending.without("the selected checkpoint was not tested"):
-        chosen = select(ending.config, root)
+        chosen = select(ending.config, target)
         if chosen is None:
             log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")
             return
-        store.verify(root, chosen)
-        load_model(parts.state.model, codec.load(root / chosen.file)["model_state_dict"])
-        test("selected", chosen.epoch, chosen.global_step, str(root / chosen.file))
+        store.verify(target.root, chosen)
+        load_model(parts.state.model, codec.load(target.path(chosen))["model_state_dict"])
+        test("selected", chosen.epoch, chosen.global_step, str(target.path(chosen)))

@@ -6,6 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from checkpointing.errors import os_reason
+from checkpointing.lock import present
 
 log = logging.getLogger("peakpoint")
 
@@ -70,7 +71,7 @@ class PatientFile:
     def _write(self) -> None:
         # Neither through a link, which could lead anywhere, nor to a pipe, whose reader may never come.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(self._path, flags, 0o666)
+        descriptor = os.open(present(self._path), flags, 0o666)
         try:
             while self._waiting:
                 _append(descriptor, self._waiting[0])
@@ -112,7 +113,7 @@ class PatientHandler(logging.Handler):
     def open(self) -> None:
         """Begin to write, with the lines that waited."""
         if self._file is None:
-            self._file = PatientFile(self._path)
+            self._file = PatientFile(self._path.parent.resolve() / self._path.name)
             for line in self._early:
                 self._file.write(line)
 

@@ -88,6 +88,11 @@ def _note(directory: Path) -> None:
     _made[:] = [path for path in (directory, *directory.parents) if not path.exists()]
 
 
+def keep() -> None:
+    """Leave what was made for this start: it is accepted."""
+    _made.clear()
+
+
 def forget() -> None:
     """Take away what was made for a start of which nothing came."""
     made, _made[:] = _made[:], []

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing import bounded
 from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.lock import present
 from checkpointing.mirrored import safe
 from checkpointing.store import write_atomic
 from trainer.errors import UserError
@@ -250,7 +251,7 @@ def save_config(run: Path, cfg: DictConfig) -> str:
 
 def set_status(run: Path, state: str, **facts: Any) -> None:
     """Replace status.json. States: running, finished, interrupted, failed."""
-    write_json(run / STATUS, {"state": state, "time": now(), **finite(facts)})
+    write_json(present(run / STATUS), {"state": state, "time": now(), **finite(facts)})
 
 
 def sentence(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpointing import store
+from checkpointing import finding, store
 from checkpointing.arguments import Parser
 from checkpointing.errors import os_reason
 from checkpointing.events import EvalEnd
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if metric != monitored:
             mode = direction(metric) or "max"
         root = run / "checkpoints"
-        kept = [m for m in store.manifests(root) if (root / m.file).exists()]
+        kept = [m for m in finding.own(root, store.manifests(root)) if (root / m.file).exists()]
         if options.json:
             print(_as_json(run, metric, mode, targets, kept))
         else:

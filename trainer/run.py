@@ -14,11 +14,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from checkpointing import codec, foreign, store
+from checkpointing import codec, finding, foreign, quarantine, store
 from checkpointing.bounded import lines
 from checkpointing.errors import CheckpointError
 from checkpointing.events import RunEnd
-from checkpointing.lock import one_writer
+from checkpointing.lock import followed, one_writer
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
@@ -34,6 +34,7 @@ from trainer.final import read_test_set
 from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
 from trainer.nonfinite import with_last_good
 from trainer.patient import open_logs
+from trainer.place import keep
 
 log = logging.getLogger("peakpoint")
 CHECKPOINTS = "checkpoints"
@@ -44,12 +45,13 @@ class Start:
     """What an attempt begins with.
 
     `record` is the run.json to go on with, `manifest` the checkpoint to restore, in the checkpoint root
-    `source`; None for a fresh start.
+    `source`; None for a fresh start. `damaged` are those that were passed over, with the reason.
     """
 
     record: dict[str, Any]
     source: Path
     manifest: Manifest | None
+    damaged: Sequence[tuple[str, str]] = ()
 
 
 def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> int:
@@ -87,8 +89,8 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
                 with with_last_good(target.root, target.run, parts.data.num_classes):
                     end, lost = _train(parts, manager, ending, mirrors)
             if end is None:
-                return _interrupted(directory, parts)
-            ending.finish(target.root, lost, reason=end.reason, **_facts(parts))
+                return _interrupted(followed(directory), parts)
+            ending.finish(target, lost, reason=end.reason, **_facts(parts))
             return 128 + parts.loop.signal if parts.loop.signal else 0  # one that came while this was written
 
 
@@ -133,6 +135,7 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     """Find what to go on from, and write down this attempt, without touching the disk yet."""
     known: dict[str, Any] = {}
     source, manifest = directory / CHECKPOINTS, None
+    damaged: Sequence[tuple[str, str]] = ()
     if plan.run:
         known = record.read_run(plan.run)
         if known["attempts"][-1] != plan.attempt:
@@ -141,7 +144,7 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
         for change in resume.check_changes(cfg, saved, plan.typed):
             log.info("changed since the last attempt: %s", change)
         source = plan.run / CHECKPOINTS
-        manifest = _checkpoint(source, plan.file)
+        manifest, damaged = _checkpoint(source, plan.file, known.get("run"))
         if directory != plan.run:  # a fork: its own run, with its own checkpoints
             known = {"forked_from": str(plan.run), "data": known.get("data")}
     attempts = known.get("attempts", [])
@@ -153,28 +156,47 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
         f"{source.parent}/{CHECKPOINTS}/{manifest.file}" if manifest else None,
     )
     new = {**known, "run": known.get("run", uuid.uuid4().hex), "attempts": [*attempts, attempt]}
-    return Start(new, source, manifest)
+    return Start(new, source, manifest, damaged)
 
 
-def _checkpoint(root: Path, file: Path | None) -> Manifest | None:
-    """The named checkpoint, or the newest that verifies; None when the run has saved none."""
-    if file is None:
-        found = store.newest_verified(root)
-        for name, reason in found.skipped:
-            log.warning("%s is damaged and was moved to %s: %s", name, root / store.QUARANTINE, reason)
-        if found.manifest is None:
-            if found.skipped:
-                raise CheckpointError(f"No checkpoint under {root} is intact, so the run cannot go on.")
-            metrics = root.parent / record.METRICS
-            if metrics.exists() and any('"kind": "save"' in line for line in lines(metrics)):
-                raise CheckpointError(
-                    f"The run has saved checkpoints, and none is left under {root}: put them back, or start "
-                    "a new run."
-                )
-            log.info("the run has saved no checkpoint yet: starting at the beginning")
-        return found.manifest
+def _checkpoint(
+    root: Path, file: Path | None, run: str | None
+) -> tuple[Manifest | None, Sequence[tuple[str, str]]]:
+    """The named checkpoint of a run, or its newest that verifies, None if it has saved none; the damaged."""
+    if file is not None:
+        return _named(root, file, run), ()
+    found = store.newest_verified(root, run)
+    if found.others:
+        log.warning("%s", finding.of_others(root, found.others))
+    for name, reason in found.skipped:
+        log.warning("%s is damaged, so an older one is used: %s", name, reason)
+    if found.manifest is None:
+        if found.skipped:
+            raise CheckpointError(f"No checkpoint under {root} is intact, so the run cannot go on.")
+        if found.others:
+            raise CheckpointError(
+                f"The checkpoints under {root} are of another run, and none of this run is there: put its "
+                "own back, or take those away to start at the beginning."
+            )
+        metrics = root.parent / record.METRICS
+        if metrics.exists() and any('"kind": "save"' in line for line in lines(metrics)):
+            raise CheckpointError(
+                f"The run has saved checkpoints, and none is left under {root}: put them back, or start "
+                "a new run."
+            )
+        log.info("the run has saved no checkpoint yet: starting at the beginning")
+    return found.manifest, found.skipped
+
+
+def _named(root: Path, file: Path, run: str | None) -> Manifest:
+    """The checkpoint that was named. Raises CheckpointError unless it verifies and is the run's."""
     for manifest in store.manifests(root):
         if (root / manifest.file).resolve() == file:
+            if run not in (None, manifest.run):
+                raise CheckpointError(
+                    f"{file} is of another run than that of {root.parent}: name a checkpoint of this run, or "
+                    "the directory of its own."
+                )
             store.verify(root, manifest)
             return manifest
     raise CheckpointError(
@@ -209,7 +231,11 @@ def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any]
 
     Here the start is accepted; what an earlier one left half-written when it was killed is swept.
     """
+    keep()
     store.sweep(directory)
+    if start.source.parent == directory:  # a fork leaves the run that it comes from as it is
+        for file in quarantine.set_aside(start.source, start.damaged):
+            log.info("moved to quarantine: %s", file)
     facts: dict[str, Any] = start.record
     facts["attempts"][-1]["hydra"] = record.save_config(directory, cfg)
     open_logs()
@@ -260,7 +286,7 @@ def _train(
         end = parts.loop.fit(publish)
         manager.drain()
         if isinstance(end, RunEnd) and config.test:
-            read_test_set(parts, manager.store.root, publish, ending)
+            read_test_set(parts, manager.store, publish, ending)
     finally:
         try:
             manager.close()
@@ -268,6 +294,7 @@ def _train(
             for listener in listeners:
                 with ending.without(f"{type(listener).__name__} was not closed"):
                     listener.close()
+    manager.store.check_place()
     finished = end if isinstance(end, RunEnd) and parts.loop.signal is None else None
     return finished, rows.missing
 

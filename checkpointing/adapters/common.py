@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpointing import store
+from checkpointing import finding, store
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.living import git_commit
 from checkpointing.manager import Manager, Options
 from checkpointing.policy import Policy
-from checkpointing.store import Found
 from checkpointing.writing import Opened, opened
 
 
@@ -66,9 +65,15 @@ class Zeros:
 
 
 def newest(root: str | Path) -> Path | None:
-    """The newest checkpoint under a directory that verifies, or None; damaged ones go to quarantine."""
-    found: Found = store.newest_verified(Path(root))
-    return Path(root) / found.manifest.file if found.manifest else None
+    """The newest checkpoint under a directory that verifies, or None; damaged ones are passed over.
+
+    Where this process is the one writer they go to quarantine.
+    """
+    root = Path(root)
+    found = store.newest_verified(root, finding.run_id(root))
+    for file, reason in found.skipped:
+        finding.pass_over(root, file, reason)
+    return root / found.manifest.file if found.manifest else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from checkpointing import journal, store
+from checkpointing import journal, quarantine
 from checkpointing.aliases import EVENT as ALIAS
 from checkpointing.bounded import read_text
 from checkpointing.errors import CheckpointError
@@ -17,7 +17,7 @@ def of(path: Path) -> list[dict[str, Any]]:
     Raises CheckpointError when nothing is.
     """
     path = Path(path.parent.resolve()) / path.name
-    if path.parent.name == store.QUARANTINE:
+    if path.parent.name == quarantine.QUARANTINE:
         told = [_quarantined(path.with_suffix(".txt"))] if path.with_suffix(".txt").is_file() else []
     else:
         file, root = f"{path.parent.name}/{path.name}", path.parent.parent
@@ -25,7 +25,7 @@ def of(path: Path) -> list[dict[str, Any]]:
         released = [f.get("version") for f in facts if f.get("event") == RELEASED and f.get("file") == file]
         told = [_event(fact, file) for fact in facts if fact.get("file") == file or _moved(fact, released)]
         if not any(each["event"] == "quarantined" for each in told):
-            notes = sorted((root / store.QUARANTINE).glob(f"*_{file.replace('/', '_')[:-3]}.txt"))
+            notes = sorted((root / quarantine.QUARANTINE).glob(f"*_{file.replace('/', '_')[:-3]}.txt"))
             told += [_quarantined(note) for note in notes]
     if not told:
         raise CheckpointError(f"{path} does not exist, and neither journal nor quarantine knows of it.")

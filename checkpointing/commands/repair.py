@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpointing import aliases, changelog, files, publishing, store
+from checkpointing import aliases, changelog, files, publishing, quarantine, store
 from checkpointing.bounded import read_json
 from checkpointing.commands.aliasing import troubles
 from checkpointing.commands.common import checkpoint_root, line, locked, print_json, run_of
 from checkpointing.commands.verify import examine
 from checkpointing.errors import CheckpointError
-from checkpointing.finding import PRODUCTION, TIERS, releases
+from checkpointing.finding import PRODUCTION, TIERS, own, releases
 from checkpointing.manifest import SUFFIXES, Manifest
 from checkpointing.policy import MILESTONE
 from checkpointing.store import Store
@@ -67,7 +67,7 @@ def repair(options: argparse.Namespace) -> int:
 
 
 def _quarantined(root: Path, file: str, problem: str) -> Repair:
-    return Repair("quarantine", file, problem, lambda: store.quarantine(root, file, problem))
+    return Repair("quarantine", file, problem, lambda: quarantine.quarantine(root, file, problem))
 
 
 def _strays(root: Path) -> Iterator[Repair]:
@@ -102,7 +102,7 @@ def _sweep(root: Path) -> None:
 def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repair]:
     """The pointers that should be and are not, then those that lead nowhere."""
     wanted: dict[tuple[str, str], Manifest] = {}
-    for manifest in sound:  # oldest first, releases by version, so that the newest and the highest win
+    for manifest in own(root, sound):  # oldest first, so that the newest and the highest win
         for name in manifest.tags if manifest.tier == MILESTONE else ("latest",):
             wanted[manifest.tier, f"{name}{Path(manifest.file).suffix}"] = manifest
         if manifest.tier == PRODUCTION:  # the other suffix is of lower versions

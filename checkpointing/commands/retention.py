@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from checkpointing import policies, store
+from checkpointing import policies, quarantine, store
 from checkpointing.bounded import read_json
 from checkpointing.commands import aliasing, history
 from checkpointing.commands.common import (
@@ -24,7 +24,7 @@ from checkpointing.commands.common import (
     verdict,
 )
 from checkpointing.errors import CheckpointError
-from checkpointing.finding import PRODUCTION
+from checkpointing.finding import PRODUCTION, own
 from checkpointing.manifest import Manifest
 from checkpointing.policy import Policy, kept
 from checkpointing.store import Store
@@ -97,7 +97,7 @@ def _resumed_from(root: Path) -> str | None:
 def why(options: argparse.Namespace) -> int:
     """Which policy keeps a checkpoint, or when and why it went."""
     path: Path = options.path
-    if path.parent.name == store.QUARANTINE or not path.exists():
+    if path.parent.name == quarantine.QUARANTINE or not path.exists():
         told = history.of(path)
         if options.json:
             print_json(told)
@@ -138,7 +138,7 @@ def gc(options: argparse.Namespace) -> int:
     found = store.manifests(root)
     if not found:
         raise CheckpointError(f"{root} holds no checkpoint yet.")
-    runs = dict.fromkeys(m.run for m in found)
+    runs = dict.fromkeys(m.run for m in own(root, found))
     if options.dry_run:
         answers = [retention(root, run) for run in runs]
     else:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from checkpointing import codec, store
+from checkpointing import codec, quarantine, store
 from checkpointing.errors import CheckpointError, SaveFailed
 from checkpointing.events import Deleted, RunEnd, Saved, StepEnd
 from checkpointing.policies import build
@@ -211,7 +211,7 @@ def test_a_peak_whose_file_is_gone_is_told_at_the_resume_and_is_no_bar(world, wa
     run.epoch(0.6)
     run.manager.close()
     (peak,) = [m for m in run.kept if m.metrics["accuracy"] == 0.9 and m.tier == "milestone"]
-    store.quarantine(run.root, peak.file, "damaged")
+    quarantine.quarantine(run.root, peak.file, "damaged")
     state = codec.load(run.root / "training" / "latest.pt")["policies"]
     for policy in run.policies.values():
         policy.__init__(policy.settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpointing import codec, store
+from checkpointing import codec, quarantine, store
 from checkpointing.errors import CheckpointError, FormatError, SaveFailed
 from checkpointing.manifest import sealed
 from checkpointing.store import Store
@@ -255,7 +255,9 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(target, harm, 
     ((name, why),) = found.skipped
     assert name == last.file
     assert reason in why
-    folder = target.root / store.QUARANTINE
+    assert not (target.root / quarantine.QUARANTINE).exists()  # who only reads moves nothing
+    assert quarantine.set_aside(target.root, found.skipped) == [last.file]
+    folder = target.root / quarantine.QUARANTINE
     assert not target.path(last).exists()
     assert not target.path(last).with_suffix(".json").exists()
     assert [p.read_bytes() for p in folder.glob("*.pt")] == ([] if remains is None else [remains])
@@ -266,8 +268,9 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(target, harm, 
 def test_two_quarantined_files_of_one_name_are_both_kept(target):
     for value in (1.0, 2.0):
         damage(target.path(saved(target, "training/a.pt", value)))
-        assert store.newest_verified(target.root).manifest is None
-    assert len(list((target.root / store.QUARANTINE).glob("*.pt"))) == 2
+        quarantine.set_aside(target.root, store.newest_verified(target.root).skipped)
+        assert store.manifests(target.root) == []
+    assert len(list((target.root / quarantine.QUARANTINE).glob("*.pt"))) == 2
 
 
 def test_nothing_there_is_nothing_found(tmp_path):

@@ -11,7 +11,7 @@ import zipfile
 import pytest
 import torch
 
-from checkpointing import codec, store
+from checkpointing import codec, quarantine, store
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import sealed
 from checkpointing.store import Store
@@ -163,7 +163,7 @@ def test_no_name_in_a_manifest_leads_out_of_the_root(tmp_path, name):
     store.verify(root, found)
     target.delete(found)
     Store(root, "run")
-    store.quarantine(root, found.file, "a test")
+    quarantine.quarantine(root, found.file, "a test")
     assert precious.read_text() == "of the user"
     assert not (root / "training" / "a.pt").exists()
 
