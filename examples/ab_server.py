@@ -12,14 +12,14 @@ listens on 127.0.0.1 alone and has no authentication: it is an example of the li
     GET  /report    users and outcomes by arm, sample-ratio checks, comparisons, verdicts
     GET  /healthz   the releases that are served
 
-Needs `pip install peakpoint[serve]`. It ends with Ctrl-C.
+An image has at most 128 x 128 pixels, a body 300 kB; who is slow is cut off (bounded_server.py). Needs
+`pip install peakpoint[serve]`. It ends with Ctrl-C.
 """
 
 import argparse
 import contextlib
 import logging
 import math
-import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,7 +35,7 @@ from checkpointing.abtest import Log, Router, Rule, design, report, study
 from checkpointing.errors import CheckpointError
 
 try:
-    import uvicorn
+    from bounded_server import serve
     from fastapi import FastAPI, HTTPException, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
@@ -44,8 +44,8 @@ except ImportError as missing:
     sys.exit(f"{missing.name} is not installed: pip install 'peakpoint[serve]'.")
 
 HOST = "127.0.0.1"
-LARGEST_SIDE = 512
-LARGEST_BODY = 8 << 20  # bytes; the JSON of an image of 512 x 512 in colour has about 4 million
+LARGEST_SIDE = 128
+LARGEST_BODY = 300_000  # bytes; the JSON of an image of 128 x 128 in colour has up to 280,000
 RULE = Rule(alpha=0.05, planned=1000, least=100)
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ def build(releases: Releases, users: Log) -> FastAPI:
 
     @app.middleware("http")
     async def bounded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length", "")
+        length = request.headers.get("content-length", "")  # h11 takes no more than it says
         if request.method == "POST" and not length.isdecimal():
             return JSONResponse({"detail": "Send the body with its Content-Length."}, 411)
         if request.method == "POST" and int(length) > LARGEST_BODY:
@@ -200,7 +200,10 @@ def build(releases: Releases, users: Log) -> FastAPI:
     @app.get("/report")
     def told() -> dict[str, Any]:
         arms = releases.now()
-        found = _on_disk(lambda: study(users.path, users.experiment))
+        try:
+            found = study(users.path, users.experiment)
+        except CheckpointError as error:
+            raise HTTPException(503, str(error)) from error
         return report(found, arms.design, arms.router.shares, RULE, binary=True).plain()
 
     @app.get("/healthz")
@@ -213,7 +216,7 @@ def build(releases: Releases, users: Log) -> FastAPI:
 
 
 def _on_disk(call: Callable[[], T]) -> T:
-    """Write or read the log. A disk that refuses is the server's fault; an answer not logged is not given."""
+    """Write to the log. A disk that refuses is the server's fault; an answer not logged is not given."""
     try:
         return call()
     except CheckpointError as error:
@@ -244,6 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--log", type=Path, default=Path("exposures.jsonl"), help="appended to")
     parser.add_argument("--hash-users", action="store_true", help="store no user id")
+    parser.add_argument("--timeout", type=float, default=20, help="seconds for a request and its answer (20)")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -251,16 +255,9 @@ def main(arguments: list[str] | None = None) -> None:
         root = finding.checkpoint_root(given.root)
         releases = Releases(root, given.experiment, parsed(given.weights))
         users = Log(given.log, given.experiment, hash_users=given.hash_users)
-        # Named as TCP, or asyncio leaves Nagle's algorithm on, and each answer waits 40 ms for an ACK.
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listening.bind((HOST, given.port))
-            except (OSError, OverflowError) as error:
-                raise CheckpointError(f"Port {given.port} cannot be used: {error}.") from error
-            print(f"http://{HOST}:{listening.getsockname()[1]}", flush=True)
-            config = uvicorn.Config(build(releases, users), log_level="warning")
-            uvicorn.Server(config).run(sockets=[listening])
+        serve(build(releases, users), HOST, given.port, timeout_s=given.timeout)
+    except OSError as error:
+        sys.exit(str(error))
     except CheckpointError as error:
         sys.exit(str(error))
 

@@ -1,8 +1,10 @@
 """The A/B example: a real server over real releases, under load, through a rollback."""
 
+import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -67,23 +69,13 @@ def serve(tmp_path):
         address = process.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), process.stderr.read()
         client = httpx.Client(base_url=address, timeout=60)
-        for _ in range(100):  # the address is printed just before it listens
-            if _alive(client):
-                return client
-            time.sleep(0.1)
-        raise AssertionError("the server does not answer")
+        assert client.get("/healthz").status_code == 200  # at once: it listens when it says where
+        return client
 
     yield start
     for process in started:
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.communicate(timeout=60)[1]
-
-
-def _alive(client):
-    try:
-        return client.get("/healthz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def image(seed, side=12):
@@ -175,10 +167,10 @@ def test_a_wrong_request_is_one_clear_line(root, serve, tmp_path):
         "user_id: ": {**good, "user_id": 7},
         "image: ": {"user_id": "ada"},
         "colour: ": {**good, "colour": 1},
-        "at most 512": {**good, "image": [[]] * 513},
+        "at most 128": {**good, "image": [[]] * 129},
         "valid integer": {**good, "image": [[[0.5, 1, 2]]]},
         "rows of W pixels": {**good, "image": ragged},
-        "both from 1 to 512": {**good, "image": []},
+        "both from 1 to 128": {**good, "image": []},
         "3 values in each pixel": {**good, "image": [[[1, 2]]]},
         "from 0 to 255": {**good, "image": [[[0, 256, 0]]]},
     }
@@ -194,7 +186,7 @@ def test_a_wrong_request_is_one_clear_line(root, serve, tmp_path):
     broken = client.post("/predict", content=b"{", headers=as_json)
     assert broken.status_code == 422
     assert "JSON" in one_line(broken)
-    assert client.post("/predict", content=b" " * (9 << 20)).status_code == 413
+    assert client.post("/predict", content=b" " * 300_001).status_code == 413
     assert client.post("/predict", content=iter([b"{}"])).status_code == 411
     assert client.get("/predict").status_code == 405
     assert client.get("/nowhere").status_code == 404
@@ -241,3 +233,59 @@ def test_a_wrong_start_is_one_clear_line(root, tmp_path, monkeypatch, arguments,
         ab_server.main(command(root, tmp_path / "log.jsonl", "--experiment", "digits", *arguments)[2:])
     assert words in ended.value.code  # printed, with an exit code of 1
     assert "\n" not in ended.value.code
+
+
+def drip_by_drip(connection):
+    """A byte now and then."""
+    for _ in range(200):
+        connection.sendall(b"G")
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_slow_clients_are_cut_off_and_too_many_or_too_much_refused(root, serve):
+    """Beside one that is served throughout."""
+    client = serve(root, *ASKED, "--timeout", "1")
+    address = client.base_url.host, client.base_url.port
+    good = {"user_id": "ada", "image": image(0, side=128)}  # the largest there is
+    slow = {
+        "says nothing": b"",
+        "half a head": b"POST /predict HTTP/1.1\r\nHost: x\r\n",
+        "half a body": b"POST /outcome HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n{",
+    }
+    sockets = {}
+    for name, said in slow.items():
+        sockets[name] = socket.create_connection(address)
+        sockets[name].sendall(said)
+    begun = time.monotonic()
+    assert client.post("/predict", json=good).status_code == 200
+    for name, waiting in sockets.items():
+        waiting.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            assert waiting.recv(1) == b"", name
+    assert time.monotonic() - begun < 15
+    drip = socket.create_connection(address)
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        drip_by_drip(drip)
+
+    with socket.create_connection(address) as long:
+        long.sendall(b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 20_000)
+        assert long.recv(12).startswith(b"HTTP/1.1 400")
+    crowd = [socket.create_connection(address) for _ in range(64)]
+    with httpx.Client(base_url=client.base_url) as late:
+        assert late.get("/healthz").status_code == 503
+    for each in crowd:
+        each.close()
+    for _ in range(50):
+        if client.get("/healthz").status_code == 200:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it does not recover from a crowd")
+
+
+@pytest.mark.slow
+def test_a_slow_client_does_not_keep_the_server_from_ending(root, serve):
+    client = serve(root)
+    idle = socket.create_connection((client.base_url.host, client.base_url.port))
+    idle.sendall(b"POST /outcome HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n{")
+    time.sleep(0.2)  # and the fixture ends the server
