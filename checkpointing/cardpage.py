@@ -112,6 +112,8 @@ def _model_rows(card: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         yield "Parameters", f"{count:,}, {weights['nonzero']:,} of them not zero"
     if (sparsity := card.get("sparsity")) is not None:
         yield "Sparsity of the prunable weights", f"{sparsity:.2%}"
+    if sparsity and count:
+        yield "Sparsity of all parameters", f"{1 - weights['nonzero'] / count:.2%}"
     if fed:
         yield "Input", f"{fed['layout']}, {fed['dtype']}, {'x'.join(map(str, fed['shape']))}: {fed['scale']}"
         yield "Mean, std", f"{_numbers(fed['mean'])}; {_numbers(fed['std'])}"

@@ -12,7 +12,8 @@
 
     Saved, Skipped, Verified, Deleted    from the checkpoint manager, after the fact
 
-`epoch` counts from 1; `step` is the number of optimizer steps taken since the run began.
+`epoch` counts from 1, or as the framework of an adapter shows it; `step` is the number of optimizer steps
+taken since the run began.
 """
 
 from collections.abc import Mapping
@@ -31,8 +32,9 @@ class StepEnd:
 class EvalEnd:
     """The validation split was evaluated.
 
-    `sparsity` is the measured fraction of zeros among the prunable weights; `mask_version` grows by one
-    whenever the pruning mask changes, so equal versions mean an unchanged mask.
+    `sparsity` is the measured fraction of zeros among the prunable weights, `overall` that among all
+    parameters where it is known; `mask_version` grows by one whenever the pruning mask changes, so equal
+    versions mean an unchanged mask.
     """
 
     epoch: int
@@ -40,14 +42,16 @@ class EvalEnd:
     metrics: Mapping[str, float]
     sparsity: float
     mask_version: int
+    overall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """All batches of an epoch were used."""
+    """All batches of an epoch were used. `done` says how many are whole where epochs count from 0."""
 
     epoch: int
     step: int
+    done: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from checkpointing.host import Host
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
 from checkpointing.policy import MILESTONE, TRAINING, Policy, Remembers, Save, Stop, kept
-from checkpointing.roles import farewell, roles_of, tell_lost, tell_unranked
+from checkpointing.roles import farewell, roles_of, tell_lost, tell_unmeasured, tell_unranked
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
 from checkpointing.writer import Job, Writer
@@ -117,6 +117,8 @@ class Manager:
             self._warn_of_space(self._bytes)
         for event in events:
             if isinstance(event, EvalEnd):
+                if self._evaluated is None:
+                    tell_unmeasured(self.policies, event)
                 self._evaluated = event
                 tell_unranked(event)
             if self._lost and isinstance(event, (EvalEnd, *_OVER)):  # not each step: it waits

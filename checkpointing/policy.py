@@ -81,6 +81,16 @@ class Remembers(Protocol):
         ...
 
 
+@runtime_checkable
+class Watches(Protocol):
+    """A policy that goes by metrics."""
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The names of the metrics."""
+        ...
+
+
 def kept(
     manifests: Sequence[Manifest], policies: Mapping[str, Policy], resumed_from: str | None
 ) -> dict[Manifest, str]:

@@ -1,7 +1,7 @@
 """The roles that one moment's checkpoint plays, and what to tell when one is let go or lost."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -9,7 +9,8 @@ from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
 from checkpointing.metrics import bad_loss
 from checkpointing.naming import Template
-from checkpointing.policy import MILESTONE, TRAINING, Save
+from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Watches
+from checkpointing.rules import nearest
 from checkpointing.store import Store
 
 log = logging.getLogger("peakpoint")
@@ -89,6 +90,18 @@ def tell_unranked(event: EvalEnd) -> None:
             event.metrics[loss],
             event.epoch,
         )
+
+
+def tell_unmeasured(policies: Mapping[str, Policy], event: EvalEnd) -> None:
+    """A metric that a policy goes by and the first evaluation has not is told, with the nearest name."""
+    for name, policy in policies.items():
+        for metric in policy.watched if isinstance(policy, Watches) else ():
+            if metric not in event.metrics:
+                hint = nearest(metric, event.metrics) if event.metrics else "; no metric is."
+                log.warning(
+                    "%s is not measured%s Until it is, the checkpoint policy %s does nothing by it.",
+                    metric, hint, name,
+                )  # fmt: skip
 
 
 def farewell(manifest: Manifest, written: list[Manifest]) -> str:

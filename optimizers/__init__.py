@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from optimizers.adamwspam import AdamWSPAM, SpamSettings
     from optimizers.clip import clip_gradients
     from optimizers.groups import param_groups, prunable_weights
+    from optimizers.kinds import Zeros, zeros
     from optimizers.pruner import Pruner
     from optimizers.schedule import constant, cosine, learning_rate_schedule, multistep, one_cycle
     from optimizers.selection import select_lowest
@@ -26,6 +27,7 @@ __all__ = [
     "PruneSettings",
     "Pruner",
     "SpamSettings",
+    "Zeros",
     "build_adam",
     "build_adamw",
     "build_sgd",
@@ -38,6 +40,7 @@ __all__ = [
     "param_groups",
     "prunable_weights",
     "select_lowest",
+    "zeros",
 ]
 
 _HOMES = {
@@ -50,6 +53,7 @@ _HOMES = {
     "Pruner": "pruner",
     "SCHEDULES": "sparsity",
     "SpamSettings": "adamwspam",
+    "Zeros": "kinds",
     "build_adam": "adam",
     "build_adamw": "adamw",
     "build_sgd": "sgd",
@@ -62,6 +66,7 @@ _HOMES = {
     "param_groups": "groups",
     "prunable_weights": "groups",
     "select_lowest": "selection",
+    "zeros": "kinds",
 }
 
 

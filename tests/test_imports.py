@@ -16,6 +16,7 @@ COMMANDS = {
     "checkpointing/evaluating.py": {"checkpointing", "trainer"},
     "checkpointing/network.py": {"checkpointing", "models"},
     "checkpointing/builders.py": {"checkpointing", "models"},
+    "checkpointing/adapters/common.py": {"checkpointing", "optimizers"},
     "checkpointing/commands/prove.py": {"checkpointing", "trainer"},
     "checkpointing/commands/witness.py": {"trainer"},
     "checkpointing/commands/promote.py": {"checkpointing", "optimizers", "trainer"},

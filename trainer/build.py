@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 import models
@@ -79,7 +79,6 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         )  # after the pruner: pruned weights do not count
     factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
     scheduler = schedule.learning_rate_schedule(optimizer, factor)
-    weights: list[Tensor] = list(groups.prunable_weights(model).values())
     state = TrainState(
         model=torch.compile(model) if config.compile else model,  # type: ignore[arg-type]
         optimizer=optimizer,
@@ -102,7 +101,6 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         data,
         loop_settings(config),
         device=device,
-        prunable=weights,
         mask_version=lambda: pruning.mask_version if pruning else 0,
         skipped=lambda: pruning.advance() if pruning else None,
     )
@@ -200,7 +198,7 @@ OPTIMIZERS: dict[type, Callable[[Any, list[dict[str, Any]]], Optimizer]] = {
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
-    """The optimizer over the network's parameters, weight decay on prunable weights only."""
+    """The optimizer over the network's parameters; weight decay on matrices and kernels alone."""
     make = plugins.OPTIMIZERS.get(type(cfg)) or OPTIMIZERS[type(cfg)]
     optimizer = make(cfg, groups.param_groups(model, cfg.weight_decay))
     if type(cfg) in plugins.OPTIMIZERS:

@@ -11,12 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from checkpointing import plugins
-from optimizers import groups
+from optimizers.kinds import zeros
 from trainer import sources
 from trainer.data import DataModule, build_data
 from trainer.datasets import Images, load_npz, load_test
 from trainer.errors import UserError
-from trainer.metrics import Classification, autocast_for, evaluate, measured_sparsity
+from trainer.metrics import Classification, autocast_for, evaluate
 
 SPLITS = ("val", "test")
 
@@ -110,4 +110,4 @@ def other_images(config: Mapping[str, Any], path: Path) -> Images:
 
 def sparsity(network: nn.Module) -> float:
     """The fraction of zeros among the prunable weights of a network."""
-    return measured_sparsity(groups.prunable_weights(network).values())
+    return zeros(network).prunable

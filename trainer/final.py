@@ -10,7 +10,6 @@ from trainer.build import Parts
 from trainer.config import Config
 from trainer.ending import Ending
 from trainer.events import Publisher, Tested
-from trainer.metrics import measured_sparsity
 from trainer.state import load_model
 
 log = logging.getLogger("peakpoint")
@@ -35,8 +34,7 @@ def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Endin
     def test(which: str, epoch: int, step: int, file: str | None) -> None:
         metrics = loop.evaluate(parts.data.test_batches())
         if loop.signal is None:
-            sparsity = measured_sparsity(loop.prunable)
-            publish.tell(Tested(which, epoch, step, metrics, sparsity, file))
+            publish.tell(Tested(which, epoch, step, metrics, loop.zeros().prunable, file))
 
     with ending.without("the final weights were not tested"):
         test("final", progress.number, progress.step, None)

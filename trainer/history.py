@@ -79,7 +79,12 @@ def _add(history: History, row: dict[str, Any]) -> None:
     if row["kind"] == "eval":
         metrics = {name: float(value) for name, value in row["metrics"].items()}
         event = EvalEnd(
-            int(row["epoch"]), int(row["step"]), metrics, float(row["sparsity"]), row["mask_version"]
+            int(row["epoch"]),
+            int(row["step"]),
+            metrics,
+            float(row["sparsity"]),
+            row["mask_version"],
+            row.get("sparsity_of_all"),
         )
         while history.evals and history.evals[-1].step >= event.step:
             history.evals.pop()

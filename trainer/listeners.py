@@ -81,7 +81,7 @@ class ConsoleListener:
             m = event.metrics
             log.info(
                 f"epoch {event.epoch}: accuracy {m['accuracy']:.2%}, top-5 {m['top5_accuracy']:.2%}, "
-                f"F1 {m['f1_score']:.4f}, loss {m['loss']:.4f}, sparsity {event.sparsity:.2%}"
+                f"F1 {m['f1_score']:.4f}, loss {m['loss']:.4f}, sparsity {event.sparsity:.2%}{_of_all(event)}"
             )
         elif isinstance(event, Saved):
             log.info(
@@ -109,14 +109,20 @@ class ConsoleListener:
             self._bar.stop()
 
 
+def _of_all(event: EvalEnd) -> str:
+    """A pruned network's zeros among all its parameters: it has others than prunable weights."""
+    return f" ({event.overall:.2%} of all parameters)" if event.overall and event.sparsity > 0 else ""
+
+
 def row(event: Published) -> dict[str, Any] | None:
     """An event as a row of metrics.jsonl, or None when it has none."""
     match event:
         case Logged(epoch, step, loss, lr, rate, skipped):
             values = {"loss": loss, "lr": lr, "images_per_second": rate, "skipped": skipped}
             return {"kind": "train", "epoch": epoch, "step": step, **values}
-        case EvalEnd(epoch, step, metrics, sparsity, version):
+        case EvalEnd(epoch, step, metrics, sparsity, version, overall):
             facts: dict[str, Any] = {"metrics": dict(metrics), "sparsity": sparsity, "mask_version": version}
+            facts |= {} if overall is None else {"sparsity_of_all": overall}
             return {"kind": "eval", "epoch": epoch, "step": step, **facts}
         case Tested(which, epoch, step, metrics, sparsity, file):
             facts = {"metrics": dict(metrics), "sparsity": sparsity, "file": file}

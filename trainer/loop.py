@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
+from optimizers.kinds import Zeros, zeros
 from trainer import signals
 from trainer.data import DataModule
 from trainer.errors import UserError
 from trainer.events import Logged, Publisher
-from trainer.metrics import Classification, autocast_for, evaluate, measured_sparsity
+from trainer.metrics import Classification, autocast_for, evaluate
 from trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
-from trainer.state import TrainState
+from trainer.state import TrainState, plain_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,11 @@ class Loop:
         settings: LoopSettings,
         *,
         device: torch.device,
-        prunable: list[Tensor],
         mask_version: Callable[[], int],
         skipped: Callable[[], None],
     ) -> None:
         self.state, self.data, self.settings = state, data, settings
         self.device = device
-        self.prunable = prunable
         self.mask_version = mask_version
         self.skipped = skipped
         self.signal: int | None = None
@@ -179,15 +178,18 @@ class Loop:
 
     def _epoch_done(self, epoch: int, metrics: dict[str, float]) -> list[Event]:
         """Note the evaluation; the epoch itself ended only if all its batches were used."""
-        progress = self.state.progress
-        measured = EvalEnd(
-            epoch, progress.step, metrics, measured_sparsity(self.prunable), self.mask_version()
-        )
+        progress, found = self.state.progress, self.zeros()
+        version = self.mask_version()
+        measured = EvalEnd(epoch, progress.step, metrics, found.prunable, version, found.overall)
         progress.note_evaluation(progress.step)
         if progress.batch < self.data.steps_per_epoch:
             return [measured]
         progress.epoch, progress.batch = epoch, 0
         return [measured, EpochEnd(epoch, progress.step)]
+
+    def zeros(self) -> Zeros:
+        """The zeros of the network as it is."""
+        return zeros(plain_model(self.state.model))
 
     @property
     def done(self) -> bool:

@@ -1,4 +1,4 @@
-"""What is measured: loss, accuracy, top-5 accuracy, macro F1, and the sparsity of weights."""
+"""What is measured: loss, accuracy, top-5 accuracy and macro F1."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -93,17 +93,3 @@ def evaluate(
 def autocast_for(device: torch.device, *, bf16: bool) -> AbstractContextManager:
     """bfloat16 arithmetic within, or nothing at all."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
-@torch.no_grad()
-def measured_sparsity(weights: Iterable[Tensor]) -> float:
-    """The fraction of zeros (-0.0 is one, NaN is not) among all weights together; 0 when there are none.
-
-    The tensors lie on one device; it is waited for once.
-    """
-    tensors = list(weights)
-    total = sum(tensor.numel() for tensor in tensors)
-    if total == 0:
-        return 0.0
-    nonzero = torch.stack([torch.count_nonzero(tensor) for tensor in tensors]).sum()
-    return (total - int(nonzero)) / total

@@ -71,6 +71,13 @@ def print_report(
     if kept:
         console.say("")
         _print_kept(console, run, metric, kept)
+    last = history.evals[-1]
+    if last.sparsity > 0 and last.overall is not None:
+        console.say("")
+        console.say(
+            f"Zeros at the end: {last.sparsity:.2%} of the prunable weights, {last.overall:.2%} of all "
+            "parameters."
+        )
     if history.skipped:
         steps = int(history.train[-1]["step"])
         console.say("")

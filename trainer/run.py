@@ -282,6 +282,13 @@ def _train(
     publish = Publisher(listeners, manager)
     device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
     log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
+    if config.pruning.target:
+        found = parts.loop.zeros()
+        share = found.prunable_count / found.overall_count
+        log.info(
+            "to prune: %.2f%% of the weights of layers, which are %.2f%% of all %d parameters",
+            100 * config.pruning.target, 100 * share, found.overall_count,
+        )  # fmt: skip
     try:
         end = parts.loop.fit(publish)
         manager.drain()

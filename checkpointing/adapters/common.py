@@ -1,5 +1,6 @@
 """What the adapters share: plain state, measured sparsity, the manager of a directory."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,14 @@ from torch import nn
 
 from checkpointing import finding, store
 from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.events import EvalEnd
 from checkpointing.living import git_commit
 from checkpointing.manager import Manager, Options
 from checkpointing.policy import Policy
 from checkpointing.writing import Opened, opened
+from optimizers import kinds
+
+log = logging.getLogger("peakpoint")
 
 
 def plain(value: Any) -> Any:
@@ -48,20 +53,28 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Zeros:
-    """The measured fraction of zeros among a network's matrices and kernels, biases and norms left out."""
+    """The measured zeros among a network's matrices and kernels, as its layers use them, and among all."""
 
     def __init__(self) -> None:
-        self._before: int | None = None
+        self._before: float | None = None
         self.version = 0
 
-    def measure(self, model: nn.Module) -> float:
-        """The fraction now; `version` grows when the number of zeros changed. Waits for the device."""
-        weights = [p for p in model.parameters() if p.dim() > 1]
-        zeros = sum(int((p == 0).sum()) for p in weights)
-        if self._before not in (None, zeros):
+    def measured(self, epoch: int, step: int, metrics: dict[str, float], model: nn.Module) -> EvalEnd:
+        """An evaluation of the network as it is; its mask version grows when the number of zeros changed.
+
+        Waits for the device.
+        """
+        found = kinds.used(model)
+        zeros = kinds.count(found, [one.value.dim() > 1 for one in found])
+        if self._before is None and zeros.prunable > 0:
+            log.info(
+                "sparsity %.2f%% of the matrices and kernels, %.2f%% of all %d parameters",
+                100 * zeros.prunable, 100 * zeros.overall, zeros.overall_count,
+            )  # fmt: skip
+        if self._before not in (None, zeros.prunable):
             self.version += 1
-        self._before = zeros
-        return zeros / max(1, sum(p.numel() for p in weights))
+        self._before = zeros.prunable
+        return EvalEnd(epoch, step, metrics, zeros.prunable, self.version, zeros.overall)
 
 
 def newest(root: str | Path) -> Path | None:

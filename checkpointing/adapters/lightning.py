@@ -31,9 +31,10 @@ log = logging.getLogger("peakpoint")
 class PeakpointCheckpoint(Callback):
     """Saves what `policies` ask for, under `root`; their Stop ends the fit.
 
-    Epochs count from 1. The state of every random number generator is saved and restored, which Lightning
-    does not do. on_error is `warn` or `stop`. compress packs zeros away, exactly; Lightning reads such a file
-    after `python -m checkpointing unpack`. For training in one process: raises CheckpointError otherwise.
+    Epochs count from 0, as Lightning shows them. The state of every random number generator is saved and
+    restored, which Lightning does not do. on_error is `warn` or `stop`. compress packs zeros away, exactly;
+    Lightning reads such a file after `python -m checkpointing unpack`. For training in one process: raises
+    CheckpointError otherwise.
     """
 
     def __init__(
@@ -107,16 +108,14 @@ class PeakpointCheckpoint(Callback):
         """A StepEnd after each optimizer step."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
-            self._handle(trainer, StepEnd(trainer.current_epoch + 1, self._step))
+            self._handle(trainer, StepEnd(trainer.current_epoch, self._step))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An EvalEnd; at the end of an epoch it waits for the EpochEnd, so that the two share a file."""
         if trainer.sanity_checking or self._run is None:
             return
-        sparsity = self._run.zeros.measure(pl_module)
-        version = self._run.zeros.version
         metrics = numbers(trainer.callback_metrics)
-        event = EvalEnd(trainer.current_epoch + 1, trainer.global_step, metrics, sparsity, version)
+        event = self._run.zeros.measured(trainer.current_epoch, trainer.global_step, metrics, pl_module)
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._evaluated = event
         else:
@@ -126,11 +125,13 @@ class PeakpointCheckpoint(Callback):
         """The evaluation and the end of its epoch are one moment."""
         events = [self._evaluated] if self._evaluated else []
         self._evaluated = None
-        self._handle(trainer, *events, EpochEnd(trainer.current_epoch + 1, trainer.global_step))
+        epoch = trainer.current_epoch
+        self._handle(trainer, *events, EpochEnd(epoch, trainer.global_step, done=epoch + 1))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """The end of the fit, whatever ended it."""
-        self._handle(trainer, RunEnd(trainer.current_epoch, trainer.global_step, "the fit is over"))
+        last = max(0, trainer.current_epoch - 1)  # Lightning has counted on
+        self._handle(trainer, RunEnd(last, trainer.global_step, "the fit is over"))
 
     def on_exception(
         self,

@@ -23,7 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from checkpointing import codec, living
 from checkpointing.adapters.common import Run, Writing, newest, numbers, plain
 from checkpointing.errors import CheckpointError, os_reason
-from checkpointing.events import EpochEnd, EvalEnd, Event, RunEnd, StepEnd
+from checkpointing.events import EpochEnd, Event, RunEnd, StepEnd
 from checkpointing.policy import Policy
 from checkpointing.rng import rng_state
 
@@ -127,9 +127,8 @@ class PeakpointCallback(TrainerCallback):
         if self._run is None:  # evaluate() without a training
             return
         self._take(state, parts)
-        sparsity = self._run.zeros.measure(parts["model"])
-        metrics, version = numbers(parts["metrics"]), self._run.zeros.version
-        self._flush(control, EvalEnd(_epoch(state), state.global_step, metrics, sparsity, version))
+        metrics, zeros = numbers(parts["metrics"]), self._run.zeros
+        self._flush(control, zeros.measured(_epoch(state), state.global_step, metrics, parts["model"]))
 
     def on_train_end(
         self,
@@ -182,7 +181,7 @@ class PeakpointCallback(TrainerCallback):
 
 
 def _epoch(state: TrainerState) -> int:
-    """The number, from 1, of the epoch that is under way or was just ended."""
+    """The number, from 1, of the epoch under way or just ended: what the Trainer shows, rounded up."""
     return max(1, math.ceil((state.epoch or 0.0) - 1e-9))
 
 

@@ -49,6 +49,11 @@ class Best:
         """The roles that it gives out."""
         return {_tag(name) for name in self.settings.metrics}
 
+    @property
+    def watched(self) -> Collection[str]:
+        """The metrics that it goes by."""
+        return self.settings.metrics
+
     def decide(self, event: Event) -> list[Decision]:
         """A save for each metric that improved."""
         decisions: list[Decision] = []

@@ -26,7 +26,10 @@ class EarlyStoppingSettings:
 
 
 class EarlyStopping:
-    """Never saves. A value that cannot be ranked (missing, NaN, infinite) is no improvement."""
+    """Never saves. A value that cannot be ranked (missing, NaN, infinite) is no improvement.
+
+    A metric that was never measured yet does not count at all.
+    """
 
     def __init__(self, settings: EarlyStoppingSettings) -> None:
         self.settings = settings
@@ -38,10 +41,17 @@ class EarlyStopping:
         """None: it never saves."""
         return ()
 
+    @property
+    def watched(self) -> Collection[str]:
+        """The metrics that it goes by."""
+        return (self.settings.metric,)
+
     def decide(self, event: Event) -> list[Decision]:
         """Stop after `patience` evaluations in a row without improvement."""
         if not isinstance(event, EvalEnd):
             return []
+        if self._peak is None and self.settings.metric not in event.metrics:
+            return []  # never measured, which the manager tells: that is no lack of improvement
         value, peak = ranked(event.metrics, self.settings.metric), self._peak
         if value is not None and better(
             value, peak and peak["value"], self.settings.mode, self.settings.min_delta
@@ -54,7 +64,7 @@ class EarlyStopping:
     def _reason(self) -> str:
         metric, min_delta = self.settings.metric, self.settings.min_delta
         if self._peak is None:
-            return f"{metric} was missing or not finite in all {self._waited} evaluations"
+            return f"{metric} was not finite in all {self._waited} evaluations"
         return (
             f"{metric} has not improved by more than {min_delta:g} for {self._waited} evaluations; "
             f"best {self._peak['value']:.4f} at epoch {self._peak['epoch']}"

@@ -34,11 +34,13 @@ class Interval:
         self.settings = settings
 
     def decide(self, event: Event) -> list[Decision]:
-        """Save when the number of the epoch or step is a multiple of its period."""
+        """Save when the number of whole epochs or of steps is a multiple of its period."""
         epochs, steps = self.settings.epochs, self.settings.steps
         if isinstance(event, StepEnd) and steps is not None and event.step % steps == 0:
             return [Save(self.tag, f"step {event.step}, every {steps}")]
-        if isinstance(event, EpochEnd) and epochs is not None and event.epoch % epochs == 0:
+        if not isinstance(event, EpochEnd) or epochs is None:
+            return []
+        if (event.epoch if event.done is None else event.done) % epochs == 0:
             return [Save(self.tag, f"epoch {event.epoch}, every {epochs}")]
         return []
 

@@ -62,6 +62,11 @@ class Sparsity:
         """The roles that it gives out."""
         return self.targets.keys()
 
+    @property
+    def watched(self) -> Collection[str]:
+        """The metrics that it goes by."""
+        return (self.settings.metric,) if self.targets else ()
+
     def decide(self, event: Event) -> list[Decision]:
         """A save for each target that is met with a better value than before."""
         decisions: list[Decision] = []

@@ -1,6 +1,6 @@
 """Keep the k best checkpoints by one metric, for ensembles and averages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,11 @@ class TopK:
         self.settings = settings
         self._peaks: list[Peak] = []  # best first
         self._unranked = 0
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The metrics that it goes by."""
+        return (self.settings.metric,)
 
     def decide(self, event: Event) -> list[Decision]:
         """Save when fewer than k values so far are as good."""

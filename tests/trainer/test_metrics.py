@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
 from trainer.errors import UserError
-from trainer.metrics import Classification, measured_sparsity
+from trainer.metrics import Classification
 
 DEVICES = [
     "cpu",
@@ -100,12 +100,3 @@ def test_update_never_waits_for_the_gpu():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert metrics.compute() == pytest.approx(measure(*batches(10, 50)), rel=1e-6)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_sparsity_is_zeros_over_all(device):
-    weights = [torch.tensor([[0.0, -0.0], [1.0, torch.nan]]), torch.ones(6).requires_grad_(), torch.ones(0)]
-    assert measured_sparsity(w.to(device) for w in weights) == pytest.approx(0.2, abs=1e-15)
-    assert measured_sparsity([torch.zeros(3, device=device)]) == 1.0
-    assert measured_sparsity([torch.full((3,), 1e-40, device=device)]) == 0.0
-    assert measured_sparsity([]) == 0.0

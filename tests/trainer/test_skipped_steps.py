@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from checkpointing import codec, store
 from checkpointing.policies.sparsity import tag
+from optimizers import prunable_weights
 from tests.conftest import TINY, rows
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts
@@ -61,7 +62,7 @@ def poisoned(made, bad):
 
 
 def pruned(made):
-    weights = made.loop.prunable
+    weights = prunable_weights(made.state.model).values()
     return sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
 
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from checkpointing import CheckpointError, load, load_checkpoint, load_model, store
 from checkpointing.policies.best import Best
 from checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
 from checkpointing.policies.interval import Interval, IntervalSettings
+from checkpointing.policies.top_k import TopK, TopKSettings
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.policies import policy_cases as case
 from tests.states import differences
@@ -84,13 +86,13 @@ def test_the_best_is_kept_whatever_came_first(tmp_path):
     fit(tmp_path, 5, policies=best(), accuracies=[math.nan, 0.0, 0.9, 0.5, math.inf])
     assert milestones(tmp_path) == pytest.approx([0.9])
     (found,) = [m for m in store.manifests(tmp_path) if m.tier == "milestone"]
-    assert (found.epoch, found.global_step) == (3, 9)
+    assert (found.epoch, found.global_step) == (2, 9)
 
 
 def test_only_the_last_ones_stay_and_both_libraries_read_them(tmp_path):
     fit(tmp_path, 4)
     found = store.manifests(tmp_path)
-    assert [m.epoch for m in found] == [3, 4]
+    assert [m.epoch for m in found] == [2, 3]
     assert [m.global_step for m in found] == [9, 12]
     state = load(tmp_path / found[-1].file)
     assert set(state["model_state_dict"]) == set(Module().state_dict())
@@ -121,7 +123,7 @@ def test_a_fit_that_an_error_ended_goes_on(tmp_path):
     fit(tmp_path / "whole", 4)
     with pytest.raises(ValueError, match="broken off"):
         fit(tmp_path / "cut", 4, breaks_at=2)
-    assert newest(tmp_path / "cut").stem == "checkpoint_epoch_0002_step_00000006"
+    assert newest(tmp_path / "cut").stem == "checkpoint_epoch_0001_step_00000006"
     fit(tmp_path / "cut", 4, ckpt_path=newest(tmp_path / "cut"), seed=99)
     whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
     assert not differences(resumed["model_state_dict"], whole["model_state_dict"])
@@ -137,7 +139,7 @@ def test_a_damaged_file_is_passed_over(tmp_path):
     fit(tmp_path, 2)
     damage(newest(tmp_path))
     found = newest(tmp_path)
-    assert "epoch_0001" in found.name
+    assert "epoch_0000" in found.name
     trainer = fit(tmp_path, 3, ckpt_path=found)
     assert trainer.current_epoch == 3
 
@@ -203,3 +205,72 @@ def test_a_checkpoint_of_lightning_itself_is_loaded_and_said(tmp_path, caplog):
     assert not differences(optimizer.state_dict(), trainer.optimizers[0].state_dict())
     assert state["global_step"] == 3
     assert "nothing vouches for its bytes" in caplog.text
+
+
+def test_a_metric_of_another_name_is_told_at_the_first_evaluation(tmp_path, caplog):
+    settings = EarlyStoppingSettings(metric="val_accuracy", mode="max", patience=1, min_delta=0.0)
+    policies = {
+        "best": Best(case.best(val_accuracy="max")),
+        "top_k": TopK(TopKSettings(metric="val_accuracy", mode="max", k=2)),
+        "stop": EarlyStopping(settings),
+    }
+    trainer = fit(tmp_path, 4, policies=policies)
+    assert trainer.global_step == 12  # early stopping stops nothing by a name that is not there
+    told = [r.message for r in caplog.records if "val_accuracy" in r.message]
+    for message, policy in zip(told, policies, strict=True):
+        assert message.startswith("val_accuracy is not measured: did you mean val_acc? Until it is, ")
+        assert f"policy {policy} does nothing" in message
+
+
+def test_epochs_are_numbered_as_lightning_shows_them(tmp_path):
+    shown = []
+
+    class Numbers(lightning.Callback):
+        def on_validation_end(self, trainer, _):
+            shown.append(trainer.current_epoch)
+
+    policies = best() | {"rolling": Interval(IntervalSettings(epochs=2, steps=None, keep_last=9))}
+    torch.manual_seed(0)
+    trainer = lightning.Trainer(
+        max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[PeakpointCheckpoint(tmp_path, policies), Numbers()],
+    )  # fmt: skip
+    trainer.fit(Module([0.1, 0.2, 0.9, 0.3, 0.2]), *loaders())
+    assert shown == [0, 1, 2, 3, 4]
+    found = store.manifests(tmp_path)
+    (peak,) = [m for m in found if m.tier == "milestone"]
+    assert (peak.epoch, peak.file) == (2, "milestone/best_val_acc_0.9000_epoch_0002.pt")
+    assert [m.epoch for m in found if "interval" in m.tags] == [1, 3]  # every second one, as Lightning counts
+    assert [(m.epoch, m.global_step) for m in found if "last" in m.tags] == [(4, 15)]
+
+
+def test_a_network_that_torch_prunes_is_measured_at_its_real_sparsity(tmp_path, caplog):
+    class Pruned(Module):
+        def on_fit_start(self):
+            for layer in (self.net[0], self.net[3]):
+                prune.l1_unstructured(layer, "weight", amount=0.75)
+
+    caplog.set_level("INFO")
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[PeakpointCheckpoint(tmp_path, best())],
+    )  # fmt: skip
+    trainer.fit(Pruned(), *loaders())
+    assert {m.sparsity for m in store.manifests(tmp_path)} == {0.75}
+    assert "sparsity 75.00% of the matrices and kernels, 64.86% of all 74 parameters" in caplog.text
+
+
+def test_a_validation_loss_that_is_not_finite_makes_no_best(tmp_path, caplog):
+    class Lost(Module):
+        def validation_step(self, batch, index):
+            super().validation_step(batch, index)
+            self.log("val_loss", math.nan if self.current_epoch == 1 else 1.0)
+
+    trainer = lightning.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[PeakpointCheckpoint(tmp_path, best())],
+    )  # fmt: skip
+    trainer.fit(Lost([0.5, 0.9, 0.7]), *loaders())
+    assert milestones(tmp_path) == pytest.approx([0.7])
+    assert "val_loss is nan at epoch 1: this network is never the best of anything" in caplog.text

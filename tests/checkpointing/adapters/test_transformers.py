@@ -168,3 +168,26 @@ def test_compressed_a_pruned_network_is_small_and_resumes_bit_for_bit(tmp_path):
     packed, plain = (load(newest(tmp_path / name)) for name in ("True", "False"))
     assert packed["global_step"] == plain["global_step"] == 4
     assert not differences(packed["model_state_dict"], plain["model_state_dict"])
+
+
+def test_a_metric_of_another_name_is_told_at_the_first_evaluation(tmp_path, caplog):
+    settings = EarlyStoppingSettings(metric="eval_acc", mode="max", patience=1, min_delta=0.0)
+    policies = {"best": Best(case.best(eval_acc="max")), "stop": EarlyStopping(settings)}
+    trainer = train(tmp_path, epochs=3, policies=policies, evaluate="epoch")
+    assert trainer.state.global_step == 9
+    told = [r.message for r in caplog.records if r.message.startswith("eval_acc is not measured")]
+    assert [": did you mean eval_accuracy? Until it is, the checkpoint policy" in line for line in told] == [
+        True
+    ] * 2
+
+
+def test_epochs_are_those_that_the_trainer_shows(tmp_path):
+    policies = best() | {"rolling": rolling(steps=1, keep=9)}
+    trainer = train(tmp_path, epochs=2, policies=policies, accuracies=[0.1, 0.2], evaluate="epoch")
+    shown = [row["epoch"] for row in trainer.state.log_history if "eval_accuracy" in row]
+    found = store.manifests(tmp_path)
+    assert shown == [1.0, 2.0]
+    assert [m.epoch for m in found if m.tier == "milestone"] == shown[1:]
+    # Within an epoch the Trainer shows 0.33 and 0.67 of it: the one that is under way.
+    steps = {m.global_step: m.epoch for m in found if "interval" in m.tags}
+    assert steps == {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2}

@@ -33,9 +33,11 @@ def test_the_reason_is_a_sentence():
         Stop("accuracy has not improved by more than 0.001 for 2 evaluations; best 0.8500 at epoch 12")
     ]
     never = EarlyStopping(case.early_stopping(1))
-    assert never.decide(case.evaluation(1)) == [
-        Stop("accuracy was missing or not finite in all 1 evaluations")
-    ]
+    assert never.decide(case.evaluation(1, NAN)) == [Stop("accuracy was not finite in all 1 evaluations")]
+
+
+def test_a_metric_that_is_never_measured_stops_nothing():
+    assert case.stops(EarlyStopping(case.early_stopping(1)), case.evaluations(*[None] * 9)) == []
 
 
 @pytest.mark.parametrize(("patience", "first_stop"), [(1, 3), (2, 3), (3, 4), (5, 6)])

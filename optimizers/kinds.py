@@ -1,0 +1,134 @@
+"""What the parameters of a network are: weights that can be pruned, and how many of all are zero.
+
+A parameter is looked at as its layer uses it. torch.nn.utils.prune keeps a weight as `weight_orig` and a
+mask, and torch.nn.utils.parametrize as what a function makes the weight of: neither is a parameter named
+`weight`, and the zeros are those of the product.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+_LAYERS = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+@dataclass(frozen=True)
+class Used:
+    """A parameter as its layer uses it.
+
+    `value` is the parameter itself, or what is made of others, `sources`, whose names and values are not
+    its own. `kind` is weight, embedding or other; `trainable` says that a source has a gradient.
+    """
+
+    value: Tensor
+    kind: str
+    sources: tuple[Tensor, ...]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes it."""
+        return any(source.requires_grad for source in self.sources)
+
+    @property
+    def own(self) -> bool:
+        """Whether the layer uses a parameter as it is."""
+        return self.sources[0] is self.value
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """How many zeros there are among the prunable weights and among all parameters."""
+
+    prunable: float
+    prunable_count: int
+    overall: float
+    overall_count: int
+
+
+def used(model: nn.Module) -> list[Used]:
+    """Every parameter of a network once, in its order. What two layers share is of the kind of the first
+    that is no weight, so that an embedding that is an output layer too is an embedding."""
+    found: dict[tuple[int, ...], Used] = {}
+    for one in (each for module in model.modules() for each in _of(module)):
+        key = tuple(map(id, one.sources))
+        if key not in found or (found[key].kind == "weight" != one.kind):
+            found[key] = one
+    return list(found.values())
+
+
+def _of(module: nn.Module) -> Iterator[Used]:
+    if isinstance(module, parametrize.ParametrizationList):
+        return  # its parameters are the sources of the layer that holds it
+    for name, value in module.named_parameters(recurse=False):
+        plain = name.removesuffix("_orig")
+        mask = getattr(module, f"{plain}_mask", None) if plain != name else None
+        if isinstance(mask, Tensor):
+            yield Used(value.detach() * mask, _kind(module, plain), (value,))
+        else:
+            yield Used(value, _kind(module, name), (value,))
+    if parametrize.is_parametrized(module):
+        made = module.parametrizations
+        assert isinstance(made, nn.ModuleDict)
+        for name, parametrization in made.items():
+            with torch.no_grad():
+                # A copy: in training a spectral norm changes by being looked at.
+                value = copy.deepcopy(parametrization).eval()()
+            yield Used(value, _kind(module, name), tuple(parametrization.parameters()))
+
+
+def _kind(module: nn.Module, name: str) -> str:
+    if isinstance(module, _EMBEDDINGS) and name == "weight":
+        return "embedding"
+    layer = isinstance(module, _LAYERS) and name == "weight"
+    attention = isinstance(module, nn.MultiheadAttention) and name in _ATTENTION
+    recurrent = isinstance(module, _RECURRENT) and name.startswith("weight_")
+    return "weight" if layer or attention or recurrent else "other"
+
+
+def is_weight(one: Used, *, embeddings: bool) -> bool:
+    """Whether it is of a kind that pruning may take of: a weight, and an embedding if so wished."""
+    return one.kind == "weight" or (embeddings and one.kind == "embedding")
+
+
+def zeros(model: nn.Module, *, embeddings: bool = False) -> Zeros:
+    """Count the zeros of a network among its prunable weights and among all parameters.
+
+    What is frozen is not prunable, unless the whole network is: one that only serves has all its weights.
+    """
+    found = used(model)
+    frozen = not any(one.trainable for one in found)
+    return count(
+        found, [(frozen or one.trainable) and is_weight(one, embeddings=embeddings) for one in found]
+    )
+
+
+def count(found: list[Used], chosen: list[bool]) -> Zeros:
+    """The zeros (-0.0 is one, NaN is not) of the chosen and of all. Waits for the device once."""
+    sizes = [one.value.numel() for one in found]
+    kept = [one.value.detach().count_nonzero() for one in found]
+    counts = torch.stack([each.to(kept[0].device) for each in kept]).tolist() if kept else []
+    gone = [size - nonzero for size, nonzero in zip(sizes, counts, strict=True)]
+    of_chosen = sum(size for size, take in zip(sizes, chosen, strict=True) if take)
+    gone_chosen = sum(zero for zero, take in zip(gone, chosen, strict=True) if take)
+    return Zeros(
+        gone_chosen / of_chosen if of_chosen else 0.0,
+        of_chosen,
+        sum(gone) / sum(sizes) if found else 0.0,
+        sum(sizes),
+    )
