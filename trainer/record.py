@@ -203,6 +203,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def typed(kind: str = "task") -> list[str]:
+    """The overrides of this command line, of kind `task` or `hydra`, as they were typed.
+
+    Hydra's own list resolves an interpolation when it is read, and a variable of the environment would be
+    recorded with its value.
+    """
+    found: Any = OmegaConf.to_container(HydraConfig.instance().cfg.hydra.overrides, resolve=False)  # type: ignore[union-attr]
+    return list(found[kind])
+
+
 def attempt(
     number: int, overrides: list[str], choices: Mapping[str, Any], resumed_from: str | None
 ) -> dict[str, Any]:
@@ -239,7 +249,7 @@ def save_config(run: Path, cfg: DictConfig) -> str:
             number += 1
             name = f"{HYDRA}/resume-{number:03d}"
     hydra = HydraConfig.instance().cfg
-    parts = {"config": cfg, "hydra": hydra, "overrides": HydraConfig.get().overrides.task}
+    parts = {"config": cfg, "hydra": hydra, "overrides": OmegaConf.create(typed())}
     try:
         for part, values in parts.items():
             write_atomic(run / name / f"{part}.yaml", OmegaConf.to_yaml(values))

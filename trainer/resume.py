@@ -6,6 +6,7 @@ nothing that a run directory holds is executed.
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from checkpointing.foreign import described
 from checkpointing.terminal import say_error
 from checkpointing.urls import is_url
-from trainer import recorded
+from trainer import named, recorded
 from trainer.errors import UserError
 from trainer.record import RUN, read_run
 
@@ -25,6 +26,8 @@ FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
 FREE = ("data.root",)
 """What may change below a frozen key."""
 OWN = ("resume", "accept_drift")
+PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+"""Options of Hydra with a value."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Plan:
 
 def plan(argv: list[str]) -> Plan:
     """Expand resume= in a command line (without the program's name). Raises UserError."""
+    argv = _joined(argv)
     values = [value for key, value in map(split, argv) if key == "resume"]
     if not values or unquote(values[-1]) in ("", "null"):
         return Plan(argv, typed=keys(argv))
@@ -56,6 +60,10 @@ def plan(argv: list[str]) -> Plan:
         argv = fetched(argv, unquote(values[-1]))
         values = [value for key, value in map(split, argv) if key == "resume"]
     run, file = locate(unquote(values[-1]))
+    if file is not None:
+        named.check(
+            run / "checkpoints", file, f"{shlex.quote(override(run))} goes on from its newest checkpoint"
+        )
     attempt = last_attempt(run)
     typed = keys(argv)
     given = [a for a in argv if split(a)[0] is not None]
@@ -68,6 +76,15 @@ def plan(argv: list[str]) -> Plan:
     if "hydra.run.dir" not in typed:
         argv.append(f"hydra.run.dir={quote(str(run))}")
     return Plan(argv, run, file, typed, attempt)
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """Hydra's options that say where its configuration lies as one argument each: a path may have a `=`."""
+    rest, found = list(argv), []
+    while rest:
+        word = rest.pop(0)
+        found.append(f"{word}={rest.pop(0)}" if word in PLACES and rest else word)
+    return found
 
 
 def keys(overrides: Iterable[str]) -> tuple[str, ...]:
@@ -110,7 +127,8 @@ def refuse_taken(directory: Path) -> None:
     """Raise UserError when a fresh run would be written over another."""
     if (directory / RUN).exists():
         raise UserError(
-            f"{directory} holds a run already: go on with resume={directory}, or choose another directory."
+            f"{directory} holds a run already: go on with {shlex.quote(override(directory))}, or choose "
+            "another directory."
         )
 
 
@@ -126,6 +144,12 @@ def quote(value: str) -> str:
     """A value that Hydra's override grammar takes literally."""
     # Hydra reads a backslash as one, except before a quote and at the end.
     return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
+
+
+def override(run: Path) -> str:
+    """resume= of a path, as Hydra reads it; a shell needs quotes of its own around it."""
+    plain = re.fullmatch(r"[\w./:@%+-]+", str(run))  # Hydra's grammar takes these characters without quotes
+    return f"resume={run if plain else quote(str(run))}"
 
 
 def unquote(value: str) -> str:
@@ -154,11 +178,11 @@ def locate(value: str) -> tuple[Path, Path | None]:
         return started[max(started)].resolve(), None
     path = Path(value).expanduser().resolve()
     if path.is_dir():
-        if not (path / RUN).is_file():
-            raise UserError(
-                f"resume={value}: the directory has no {RUN}, so it is not that of a run.{described(path)}"
-            )
-        return path, None
+        if (path / RUN).is_file():
+            return path, None
+        above = next((folder for folder in path.parents if (folder / RUN).is_file()), None)
+        what = f", but lies in one: {shlex.quote(override(above))}." if above else f".{described(path)}"
+        raise UserError(f"resume={value}: the directory has no {RUN}, so it is not that of a run{what}")
     if not path.is_file():
         raise UserError(
             f"resume={value}: there is no such file or directory. A run's directory is under outputs/."
@@ -184,10 +208,9 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
     have changed since.
     """
     old, new = dict(flat(saved)), dict(flat(cfg))
-    check_frozen(cfg, saved)
+    wanted = asked(cfg, saved, typed)
     changed = [key for key in _differing(old, new) if not under(key, OWN)]
-    # A group or an experiment that was named may change anything.
-    drift = [k for k in changed if not under(k, typed) and not {"experiment", "optimizer"} & set(typed)]
+    drift = [key for key in changed if key not in wanted]
     if drift and not cfg.accept_drift:
         key = drift[0]
         raise UserError(
@@ -197,15 +220,19 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed]
 
 
-def check_frozen(cfg: DictConfig, saved: DictConfig) -> None:
-    """Raise UserError when something changed that would make it another run."""
+def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:
+    """The keys that a command line changed. Raises UserError when something changed that may not."""
     old, new = dict(flat(saved)), dict(flat(cfg))
-    for key in sorted(_differing(old, new), key=lambda key: not key.endswith(".name")):
+    changed = [key for key in _differing(old, new) if not under(key, OWN)]
+    for key in sorted(changed, key=lambda key: not key.endswith(".name")):
         if under(key, FROZEN) and not under(key, FREE):
             raise UserError(
                 f"{key} was {old.get(key)} in this run and is {new.get(key)} now: a resumed run keeps its "
                 "model, data, seed, batch size and optimizer. Start a new run instead."
             )
+    # A group or an experiment that was named may change anything.
+    free = bool({"experiment", "optimizer"} & set(typed))
+    return [key for key in changed if free or under(key, tuple(typed))]
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

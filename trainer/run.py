@@ -2,9 +2,6 @@
 
 import contextlib
 import logging
-import re
-import shlex
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from checkpointing.terminal import Console
-from trainer import mirroring, pruning, record, resume, unheeded
+from trainer import continuing, mirroring, pruning, record, resume, unheeded
 from trainer.build import Parts, build
 from trainer.check import name_template, plain
 from trainer.config import Config
@@ -64,7 +61,7 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
     place = mirroring.place(config.checkpoint)
     console = Console()
     with one_writer(directory), _logging_to(console):
-        if plan.run and (done := _finished(config, plan)):
+        if plan.run and (done := continuing.finished(cfg, config, plan)):
             log.info(done)
             return 0
         if directory != plan.run:
@@ -75,7 +72,7 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         config = plain(effective)
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
-        _restore(start, parts, saved, named=plan.file is not None)
+        _restore(start, config, parts, saved, named=plan.file is not None)
         target = Store(directory / CHECKPOINTS, start.record["run"])
         _begin(directory, start, parts, resolved, cfg)
         for doubt in unheeded.doubts(config, plan.typed):
@@ -113,24 +110,6 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if key not in resume.OWN}
 
 
-def _finished(config: Config, plan: resume.Plan) -> str | None:
-    """A sentence when the run that is to be resumed is done and nothing was asked for that goes beyond."""
-    assert plan.run
-    if plan.file or not (plan.run / record.STATUS).exists():
-        return None
-    status = record.read_status(plan.run)
-    if status["state"] != "finished":
-        return None
-    epoch, step = status["epoch"], status["step"]
-    out_of_steps = config.max_steps is not None and step >= config.max_steps
-    if epoch >= config.epochs or out_of_steps or not set(plan.typed) - {*resume.OWN, "plugins"}:
-        return (
-            f"{plan.run} is finished at epoch {epoch}, step {step}: {status['reason']}. "
-            f"To train on: resume={shlex.quote(str(plan.run))} epochs=N with N above {config.epochs}."
-        )
-    return None
-
-
 def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     """Find what to go on from, and write down this attempt, without touching the disk yet."""
     known: dict[str, Any] = {}
@@ -151,7 +130,7 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     hydra = HydraConfig.get()
     attempt = record.attempt(
         len(attempts) + 1,
-        list(hydra.overrides.task),
+        record.typed(),
         hydra.runtime.choices,
         f"{source.parent}/{CHECKPOINTS}/{manifest.file}" if manifest else None,
     )
@@ -204,7 +183,9 @@ def _named(root: Path, file: Path, run: str | None) -> Manifest:
     )
 
 
-def _restore(start: Start, parts: Parts, saved: dict[str, Any] | None, *, named: bool) -> None:
+def _restore(
+    start: Start, config: Config, parts: Parts, saved: dict[str, Any] | None, *, named: bool
+) -> None:
     """Put the checkpoint's contents into the living objects; says what is not as it was.
 
     `named`: the checkpoint was asked for by its file, so it must leave something to train.
@@ -219,9 +200,10 @@ def _restore(start: Start, parts: Parts, saved: dict[str, Any] | None, *, named:
             log.warning("%s was %s and is %s now: results will not be equal bit for bit.", name, before, now)
     progress = parts.state.progress
     if named and parts.loop.done:
+        more, bounds = continuing.needed(config, progress.epoch, progress.step)
         raise UserError(
-            f"{start.manifest.file} is from the end of the run (epoch {progress.epoch}, step "
-            f"{progress.step}): there is nothing left to train. Add epochs=N to train on."
+            f"{start.manifest.file} is from the end of the run (epoch {progress.number}, step "
+            f"{progress.step}): there is nothing left to train. Add {' '.join(more)}, with {bounds}."
         )
     log.info("resumed %s: epoch %d, step %d", start.manifest.file, progress.epoch + 1, progress.step)
 
@@ -309,24 +291,13 @@ def _train(
 def _interrupted(directory: Path, parts: Parts) -> int:
     number, facts = parts.loop.signal or 0, _facts(parts)
     record.end(directory, "interrupted", signal=number, **facts)
-    log.info("interrupted at step %d; to go on: %s", facts["step"], _resume_command(directory))
+    log.info("interrupted at step %d; to go on: %s", facts["step"], continuing.command(directory))
     return 128 + number
 
 
 def _facts(parts: Parts) -> dict[str, int]:
     """How far the run is, for status.json."""
-    progress = parts.state.progress
-    return {"epoch": progress.epoch, "step": progress.step, "skipped": progress.skipped}
-
-
-def _resume_command(directory: Path) -> str:
-    here = Path.cwd()
-    path = directory.relative_to(here) if directory.is_relative_to(here) else directory
-    program = ["peakpoint"] if Path(sys.argv[0]).name == "peakpoint" else ["python", sys.argv[0]]
-    plugins = [o for o in HydraConfig.get().overrides.task if resume.split(o)[0] == "plugins"]
-    # Hydra's grammar takes these characters without quotes.
-    plain = re.fullmatch(r"[\w./:@%+-]+", str(path))
-    return shlex.join([*program, *plugins, f"resume={path if plain else resume.quote(str(path))}"])
+    return {name: getattr(parts.state.progress, name) for name in ("epoch", "batch", "step", "skipped")}
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
 
     Raises Ended when a signal ended the job: it is meant for the whole sweep.
     """
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = record.typed()
     Console().say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
     try:
         plan = resume.Plan([], typed=resume.keys(overrides))

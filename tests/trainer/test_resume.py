@@ -90,13 +90,22 @@ def test_the_saved_overrides_come_before_the_new_ones(place):
     run = place("run", "model=lenet5", "epochs=3", "optimizer.lr=1", "resume=x", "accept_drift=true")
     found = plan(["--config-dir", "x", "optimizer.lr=2", "resume=run", "+a=b", "seed=1"])
     assert found.argv == [
-        "--config-dir", "x",
+        "--config-dir=x",
         "model=lenet5", "epochs=3",
         "optimizer.lr=2", "+a=b", "seed=1",
         f'resume="{run}"', f'hydra.run.dir="{run}"',
     ]  # fmt: skip
     assert (found.run, found.file) == (run, None)
     assert found.typed == ("optimizer.lr", "resume", "a", "seed")
+
+
+@pytest.mark.parametrize("option", ["--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"])
+def test_the_value_of_an_option_is_no_override(place, option):
+    run = place("run", "seed=0")
+    found = plan([option, "/a=b c", "resume=run"])
+    assert found.argv == [f"{option}=/a=b c", "seed=0", f'resume="{run}"', f'hydra.run.dir="{run}"']
+    assert found.typed == ("resume",)
+    assert plan([option, "/a=b"]).typed == ()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +223,8 @@ def test_latest_is_the_run_that_was_started_last(place):
     ("value", "sentence"),
     [
         ("nothing", "there is no such file or directory"),
-        ("empty", "the directory has no run.json"),
+        ("empty", "the directory has no run.json, so it is not that of a run.$"),
+        ("a run/checkpoints", r"has no run.json, .* but lies in one: 'resume=\"/.*/a run\"'.$"),
         ("loose.pt", r"the file is not in the directory of a run"),
         ("dangling.pt", "there is no such file or directory"),
         ("broken", "run.json is not JSON"),
@@ -224,6 +234,7 @@ def test_latest_is_the_run_that_was_started_last(place):
 )
 def test_what_is_no_run_is_one_clear_line(place, tmp_path, value, sentence):
     (tmp_path / "empty").mkdir()
+    place("a run")
     (tmp_path / "loose.pt").touch()
     (tmp_path / "dangling.pt").symlink_to("gone.pt")
     for name, text in (("broken", "{"), ("list", "[]"), ("foreign", '{"name": "of another program"}')):

@@ -1,0 +1,80 @@
+"""What is said to who wants a run to go on: the command that resumes it, and what a finished one needs."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+
+from trainer import record, recorded, resume
+from trainer.config import Config
+from trainer.errors import UserError
+
+SEARCHED = "hydra.searchpath"
+"""The override that says where more of the configuration lies."""
+LENGTH = ("epochs", "max_steps")
+
+
+def command(directory: Path, *more: str) -> str:
+    """The line that resumes a run when it is pasted into a shell of this directory, with `more` overrides.
+
+    A record is not believed where the configuration lies, what to import, what to read of the environment and
+    where to send copies: the line says so itself.
+    """
+    here = Path.cwd()
+    path = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    program = ["peakpoint"] if Path(sys.argv[0]).name == "peakpoint" else ["python", sys.argv[0]]
+    words = [
+        *_options(sys.argv[1:]),
+        *(o for o in record.typed("hydra") if resume.split(o)[0] == SEARCHED),
+        *recorded.needs_word(record.typed()),
+    ]
+    return shlex.join([*program, *words, resume.override(path), *more])
+
+
+def _options(argv: list[str]) -> list[str]:
+    """The options of Hydra that say where its configuration lies."""
+    given, _ = get_args_parser().parse_known_args(argv)
+    named = {
+        "config-path": given.config_path,
+        "config-name": given.config_name,
+        "config-dir": given.config_dir,
+    }
+    return [word for name, value in named.items() if value for word in (f"--{name}", value)]
+
+
+def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:
+    """The overrides without which a run that has done so much is over, and their bounds in words."""
+    more = []
+    if epoch >= config.epochs:
+        more.append(("epochs=N", f"N above {epoch}"))
+    if config.max_steps is not None and step >= config.max_steps:
+        more.append(("max_steps=M", f"M above {step}, or null"))
+    return [word for word, _ in more], " and ".join(bound for _, bound in more)
+
+
+def finished(cfg: DictConfig, config: Config, plan: resume.Plan) -> str | None:
+    """A sentence when the run that is to be resumed is done and nothing was asked for that goes beyond.
+
+    Raises UserError for a change that may not be, or that comes to nothing because no step is left.
+    """
+    assert plan.run
+    assert plan.attempt
+    if plan.file or not (plan.run / record.STATUS).exists():
+        return None
+    status = record.read_status(plan.run)
+    if status["state"] != "finished":
+        return None
+    epoch, step = status["epoch"], status["step"]
+    more, bounds = needed(config, epoch, step)
+    asked = [k for k in plan.typed if k not in (*resume.OWN, "plugins", SEARCHED)]
+    if asked and not more:
+        return None
+    where = f"epoch {epoch + bool(status.get('batch'))}, step {step}"
+    done = f"{plan.run} is finished at {where}: {status['reason']}."
+    advice = f"To train on: {command(plan.run, *more)} with {bounds or 'another setting of what ended it'}."
+    changed = resume.asked(cfg, record.saved_config(plan.run, plan.attempt), plan.typed) if asked else []
+    if idle := [key for key in changed if key not in LENGTH]:
+        raise UserError(f"{done} No step is left for {', '.join(idle)} to change. {advice}")
+    return f"{done} {advice}"
