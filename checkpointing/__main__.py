@@ -7,10 +7,9 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from checkpointing import plugins
-from checkpointing.arguments import Parser
+from checkpointing.arguments import Parser, a_path
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.terminal import say_error, steady_output
 
@@ -71,11 +70,11 @@ def _upkeep(command: Command) -> None:
     _paths(show, "path", "FILE", "a .pt file, or a link such as latest.pt")
     verify = command("verify", "verify", "check digests; exit code 1 if anything is bad")
     verify.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="a file, a run, or a tree of runs"
+        "paths", nargs="+", type=a_path, metavar="PATH", help="a file, a run, or a tree of runs"
     )
     verify.add_argument("--golden", action="store_true", help="run the network of each release, too")
     verify.add_argument(
-        "--allowed-signers", type=Path, metavar="FILE", help="releases must be signed by one of these keys"
+        "--allowed-signers", type=a_path, metavar="FILE", help="releases must be signed by one of these keys"
     )
     repair = command("repair", "repair", "rebuild pointers, quarantine what is bad, sweep strays")
     gc = command("gc", "retention", "delete what no policy keeps any more")
@@ -102,10 +101,14 @@ def _networks(command: Command) -> None:
     export.add_argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time")
     compare = command("compare", "compare", "size, accuracy and latency of networks, against the first")
     compare.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="a release, a checkpoint, a run, or an .onnx file"
+        "paths",
+        nargs="+",
+        type=a_path,
+        metavar="PATH",
+        help="a release, a checkpoint, a run, or an .onnx file",
     )
     compare.add_argument("--split", choices=("val", "test", "none"), default="val", help="for the accuracy")
-    compare.add_argument("--data-root", type=Path, metavar="DIR", help="where the data lie now")
+    compare.add_argument("--data-root", type=a_path, metavar="DIR", help="where the data lie now")
     compare.add_argument("--batch", type=int, default=32, metavar="N", help="latency of N images, and of 1")
     compare.add_argument("--rounds", type=int, default=50, metavar="N", help="calls of each network")
     compare.add_argument("--threads", type=int, metavar="N", help="of the CPU; torch's choice when left out")
@@ -125,9 +128,9 @@ def _runs(command: Command) -> None:
 def _choice(command: Command) -> None:
     """Which checkpoint is good enough, and still is."""
     select = command("select", "select", "which checkpoint the rules choose, and why not the others")
-    select.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a tree of runs")
+    select.add_argument("runs", nargs="+", type=a_path, metavar="RUN", help="a run, or a tree of runs")
     _rules(select)
-    select.add_argument("--champion-of", type=Path, metavar="RUN", help="whose champion to compare with")
+    select.add_argument("--champion-of", type=a_path, metavar="RUN", help="whose champion to compare with")
     select.add_argument("--dry-run", action="store_true", help="do not evaluate the chosen one again")
     _evaluation(select)
     check = command("check", "check", "measure the champion again, and roll back if it got worse")
@@ -138,7 +141,7 @@ def _choice(command: Command) -> None:
         "--threshold", type=float, default=0.05, metavar="X", help="how much worse is still sound"
     )
     check.add_argument(
-        "--other-data", type=Path, metavar="PATH", help="newer images: .npz, or a folder as data.root"
+        "--other-data", type=a_path, metavar="PATH", help="newer images: .npz, or a folder as data.root"
     )
     check.add_argument("--roll-back", action="store_true", help="to the release before, if that is better")
     _evaluation(check)
@@ -177,7 +180,7 @@ def _rules(command: argparse.ArgumentParser) -> None:
 
 
 def _evaluation(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data-root", type=Path, metavar="DIR", help="where the run's data lies now")
+    command.add_argument("--data-root", type=a_path, metavar="DIR", help="where the run's data lies now")
     command.add_argument("--device", default="auto", help="to evaluate on: auto, cpu, cuda")
 
 
@@ -203,10 +206,10 @@ def _releases(command: Command) -> None:
 def _promote(promote: argparse.ArgumentParser) -> None:
     _paths(promote, "path", "RUN|FILE", "a run, for what select chooses, or a .pt file")
     promote.add_argument("--version", required=True, metavar="X.Y.Z", help="semantic, and never used before")
-    promote.add_argument("--into", type=Path, metavar="DIR", help="a folder of checkpoints, such as prod")
+    promote.add_argument("--into", type=a_path, metavar="DIR", help="a folder of checkpoints, such as prod")
     promote.add_argument("--alias", metavar="NAME", help="name it as well: champion, challenger_1")
     promote.add_argument("--reason", metavar="TEXT", help="why, for the journal and the card")
-    promote.add_argument("--card", type=Path, metavar="FILE", help="texts as in conf/release/card.yaml")
+    promote.add_argument("--card", type=a_path, metavar="FILE", help="texts as in conf/release/card.yaml")
     promote.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a value of conf/release"
     )
@@ -216,7 +219,7 @@ def _promote(promote: argparse.ArgumentParser) -> None:
 
 
 def _paths(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
-    parser.add_argument(name, type=Path, metavar=metavar, help=text)
+    parser.add_argument(name, type=a_path, metavar=metavar, help=text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpointing import finding, living, optimizer_state, store
+from checkpointing import finding, given, living, optimizer_state, store
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EvalEnd
 from checkpointing.finding import PRODUCTION, TIERS
@@ -45,9 +45,9 @@ class CheckpointManager:
         compress: bool = False,
     ) -> None:
         """`compress` packs zeros away, exactly; worth it for pruned networks."""
-        self.root = Path(checkpoint_dir)
-        _at_least_one("max_training_checkpoints", max_training_checkpoints)
-        settings = IntervalSettings(epochs=None, steps=None, keep_last=max_training_checkpoints)
+        self.root = given.path(checkpoint_dir, "checkpoint_dir")
+        keep_last = given.whole("max_training_checkpoints", max_training_checkpoints, least=1)
+        settings = IntervalSettings(epochs=None, steps=None, keep_last=keep_last)
         self._rolling = Interval(settings)
         self._save_optimizer, self._save_scheduler = save_optimizer, save_scheduler
         self._recorder = Recorder(self.root, compress=compress)
@@ -78,10 +78,15 @@ class CheckpointManager:
         `epoch` and `step` count as the caller counts. `batch` is how many batches of this epoch are done;
         `epoch_complete` says that all are. They decide `next_epoch` and `next_batch` of a resume.
         """
-        self._living = (weakref.ref(living.unwrap(model)), _weak(optimizer), _weak(scheduler))
-        self._step = int(step)
+        given.network(model)
+        given.stateful("optimizer", optimizer, optional=not self._save_optimizer)
+        given.stateful("scheduler", scheduler, optional=True)
+        epoch, step = given.whole("epoch", epoch), given.whole("step", step)
+        batch = None if batch is None else given.whole("batch", batch)
         values = numbers(metrics)
-        stem = f"checkpoint_epoch_{int(epoch):04d}_step_{int(step):08d}"
+        self._living = (weakref.ref(living.unwrap(model)), _weak(optimizer), _weak(scheduler))
+        self._step = step
+        stem = f"checkpoint_epoch_{epoch:04d}_step_{step:08d}"
         save = Save(Interval.tag, f"step {step} of epoch {epoch}", TRAINING, stem)
         notes = {**living.environment(model), **(metadata or {})}
         role = self._recorder.role(
@@ -89,7 +94,7 @@ class CheckpointManager:
         )
         state = {
             **self._state(optimizer, scheduler),
-            "batch": None if batch is None else int(batch),
+            "batch": batch,
             "epoch_complete": bool(epoch_complete),
         }
         saved = self._recorder.save(role, state, model, pointer="latest")
@@ -120,11 +125,15 @@ class CheckpointManager:
         """
         if mode not in (None, "max", "min"):
             raise CheckpointError(f"mode={mode!r} is not a mode: it must be max or min.")
-        mode = mode or self._mode(metric_name)
+        given.network(model)
+        given.stateful("optimizer", optimizer, optional=True)
+        given.stateful("scheduler", scheduler, optional=True)
+        mode = mode or self._mode(given.text("metric_name", metric_name))
+        epoch = given.whole("epoch", epoch)
         values = numbers({metric_name: metric_value})
         best = Best(BestSettings(metrics={metric_name: Metric(mode=mode, min_delta=0.0)}, keep=None))
         best.load_state_dict({"best": self._peak(metric_name, mode), "unranked": {}})
-        decisions = best.decide(EvalEnd(int(epoch), self._step, values, 0.0, 0))
+        decisions = best.decide(EvalEnd(epoch, self._step, values, 0.0, 0))
         if not math.isfinite(values[metric_name]):
             log.warning("%s is %s at epoch %s: never a milestone.", metric_name, values[metric_name], epoch)
         if not decisions:
@@ -159,6 +168,7 @@ class CheckpointManager:
         arguments to tensors): its outputs are kept, so that `verify --golden` can tell whether it still is
         the same network. One for images, with the config of `network.describe`, needs none.
         """
+        given.network(model)
         made = self._recorder.release(
             model,
             version=version,
@@ -188,7 +198,7 @@ class CheckpointManager:
         Releases are never deleted.
         """
         finding.check_tier(tier)
-        _at_least_one("keep", keep)
+        keep = given.whole("keep", keep, least=1)
         if tier == PRODUCTION:
             raise CheckpointError("Releases are never cleaned up: delete the files by hand if you must.")
         tags = sorted({tag for m in self._recorder.mine(tier) for tag in m.tags})
@@ -250,8 +260,3 @@ class CheckpointManager:
 
 def _weak(value: Any) -> Any:
     return None if value is None else weakref.ref(value)
-
-
-def _at_least_one(name: str, count: int) -> None:
-    if count < 1:
-        raise CheckpointError(f"{name}={count} is out of range: it must be at least 1.")

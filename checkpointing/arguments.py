@@ -5,8 +5,11 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+from checkpointing import given
+from checkpointing.errors import CheckpointError
 from checkpointing.terminal import say_error
 
 
@@ -36,6 +39,14 @@ class Parser(argparse.ArgumentParser):
         said = message if message.endswith("?") else f"{message}; {self.prog} --help shows what there is."
         say_error(said)
         sys.exit(2)
+
+
+def a_path(text: str) -> Path:
+    """The type of an argument that is a path; `~` is the home directory, also behind a `=`."""
+    try:
+        return given.path(text)
+    except CheckpointError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -169,6 +169,8 @@ def environment(model: nn.Module) -> dict[str, str]:
 
 def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     """Metrics as floats, whatever kind of number they are. Raises CheckpointError naming one that is none."""
+    if not isinstance(metrics, Mapping | None):
+        raise CheckpointError(f"metrics is of type {type(metrics).__name__}: give a dict of numbers by name.")
     found = {}
     for name, value in (metrics or {}).items():
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpointing import codec, finding, living, others, weights
+from checkpointing import codec, finding, given, living, others, weights
 from checkpointing.errors import CheckpointError
 from checkpointing.living import Stateful
 from checkpointing.manifest import SAFETENSORS, Manifest
@@ -68,14 +68,18 @@ def _load(
     device: str | torch.device | None,
     rng: bool,
 ) -> dict[str, Any]:
-    if others.are_at(Path(path)):
+    path = given.path(path)
+    given.network(model)
+    given.stateful("optimizer", optimizer, optional=not rng)
+    given.stateful("scheduler", scheduler, optional=True)
+    if others.are_at(path):
         if rng:
             raise CheckpointError(
                 f"{path} holds no random number generators as Peakpoint saves them, so training cannot go on "
                 "exactly: load_checkpoint(path, model, optimizer, scheduler) loads the rest of it."
             )
-        return _restored(others.load(Path(path), model), model, optimizer, scheduler, device, rng=False)
-    root, manifest = finding.locate(Path(path))
+        return _restored(others.load(path, model), model, optimizer, scheduler, device, rng=False)
+    root, manifest = finding.locate(path)
     saved = _contents(root, manifest)
     # Roles that share a file have metrics of their own, and a direction in which each is better.
     saved["metrics"] = dict(manifest.metrics)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from checkpointing import aliases, builders, codec, finding, living, store, weights
+from checkpointing import aliases, builders, codec, finding, given, living, store, weights
 from checkpointing import plugins as modules
 from checkpointing.errors import CheckpointError, UnregisteredError
 from checkpointing.manifest import Manifest
@@ -160,7 +160,7 @@ def load_model(
     CheckpointError. Never executes code from a file.
     """
     modules.load(plugins)
-    return load(*resolve(Path(path)), device)
+    return load(*resolve(given.path(path)), device)
 
 
 def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:

@@ -7,6 +7,7 @@ lies beside the manifest as `<manifest>.sig`, where ssh-keygen itself would put 
 import subprocess
 from pathlib import Path
 
+from checkpointing import given
 from checkpointing.bounded import read_bytes
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import write_atomic
@@ -67,7 +68,7 @@ def signer(manifest: Path, allowed: Path) -> str:
 
 
 def _signature(data: bytes, key: Path) -> str:
-    key = key.expanduser()
+    key = given.path(key)
     if not key.is_file():
         raise CheckpointError(f"{key} does not exist: sign= takes the file of an SSH key.")
     done = _run(["sign", "-f", str(key), "-n", NAMESPACE], data)

@@ -32,7 +32,9 @@ from torch import nn
 
 from checkpointing import aliases, finding, journal, network
 from checkpointing.abtest import Log, Router, Rule, design, report, study
+from checkpointing.arguments import a_path
 from checkpointing.errors import CheckpointError
+from checkpointing.terminal import say_error, steady_output
 
 try:
     from bounded_server import serve
@@ -241,11 +243,11 @@ def parsed(text: str) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("root", type=Path, help="a run, or a folder with releases")
+    parser.add_argument("root", type=a_path, help="a run, or a folder with releases")
     parser.add_argument("--experiment", required=True, help="routing depends on this name")
     parser.add_argument("--weights", required=True, help="champion=0.9,challenger_1=0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--log", type=Path, default=Path("exposures.jsonl"), help="appended to")
+    parser.add_argument("--log", type=a_path, default=Path("exposures.jsonl"), help="appended to")
     parser.add_argument("--hash-users", action="store_true", help="store no user id")
     parser.add_argument("--timeout", type=float, default=20, help="seconds for a request and its answer (20)")
     given = parser.parse_args(arguments)
@@ -259,9 +261,10 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         sys.exit(str(error))
     except CheckpointError as error:
-        sys.exit(str(error))
+        say_error(str(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    with steady_output(), contextlib.suppress(KeyboardInterrupt):
         main()

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from checkpointing import given
 from trainer.errors import UserError, nearest
 from trainer.explain import choices, groups
 from trainer.keys import leaves, meant
@@ -27,8 +28,10 @@ COMPLETION = {"-sc", "--shell-completion"}
 MULTIRUN = {"-m", "--multirun"}
 SEVERAL = ("checkpoint/policy", "plugins")
 """What takes a list."""
-PLACES = {"data.root", "checkpoint.mirror", "hydra.run.dir", "hydra.sweep.dir"}
-TEXT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name"}
+MADE = {"hydra.run.dir", "hydra.sweep.dir"}
+"""What Hydra makes, and takes `~` for a name."""
+PLACES = {"data.root", "checkpoint.mirror", *MADE}
+TEXT = {*MADE, "hydra.sweep.subdir", "hydra.job.name"}
 
 
 def read(argv: list[str]) -> list[str]:
@@ -161,6 +164,8 @@ def _override(word: str, sweep: bool) -> str:
     if value.endswith(","):
         raise UserError(f"{_type(word)} ends with a comma: type {_type(word.rstrip(','))}")
     parsed, quoted = _parsed(word, key, value, text=_is_text(bare))
+    if bare in MADE and unquote(value).startswith("~"):
+        return f"{key}={quote(str(given.path(unquote(value))))}"
     if parsed.is_sweep_override() and bare == "resume":
         return f"{key}={quote(value)}"
     if parsed.is_sweep_override() and not sweep:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from checkpointing import given
 from trainer.config import Data, Synthetic
 from trainer.errors import UserError
 from trainer.sources import TEST, TRAIN, find
@@ -90,7 +91,7 @@ def from_torchvision(class_name: str, cfg: Data, split: str) -> Images:
     """A split of a dataset that torchvision knows. Raises UserError."""
     from trainer import torchvision_data  # late: torchvision costs a second
 
-    root = Path(cfg.root).expanduser()
+    root = given.path(cfg.root, "data.root")
     images, labels, classes = torchvision_data.load(root, class_name, cfg.name, split)
     return Images(images, labels, classes)
 
@@ -99,13 +100,13 @@ def from_image_folder(cfg: Data, split: str) -> Images:
     """A split of <root>/<split>/<class>/<image file>. Raises UserError."""
     from trainer import image_folder  # late: it brings PIL and rich
 
-    images, labels, classes = image_folder.load(Path(cfg.root).expanduser(), split, cfg.image_size)
+    images, labels, classes = image_folder.load(given.path(cfg.root, "data.root"), split, cfg.image_size)
     return Images(torch.from_numpy(images), torch.from_numpy(labels), classes)
 
 
 def from_npz(cfg: Data, split: str) -> Images:
     """A split of <root>/<split>.npz. Raises UserError."""
-    return load_npz(Path(cfg.root).expanduser() / f"{split}.npz")
+    return load_npz(given.path(cfg.root, "data.root") / f"{split}.npz")
 
 
 def load_npz(path: Path) -> Images:

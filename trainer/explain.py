@@ -33,6 +33,8 @@ def explain(error: BaseException) -> str:
     if re.match(r"Key '.*' (is )?not in ", first) and cause.parent_node is not None:
         key = str(cause.key)
         return unknown_key(cause.full_key.removesuffix(key), key, map(str, cause.parent_node))
+    if "is not Optional" in first:
+        return f"{cause.full_key}=null: it needs a value."
     kinds = r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)"
     if wrong := re.match(kinds, first):
         value, kind = wrong[1], WANTED.get(wrong[2], wrong[2])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from checkpointing import pulling, store
+from checkpointing import given, pulling, store
 from checkpointing.errors import CheckpointError
 from checkpointing.mirrored import read_index
 from checkpointing.policy import MILESTONE, TRAINING, safe_name
@@ -23,7 +23,7 @@ def fetched(argv: list[str], url: str) -> list[str]:
     if named and "${" in named[-1]:
         raise UserError(f"hydra.run.dir={named[-1]}: with resume=URL name a directory as it is.")
     here = f"outputs/{safe_name(source.name)}-{source.run[:8]}"
-    directory = Path(named[-1] if named else here).expanduser()
+    directory = given.path(named[-1] if named else here)
     file = _pulled(source, directory)
     if not (directory / RUN).is_file():
         raise UserError(

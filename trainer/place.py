@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from checkpointing.errors import os_reason
+from checkpointing.terminal import say_error
 from trainer.errors import UserError
 from trainer.record import RUN
 
@@ -31,12 +32,12 @@ class Before(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Note which directories are new."""
         with _refusing(config):
-            _note(Path(config.hydra.run.dir))
+            _note(_expanded("hydra.run.dir", config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Take the sweep's directory: two sweeps in one would overwrite each other's record."""
         with _refusing(config):
-            directory = Path(config.hydra.sweep.dir)
+            directory = _expanded("hydra.sweep.dir", config.hydra.sweep.dir)
             _note(directory)
             if (directory / RUN).exists():
                 raise UserError(f"{directory} holds a run: choose another hydra.sweep.dir.")
@@ -50,6 +51,13 @@ class Before(Callback):
             _made.insert(0, directory / SWEEP)
 
 
+def _expanded(key: str, directory: str) -> Path:
+    """A directory that Hydra will make. `~` was expanded on the command line, and is refused in conf/."""
+    if directory.startswith("~"):
+        raise UserError(f"{key}={directory} would make a folder named ~: write ${{oc.env:HOME}} instead.")
+    return Path(directory)
+
+
 @contextlib.contextmanager
 def _refusing(config: DictConfig) -> Iterator[None]:
     hydra = HydraConfig.instance()
@@ -59,9 +67,11 @@ def _refusing(config: DictConfig) -> Iterator[None]:
         _check_writers(config)
         yield
     except UserError as error:
-        sys.exit(f"error: {error}")  # of an Exception in a callback Hydra makes a warning
+        say_error(str(error))
+        sys.exit(1)  # of an Exception in a callback Hydra makes a warning
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {os_reason(error)}.")
+        say_error(f"{error.filename}: {os_reason(error)}.")
+        sys.exit(1)
     finally:
         hydra.cfg = before
         OmegaConf.set_readonly(config.hydra, None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpointing import finding, store
-from checkpointing.arguments import Parser
+from checkpointing.arguments import Parser, a_path
 from checkpointing.errors import os_reason
 from checkpointing.events import EvalEnd
 from checkpointing.manifest import Manifest
@@ -233,7 +233,7 @@ def _encodable(value: Any) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report of a run again, and draw its curves; returns the exit status."""
     parser = Parser(prog="python -m trainer.report", description=main.__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the directory of a run")
+    parser.add_argument("run", type=a_path, metavar="RUN", help="the directory of a run")
     parser.add_argument("--metric", help="the metric to report; without it the one that the run monitored")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse(arguments)

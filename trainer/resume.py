@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from checkpointing import given
 from checkpointing.foreign import described
 from checkpointing.terminal import say_error
 from checkpointing.urls import is_url
@@ -176,7 +177,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
                 "resume=latest finds no run under outputs/ of this directory: name a run directory."
             )
         return started[max(started)].resolve(), None
-    path = Path(value).expanduser().resolve()
+    path = given.path(value).resolve()
     if path.is_dir():
         if (path / RUN).is_file():
             return path, None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpointing import finding, store
+from checkpointing import finding, given, store
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.events import EvalEnd
 from checkpointing.living import git_commit
@@ -82,7 +82,7 @@ def newest(root: str | Path) -> Path | None:
 
     Where this process is the one writer they go to quarantine.
     """
-    root = Path(root)
+    root = given.path(root, "root")
     found = store.newest_verified(root, finding.run_id(root))
     for file, reason in found.skipped:
         finding.pass_over(root, file, reason)

@@ -17,6 +17,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from checkpointing import given
 from checkpointing.adapters.common import Run, Writing, newest, numbers, plain
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EpochEnd, EvalEnd, Event, RunEnd, StepEnd
@@ -45,7 +46,7 @@ class PeakpointCheckpoint(Callback):
         on_error: str = "warn",
         compress: bool = False,
     ) -> None:
-        self.root = Path(root)
+        self.root = given.path(root, "root")
         self.policies = dict(policies)
         self._writing = Writing(on_error=on_error, compress=compress)
         self._run: Run | None = None

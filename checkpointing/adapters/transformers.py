@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from checkpointing import codec, living
+from checkpointing import codec, given, living
 from checkpointing.adapters.common import Run, Writing, newest, numbers, plain
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.events import EpochEnd, Event, RunEnd, StepEnd
@@ -49,7 +49,7 @@ class PeakpointCallback(TrainerCallback):
         on_error: str = "warn",
         compress: bool = False,
     ) -> None:
-        self.root = Path(root)
+        self.root = given.path(root, "root")
         self.policies = dict(policies)
         self._writing = Writing(on_error=on_error, compress=compress)
         self._run: Run | None = None

@@ -18,6 +18,7 @@ from checkpointing import (
     digests,
     evaluating,
     finding,
+    given,
     living,
     network,
     publishing,
@@ -80,7 +81,7 @@ def _asked(options: argparse.Namespace) -> tuple[settings.Settings, Path | None]
     chosen.form()
     if options.alias:
         aliases.check(options.alias)
-    key = Path(chosen.sign).expanduser() if chosen.sign else None
+    key = given.path(chosen.sign) if chosen.sign else None
     if key:
         signing.check_key(key)
     return chosen, key

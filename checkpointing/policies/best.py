@@ -7,7 +7,7 @@ from typing import Any
 from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
 from checkpointing.policies import ranking
-from checkpointing.policies.ranking import Peak, check, check_count, check_min_delta, check_mode
+from checkpointing.policies.ranking import Peak, check, check_count, check_min_delta, check_mode, check_types
 from checkpointing.policy import MILESTONE, Decision, Save, better, ranked, safe_name
 
 
@@ -27,6 +27,7 @@ class BestSettings:
     keep: int | None
 
     def __post_init__(self) -> None:
+        check_types("best", self)
         check(len(self.metrics) > 0, "best.metrics", "{}", "one metric or more")
         roles = {safe_name(name) for name in self.metrics}
         check(len(roles) == len(self.metrics), "best.metrics", list(self.metrics), "names of different files")

@@ -6,7 +6,14 @@ from typing import Any
 
 from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
-from checkpointing.policies.ranking import Peak, check_count, check_min_delta, check_mode, read_peak
+from checkpointing.policies.ranking import (
+    Peak,
+    check_count,
+    check_min_delta,
+    check_mode,
+    check_types,
+    read_peak,
+)
 from checkpointing.policy import Decision, Stop, better, ranked
 
 
@@ -20,6 +27,7 @@ class EarlyStoppingSettings:
     min_delta: float
 
     def __post_init__(self) -> None:
+        check_types("early_stopping", self)
         check_mode("early_stopping.mode", self.mode)
         check_count("early_stopping.patience", self.patience)
         check_min_delta("early_stopping.min_delta", self.min_delta)

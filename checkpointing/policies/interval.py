@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpointing.events import EpochEnd, Event, StepEnd
 from checkpointing.manifest import Manifest
-from checkpointing.policies.ranking import check_count, newest
+from checkpointing.policies.ranking import check_count, check_types, newest
 from checkpointing.policy import Decision, Save
 
 
@@ -19,6 +19,7 @@ class IntervalSettings:
     keep_last: int
 
     def __post_init__(self) -> None:
+        check_types("interval", self)
         check_count("interval.epochs", self.epochs)
         check_count("interval.steps", self.steps)
         check_count("interval.keep_last", self.keep_last)

@@ -1,8 +1,10 @@
 """What the policies that rank checkpoints by a metric share: names, reasons, checks, and the k best."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from dataclasses import fields
+from typing import Any, TypedDict
 
+from checkpointing import given
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.policy import better, order, ranked, safe_name
@@ -19,6 +21,16 @@ def check(condition: bool, option: str, value: object, must: str) -> None:
     """Raise CheckpointError, naming the option under `checkpoint.policy.`, unless the condition holds."""
     if not condition:
         raise CheckpointError(f"checkpoint.policy.{option}={value} is out of range: it must be {must}.")
+
+
+def check_types(name: str, settings: Any) -> None:
+    """Each field of a policy's settings is of its annotated type: None only where that says so."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if not given.of_kind(value, field.type):
+            raise CheckpointError(
+                f"checkpoint.policy.{name}.{field.name}={value!r} must be {given.in_words(field.type)}."
+            )
 
 
 def check_mode(option: str, mode: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
 from checkpointing.policies import ranking
-from checkpointing.policies.ranking import Peak, check, check_count, check_min_delta, check_mode
+from checkpointing.policies.ranking import Peak, check, check_count, check_min_delta, check_mode, check_types
 from checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked, safe_name
 
 # A target of 0.9 is met by the exact count of zeros that a mask can reach, just below or above it.
@@ -34,6 +34,7 @@ class SparsitySettings:
     keep: int | None
 
     def __post_init__(self) -> None:
+        check_types("sparsity", self)
         check_mode("sparsity.mode", self.mode)
         check_min_delta("sparsity.min_delta", self.min_delta)
         check(all(t < 1 for t in self.targets), "sparsity.targets", self.targets, "fractions below 1")

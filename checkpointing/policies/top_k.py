@@ -7,7 +7,7 @@ from typing import Any
 from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
 from checkpointing.policies import ranking
-from checkpointing.policies.ranking import Peak, check_count, check_mode
+from checkpointing.policies.ranking import Peak, check_count, check_mode, check_types
 from checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked
 
 
@@ -20,6 +20,7 @@ class TopKSettings:
     k: int
 
     def __post_init__(self) -> None:
+        check_types("top_k", self)
         check_mode("top_k.mode", self.mode)
         check_count("top_k.k", self.k)
 

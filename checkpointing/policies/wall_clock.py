@@ -7,7 +7,7 @@ from typing import Any
 
 from checkpointing.events import Event, StepEnd
 from checkpointing.manifest import Manifest
-from checkpointing.policies.ranking import check, check_count, newest
+from checkpointing.policies.ranking import check, check_count, check_types, newest
 from checkpointing.policy import Decision, Save
 
 
@@ -19,6 +19,7 @@ class WallClockSettings:
     keep_last: int
 
     def __post_init__(self) -> None:
+        check_types("wall_clock", self)
         check(self.minutes is None or self.minutes > 0, "wall_clock.minutes", self.minutes, "above 0")
         check_count("wall_clock.keep_last", self.keep_last)
 

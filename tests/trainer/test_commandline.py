@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, run_main
+from tests.conftest import ROOT, TINY, run_main
 
 REFUSED = {
     # The shell has cut at a space.
@@ -131,3 +131,35 @@ def test_help_is_as_it_was():
         done = run_main(*typed.split())
         assert done.code == 0, done.err
         assert done.out
+
+
+@pytest.mark.parametrize(
+    "key", ["checkpoint.keep_last", "checkpoint.policy.top_k.k", "epochs", "optimizer.lr"]
+)
+def test_null_is_no_value_where_one_is_needed(train, key):
+    done = train("checkpoint/policy=[interval,top_k]", f"{key}=null")
+    assert (done.code, done.err) == (1, f"error: {key}=null: it needs a value.\n")
+
+
+@pytest.mark.parametrize("typed", ["~/runs/a", '"~/runs/a"'])
+def test_a_run_in_the_home_directory_makes_no_folder_of_that_name(train, tmp_path, monkeypatch, typed):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    tiny = [*TINY, "max_steps=1", "test=false", "checkpoint/policy=[interval]"]
+    done = train(*tiny, f"hydra.run.dir={typed}")
+    assert done.code == 0, done.err
+    assert (tmp_path / "home" / "runs" / "a" / "run.json").is_file()
+    assert not (tmp_path / "~").exists()
+    assert train("resume=~/runs/a").code == 0
+
+
+def test_a_tilde_in_conf_is_refused(train, tmp_path):
+    (tmp_path / "mine" / "local").mkdir(parents=True)
+    (tmp_path / "mine" / "local" / "default.yaml").write_text(
+        "# @package _global_\nhydra: {run: {dir: ~/runs/a}}\n"
+    )
+    done = train(*TINY, f"--config-dir={tmp_path / 'mine'}")
+    assert done.code == 1
+    assert done.err.startswith(
+        "error: hydra.run.dir=~/runs/a would make a folder named ~: write ${oc.env:HOME}"
+    )
+    assert not (tmp_path / "~").exists()
