@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
+
 if TYPE_CHECKING:
     from tests.remotes import S3
 

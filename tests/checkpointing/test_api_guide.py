@@ -18,6 +18,7 @@ from tests.checkpointing.api_cases import (
     validate,
 )
 from tests.conftest import ROOT
+from tests.skips import HAS_CUDA, NO_CUDA
 from tests.states import differences
 
 
@@ -129,7 +130,7 @@ class TestGuide:
         assert released == Path("checkpoints/prod/production/bayesian_transformer_v1.1.0.pt")
         assert not differences(load_model(released).state_dict(), t.model.state_dict())
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
     def test_a_device(self, manager, t):
         path = save(manager, t)
         manager.load_checkpoint(path, t.model, t.optimizer, device="cuda")
@@ -137,7 +138,7 @@ class TestGuide:
         path = save(manager, t, step=1)
         assert {value.device.type for value in load(path)["model_state_dict"].values()} == {"cpu"}
 
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+    @pytest.mark.skipif(torch.cuda.is_available(), reason=HAS_CUDA)
     def test_a_device_that_is_not_there(self, manager, t):
         path = save(manager, t)
         with pytest.raises(CheckpointError, match="cannot be moved to cuda"):

@@ -12,8 +12,9 @@ from checkpointing.events import Saved
 from checkpointing.host import Host
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.checkpointing.policies import policy_cases as case
+from tests.skips import HAS_CUDA, NO_CUDA
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 DEVICES = ["cpu", pytest.param("cuda", marks=cuda)]
 
 
@@ -145,7 +146,7 @@ def test_a_quantized_tensor():
     assert back.data_ptr() != whole.data_ptr()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this system has pinned memory")
+@pytest.mark.skipif(torch.cuda.is_available(), reason=HAS_CUDA)
 def test_where_no_memory_can_be_pinned_other_serves_and_it_is_told_once(warnings):
     host = Host()
     for form in [(torch.float32, torch.Size([2, 3]), (1, 2), True)] * 2:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from optimizers.groups import prunable_weights
+from tests.skips import HAS_CUDA
 from tests.trainer.parts import compose, parts
 from trainer import config as c
 from trainer.build import build_schedule
@@ -121,7 +122,7 @@ def test_the_number_of_steps(options, total):
 
 def test_a_gpu_that_is_not_there_is_one_clear_line():
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip(HAS_CUDA)
     with pytest.raises(UserError, match="device=cuda, but torch finds no CUDA device"):
         parts("device=cuda")
 

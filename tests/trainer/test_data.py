@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.skips import NO_CUDA
 from trainer.config import Data
 from trainer.data import DataModule, build_data, generator_for
 from trainer.datasets import stratified_split
@@ -291,7 +292,7 @@ def test_grey_images_have_one_channel(cfg, tmp_path):
     assert next(data.train_batches(1))[0].shape == (16, 1, 8, 8)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 @pytest.mark.parametrize("resident", [True, False])
 def test_a_gpu_gets_the_batches_of_the_cpu_and_never_waits(cfg, resident):
     cfg, cuda = replace(cfg, cutout=3, image_size=12), torch.device("cuda")

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from checkpointing import codec, store
 from checkpointing.events import EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd
 from tests.conftest import TINY, rows, status
+from tests.skips import NO_CUDA
 from tests.states import differences, load_newest, newest
 from tests.trainer.parts import fit, parts
 from trainer.errors import UserError
@@ -240,7 +241,7 @@ def test_a_signal_while_evaluating_saves_the_epoch_without_an_evaluation(tmp_pat
     assert [(e.epoch, e.step) for e in ran.of(EvalEnd)] == [(1, 8), (2, 16), (3, 24)]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_cuda_a_step_that_does_not_log_waits_for_nothing(precision):
     made = parts("device=cuda", f"precision={precision}", "pruning.frequency=1000")

@@ -6,12 +6,13 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
+from tests.skips import NO_CUDA
 from trainer.errors import UserError
 from trainer.metrics import Classification
 
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)),
 ]
 
 
@@ -89,7 +90,7 @@ def test_no_sample_is_a_clear_error():
         Classification(10, torch.device("cpu")).compute()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 def test_update_never_waits_for_the_gpu():
     device = torch.device("cuda")
     logits, labels = (t.to(device) for t in batches(10, 50))

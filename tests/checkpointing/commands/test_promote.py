@@ -36,6 +36,7 @@ from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
 from tests.checkpointing.test_signing import allow, make_key
 from tests.conftest import ROOT, TINY, run_main
+from tests.skips import HAS_CUDA
 
 TEXTS = """
 description: Tells synthetic classes apart.
@@ -333,7 +334,7 @@ def test_a_card_that_says_too_little(trained, cli_main, texts):
 )
 def test_a_wrong_request(version, more, sentence, trained, promote):
     if "cuda" in more and torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
+        pytest.skip(HAS_CUDA)
     before = tree(trained)
     assert sentence in refused(promote(trained, version, *more))
     assert tree(trained) == before
