@@ -123,7 +123,7 @@ def _of_file(file: BinaryIO, size: int) -> Kind | None:
     if head[4:8] == b"TFL3":
         return Kind("a model of TensorFlow Lite", "open it with LiteRT")
     if _is_safetensors(head, size):
-        return SAFE
+        return OURS if b'"__metadata__"' in head and b'"config":' in head else SAFE
     if _is_onnx(head):
         return Kind("an ONNX file", "onnxruntime runs it, and `compare` takes it beside its release")
     return _of_text(head)

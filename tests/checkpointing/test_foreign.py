@@ -19,9 +19,11 @@ from checkpointing import (
     foreign,
     load_checkpoint,
     load_model,
+    release,
     resume_training,
 )
 from checkpointing.__main__ import main
+from tests.checkpointing import publish_cases
 from tests.conftest import run_main
 from tests.states import differences
 
@@ -267,6 +269,16 @@ def test_each_entry_says_what_the_file_is(name, tmp_path, capsys):
     assert (done.code, done.out) == (1, "")
     assert sentence in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_release_of_ours_in_safetensors_is_not_taken_for_the_weights_of_others(tmp_path):
+    """As a kill before the manifest leaves it."""
+    manifest = release.write(tmp_path, publish_cases.small("1.0.0", form=publish_cases.SAFE))
+    path = tmp_path / manifest.file
+    path.with_suffix(".json").unlink()
+    assert path.suffix == ".safetensors"
+    with pytest.raises(CheckpointError, match="a checkpoint of Peakpoint without its manifest"):
+        load_checkpoint(path, small())
 
 
 def test_a_plain_file_says_how_it_is_loaded(tmp_path, capsys):
