@@ -7,6 +7,7 @@ from pathlib import Path
 
 from checkpointing.errors import os_reason
 from checkpointing.lock import present
+from checkpointing.terminal import escaped
 
 log = logging.getLogger("peakpoint")
 
@@ -119,7 +120,8 @@ class PatientHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
-        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        text = escaped(self.format(record), keep="\n\t")  # a traceback has lines
+        line = f"{text}\n".encode()
         if self._file is None:
             self._early.append(line)
         else:

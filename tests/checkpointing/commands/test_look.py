@@ -1,6 +1,7 @@
 """ls and show, and what all commands share: their errors, and that they start at once."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -201,3 +202,24 @@ def test_on_a_terminal_of_any_width_every_word_and_number_is_there(run, on_a_ter
         assert word in said
     lines = said.splitlines()[:-1]
     assert max(len(line) for line in lines if Path(name).name not in line) <= columns
+
+
+HOSTILE = "\x1b]0;x\x07\x1b[2J\r\x9b1A\u202e\nforged line"
+
+
+@pytest.mark.parametrize("columns", [None, 60, 300])
+def test_escape_codes_of_a_strangers_run_reach_no_terminal(run, cli_main, on_a_terminal, columns):
+    target = Store(run / "checkpoints", "run")
+    stranger = saved(target, "training/c.pt", 3.0, reasons=(HOSTILE,), metrics={f"m{HOSTILE}": 0.5})
+    path = run / "checkpoints" / stranger.file
+    typed = [["ls", run], ["show", path], ["why", path], ["diff", path, path], ["gc", run, "--dry-run"]]
+    for words in typed:
+        said = on_a_terminal(columns, *words) if columns else "".join(cli_main(*words)[1:])
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", said), words
+        assert "\nforged" not in said
+
+
+def test_a_name_on_the_command_line_is_escaped_in_an_error(cli_main):
+    code, out, err = cli_main("ls", f"nowhere{HOSTILE}")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: nowhere\\x1b]0;x")
