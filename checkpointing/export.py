@@ -7,7 +7,6 @@ only when its outputs are the golden ones. A checkpoint that is no release is co
 import contextlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpointing import finding, golden, network, onnx_files
+from checkpointing import exportable, finding, golden, network, onnx_files
 from checkpointing.errors import CheckpointError, os_reason
+from checkpointing.exportable import ONNX, SUFFIXES
 from checkpointing.files import Staged, fsync_directory
 from checkpointing.golden import Agreement
 from checkpointing.manifest import Manifest
@@ -25,8 +25,6 @@ from checkpointing.network import Description
 from checkpointing.onnx_files import first_line, quiet
 from checkpointing.room import free_room, in_words
 
-ONNX, TORCH = "onnx", "torch"
-SUFFIXES = {ONNX: ".onnx", TORCH: ".pt2"}
 TOLERANCE = 1e-4
 """Of the largest golden output: float32 here and there differs by the order of its sums, by 1e-6 or so."""
 
@@ -98,18 +96,9 @@ def source(path: Path) -> Source:
 
 def check(target: Path, kind: str, *, opset: int | None, batch: int | None) -> None:
     """Raise CheckpointError when such a file cannot be made here, before anything is computed."""
-    if os.path.lexists(target):
-        raise CheckpointError(f"{target} exists: choose another name.")
-    if not target.parent.is_dir():
-        raise CheckpointError(f"{target.parent} is not a directory: make it first.")
-    if target.suffix != SUFFIXES[kind]:
-        raise CheckpointError(f"{target} must end in {SUFFIXES[kind]}, as files of {kind} do.")
-    if batch is not None and batch < 1:
-        raise CheckpointError(f"A batch of {batch} images is none: give a number from 1, or dynamic.")
+    exportable.check(target, kind, opset=opset, batch=batch)
     if kind == ONNX:
         onnx_files.check(opset)
-    elif opset is not None:
-        raise CheckpointError("torch.export has no opset: leave it out, or use --format onnx.")
 
 
 def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: int | None) -> Exported:

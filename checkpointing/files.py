@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from checkpointing.bounded import opened
-from checkpointing.errors import os_reason
+from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.lock import take
 
 log = logging.getLogger("peakpoint")
@@ -54,6 +54,24 @@ def sweep(folder: Path) -> None:
         for stray in folder.glob(f"{STAGED}*"):
             if abandoned(stray):
                 stray.unlink(missing_ok=True)
+
+
+def check_new(path: Path) -> None:
+    """Raise CheckpointError unless a file of this name can be made, before anything is computed for it."""
+    if os.path.lexists(path):
+        raise CheckpointError(f"{path} exists: choose another name.")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path.parent} is not a directory: make it first.")
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Raise CheckpointError unless `path` is a folder that can be written to, or can be made."""
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise CheckpointError(f"{there} is a file: name a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{there} cannot be written to: choose another folder.")
 
 
 class Staged:

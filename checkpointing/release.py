@@ -20,36 +20,16 @@ from checkpointing import network as networks
 from checkpointing import weights as forms
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION
+from checkpointing.form import CARDS, SUFFIXES
+from checkpointing.form import Form as Form
 from checkpointing.manager import VERSION
-from checkpointing.manifest import SAFETENSORS, Manifest, readable
+from checkpointing.manifest import Manifest, readable
 from checkpointing.naming import LONGEST
 from checkpointing.network import Description
 from checkpointing.policy import safe_name
 from checkpointing.room import failure, out_of_memory, tensor_bytes
 
 log = logging.getLogger("peakpoint")
-
-CARDS = "metadata/model_cards"
-SUFFIXES = {"pt": ".pt", "safetensors": SAFETENSORS}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """How weights are written: format pt or safetensors, dtype float32, float16, bfloat16 or kept.
-
-    `compress` packs zeros away, exactly, which only pt can. Raises CheckpointError for anything else.
-    """
-
-    format: str
-    dtype: str
-    compress: bool
-
-    def __post_init__(self) -> None:
-        for name, known in (("format", SUFFIXES), ("dtype", (*forms.DTYPES, forms.KEPT))):
-            if (value := getattr(self, name)) not in known:
-                raise CheckpointError(f"{name}={value} is not one of {', '.join(known)}.")
-        if self.compress and self.format != "pt":
-            raise CheckpointError(f"{self.format} cannot be compressed: use format=pt, or compress=false.")
 
 
 @dataclass(frozen=True, kw_only=True)

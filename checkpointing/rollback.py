@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpointing import aliases, changelog, finding, golden, network, release
+from checkpointing import aliases, changelog, finding
 from checkpointing.aliases import CHAMPION, Change
 from checkpointing.errors import CheckpointError, UnregisteredError
 from checkpointing.manifest import Manifest
@@ -69,6 +69,8 @@ def verified(root: Path, manifest: Manifest) -> tuple[str, ...]:
 
     Returns the names of what was; a network whose code is not here is not run. Raises CheckpointError.
     """
+    from checkpointing import golden, network, release  # late: they bring torch, which no refusal waits for
+
     try:
         if golden.has(manifest):
             release.verify(root, manifest, run=True)

@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpointing import codec
+from checkpointing import codec, form
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import SAFETENSORS
 
 log = logging.getLogger("peakpoint")
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-KEPT = "kept"
-"""The name of no type: each weight stays as the network has it."""
+DTYPES = {name: getattr(torch, name) for name in form.DTYPES}
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -83,7 +81,7 @@ def cast(weights: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
     Raises CheckpointError when a finite value is out of the type's range.
     """
-    if dtype == KEPT:
+    if dtype == form.KEPT:
         return dict(weights)
     wanted = DTYPES[dtype]
     found = {}

@@ -17,16 +17,16 @@ from checkpointing import builders, cardpage, codec, examples, finding, living, 
 from checkpointing import card as cards
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.finding import LIBRARY
+from checkpointing.form import KEPT, Form
 from checkpointing.living import git_commit
 from checkpointing.lock import one_writer
 from checkpointing.manager import VERSION
 from checkpointing.manifest import Manifest
 from checkpointing.network import Description
 from checkpointing.policy import MILESTONE, Save
-from checkpointing.release import Form, Release
+from checkpointing.release import Release
 from checkpointing.room import out_of_memory, tensor_bytes
 from checkpointing.store import Store
-from checkpointing.weights import KEPT
 
 log = logging.getLogger("peakpoint")
 

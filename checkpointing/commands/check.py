@@ -1,23 +1,29 @@
 """check: whether the champion still does what was recorded; beyond the threshold, back to the one before."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from checkpointing import degradation
-from checkpointing.appraisal import Appraiser
-from checkpointing.commands.common import line, measured_as_json, print_json
-from checkpointing.degradation import Checked
+from checkpointing import aliases
+from checkpointing.commands.common import check_there, line, measured_as_json, print_json
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import checkpoint_root
 from checkpointing.terminal import Console
+
+if TYPE_CHECKING:
+    from checkpointing.degradation import Checked
 
 
 def check(options: argparse.Namespace) -> int:
     """Measure and compare; 1 when it is degraded, also when it was rolled back."""
     if not options.threshold >= 0:
         raise CheckpointError(f"--threshold {options.threshold} is out of range: it must be at least 0.")
-    appraiser = Appraiser(options.data_root, options.device, options.other_data)
+    aliases.check(options.alias)
+    check_there(options.path, options.data_root, options.other_data)
     root = checkpoint_root(options.path)
+    from checkpointing import degradation  # these bring torch
+    from checkpointing.appraisal import Appraiser
+
+    appraiser = Appraiser(options.data_root, options.device, options.other_data)
     found = degradation.check(root, options.alias, options.metric, options.threshold, appraiser)
     if found.degraded and options.roll_back:
         found = degradation.roll_back(found, options.alias, appraiser)
@@ -29,7 +35,7 @@ def check(options: argparse.Namespace) -> int:
     return int(found.degraded)
 
 
-def _lines(found: Checked, alias: str, *, roll_back: bool) -> list[str]:
+def _lines(found: "Checked", alias: str, *, roll_back: bool) -> list[str]:
     name = f"{alias} {found.version}" if found.version else found.manifest.file
     if found.measured is None:
         lines = [f"damaged: {name}: {found.problem}"]
@@ -54,7 +60,7 @@ def _lines(found: Checked, alias: str, *, roll_back: bool) -> list[str]:
     ]
 
 
-def _plain(found: Checked, alias: str) -> dict[str, Any]:
+def _plain(found: "Checked", alias: str) -> dict[str, Any]:
     return {
         "alias": alias,
         "version": found.version,

@@ -80,6 +80,13 @@ def not_vouched_for(path: Path) -> str:
     return f"{path} has no manifest beside it, so nothing vouches for it.{foreign.described(path)}"
 
 
+def check_there(*paths: Path | None) -> None:
+    """Raise CheckpointError for the first of `paths` that does not exist; None was not given."""
+    for path in paths:
+        if path is not None and not os.path.lexists(path):
+            raise CheckpointError(f"{path} does not exist.")
+
+
 def orphans(root: Path) -> list[str]:
     """Checkpoint files under `root` without a manifest, as `tier/name.pt`; pointers are not files."""
     with settled(root):  # a release that is being written has none yet

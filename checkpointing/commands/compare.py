@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpointing.commands.common import line, print_json
+from checkpointing.commands.common import check_there, line, print_json
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import Console
 
@@ -26,13 +26,14 @@ def compare(options: argparse.Namespace) -> int:
     for name, value, least in (("batch", options.batch, 1), ("rounds", options.rounds, 2)):
         if value < least:
             raise CheckpointError(f"--{name} {value} is out of range: it must be at least {least}.")
+    if options.threads is not None and options.threads < 1:
+        raise CheckpointError(f"--threads {options.threads} is out of range: it must be at least 1.")
+    check_there(*options.paths, options.data_root)
     import torch
 
     from checkpointing import comparison, evaluating
 
     if options.threads is not None:
-        if options.threads < 1:
-            raise CheckpointError(f"--threads {options.threads} is out of range: it must be at least 1.")
         torch.set_num_threads(options.threads)
     device = evaluating.usable(options.device)
     candidates = comparison.open_all(options.paths, device)

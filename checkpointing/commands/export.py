@@ -3,15 +3,18 @@
 import argparse
 from dataclasses import asdict
 
-from checkpointing.commands.common import line, megabytes, print_json
+from checkpointing import exportable
+from checkpointing.commands.common import check_there, line, megabytes, print_json
 from checkpointing.terminal import Console
 
 
 def export(options: argparse.Namespace) -> int:
     """Write the file, whole and compared or not at all; an existing one is never replaced."""
+    wanted = {"opset": options.opset, "batch": options.batch}
+    exportable.check(options.out, options.format, **wanted)
+    check_there(options.path)
     from checkpointing import export as exports
 
-    wanted = {"opset": options.opset, "batch": options.batch}
     exports.check(options.out, options.format, **wanted)
     source = exports.source(options.path)
     made = exports.write(source, options.out, options.format, **wanted)

@@ -16,8 +16,8 @@ from checkpointing.card import Result
 from checkpointing.commands.common import run_of
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, version_of
+from checkpointing.form import CARDS
 from checkpointing.manifest import Manifest
-from checkpointing.release import CARDS
 
 _OWN = ("hydra.run.dir", "hydra.output_subdir", "resume", "data.root")
 """Overrides that say where, on whose machine, and not what."""

@@ -3,19 +3,31 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpointing import rules as rule_files
-from checkpointing.commands.common import as_json, checkpoint_roots, line, measured_as_json, print_json
+from checkpointing.commands.common import (
+    as_json,
+    check_there,
+    checkpoint_roots,
+    line,
+    measured_as_json,
+    print_json,
+)
 from checkpointing.manifest import encode
-from checkpointing.select import Candidate, Selection, choose
 from checkpointing.terminal import Console, say_error
+
+if TYPE_CHECKING:
+    from checkpointing.select import Candidate, Selection
 
 
 def select(options: argparse.Namespace) -> int:
     """Print every candidate; 1 when nothing qualifies."""
     rules = rule_files.load(options.rules)
+    check_there(*options.runs, options.champion_of, options.data_root)
     roots = [root for path in options.runs for root in checkpoint_roots(path)]
+    from checkpointing.select import choose  # it brings torch
+
     found = choose(
         roots,
         rules,
@@ -39,7 +51,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _print(found: Selection) -> None:
+def _print(found: "Selection") -> None:
     console = Console()
     runs = {c.root for c in found.candidates}
     base = Path(os.path.commonpath(runs)) if len(runs) > 1 else None
@@ -63,7 +75,7 @@ def _print(found: Selection) -> None:
         )
 
 
-def _table(console: Console, found: Selection, base: Path | None) -> None:
+def _table(console: Console, found: "Selection", base: Path | None) -> None:
     names = [n for n in found.rules.metrics if n not in ("epoch", "bytes")]
     rows: list[list[object]] = []
     for c in found.candidates:
@@ -73,7 +85,7 @@ def _table(console: Console, found: Selection, base: Path | None) -> None:
     console.table(["", "file", "epoch", *names, "MB"], rows, words=["file"])
 
 
-def _file(candidate: Candidate, base: Path | None) -> str:
+def _file(candidate: "Candidate", base: Path | None) -> str:
     path = candidate.path
     return str(path.relative_to(base)) if base else candidate.manifest.file
 
@@ -84,7 +96,7 @@ def _value(name: str, value: float | None) -> str:
     return f"{value:,.0f}" if name.endswith("bytes") else f"{value:.4f}"
 
 
-def _plain(found: Selection) -> dict[str, Any]:
+def _plain(found: "Selection") -> dict[str, Any]:
     return {
         "rules": found.rules.name,
         "champion": found.champion,

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing import yamlfile
 from checkpointing.errors import CheckpointError
-from checkpointing.release import Form
+from checkpointing.form import Form
 from trainer.check import unknown_key
 from trainer.explain import CONF
 

@@ -9,6 +9,7 @@ from checkpointing.bounded import read_json
 from checkpointing.commands.common import checkpoint_root, line, print_json, run_of
 from checkpointing.copies import Copies, local
 from checkpointing.errors import CheckpointError
+from checkpointing.files import check_folder
 from checkpointing.finding import PRODUCTION
 from checkpointing.policy import MILESTONE, safe_name
 from checkpointing.remote import Remote, RemoteError
@@ -74,6 +75,7 @@ def _run(root: Path) -> tuple[str, list[str]]:
 def pull(options: argparse.Namespace) -> int:
     """Copy a run, or a file, to a directory; 1 when something there is damaged."""
     console = Console(quiet=options.json)
+    check_folder(options.directory)
     source = pulling.find(options.url)
     done = pulling.pull(
         source, options.directory, newest=options.newest, say=lambda text: line(console, text)

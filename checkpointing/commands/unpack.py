@@ -1,22 +1,22 @@
 """unpack: the ordinary file of a compressed checkpoint. Imports torch when it is called."""
 
 import argparse
-import os
 from pathlib import Path
 
 from checkpointing.commands.common import line, manifest_of, megabytes, print_json, verdict
 from checkpointing.errors import CheckpointError
-from checkpointing.files import Staged, fsync_directory
+from checkpointing.files import Staged, check_new, fsync_directory
 from checkpointing.terminal import Console
 
 
 def unpack(options: argparse.Namespace) -> int:
     """Write the dense `.pt` of a checkpoint, whole or not at all; an existing file is never replaced."""
+    source, target = options.path, options.out
+    check_new(target)
+    if not source.is_file():
+        raise CheckpointError(f"{source} is no file: name a .pt file.")
     from checkpointing import codec, foreign
 
-    source, target = options.path, options.out
-    if os.path.lexists(target):
-        raise CheckpointError(f"{target} exists: choose another name.")
     if source.resolve().with_suffix(".json").exists():
         root, manifest = manifest_of(source)
         if wrong := verdict(root, manifest):

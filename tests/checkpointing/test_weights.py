@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from checkpointing import CheckpointError, codec, network, weights
+from checkpointing.form import KEPT
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_floats_are_cast_and_integers_and_infinities_kept(name):
     }  # fmt: skip
     assert torch.equal(found["causal"].float(), before["causal"])
     assert found["extra"] == {"any": 1}
-    assert weights.cast(before, weights.KEPT) == before
+    assert weights.cast(before, KEPT) == before
 
 
 @pytest.mark.parametrize(("name", "value"), [("float16", 65520.0), ("float32", 1e39), ("bfloat16", 3.4e38)])

@@ -72,7 +72,7 @@ def test_json_has_every_figure(pair, cli_main):
         (("{run}", "{run}", "--rounds", "1"), "--rounds 1 is out of range: it must be at least 2"),
         (("{run}", "{run}", "--threads", "0"), "--threads 0 is out of range: it must be at least 1"),
         (("{run}", "{run}", "--device", "abacus"), "There is no device 'abacus' here"),
-        (("{run}", "{run}/nothing.onnx"), "nothing.onnx cannot be opened in onnxruntime"),
+        (("{run}", "{run}/nothing.onnx"), "nothing.onnx does not exist."),
     ],
 )
 def test_what_goes_wrong_is_one_line(finished, tmp_path, monkeypatch, cli_main, arguments, words):

@@ -454,7 +454,7 @@ def test_data_that_is_not_what_it_was(tmp_path, promote):
 def test_a_folder_that_cannot_be_written_to(trained, promote, tmp_path):
     before = tree(tmp_path)
     said = refused(promote(trained, "1.0.0", "--into", trained / "run.json" / "prod"))
-    assert "Not a directory" in said
+    assert "run.json is a file: name a folder." in said
     with files_no_larger_than(20_000):
         said = refused(promote(trained, "1.0.0"))
     assert "could not be written" in said

@@ -75,9 +75,9 @@ def test_a_tree_of_runs_names_each_file_from_their_common_folder(cli_main, measu
     ("options", "line"),
     [
         (("--rules", "defalt"), "did you mean default?"),
-        (("--data-root", "nowhere"), "nowhere/train.npz is missing"),
+        (("--data-root", "nowhere"), "nowhere does not exist."),
         (("--device", "warp"), "There is no device 'warp' here"),
-        (("--champion-of", "nowhere"), "nowhere has no checkpoints"),
+        (("--champion-of", "nowhere"), "nowhere does not exist."),
     ],
 )
 def test_a_wrong_option_is_one_line(cli_main, measured_run, options, line):
