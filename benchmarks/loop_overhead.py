@@ -36,13 +36,13 @@ from typing import Any
 import hydra
 import torch
 from omegaconf import OmegaConf
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks._machine import machine, summary
 from checkpointing.manager import Manager, Options
 from checkpointing.store import Store
+from checkpointing.terminal import Console
 from models._torchvision import torchvision
 from trainer import plugins
 from trainer.build import Parts, build

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from checkpointing import CheckpointManager, resume_training
+from checkpointing.terminal import steady_output
 
 HIDDEN, DROPOUT = 64, 0.2
 CONFIG = {"name": "digits_mlp", "hidden": HIDDEN, "dropout": DROPOUT}
@@ -140,7 +141,5 @@ def main(directory: Path) -> bool:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        sys.exit(not main(Path(sys.argv[1])))
-    with tempfile.TemporaryDirectory() as scratch:
-        sys.exit(not main(Path(scratch)))
+    with steady_output(), tempfile.TemporaryDirectory() as scratch:
+        sys.exit(not main(Path(sys.argv[1] if len(sys.argv) > 1 else scratch)))
