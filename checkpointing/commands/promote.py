@@ -80,10 +80,7 @@ def _target(folder: Path) -> Path:
     try:
         return finding.checkpoint_root(folder)
     except CheckpointError:
-        try:
-            check_folder(folder)
-        except CheckpointError as error:
-            raise CheckpointError(f"--into {folder}: {error}") from None
+        check_folder(folder)
         return folder
 
 

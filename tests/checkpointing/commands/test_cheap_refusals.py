@@ -30,7 +30,10 @@ REFUSED = [
     ("promote {run} --version 1.0.0 --card card.yaml --set dtype=float8", "dtype=float8 is not one of"),
     ("promote {run} --version 1.0.0 --card card.yaml --set sign=nokey", "nokey"),
     ("promote {run} --version 1.0.0 --card card.yaml --data-root nowhere", "nowhere does not exist."),
-    ("promote {run} --version 1.0.0 --card card.yaml --into card.yaml", "--into card.yaml: "),
+    (
+        "promote {run} --version 1.0.0 --card card.yaml --into card.yaml",
+        "card.yaml is a file: name a folder.",
+    ),
     ("promote nowhere --version 1.0.0 --card card.yaml", "nowhere does not exist."),
     ("select {run} --rules nowhere.yaml", "nowhere.yaml"),
     ("select {run} --champion-of nowhere", "nowhere does not exist."),
@@ -106,7 +109,7 @@ READ_ONLY = [
     ("unpack {file} {there}/out.pt", "{there} cannot be written to: choose another folder."),
     (
         "promote {run} --version 1.0.0 --card {card} --into {there}/prod",
-        "--into {there}/prod: {there} cannot be written to: choose another folder.",
+        "{there} cannot be written to: choose another folder.",
     ),
     ("pull s3://nowhere/runs {there}/run", "{there} cannot be written to: choose another folder."),
 ]

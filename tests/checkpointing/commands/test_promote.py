@@ -346,7 +346,7 @@ def test_a_wrong_path(trained, promote, tmp_path):
     assert "has no checkpoints: name a run directory" in refused(promote(tmp_path / "empty", "1.0.0"))
     assert "run.json is not a readable checkpoint manifest" in refused(promote(trained / "run.json", "1.0.0"))
     said = refused(promote(trained, "1.0.0", "--into", trained / "run.json"))
-    assert said == f"--into {trained / 'run.json'} is a file: name a folder."
+    assert said == f"{trained / 'run.json'} is a file: name a folder."
 
 
 def test_a_version_that_is_taken(trained, promote):
