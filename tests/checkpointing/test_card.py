@@ -102,6 +102,7 @@ def test_every_section_is_there_and_filled():
         "| Network | lenet5 (dropout 0.3) |",
         "| Parameters | 61,706, 20,000 of them not zero |",
         "| Sparsity of the prunable weights | 70.01% |",
+        "| Sparsity of all parameters | 67.59% |",
         "| Input | NCHW, float32, 1x8x8: bytes / 255, less mean, by std |",
         "| File | safetensors, float16 |",
         "## Intended use\n\nTeaching.\n",

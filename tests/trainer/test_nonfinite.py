@@ -64,6 +64,17 @@ def test_the_last_good_checkpoint_is_named_and_can_be_resumed_from(train, tmp_pa
     assert rows(tmp_path / "run", "eval")[-1]["step"] == 16
 
 
+def test_weights_that_blew_up_are_not_called_good_though_their_loss_is_finite(train, tmp_path):
+    base = [*TINY, "optimizer=adamw", "hydra.run.dir=run", "checkpoint.interval=1"]
+    assert train(*base, "epochs=1").code == 0
+    assert train("resume=run", "epochs=2", "optimizer.lr=1e4").code == 0
+    first, second = (row["metrics"]["loss"] for row in rows(tmp_path / "run", "eval"))
+    assert first < 3 < 1e6 < second < math.inf
+    done = train("resume=run", "epochs=3", "optimizer.lr=1e30")
+    assert done.code == 1
+    assert f"The last good checkpoint is that of epoch 1, step 8 (loss {first:.4f})" in done.err
+
+
 def test_a_damaged_checkpoint_is_not_called_good(train, tmp_path):
     assert train(*DENSE, "optimizer.lr=0.01", "epochs=1").code == 0
     root = tmp_path / "run" / "checkpoints"
