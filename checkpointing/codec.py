@@ -1,7 +1,8 @@
 """State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from checkpointing import sparse
 from checkpointing.archive import check_archive
+from checkpointing.bounded import DEEPEST
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import LARGE, HashingWriter
 
 FLOOR, RATIO = 2**30, 256
 """Unpacked, a file may fill this many bytes, or this many times its size."""
+VALUE = 64
+"""Bytes that a value takes in memory, at least."""
 
 PLAIN = (str, int, float, bool, type(None), bytes)
 
@@ -167,6 +171,31 @@ def _size(path: Path) -> int:
         raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
 
 
+def _check_bounds(state: Any, limit: int) -> None:
+    """Raise ValueError for what a small file stands for and nobody could copy, or walk to its end.
+
+    A tensor can be one number under any shape; a list can hold another many times, in each of many levels.
+    """
+    level, values, size = [state], 0, 0
+    for _ in range(DEEPEST):
+        children: list[Any] = []
+        for value in level:
+            if isinstance(value, Tensor):
+                size += math.prod(value.shape) * value.element_size()
+                if size > limit:
+                    raise ValueError(f"its tensors would fill more than {limit} bytes")
+                continue
+            inner = value.values() if isinstance(value, Mapping) else value
+            if isinstance(inner, Collection):
+                values += len(inner)
+                children += [each for each in inner if type(each) not in PLAIN]
+            if values > limit // VALUE:
+                raise ValueError(f"it would hold more than {limit // VALUE} values")
+        level = children
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a `.pt` file onto a device, packed or not. Raises CheckpointError when it is not one.
 
@@ -182,5 +211,9 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {_name(state)} and not the dict of a checkpoint.")
+    try:
+        _check_bounds(state, limit)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is refused: {error}.") from None
     unpacked: dict[str, Any] = sparse.unpack(state, limit)
     return unpacked if torch.device(device).type == "cpu" else sparse.apply(unpacked, lambda t: t.to(device))

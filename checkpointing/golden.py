@@ -17,6 +17,8 @@ from checkpointing.network import Description
 from checkpointing.room import out_of_memory
 
 COUNT = 8
+LARGEST = 1 << 30
+"""Bytes of a golden file."""
 TOLERANCE = 1e-3
 """Of the largest golden output: more than another order of summing or TF32 makes, less than a wrong layer."""
 
@@ -110,7 +112,7 @@ def content(root: Path, manifest: Manifest) -> dict[str, Tensor]:
     if not has(manifest):
         raise CheckpointError(f"{manifest.file} was released without golden outputs.")
     try:
-        found: dict[str, Tensor] = load(read_bytes(path))
+        found: dict[str, Tensor] = load(read_bytes(path, LARGEST))
         return found
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from None

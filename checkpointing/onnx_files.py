@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from checkpointing import bounded
 from checkpointing.errors import CheckpointError
 from checkpointing.foreign import described
 
@@ -113,6 +114,7 @@ def opened(file: Path, threads: int | None = None) -> Opened:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others run beside it
     if threads is not None:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    bounded.opened(file).close()  # onnxruntime would wait for a pipe
     try:
         session = runtime.InferenceSession(
             str(file), sess_options=options, providers=["CPUExecutionProvider"]
@@ -128,6 +130,7 @@ def opened(file: Path, threads: int | None = None) -> Opened:
 def weights(file: Path) -> dict[str, Tensor]:
     """The floating-point constants of an ONNX file by name. Raises CheckpointError."""
     onnx = _package("onnx")
+    bounded.opened(file).close()
     try:
         proto = onnx.load(str(file))
         values = {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer}

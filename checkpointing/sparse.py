@@ -6,6 +6,7 @@ come back bit for bit. A mask is stored once however many tensors share it: the 
 and the optimizer's own packed mask, usually have the zeros of the weight. What was one tensor stays one.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -67,8 +68,14 @@ def unpack(state: Any, limit: int) -> Any:
 def _claimed_bytes(form: dict[str, Any]) -> int:
     try:
         dtype: torch.dtype = getattr(torch, form["dtype"])
-        return torch.Size(form["shape"]).numel() * dtype.itemsize
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        shape, stride = torch.Size(form["shape"]), form["stride"]
+        count = math.prod(shape)  # torch's own product may overflow
+        # Strides may leave gaps as large as they like; the tensors that are packed have none.
+        last = sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if count else 0
+        if min(shape, default=0) < 0 or min(stride, default=0) < 0 or last >= max(count, 1):
+            raise ValueError(f"its shape is {list(shape)} and its strides are {stride}")
+        return count * dtype.itemsize
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise _damaged(error) from None
 
 

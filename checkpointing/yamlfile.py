@@ -1,5 +1,6 @@
 """YAML files that people write: plain values, and a key that is there twice is a mistake."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +22,14 @@ class _Strict(yaml.SafeLoader):
 def read(path: Path) -> dict[Any, Any]:
     """The keys and values of a file; nothing for an empty one. Raises CheckpointError, one line."""
     return bounded.read_yaml(path, _Strict)
+
+
+def literal(value: Any) -> Any:
+    """A value whose strings OmegaConf does not take for references to keys or to the environment."""
+    if isinstance(value, dict):
+        return {key: literal(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [literal(child) for child in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", value)
+    return value

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from checkpointing import plugins
+from checkpointing import plugins, yamlfile
 from optimizers.kinds import zeros
 from trainer import sources
 from trainer.data import DataModule, build_data
@@ -60,7 +60,7 @@ def _data(config: Mapping[str, Any], root: str | None) -> Any:
     try:
         given = {**config["data"], **({"root": root} if root else {})}
         schema = sources.find(given["name"]).settings
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), yamlfile.literal(given)))
     except (KeyError, TypeError, ValueError, OmegaConfBaseException):
         raise _silent() from None
     except UserError as error:  # a source of a plugin

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from checkpointing import policies, quarantine, store
+from checkpointing import policies, quarantine, store, yamlfile
 from checkpointing.bounded import read_json
 from checkpointing.commands import aliasing, history
 from checkpointing.commands.common import (
@@ -81,7 +81,7 @@ def retention(root: Path, run: str) -> Retention:
 
 
 def _policy(name: str, values: object) -> Policy:
-    typed = OmegaConf.merge(OmegaConf.structured(policies.SETTINGS[name]), values)
+    typed = OmegaConf.merge(OmegaConf.structured(policies.SETTINGS[name]), yamlfile.literal(values))
     return policies.build(OmegaConf.to_object(typed))
 
 

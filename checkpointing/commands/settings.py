@@ -1,6 +1,5 @@
 """conf/release, typed: how a release is made, and what its makers say of it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,20 +110,9 @@ def _parsed(key: str, value: str) -> Any:
         raise CheckpointError(f"--set {key}={value} is not a value: {_flat(error)}.") from None
 
 
-def _literal(value: Any) -> Any:
-    """A value whose strings OmegaConf does not take for references to keys or to the environment."""
-    if isinstance(value, dict):
-        return {key: _literal(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_literal(child) for child in value]
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", value)
-    return value
-
-
 def _merged(base: Any, layer: dict[Any, Any], where: str) -> Any:
     try:
-        return OmegaConf.merge(base, OmegaConf.create(_literal(layer)))
+        return OmegaConf.merge(base, OmegaConf.create(yamlfile.literal(layer)))
     except OmegaConfBaseException as error:
         key, node = str(error.key), error.parent_node
         if node is not None and error.msg and "not in" in error.msg:
