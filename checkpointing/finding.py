@@ -107,19 +107,19 @@ def releases(root: Path) -> list[Manifest]:
     return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0])]
 
 
-def unreadable_releases(root: Path) -> list[tuple[str, str]]:
+def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[str, str]]:
     """The files under `production` whose manifests cannot be read or name no release, with the reasons.
 
-    Raises FormatError for a sound one of another version: it must not be taken for damaged.
+    Raises FormatError as Index.unreadable does.
     """
     found = []
     for path in sorted((root / PRODUCTION).glob("*.json")):
         if not path.name.endswith(".config.json"):
             try:
                 versions.key(version_of(read_manifest(path)))
-            except FormatError:
-                raise
             except CheckpointError as error:
+                if isinstance(error, FormatError) and not only_looks:
+                    raise
                 found.append((f"{PRODUCTION}/{described_by(path).name}", str(error)))
     return found
 

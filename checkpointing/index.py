@@ -36,14 +36,15 @@ class Index:
         found = [read for _, read in seen.values() if isinstance(read, Manifest)]
         return sorted(found, key=lambda m: (m.sequence, m.file))
 
-    def unreadable(self) -> list[tuple[str, str]]:
+    def unreadable(self, *, only_looks: bool = False) -> list[tuple[str, str]]:
         """The files whose manifests could not be read by the last look, each with the reason.
 
-        Raises FormatError for a sound one of another version: it must not be taken for damaged.
+        Raises FormatError for a sound one of another version: who moves what is damaged must not move that.
+        Who `only_looks` gets it with the others.
         """
         found = []
         for file, (_, read) in sorted(self._read.items()):
-            if isinstance(read, FormatError):
+            if isinstance(read, FormatError) and not only_looks:
                 raise read
             if isinstance(read, CheckpointError):
                 found.append((f"{file.removesuffix('.json')}.pt", str(read)))

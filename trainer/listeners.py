@@ -184,8 +184,9 @@ def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
             again = True
         (superseded if again else kept).append(line + "\n")
     if superseded:
-        with path.with_name("metrics.superseded.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(superseded)
+        aside = PatientFile(path.with_name("metrics.superseded.jsonl"))
+        aside.write("".join(superseded).encode())
+        aside.close()
         write_atomic(path, "".join(kept))
 
 

@@ -45,14 +45,16 @@ def _has_manifests(root: Path) -> bool:
     return any(True for tier in TIERS for _ in (root / tier).glob("*.json"))
 
 
-def everything(root: Path) -> tuple[list[Manifest], list[tuple[str, str]]]:
+def everything(root: Path, *, only_looks: bool = True) -> tuple[list[Manifest], list[tuple[str, str]]]:
     """Every checkpoint that has a readable manifest, oldest first, then the releases by version.
 
-    With them, each with the reason, the files whose manifests cannot be read.
+    With them, each with the reason, the files whose manifests cannot be read; unless the caller only looks,
+    those of another version raise FormatError.
     """
     index = Index(root)
     found = [*index.look(), *releases(root)]
-    return found, [*index.unreadable(), *unreadable_releases(root)]
+    unreadable = index.unreadable(only_looks=only_looks)
+    return found, [*unreadable, *unreadable_releases(root, only_looks=only_looks)]
 
 
 @contextlib.contextmanager

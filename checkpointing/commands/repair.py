@@ -38,7 +38,7 @@ def repair(options: argparse.Namespace) -> int:
         repairs = list(_strays(root))
         if not options.dry_run:
             _sweep(root)
-        verdicts = list(examine(root))
+        verdicts = list(examine(root, only_looks=False))
         sound = [v.manifest for v in verdicts if v.manifest and not v.problem]
         unfinished = _unfinished(root) if options.dry_run else {}
         repairs += [

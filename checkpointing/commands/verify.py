@@ -141,10 +141,13 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
     yield Verdict(root, manifest.file, manifest, verdict(root, manifest))
 
 
-def examine(root: Path) -> Iterator[Verdict]:
-    """Every checkpoint under a root, the oldest first, then what has no manifest that can be read."""
+def examine(root: Path, *, only_looks: bool = True) -> Iterator[Verdict]:
+    """Every checkpoint under a root, the oldest first, then what has no manifest that can be read.
+
+    Raises FormatError as `everything` does.
+    """
     known: dict[tuple[object, ...], str | None] = {}
-    found, unreadable = everything(root)
+    found, unreadable = everything(root, only_looks=only_looks)
     for manifest in found:
         identity = _identity(root, manifest)
         if identity not in known:

@@ -1,0 +1,264 @@
+"""A run of a stranger, in which one file is not what it should be: one line, and the rest is shown."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from checkpointing import __main__ as cli
+from checkpointing import codec, load_model
+from checkpointing.errors import CheckpointError
+from checkpointing.manifest import sealed
+from checkpointing.sparse import MARK
+from checkpointing.store import Store
+from tests.states import newest
+
+DEEP = 100_000
+ALIASES = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{','.join(9 * [f'*{a}'])}]\n" for a, b in ["ab", "bc", "cd"]
+)
+
+
+@pytest.fixture
+def tree(whole_run, tmp_path):
+    """Two runs side by side; the first may be changed."""
+    for name in ("first", "second"):
+        shutil.copytree(whole_run, tmp_path / "outputs" / name, symlinks=True)
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def commands(capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def main(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        assert err.count("\n") <= 1
+        return code, out, err
+
+    return main
+
+
+def mark(run):
+    """The manifest of the newest checkpoint."""
+    return (run / "checkpoints" / newest(run).file).with_suffix(".json")
+
+
+def fifo(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def giant(path):
+    with path.open("wb") as file:
+        file.truncate(200 << 30)
+
+
+def text(words):
+    return lambda path: path.write_text(words)
+
+
+def resealed(**facts):
+    def change(path):
+        raw = json.loads(path.read_text())
+        del raw["check"]
+        path.write_text(sealed(json.dumps(raw | facts)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        fifo,
+        giant,
+        text("[" * DEEP),
+        text("{}"),
+        resealed(metadata="x"),
+        resealed(reasons=[1]),
+        resealed(metrics={"accuracy": 10**400}),
+        resealed(bytes=10**400),
+        resealed(tags=["../../../x"]),
+        resealed(format=99),
+    ],
+)
+def test_a_manifest_of_any_kind_is_one_line_of_a_tree(tree, commands, spoil):
+    spoil(mark(tree / "first"))
+    name = mark(tree / "second").stem
+    code, out, err = commands("verify", tree)
+    assert (code, err) == (1, "")
+    assert out.count("bad: ") == 1
+    assert "1 bad" in out
+    code, out, err = commands("ls", tree)
+    assert code == 1
+    assert f"{tree}/second" in out
+    assert name in out
+    assert out.count("damaged: ") == 1
+    code, out, err = commands("show", mark(tree / "first").with_suffix(".pt"))
+    assert (code, out) == (1, "")
+    assert name in err
+    for asked in (("gc", "--dry-run", tree / "first"), ("repair", "--dry-run", tree / "first")):
+        assert commands(*asked)[0] in (0, 1)
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.pt"])
+def test_a_pipe_among_the_checkpoints_keeps_nobody_waiting(tree, commands, train, name):
+    run = tree / "first"
+    os.mkfifo(run / "checkpoints" / "training" / name)
+    code, out, _ = commands("verify", tree)
+    assert code == 1
+    assert out.count("bad: ") == 1
+    done = train(f"resume={run}", "epochs=4")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "says"),
+    [
+        ("run.json", fifo, "the directory has no run.json"),
+        ("run.json", giant, "has more than"),
+        ("run.json", text("[" * DEEP), "nested"),
+        ("run.json", text('{"attempts": 5}'), "attempts is not what is written there"),
+        ("run.json", text('{"attempts": [5]}'), "attempts is not what"),
+        ("run.json", text('{"attempts": [{"overrides": 5}]}'), "overrides is not what"),
+        ("run.json", text('{"attempts": [{"overrides": [], "hydra": "../.."}]}'), "hydra is not what"),
+        ("run.json", text('{"run": "../x", "attempts": [{"overrides": []}]}'), "run is not what"),
+        ("run.json", text('{"config": 5, "attempts": [{"overrides": []}]}'), "config is not what"),
+        ("status.json", text("{}"), "status.json is not the status of a run"),
+        ("status.json", text('{"state": "finished", "epoch": "x"}'), "is not the status of a run"),
+        ("status.json", fifo, "not a regular file"),
+        ("status.json", text("[" * DEEP), "nested"),
+        (".hydra/config.yaml", text(ALIASES), "uses the alias"),
+        (".hydra/config.yaml", text("[" * DEEP), "nested"),
+        (".hydra/config.yaml", fifo, "not a regular file"),
+        (".hydra/config.yaml", text("- a"), "holds no keys with values"),
+    ],
+)
+def test_a_record_that_is_none_is_one_line_of_a_resume(tree, train, file, spoil, says):
+    run = tree / "first"
+    spoil(run / file)
+    done = train(f"resume={run}", "epochs=4")
+    assert done.code == 1
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert len(done.err) < 600
+
+
+def test_a_run_that_is_none_does_not_hide_the_others_from_latest(tree, train):
+    (tree / "first" / "run.json").write_text('{"attempts": 5}')
+    done = train("resume=latest")
+    assert done.code == 0
+    assert f"{tree / 'second'} is finished" in done.out
+    assert "passed over" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_one_bad_status_does_not_end_the_table_of_a_sweep(tree, capsys):
+    from trainer.sweep import print_table
+
+    for number, content in enumerate(("{}", "[" * DEEP, '{"state": 5}')):
+        (tree / f"bad{number}").mkdir()
+        (tree / f"bad{number}" / "status.json").write_text(content)
+    (tree / "first" / ".hydra" / "overrides.yaml").write_text(ALIASES)
+    print_table(tree)
+    out = capsys.readouterr().out
+    assert out.count("unreadable") == 6  # in the table, and a note for each
+    assert out.count("finished") == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "ends"),
+    [('{"kind": "eval"}', 1), ('{"kind": "train", "step": [1]}', 1), ("5", 1), ("[" * DEEP, 0)],
+)
+def test_metrics_of_any_kind_are_one_line_of_a_report(tree, capsys, row, ends):
+    from trainer.report import main
+
+    with (tree / "first" / "metrics.jsonl").open("a") as file:
+        file.write(f"{row}\n")
+    assert main([str(tree / "first")]) == ends
+    assert capsys.readouterr().err.count("\n") == ends
+
+
+def test_what_a_run_appends_to_is_no_link_and_no_pipe(tree, train, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("of the user\n")
+    run = tree / "first"
+    for name in ("metrics.superseded.jsonl", "train.log"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(precious)
+    done = train(f"resume={run}", "epochs=4")
+    assert done.code == 0, done.err
+    assert precious.read_text() == "of the user\n"
+
+
+def many(value, levels=40):
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+def nested(levels=300):
+    value = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def packed(**facts):
+    whole = {MARK: 1, "dtype": "float32", "shape": [4], "stride": [1], "form": "index"}
+    return whole | {"index": torch.zeros(0, dtype=torch.uint8), "values": torch.zeros(0)} | facts
+
+
+BOMBS = {
+    "one number under a large shape": lambda: torch.zeros(1).expand(2**33),
+    "many of them": lambda: [torch.zeros(1).expand(2**26) for _ in range(40)],
+    "a shape beyond whole numbers": lambda: torch.zeros(1).as_strided((2**31, 2**30), (0, 0)),
+    "no memory at all": lambda: torch.empty(2**40, device="meta"),
+    "a list of itself many times": lambda: many(1),
+    "a list within a list": nested,
+    "packed zeros": lambda: packed(shape=[2**40]),
+    "packed zeros beyond whole numbers": lambda: packed(shape=[2**40, 2**40], stride=[2**40, 1]),
+    "packed with gaps": lambda: packed(shape=[2], stride=[2**40]),
+    "packed backwards": lambda: packed(shape=[-1]),
+}
+
+
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
+def test_a_small_file_that_stands_for_much_is_refused(tmp_path, monkeypatch, make):
+    monkeypatch.setattr(codec, "FLOOR", 1 << 26)  # of values there are fewer to walk
+    path = tmp_path / "a.pt"
+    torch.save({"optimizer_state_dict": make()}, path)
+    with pytest.raises(CheckpointError, match=r"refused|damaged"):
+        codec.load(path)
+
+
+def test_what_is_shared_or_seen_many_ways_is_loaded(tmp_path):
+    weight = torch.arange(6.0)
+    torch.save({"w": weight, "tied": weight, "turned": weight.view(2, 3).t(), "one": torch.ones(1).expand(9)},
+               tmp_path / "a.pt")  # fmt: skip
+    found = codec.load(tmp_path / "a.pt")
+    assert torch.equal(found["turned"], weight.view(2, 3).t())
+    assert found["one"].sum() == 9
+
+
+def test_no_network_is_asked_for_more_than_its_file_holds(tree, commands):
+    run = tree / "first"
+    last = newest(run)
+    state = codec.load(run / "checkpoints" / last.file)
+    name, weight = max(state["model_state_dict"].items(), key=lambda item: item[1].numel())
+    state["model_state_dict"][name] = torch.zeros(1).expand(2**23, *weight.shape)
+    target = Store(run / "checkpoints", last.run)
+    target.delete(last)
+    target.save(replace(last, sequence=0), lambda file: torch.save(state, file))
+    path = run / "checkpoints" / last.file
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(CheckpointError, match="its tensors would fill more than"):
+        load_model(path)
+    code, _, err = commands("unpack", path, run / "out.pt")
+    assert code == 1
+    assert "its tensors would fill more than" in err
