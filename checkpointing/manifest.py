@@ -171,7 +171,7 @@ def _from_plain(raw: dict[str, Any]) -> Manifest:
     if not re.fullmatch(r"([0-9a-f]{64})?", known["sha256"]):
         raise ValueError(f"sha256 is {_short(known['sha256'])}")
     if known["tier"] == "production":
-        _check_release(known["metadata"] or {})
+        _check_release(known.get("metadata") or {})
     return Manifest(**known)
 
 
