@@ -12,6 +12,7 @@ import torch
 
 from checkpointing import CheckpointError, CheckpointManager, load_checkpoint, resume_training
 from checkpointing.manifest import read_manifest
+from checkpointing.writing import Recorder
 from tests.checkpointing.api_cases import BayesianTransformer, Training, python, save
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
 from tests.faults.fault_cases import mounted
@@ -213,3 +214,27 @@ manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=1, metrics=
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=2, metrics={})
 """
+
+
+def test_nothing_older_is_retired_before_the_new_one_was_read_back(root, t, monkeypatch):
+    manager = CheckpointManager(root, max_training_checkpoints=1)
+    first = save(manager, t, step=1)
+    write = Recorder.save
+
+    def torn(*args, **kwargs):
+        made = write(*args, **kwargs)
+        damage(root / made.file)
+        return made
+
+    monkeypatch.setattr(Recorder, "save", torn)
+    with pytest.raises(CheckpointError, match="does not match the sha256"):
+        save(manager, t, step=2)
+    assert load_checkpoint(first, t.model)["global_step"] == 1
+
+
+def test_a_milestone_after_reopening_has_the_step_of_the_training(root, t):
+    manager = CheckpointManager(root)
+    save(manager, t, step=12)
+    manager.close()
+    path = CheckpointManager(root).save_milestone_checkpoint(t.model, 0.9, "accuracy", 1)
+    assert read_manifest(path.with_suffix(".json")).global_step == 12

@@ -140,6 +140,21 @@ def test_a_policy_that_is_no_longer_configured_keeps_its_milestones(world):
     assert whole(run)
 
 
+def test_a_role_that_its_policy_no_longer_gives_out_keeps_its_milestones(world):
+    """Resumed with other metrics: the policy is there, and knows nothing of the best loss."""
+    run = world(best=case.best(accuracy="max", loss="min"))
+    for accuracy, loss in ((0.5, 1.0), (0.6, 0.9)):
+        run.epoch(accuracy, loss=loss)
+    (before,) = (name for name in run.files("milestone") if "best_loss" in name)
+    counters = run.manager.state_dict()
+    run.policies = {"best": build(case.best(accuracy="max"))}
+    run.attempt().manager.load_state_dict(counters)
+    for accuracy in (0.7, 0.8):
+        run.epoch(accuracy, loss=0.1)
+    assert run.files("milestone") == ["best_accuracy_0.8000_epoch_0004.pt", before]
+    assert whole(run)
+
+
 def test_files_of_another_run_are_never_deleted(world):
     other = world(run="other", interval=case.interval(epochs=1, keep_last=1), best=case.best())
     other.epoch(0.99)

@@ -188,9 +188,15 @@ def test_within_the_interval_the_sparser_is_preferred(measured_copy):
         MIDDLE,
         EARLY,
     ]
+    # Who was preferred is looked at like any other: its bytes, then what it measures.
+    assert found.measured.metrics["sparsity"] == pytest.approx(at(measured_copy, MIDDLE).manifest.sparsity)
+    break_all(measured_copy, MIDDLE)
+    damaged = select.choose([measured_copy], by(tie=tie))
+    assert "sha256" in reasons(damaged, MIDDLE)[0]
+    assert MIDDLE not in steps(damaged)
     # A best that is damaged says nothing of who ties with it.
     break_all(measured_copy, FINAL)
-    assert steps(select.choose([measured_copy], by(tie=tie))) == [MIDDLE, EARLY]
+    assert steps(select.choose([measured_copy], by(tie=tie))) == [EARLY]
 
 
 def test_margins_to_the_champion_absolute_and_relative(measured_copy):

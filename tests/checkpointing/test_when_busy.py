@@ -5,9 +5,46 @@ import threading
 import pytest
 
 from checkpointing import codec
-from checkpointing.events import Interrupted, RunEnd, Saved, Skipped
+from checkpointing.events import Interrupted, RunEnd, Saved, Skipped, StepEnd
+from checkpointing.policy import Save
 from tests.checkpointing.checkpoint_cases import files_no_larger_than, whole
 from tests.checkpointing.policies import policy_cases as case
+
+
+class Counts:
+    """Keeps nothing; says at each retention how many steps it had seen when the save was asked for."""
+
+    tags = ("counts",)
+
+    def __init__(self, heard):
+        self.heard, self.seen = heard, 0
+
+    def decide(self, event):
+        self.seen += isinstance(event, StepEnd)
+        return [Save("counts", "a step")] if isinstance(event, StepEnd) and event.step == 1 else []
+
+    def keeps(self, manifests):
+        self.heard.append(self.seen)
+        return {}
+
+    def state_dict(self):
+        return {}
+
+    def __deepcopy__(self, memo):
+        twin = Counts(self.heard)
+        twin.seen = self.seen
+        return twin
+
+
+def test_retention_asks_the_policies_as_they_were_when_the_save_was_asked_for(world, disk):
+    """The thread is late and training has gone on: a best that is not on disk yet counts for nothing."""
+    heard: list[int] = []
+    run = world(counts=Counts(heard)).attempt(background=True)
+    for step in (1, 2, 3):
+        run.manager.handle(StepEnd(1, step))
+    disk.set()
+    run.manager.drain()
+    assert heard == [1]
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def test_dense_then_pruned_then_fine_tuned_then_pruned_further_each_in_one_comma
     assert "50.00 % of the weights stay pruned; pruning=regrow lets them grow back" in said["fine-tuned"]
     assert "pruning goes on at step 24, from 50.00 % to 90.00 %" in said["pruned further"]
     assert "pruning=regrow: the 90.00 % that were pruned are trained again" in said["regrown"]
+    assert "which nothing takes now" not in said["regrown"]
     for step in range(9, 32):  # not one weight that was pruned comes back
         assert not (kept_weights(run, step + 1) & ~kept_weights(run, step)).any(), step
     assert torch.equal(kept_weights(run, 16), kept_weights(run, 24))
@@ -73,6 +74,7 @@ def test_the_ramp_runs_over_what_is_left_of_the_run(phases):
     to_half, further = zeros[:7], zeros[16:23]  # 0.8 of 8 steps is 6
     assert to_half[0] == 0.0
     assert further[0] == pytest.approx(0.5, abs=1e-3)
+    assert further[2] == pytest.approx(0.9 - 0.4 * (2 / 3) ** 3, abs=1e-3)  # from the half, not from nothing
     for ramp in (to_half, further):
         assert ramp == sorted(ramp)
         assert len({round(each, 6) for each in ramp}) == 4  # every 2 steps a little, not at once

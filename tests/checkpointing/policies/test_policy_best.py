@@ -64,6 +64,13 @@ def test_smaller_is_better_in_mode_min_and_metrics_do_not_mix():
     assert tags == [["best_accuracy", "best_loss"], ["best_loss"], ["best_accuracy"]]
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_an_equal_value_is_no_better(mode):
+    policy = Best(case.best(accuracy=mode))
+    events = [case.evaluation(epoch, 0.5) for epoch in (1, 2)]
+    assert [len(decisions) for decisions in case.answers(policy, events)] == [1, 0]
+
+
 @pytest.mark.parametrize("loss", [NAN, INF])
 @pytest.mark.parametrize("name", ["loss", "val_loss"])
 def test_a_network_whose_loss_is_not_finite_is_best_in_nothing(name, loss):
