@@ -8,7 +8,7 @@ nothing that a run directory holds is executed.
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
     """
     old, new = dict(flat(saved)), dict(flat(cfg))
     wanted = asked(cfg, saved, typed)
-    changed = [key for key in _differing(old, new) if not under(key, OWN)]
+    changed = _changed(cfg, saved)
     drift = [key for key in changed if key not in wanted]
     if drift and not cfg.accept_drift:
         key = drift[0]
@@ -224,7 +224,7 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
 def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:
     """The keys that a command line changed. Raises UserError when something changed that may not."""
     old, new = dict(flat(saved)), dict(flat(cfg))
-    changed = [key for key in _differing(old, new) if not under(key, OWN)]
+    changed = _changed(cfg, saved)
     for key in sorted(changed, key=lambda key: not key.endswith(".name")):
         if under(key, FROZEN) and not under(key, FREE):
             raise UserError(
@@ -236,8 +236,24 @@ def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]
     return [key for key in changed if free or under(key, tuple(typed))]
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+def _changed(cfg: DictConfig, saved: DictConfig) -> list[str]:
+    """The keys whose values differ, less the settings that only one of the two versions of Peakpoint has."""
+    old, new = dict(flat(saved)), dict(flat(cfg))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [key for key in changed if not under(key, OWN) and not _of_one_version(key, cfg, saved)]
+
+
+def _of_one_version(key: str, cfg: DictConfig, saved: DictConfig) -> bool:
+    """Whether a key is a setting that the other configuration cannot have: one of its typed node lacks it."""
+    new: Any = cfg
+    old: Any = saved
+    for name in key.split("."):
+        if not isinstance(new, DictConfig) or not isinstance(old, DictConfig):
+            return False
+        if (name in new) != (name in old):
+            return is_dataclass(OmegaConf.get_type(new))
+        new, old = new._get_node(name), old._get_node(name)
+    return False
 
 
 def under(key: str, prefixes: tuple[str, ...]) -> bool:

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import yaml
+
 from checkpointing import store
 from tests.conftest import TINY, rows, status
 from tests.states import newest
@@ -43,6 +45,35 @@ def test_resumed_twice_the_later_word_counts(train, tmp_path):
     assert [r["step"] for r in rows(run, "train")] == [*range(1, 9), *range(10, 25, 2)]
     assert record["config"]["log_every"] == 1  # the first attempt's record stays
     assert status(run)["state"] == "finished"
+
+
+def _change_saved(run, change):
+    """Make the saved configuration of a run that of another version of the program."""
+    path = run / ".hydra" / "config.yaml"
+    saved = yaml.safe_load(path.read_text())
+    change(saved)
+    path.write_text(yaml.safe_dump(saved))
+
+
+def test_a_run_of_an_earlier_or_later_version_goes_on(train, tmp_path):
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+
+    def other_settings(saved):
+        del saved["max_skipped"], saved["checkpoint"]["when_busy"], saved["model"]["dropout"]
+        saved["checkpoint"]["monitor"]["window"] = 3
+
+    _change_saved(tmp_path / "run", other_settings)
+    done = train("resume=run", "epochs=2")
+    assert done.code == 0, done.err
+    assert newest(tmp_path / "run").epoch == 2
+
+
+def test_a_policy_that_conf_no_longer_chooses_is_no_matter_of_versions(train, tmp_path):
+    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
+    _change_saved(tmp_path / "run", lambda saved: saved["checkpoint"]["policy"].update(gone={"keep": 3}))
+    done = train("resume=run", "epochs=2")
+    assert done.code == 1
+    assert "checkpoint.policy.gone.keep was 3 and is None now" in done.err
 
 
 def test_a_job_of_a_sweep_can_be_resumed(train, tmp_path, monkeypatch):
