@@ -11,21 +11,16 @@ does. Building, and what follows the epoch (ours evaluates and saves there), are
 
 With --checkpoint-every the bare loop calls torch.save, without fsync, Lightning uses its ModelCheckpoint, and
 ours saves as in a run but for one thing: each turn ends when its saves are on disk, which a run does not wait
-for.
+for. What steps cost after that, with all cores in use, is measured by after_saves.py.
 """
 
 import argparse
 import json
-import logging
-import os
 import random
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -33,46 +28,31 @@ from pathlib import Path
 from threading import Semaphore
 from typing import Any
 
-import hydra
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
+from benchmarks._loop_arms import (
+    AGAIN,
+    BARE,
+    LIGHTNING,
+    LOG_EVERY,
+    MLP,
+    OURS,
+    Arm,
+    Trial,
+    bare,
+    compose,
+    lightning_arm,
+    mlp,
+    ours,
+    quieten,
+)
 from benchmarks._machine import machine, summary
-from checkpointing.manager import Manager, Options
-from checkpointing.store import Store
-from checkpointing.terminal import Console
-from models._torchvision import torchvision
 from trainer import plugins
-from trainer.build import Parts, build
-from trainer.check import checked, register_schemas
+from trainer.build import build
+from trainer.check import register_schemas
 from trainer.config import Config
 from trainer.data import DataModule
-from trainer.events import Listener, Publisher
-from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-LOG_EVERY = 50
-BARE, AGAIN, OURS, LIGHTNING = "bare", "bare, again", "peakpoint", "lightning"
-Arm = Callable[["Trial"], None]
-VALIDATION = 100  # images; the training part is then exactly one epoch of the batches that are needed
-
-
-@dataclass(kw_only=True)
-class MLP:
-    """A network whose step takes about half a millisecond, so that overhead shows."""
-
-    name: str = "mlp"
-    hidden: int = 64
-
-
-def mlp(cfg: MLP, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """One hidden layer over all pixels."""
-    pixels = image_shape[0] * image_shape[1] * image_shape[2]
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(pixels, cfg.hidden), nn.ReLU(), nn.Linear(cfg.hidden, num_classes)
-    )
 
 
 class Turns:
@@ -116,136 +96,24 @@ class Turns:
             self._done.acquire()
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What an arm trains; `every` is the number of steps between checkpoints, 0 for none."""
-
-    config: Config
-    parts: Parts
-    batches: Turns
-    folder: Path
-    every: int
-
-
-def bare(trial: Trial) -> None:
-    """The loop that one would write by hand."""
-    state = trial.parts.state
-    model, optimizer, scheduler = state.model, state.optimizer, state.scheduler
-    model.train()
-    for step, (images, labels) in enumerate(trial.batches, 1):
-        loss = cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        if step % LOG_EVERY == 0:
-            loss.item()
-        if trial.every and step % trial.every == 0:
-            parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, trial.folder / "bare.pt")
-
-
-def ours(trial: Trial) -> None:
-    """Loop.fit among the parts that trainer.run puts round it."""
-    config, parts = trial.config, trial.parts
-    options = Options(
-        background=config.checkpoint.background,
-        on_error=config.checkpoint.on_error,
-        git_commit=None,
-        resumed_from=None,
-    )
-    store = Store(trial.folder / "checkpoints", "benchmark")
-    parts.data.train_batches = lambda *_: iter(trial.batches)  # type: ignore[method-assign]
-    with (
-        closing(JsonLines(trial.folder, 0, set())) as lines,
-        closing(TensorBoard(trial.folder, 0)) as tensorboard,
-        closing(ConsoleListener(_console(), total_steps=parts.total_steps, start_step=0)) as console,
-        closing(Manager(store, parts.policies, parts.state.gather, options=options)) as manager,
-    ):
-        trial.batches.settle = manager.drain
-        listeners: list[Listener] = [lines, tensorboard, console]
-        parts.loop.fit(Publisher(listeners, manager))
-
-
-def lightning_arm(self_log_every: int) -> Arm:
-    """Lightning's Trainer with everything optional off; the loss is logged every so many steps."""
-    torchvision()  # torchmetrics imports it, and only so does that work beside a CPU build of torch
-    import lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-
-    class Module(lightning.LightningModule):
-        def __init__(self, parts: Parts) -> None:
-            super().__init__()
-            self.net, self.parts = parts.state.model, parts
-
-        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-            images, labels = batch
-            loss = cross_entropy(self.net(images), labels)
-            if (index + 1) % self_log_every == 0:
-                self.log("loss", loss)
-            return loss
-
-        def configure_optimizers(self):  # type: ignore[no-untyped-def]
-            state = self.parts.state
-            return {
-                "optimizer": state.optimizer,
-                "lr_scheduler": {"scheduler": state.scheduler, "interval": "step"},
-            }
-
-    def run(trial: Trial) -> None:
-        saving: list[Any] = (
-            [ModelCheckpoint(trial.folder, every_n_train_steps=trial.every)] if trial.every else []
-        )
-        trainer = lightning.Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            callbacks=saving,
-            enable_checkpointing=bool(saving),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(Module(trial.parts), trial.batches)
-
-    return run
-
-
-def _console() -> Console:
-    return Console(file=Path(os.devnull).open("w"))
-
-
-def compose(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
-    """The default configuration with one epoch of small grey images, typed and as plain values."""
-    images = options.batch_size * (options.steps * (options.repeats + 1) + 1) + VALIDATION
-    overrides = [
+def compose_for(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
+    """One epoch of small grey images, enough for every turn."""
+    return compose(
+        options.batch_size * (options.steps * (options.repeats + 1) + 1),
         f"model={options.model}",
-        "data=synthetic",
-        f"data.train_size={images}",
-        f"data.val_fraction={VALIDATION / images}",
         "data.channels=1",
         "data.native_size=28",
         "data.crop_padding=0",
-        "optimizer=adamw",
-        "epochs=1",
         f"batch_size={options.batch_size}",
-        "device=cpu",
+        f"precision={options.precision}",
         f"threads={options.threads}",
-        f"log_every={LOG_EVERY}",
         f"checkpoint.interval_steps={options.checkpoint_every or 'null'}",
-    ]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides)
-    plain: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    return checked(cfg), plain
+    )
 
 
 def measure(arms: dict[str, Arm], options: argparse.Namespace) -> dict[str, list[float]]:
     """Milliseconds a step of each arm in each turn, the first left out. Exits when an arm did other work."""
-    config, resolved = compose(options)
+    config, resolved = compose_for(options)
     order, shuffled = list(arms), random.Random(0)
     trials: dict[str, Trial] = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(arms)) as pool:
@@ -294,6 +162,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="turns of each arm, after one to warm up")
     parser.add_argument("--steps", type=int, default=50, help="steps in a turn")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help="0: none is timed")
     parser.add_argument("--self-log", action="store_true", help="Lightning: self.log the loss at every step")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -320,14 +189,6 @@ def main() -> None:
         settings = {key: value for key, value in vars(options).items() if key != "json"}
         text = json.dumps({"machine": where, "settings": settings, "arms": figures}, indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")
-
-
-def quieten() -> None:
-    """Send our log to a console that is no terminal and goes nowhere."""
-    log = logging.getLogger("peakpoint")
-    log.setLevel(logging.DEBUG)
-    log.addHandler(ConsoleHandler(_console()))
-    log.propagate = False
 
 
 if __name__ == "__main__":

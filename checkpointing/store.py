@@ -325,8 +325,8 @@ def newest_verified(root: Path, run: str | None = None) -> Found:
 
     Raises FormatError when another version wrote here.
     """
-    skipped = unreadable(root)
-    found = manifests(root)
+    index = Index(root)
+    found, skipped = index.look(), index.unreadable()
     others = tuple(m.file for m in found if run not in (None, m.run))
     for manifest in reversed(of_run(found, run)):
         try:

@@ -1,0 +1,146 @@
+"""What a folder of thousands of checkpoints costs: to list it, to start in it, and to save into it.
+
+    python -m benchmarks.many_checkpoints [--count 10000] [--repeats 5] [--json FILE]
+
+The checkpoints are real, made by the store, of one small file under as many names. `ls` is the command as
+typed, its start included; `start` finds the newest checkpoint that verifies and opens the store, as a resume
+does; `save` is one of the checkpoint manager with the rolling policy, which keeps them all, and `empty` the
+same in an empty folder. The peer reads the same manifests with os.scandir and json.load, without checking
+their digests.
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks._machine import machine, summary
+from checkpointing import codec, store
+from checkpointing.events import StepEnd
+from checkpointing.manager import Manager, Options
+from checkpointing.manifest import Manifest
+from checkpointing.policies.interval import Interval, IntervalSettings
+from checkpointing.policy import TRAINING
+from checkpointing.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = "benchmark"
+GOAL_S = 2.0
+STATE = {"model_state_dict": {"w": torch.zeros(64)}}
+
+
+def fill(root: Path, count: int) -> None:
+    """`count` checkpoints of one run, with as many names for the same bytes; not synced."""
+    synced, os.fsync = os.fsync, lambda _: None
+    try:
+        target = Store(root, RUN)
+        first = Manifest(
+            file=_file(1), tier=TRAINING, tags=("interval",), policies=("interval",), reasons=("every step",),
+            sequence=0, run=RUN, epoch=1, global_step=1, metrics={"accuracy": 0.5, "loss": 1.5}, sparsity=0.7,
+        )  # fmt: skip
+        bytes_of = target.save(first, lambda file: codec.dump(STATE, file))
+        for step in range(2, count + 1):
+            target.share(bytes_of, replace(first, file=_file(step), global_step=step))
+    finally:
+        os.fsync = synced
+
+
+def _file(step: int) -> str:
+    return f"{TRAINING}/checkpoint_epoch_0001_step_{step:08d}.pt"
+
+
+def ls(root: Path) -> None:
+    """As typed."""
+    command = [sys.executable, "-m", "checkpointing", "ls", str(root)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def start(root: Path) -> None:
+    """What a resume does before it loads."""
+    found = store.newest_verified(root)
+    assert found.manifest is not None
+    Store(root, found.manifest.run)
+
+
+def saves(root: Path) -> Callable[[], None]:
+    """A function that saves once, into a folder that was opened before."""
+    options = Options(background=False, on_error="stop", git_commit=None, resumed_from=None)
+    rolling = Interval(IntervalSettings(epochs=None, steps=1, keep_last=10**9))
+    target = Store(root, RUN)
+    manager = Manager(target, {"interval": rolling}, lambda: dict(STATE), options=options)
+    step = max((m.global_step for m in target.mine()), default=0)
+
+    def save() -> None:
+        nonlocal step
+        step += 1
+        manager.handle(StepEnd(1, step))
+
+    save()  # the first also looks what is there
+    return save
+
+
+def peer(root: Path) -> None:
+    """Every manifest, as a script would read them."""
+    with os.scandir(root / TRAINING) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json"):
+                with Path(entry.path).open(encoding="utf-8") as file:
+                    json.load(file)
+
+
+def measure(folder: Path, count: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, in turns."""
+    full, empty = folder / "full" / "checkpoints", folder / "empty" / "checkpoints"
+    fill(full, count)
+    empty.mkdir(parents=True)
+    save_full, save_empty = saves(full), saves(empty)
+    arms: dict[str, Callable[[], None]] = {
+        "ls": lambda: ls(full),
+        "start": lambda: start(full),
+        "save": save_full,
+        "save, empty": save_empty,
+        "peer": lambda: peer(full),
+    }
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(repeats):
+        for name, work in arms.items():
+            begin = time.perf_counter()
+            work()
+            found[name].append(time.perf_counter() - begin)
+    return found
+
+
+def main() -> None:
+    """Measure, print, and write the figures as JSON when asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args()
+    logging.getLogger("peakpoint").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), options.count, options.repeats)
+    print(f"{machine()}; {options.count} checkpoints, n={options.repeats}")
+    for name, seconds in found.items():
+        taken = summary(seconds)
+        print(f"{name:<12}{taken.median:>8.3f} s ({taken.min:.3f} to {taken.max:.3f})")
+    for name in ("ls", "start"):
+        median = summary(found[name]).median
+        print(f"{name} at most {GOAL_S:g} s: {median:.2f}, {'met' if median <= GOAL_S else 'not met'}")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

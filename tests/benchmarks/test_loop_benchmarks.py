@@ -1,0 +1,65 @@
+"""The benchmarks of the loop run end to end, and time what they say."""
+
+import json
+import sys
+from argparse import Namespace
+from importlib.util import find_spec
+
+import pytest
+
+from benchmarks import after_saves, loop_overhead
+from benchmarks._loop_arms import BARE, LIGHTNING, OURS
+
+TINY = {"model": "lenet5", "precision": "bf16", "batch_size": 4, "threads": 1, "saves": 3, "every": 2}
+
+
+@pytest.mark.parametrize("arm", [BARE, OURS, LIGHTNING])
+def test_an_arm_saves_as_often_as_asked_and_no_more(tmp_path, monkeypatch, arm):
+    if arm == LIGHTNING and not find_spec("lightning"):
+        pytest.skip("lightning is not installed")
+    from checkpointing.store import Store
+
+    saved = []
+    real = Store.save
+
+    def save(self, manifest, *rest, **more):
+        saved.append(manifest.global_step)
+        return real(self, manifest, *rest, **more)
+
+    monkeypatch.setattr(Store, "save", save)
+    took = after_saves.train(arm, Namespace(**TINY, steps=4), tmp_path)
+    assert took["before"] > 0
+    assert took["after"] > 0
+    if arm == OURS:
+        assert saved[:3] == [2, 4, 6]
+        assert not [step for step in saved[3:] if step <= 6 + 4]  # then only the end of the run
+    if arm == LIGHTNING:
+        assert list(tmp_path.glob("*.ckpt"))
+
+
+def test_an_arm_s_own_process_prints_its_figures_last_and_the_goal_is_told(monkeypatch, capsys):
+    asked = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+    monkeypatch.setattr(sys, "argv", ["after_saves", *asked, "--steps=2", f"--arm={BARE}"])
+    after_saves.main()
+    assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"before", "after"}
+    times = {"before": [1.0], "after": [2.0]}
+    after_saves.report({BARE: times | {"ratio": [1.0]}, OURS: times | {"ratio": [1.03]}})
+    assert "at most 1.02 of the bare loop's: 1.030, not met" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_default_run_is_timed_beside_a_plain_loop():
+    options = Namespace(model="lenet5", batch_size=8, steps=4, repeats=1)
+    found = after_saves.default_run(options)
+    assert set(found) == {OURS, *after_saves.PLAIN}
+    assert all(rate > 0 for rates in found.values() for rate in rates)
+
+
+def test_turns_of_a_short_loop_with_saves(monkeypatch, capsys):
+    monkeypatch.setattr(loop_overhead, "find_spec", lambda _: None)
+    asked = ["--repeats=1", "--batch-size=4", "--checkpoint-every=50"]
+    monkeypatch.setattr(sys, "argv", ["loop_overhead", *asked])
+    loop_overhead.main()
+    told = capsys.readouterr().out
+    assert "peakpoint" in told
+    assert "50 steps a turn, n=1" in told
