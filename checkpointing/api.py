@@ -102,7 +102,7 @@ class CheckpointManager:
         kept = self._rolling.keeps(mine)
         if len(kept) < len(mine):
             store.verify(self.root, saved)
-            self._recorder.retire(TRAINING, kept, f"older than the last {len(kept)}")
+            self._recorder.retire(mine, kept, f"older than the last {len(kept)}")
         return self._recorder.store.path(saved)
 
     def save_milestone_checkpoint(
@@ -212,7 +212,7 @@ class CheckpointManager:
                 metric = next(iter(mine[-1].metrics))
                 mode = str((mine[-1].metadata or {}).get(MODE))
                 kept |= ranking.best(mine, tag=tag, metric=metric, mode=mode, keep=keep, peak=None)
-        return self._recorder.retire(tier, kept, f"cleaned up to the last {keep}")
+        return self._recorder.retire(self._recorder.mine(tier), kept, f"cleaned up to the last {keep}")
 
     def load_checkpoint(
         self,

@@ -12,11 +12,11 @@ place where something relies on it, so there is no moment at which the place hol
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from checkpointing import files, finding, store, versions
+from checkpointing import files, finding, versions
 from checkpointing.bounded import Absent, opened, read_bytes
 from checkpointing.errors import CheckpointError
 from checkpointing.files import file_digest
@@ -49,9 +49,11 @@ def wanted(manifest: Manifest, what: Collection[str]) -> bool:
     return not {manifest.tier, *manifest.tags, *filter(None, manifest.policies)}.isdisjoint(what)
 
 
-def local(root: Path, what: Collection[str], run: str | None = None) -> list[Manifest]:
-    """What is here (of `run`) and is to be copied, oldest first, then the releases by version."""
-    mine = [m for m in store.manifests(root) if run in (None, m.run)]
+def local(
+    root: Path, found: Iterable[Manifest], what: Collection[str], run: str | None = None
+) -> list[Manifest]:
+    """What of `found` (of `run`) is to be copied, in that order, then the releases by version."""
+    mine = [m for m in found if run in (None, m.run)]
     return [m for m in (*mine, *finding.releases(root)) if wanted(m, what) and (root / m.file).exists()]
 
 

@@ -18,6 +18,7 @@ from checkpointing import finding
 from checkpointing.background import thread
 from checkpointing.copies import Copies, local
 from checkpointing.errors import CheckpointError
+from checkpointing.index import Index
 from checkpointing.lock import followed
 from checkpointing.manifest import Manifest
 from checkpointing.remote import Remote, RemoteError
@@ -49,6 +50,7 @@ class Mirror:
 
     def __init__(self, root: Path, run: str, remote: Remote, settings: Settings) -> None:
         self._named = root
+        self._index = Index(root)
         self._run = run
         self._settings = settings
         self._remote = remote
@@ -114,11 +116,11 @@ class Mirror:
         return sorted(missing[:room], key=lambda m: self._failures[_key(m)])
 
     def _missing(self) -> list[Manifest]:
-        here = local(self._root, self._settings.what, self._run)
+        here = local(self._root, self._index.look(), self._settings.what, self._run)
         return [m for m in reversed(here) if not self._copies.holds(m) and _key(m) not in self._passed_over]
 
     def _here(self) -> set[str]:
-        return {m.file for m in local(self._root, finding.TIERS)}
+        return {m.file for m in local(self._root, self._index.look(), finding.TIERS)}
 
     def _work(self) -> None:
         pause = FIRST_PAUSE_S

@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -92,7 +92,7 @@ class Recorder:
 
     def mine(self, tier: str) -> list[Manifest]:
         """The checkpoints of this run in a tier, oldest first."""
-        return [m for m in finding.in_tier(self.root, tier) if m.run == self.store.run]
+        return [m for m in self.store.mine() if m.tier == tier and self.store.path(m).exists()]
 
     def role(
         self,
@@ -209,10 +209,10 @@ class Recorder:
         builders.remember(self.root, manifest, model)
         return manifest
 
-    def retire(self, tier: str, kept: Mapping[Manifest, str], reason: str) -> list[Path]:
+    def retire(self, mine: Iterable[Manifest], kept: Mapping[Manifest, str], reason: str) -> list[Path]:
         """Delete what of mine is not kept."""
         files = {m.file for m in kept}
-        doomed = [m for m in self.mine(tier) if m.file not in files]
+        doomed = [m for m in mine if m.file not in files]
         deleted = []
         for manifest in doomed:
             try:

@@ -32,7 +32,7 @@ def push(options: argparse.Namespace) -> int:
     copied: list[str] = []
     there: list[str] = []
     refused: list[str] = []
-    for manifest in reversed(local(root, what)):
+    for manifest in reversed(local(root, store.manifests(root), what)):
         try:
             new = not copies.holds(manifest) or (options.verify and not copies.check(manifest))
             if new:

@@ -5,11 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from checkpointing import index, store
+from checkpointing import CheckpointManager, index, mirror, store
 from checkpointing.__main__ import main
 from checkpointing.index import Index
 from checkpointing.policies import build
+from checkpointing.remote import Remote
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import World, saved
 from tests.checkpointing.policies import policy_cases as case
@@ -76,6 +79,33 @@ def test_an_epoch_without_a_save_lists_nothing(tmp_path, listed):
     world.epoch(0.5)
     world.manager.drain()
     assert listed == {}
+
+
+def test_a_save_of_the_library_lists_the_folders_once(tmp_path, listed, read):
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager = CheckpointManager(tmp_path, max_training_checkpoints=2)
+    manager.save_training_checkpoint(model, optimizer, epoch=1, step=1)
+    for step in range(2, 5):
+        listed.clear()
+        read.clear()
+        manager.save_training_checkpoint(model, optimizer, epoch=1, step=step)
+        assert listed == {"training": 1, "milestone": 1}
+        assert sum(read.values()) == 1
+    assert len(manager.list_checkpoints()["training"]) == 2
+
+
+def test_a_mirror_that_has_nothing_to_copy_reads_nothing(tmp_path, read):
+    target = Store(tmp_path / "run" / "checkpoints", "run")
+    for number in range(3):
+        saved(target, f"milestone/c{number}.pt")
+    settings = mirror.Settings(what={"milestone"}, keep=None, queue=10, wait_s=1)
+    place = Remote(f"file://{tmp_path / 'far'}", timeout_s=10, key="checkpoint.mirror")
+    copies = mirror.Mirror(target.root, "run", place, settings)
+    assert len(copies.pending()) == 3
+    read.clear()
+    assert len(copies.pending()) == 3
+    assert read == {}
 
 
 def test_what_others_do_in_the_folder_is_seen(tmp_path):
