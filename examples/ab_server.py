@@ -258,9 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
         releases = Releases(root, given.experiment, parsed(given.weights))
         users = Log(given.log, given.experiment, hash_users=given.hash_users)
         serve(build(releases, users), HOST, given.port, timeout_s=given.timeout)
-    except OSError as error:
-        sys.exit(str(error))
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         say_error(str(error))
         sys.exit(1)
 

@@ -225,14 +225,17 @@ def one_line(reply):
         (("--weights", "champion=1", "--port", "99999"), "Port 99999 cannot be used"),
     ],
 )
-def test_a_wrong_start_is_one_clear_line(root, tmp_path, monkeypatch, arguments, words):
+def test_a_wrong_start_is_one_clear_line(root, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.syspath_prepend(ROOT / "examples")
     import ab_server
 
     with pytest.raises(SystemExit) as ended:
         ab_server.main(command(root, tmp_path / "log.jsonl", "--experiment", "digits", *arguments)[2:])
-    assert words in ended.value.code  # printed, with an exit code of 1
-    assert "\n" not in ended.value.code
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert words in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
 
 
 def drip_by_drip(connection):
