@@ -3,10 +3,10 @@
     for epoch in 1, 2, ...:
         for batch in epoch:
             forward, backward, optimizer step
-            StepEnd                      after each optimizer step
+            StepEnd                      after each optimizer step; the last of an epoch with what follows
         evaluate on the validation split
         EvalEnd                          with the metrics and the measured sparsity
-        EpochEnd                         at the same moment as EvalEnd: the two share one checkpoint
+        EpochEnd                         at the same moment as EvalEnd: all three share one checkpoint
     RunEnd                               once, when the last epoch is done or a policy said Stop
     Interrupted                          instead of RunEnd: a signal, after the step in hand
 

@@ -254,7 +254,8 @@ def test_a_damaged_newest_checkpoint_is_quarantined_and_the_one_before_used(trai
     path.write_bytes(data)
     done = train("resume=run", "epochs=3")
     assert done.code == 0, done.err
-    assert f"{last.file} is damaged and was moved to" in done.out
+    assert f"{last.file} is damaged, so an older one is used" in done.out
+    assert f"moved to quarantine: {last.file}" in done.out
     assert [p.read_bytes() for p in (root / "quarantine").glob("*.pt")] == [bytes(data)]
     assert newest(tmp_path / "run").epoch == 3
 
@@ -450,3 +451,29 @@ def test_grey_images_of_28_pixels_train_a_resnet20(train, tmp_path):
     assert images.shape[1:] == (28, 28)
     assert next(w.shape[1] for w in weights.values() if w.dim() == 4) == 1
     assert next(reversed(weights.values())).shape == (10,)
+
+
+@pytest.mark.parametrize("end", [[], ["max_steps=16"], ["max_steps=12"]], ids=["epochs", "max_steps", "mid"])
+def test_a_moment_is_saved_once_whatever_the_rhythm(train, tmp_path, end):
+    rhythm = ("checkpoint.interval=1", "checkpoint.interval_steps=8", "checkpoint.keep_last=3")
+    assert train(*TINY, *rhythm, *end, "hydra.run.dir=run").code == 0
+    training = [m for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "training"]
+    steps = [m.global_step for m in training]
+    assert steps == sorted(set(steps))
+    assert steps == {"max_steps=16": [8, 16], "max_steps=12": [8, 12]}.get("".join(end), [8, 16, 24])
+    written = [row for row in rows(tmp_path / "run", "save") if "training" in row["file"]]
+    assert len(written) == len(steps)
+    assert {"interval"} == {tag for m in training[:-1] for tag in m.tags}
+
+
+def test_what_fails_in_an_evaluation_costs_no_step(train, tmp_path, monkeypatch):
+    """The last step of an epoch waits for its evaluation; a failed one does not take it along."""
+    from trainer.loop import Loop
+
+    def out_of_memory(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(Loop, "evaluate", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(*TINY, "checkpoint.interval_steps=8", "hydra.run.dir=run")
+    assert newest(tmp_path / "run").global_step == 8

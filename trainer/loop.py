@@ -67,11 +67,15 @@ class Loop:
         while not self.done:
             epoch = progress.epoch + 1
             with _one_value_told():
-                self._train_epoch(epoch, publish)
-            metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
+                last = self._train_epoch(epoch, publish)
+            try:
+                metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
+            except BaseException:
+                publish(*last)
+                raise
             if self.signal is not None:
-                return self._end(publish, Interrupted(epoch, progress.step, self.signal))
-            stop = publish(*self._epoch_done(epoch, metrics))
+                return self._end(publish, *last, Interrupted(epoch, progress.step, self.signal))
+            stop = publish(*last, *self._epoch_done(epoch, metrics))
             self._check_alive(metrics)
             if stop:
                 reason = stop.reason
@@ -83,12 +87,17 @@ class Loop:
             reason += f"; {progress.skipped} of {progress.step} steps were skipped, as they were not finite"
         return self._end(publish, RunEnd(progress.number, progress.step, reason))
 
-    def _train_epoch(self, epoch: int, publish: Publisher) -> None:
+    def _train_epoch(self, epoch: int, publish: Publisher) -> list[Event]:
+        """Train; returns the end of the last step, which belongs to the moment of what comes after it.
+
+        An evaluation changes no weights: were the step published before it, they would be saved twice.
+        """
         progress, meter = self.state.progress, self.state.meter
         log_every, per_epoch = self.settings.log_every, self.data.steps_per_epoch
         # Once an epoch, not once a step: the bookkeeping of a short step shows.
         limit = math.inf if self.settings.max_steps is None else self.settings.max_steps
         since, first = time.perf_counter(), progress.step
+        last: list[Event] = []
         self.state.model.train()
         for images, labels in self.data.train_batches(epoch, progress.batch):
             self._step(images, labels)
@@ -101,10 +110,14 @@ class Loop:
                 since, first = now, progress.step
                 lr = self.state.optimizer.param_groups[0]["lr"]
                 publish.tell(Logged(epoch, progress.step, loss, lr, rate, progress.skipped))
+            if progress.step >= limit or progress.batch == per_epoch:
+                last = [StepEnd(epoch, progress.step)]
+                break
             publish(StepEnd(epoch, progress.step))
-            if self.signal is not None or progress.step >= limit:
+            if self.signal is not None:
                 break
         self._check_finite(f"by step {progress.step}")
+        return last
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step. On CUDA nothing here waits for the device unless steps may be skipped."""
@@ -200,9 +213,11 @@ class Loop:
         limit = self.settings.max_steps
         return limit is not None and self.state.progress.step >= limit
 
-    def _end(self, publish: Publisher, event: RunEnd | Interrupted) -> RunEnd | Interrupted:
-        publish(event)
-        return event
+    def _end(self, publish: Publisher, *events: Event) -> RunEnd | Interrupted:
+        publish(*events)
+        end = events[-1]
+        assert isinstance(end, RunEnd | Interrupted)
+        return end
 
     @contextmanager
     def signals(self) -> Iterator[None]:

@@ -52,7 +52,7 @@ class PeakpointCheckpoint(Callback):
         self._run: Run | None = None
         self._counters: Mapping[str, Any] | None = None
         self._rng: Mapping[str, Any] | None = None
-        self._evaluated: EvalEnd | None = None
+        self._waiting: list[Event] = []
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -106,28 +106,26 @@ class PeakpointCheckpoint(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """A StepEnd after each optimizer step."""
+        """A StepEnd after each optimizer step; the last of an epoch waits for the EpochEnd."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
-            self._handle(trainer, StepEnd(trainer.current_epoch, self._step))
+            self._take(trainer, StepEnd(trainer.current_epoch, self._step))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An EvalEnd; at the end of an epoch it waits for the EpochEnd, so that the two share a file."""
         if trainer.sanity_checking or self._run is None:
             return
         metrics = numbers(trainer.callback_metrics)
-        event = self._run.zeros.measured(trainer.current_epoch, trainer.global_step, metrics, pl_module)
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._evaluated = event
-        else:
-            self._handle(trainer, event)
+        self._take(
+            trainer,
+            self._run.zeros.measured(trainer.current_epoch, trainer.global_step, metrics, pl_module),
+        )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """The evaluation and the end of its epoch are one moment."""
-        events = [self._evaluated] if self._evaluated else []
-        self._evaluated = None
+        """The last step of an epoch, the evaluation and the end of the epoch are one moment."""
+        waiting, self._waiting = self._waiting, []
         epoch = trainer.current_epoch
-        self._handle(trainer, *events, EpochEnd(epoch, trainer.global_step, done=epoch + 1))
+        self._handle(trainer, *waiting, EpochEnd(epoch, trainer.global_step, done=epoch + 1))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """The end of the fit, whatever ended it."""
@@ -146,6 +144,13 @@ class PeakpointCheckpoint(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Finish the save in flight."""
         self._close()
+
+    def _take(self, trainer: Trainer, event: Event) -> None:
+        """Handle an event, at the end of an epoch together with it: then they share a file."""
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._waiting.append(event)
+        else:
+            self._handle(trainer, event)
 
     def _handle(self, trainer: Trainer, *events: Event) -> None:
         assert self._run is not None

@@ -55,7 +55,7 @@ class PeakpointCallback(TrainerCallback):
         self._run: Run | None = None
         self._resumed: tuple[str, Mapping[str, Any]] | None = None
         self._parts: tuple[Any, Any, Any, TrainerState] | None = None
-        self._epoch_end: EpochEnd | None = None
+        self._waiting: list[Event] = []
 
     def resume_folder(self) -> str | None:
         """The newest checkpoint that verifies, unfolded as the Trainer reads it; None when there is none.
@@ -99,9 +99,11 @@ class PeakpointCallback(TrainerCallback):
         control: TrainerControl,
         **parts: Any,
     ) -> None:
-        """A StepEnd after each optimizer step."""
+        """A StepEnd after each optimizer step; where an evaluation or EpochEnd follows it waits for that."""
         self._take(state, parts)
-        self._handle(control, StepEnd(_epoch(state), state.global_step))
+        self._waiting = [StepEnd(_epoch(state), state.global_step)]
+        if not control.should_evaluate and not float(state.epoch or 0).is_integer():
+            self._flush(control)
 
     def on_epoch_end(
         self,
@@ -112,7 +114,7 @@ class PeakpointCallback(TrainerCallback):
     ) -> None:
         """An EpochEnd; where an evaluation follows it waits for it, so that the two share a file."""
         self._take(state, parts)
-        self._epoch_end = EpochEnd(_epoch(state), state.global_step)
+        self._waiting.append(EpochEnd(_epoch(state), state.global_step))
         if not control.should_evaluate:
             self._flush(control)
 
@@ -153,9 +155,11 @@ class PeakpointCallback(TrainerCallback):
     def _take(self, state: TrainerState, parts: dict[str, Any]) -> None:
         self._parts = (parts["model"], parts["optimizer"], parts["lr_scheduler"], state)
 
-    def _flush(self, control: TrainerControl, *first: Event) -> None:
-        events = [*first, *([self._epoch_end] if self._epoch_end else [])]
-        self._epoch_end = None
+    def _flush(self, control: TrainerControl, *evaluated: Event) -> None:
+        """Handle what waits as one moment: a step, its evaluation, the end of its epoch."""
+        waiting, self._waiting = self._waiting, []
+        steps = [event for event in waiting if isinstance(event, StepEnd)]
+        events = [*steps, *evaluated, *(event for event in waiting if event not in steps)]
         if events:
             self._handle(control, *events)
 

@@ -66,9 +66,14 @@ def read_peak(state: Peak) -> Peak:
 
 
 def newest(manifests: Sequence[Manifest], tag: str, count: int) -> dict[Manifest, str]:
-    """The `count` newest checkpoints that carry `tag`, by the order of saving."""
+    """The checkpoints of the `count` newest moments that carry `tag`, by the order of saving.
+
+    A resumed run may save a step again: of those of one step the newest stands for all.
+    """
     tagged = sorted((m for m in manifests if tag in m.tags), key=lambda m: m.sequence)
-    return dict.fromkeys(tagged[-count:], f"one of the last {count} of {tag}")
+    moments = {(m.epoch, m.global_step): m for m in tagged}
+    newest_last = sorted(moments.values(), key=lambda m: m.sequence)
+    return dict.fromkeys(newest_last[-count:], f"one of the last {count} of {tag}")
 
 
 def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[float, Manifest]]:

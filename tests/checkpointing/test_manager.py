@@ -239,15 +239,22 @@ def test_order_survives_a_clock_that_goes_backwards(world, monkeypatch):
     assert [(m.epoch, m.created[:4]) for m in run.kept] == [(3, "1999"), (4, "2010")]
 
 
-def test_a_step_and_the_epoch_that_ends_with_it_are_two_checkpoints(world):
+def test_a_step_and_the_epoch_that_ends_with_it_are_one_checkpoint(world):
     run = world(interval=case.interval(epochs=1, steps=10, keep_last=9))
-    run.manager.handle(StepEnd(1, 10))
-    run.epoch(0.5)
-    names = ["checkpoint_epoch_0001_step_00000010.pt", "checkpoint_epoch_0001_step_00000010_2.pt"]
-    assert run.files("training") == names
+    run.manager.handle(StepEnd(1, 10), EvalEnd(1, 10, {"accuracy": 0.5}, 0.0, 0), EpochEnd(1, 10))
+    assert run.files("training") == ["checkpoint_epoch_0001_step_00000010.pt"]
+    assert run.kept[-1].tags == ("interval", "interval")
     assert run.kept[-1].metrics == {"accuracy": 0.5}
-    assert run.kept[-1].file.endswith("_2.pt")
-    assert points(run.root / "training" / "latest.pt") == names[1]
+
+
+def test_of_two_saves_of_one_step_the_newer_stands(world):
+    """As a resumed run makes them that was interrupted while it evaluated."""
+    run = world(interval=case.interval(epochs=1, steps=10, keep_last=2))
+    run.epoch(0.4)
+    run.manager.handle(StepEnd(2, 20))
+    run.epoch(0.5)
+    assert [(m.epoch, m.metrics) for m in run.kept] == [(1, {"accuracy": 0.4}), (2, {"accuracy": 0.5})]
+    assert points(run.root / "training" / "latest.pt") == run.kept[-1].file.split("/")[1]
 
 
 def test_policies_get_their_counters_back_by_name_and_what_has_no_taker_is_told(world, caplog):
@@ -297,7 +304,7 @@ def test_the_first_stop_wins_and_the_moment_is_saved_all_the_same(world):
 def test_a_restart_in_a_directory_goes_on_counting(world):
     run = world(interval=case.interval(epochs=1, keep_last=9))
     run.epoch(0.5)
-    saved(Store(run.root, "run"), "training/b.pt")
+    saved(Store(run.root, "run"), "training/b.pt", global_step=5)
     run.attempt()
     run.epoch(0.5)
     assert [m.sequence for m in run.kept] == [1, 2, 3]
