@@ -20,7 +20,7 @@ from torch import nn
 from checkpointing import given
 from checkpointing.adapters.common import Run, Writing, newest, numbers, plain
 from checkpointing.errors import CheckpointError
-from checkpointing.events import EpochEnd, EvalEnd, Event, RunEnd, StepEnd
+from checkpointing.events import EpochEnd, Event, RunEnd, StepEnd
 from checkpointing.policy import Policy
 from checkpointing.rng import restore_rng, rng_state
 

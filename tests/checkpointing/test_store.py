@@ -151,8 +151,11 @@ def test_where_hard_links_do_not_work_a_role_is_a_copy(target, monkeypatch):
 
     monkeypatch.setattr(Path, "hardlink_to", refused)
     first = saved(target)
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), sync(file)))
     role = target.share(first, manifest("milestone/b.pt"))
     assert not target.path(first).samefile(target.path(role))
+    assert target.path(role).stat().st_ino in synced
     store.verify(target.root, role)
 
 

@@ -183,6 +183,25 @@ def test_where_locks_do_not_work_the_user_is_told(tmp_path, monkeypatch, caplog)
     assert "a file system without locks" in caplog.text
 
 
+def test_where_locks_do_not_work_nothing_staged_is_taken_for_a_dead_writers(tmp_path, monkeypatch):
+    """Whether its writer lives nobody knows, and it may be in the middle of a save."""
+
+    def no_locks(descriptor, kind):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    target = Store(tmp_path / "c", "run")
+
+    def produce(file):
+        file.write(b"half")
+        store.sweep(tmp_path / "c" / "training")
+        Store(tmp_path / "c", "run")
+        file.write(b"whole")
+
+    saved = target.save(manifest("training/a.pt"), produce)
+    assert target.path(saved).read_bytes() == b"halfwhole"
+
+
 def test_two_runs_in_one_root_never_touch_each_other(tmp_path):
     """Both save, in two processes at once, under the same names, and let their older ones go."""
     root = tmp_path / "checkpoints"

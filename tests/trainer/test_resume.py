@@ -1,6 +1,7 @@
 """resume=: which command line it stands for, which run it means, and what may have changed."""
 
 import json
+import os
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -216,6 +217,10 @@ def test_latest_is_the_run_that_was_started_last(place):
     newest_run = place("outputs/a", started="2025-01-03")
     assert locate("latest") == (newest_run, None)
     job = place("outputs/sweeps/2025/7", started="2025-01-04")
+    assert locate("latest") == (job, None)
+    for number, run in enumerate((job, newest_run, *newest_run.parent.glob("b"))):  # as a copy makes them
+        os.utime(run / "run.json", (number, number))
+        os.utime(run, (number, number))
     assert locate("latest") == (job, None)
 
 

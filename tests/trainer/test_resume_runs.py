@@ -112,3 +112,15 @@ def test_a_moved_run_goes_on_where_it_lies(train, tmp_path):
     assert newest(tmp_path / "elsewhere" / "moved").epoch == 2
     for manifest in store.manifests(tmp_path / "elsewhere" / "moved" / "checkpoints"):
         store.verify(tmp_path / "elsewhere" / "moved" / "checkpoints", manifest)
+
+
+def test_the_checkpoint_that_a_run_was_resumed_from_stays(train, whole_run, tmp_path):
+    """Beside the newest one, which is all that this run keeps otherwise."""
+    shutil.copytree(whole_run, tmp_path / "run", symlinks=True)
+    file = next(m for m in store.manifests(tmp_path / "run" / "checkpoints") if m.global_step == 10).file
+    keep = ("checkpoint.keep_last=1", "checkpoint.interval=1", "checkpoint.interval_steps=null")
+    done = train(f"resume={tmp_path / 'run' / 'checkpoints' / file}", *keep)
+    assert done.code == 0, done.err
+    kept = [m.global_step for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "training"]
+    assert 10 in kept
+    assert 11 not in kept
