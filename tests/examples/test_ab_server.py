@@ -248,8 +248,8 @@ def drip_by_drip(connection):
 @pytest.mark.slow
 def test_slow_clients_are_cut_off_and_too_many_or_too_much_refused(root, serve):
     """Beside one that is served throughout."""
-    client = serve(root, *ASKED, "--timeout", "1")
-    address = client.base_url.host, client.base_url.port
+    url = serve(root, *ASKED, "--timeout", "3").base_url
+    address = url.host, url.port
     good = {"user_id": "ada", "image": image(0, side=128)}  # the largest there is
     slow = {
         "says nothing": b"",
@@ -261,12 +261,12 @@ def test_slow_clients_are_cut_off_and_too_many_or_too_much_refused(root, serve):
         sockets[name] = socket.create_connection(address)
         sockets[name].sendall(said)
     begun = time.monotonic()
-    assert client.post("/predict", json=good).status_code == 200
+    assert httpx.post(url.join("/predict"), json=good).status_code == 200
     for name, waiting in sockets.items():
         waiting.settimeout(20)
         with contextlib.suppress(ConnectionResetError):
             assert waiting.recv(1) == b"", name
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 20
     drip = socket.create_connection(address)
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
         drip_by_drip(drip)
@@ -275,12 +275,11 @@ def test_slow_clients_are_cut_off_and_too_many_or_too_much_refused(root, serve):
         long.sendall(b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 20_000)
         assert long.recv(12).startswith(b"HTTP/1.1 400")
     crowd = [socket.create_connection(address) for _ in range(64)]
-    with httpx.Client(base_url=client.base_url) as late:
-        assert late.get("/healthz").status_code == 503
+    assert httpx.get(url.join("/healthz")).status_code == 503
     for each in crowd:
         each.close()
     for _ in range(50):
-        if client.get("/healthz").status_code == 200:
+        if httpx.get(url.join("/healthz")).status_code == 200:
             return
         time.sleep(0.1)
     raise AssertionError("it does not recover from a crowd")
