@@ -88,8 +88,8 @@ def resealed(**facts):
     ],
 )
 def test_a_manifest_of_any_kind_is_one_line_of_a_tree(tree, commands, spoil):
-    spoil(mark(tree / "first"))
-    name = mark(tree / "second").stem
+    spoiled = mark(tree / "first")
+    spoil(spoiled)
     code, out, err = commands("verify", tree)
     assert (code, err) == (1, "")
     assert out.count("bad: ") == 1
@@ -97,11 +97,11 @@ def test_a_manifest_of_any_kind_is_one_line_of_a_tree(tree, commands, spoil):
     code, out, err = commands("ls", tree)
     assert code == 1
     assert f"{tree}/second" in out
-    assert name in out
+    assert f"{spoiled.stem}.pt" in out  # that of the second
     assert out.count("damaged: ") == 1
-    code, out, err = commands("show", mark(tree / "first").with_suffix(".pt"))
+    code, out, err = commands("show", spoiled.with_suffix(".pt"))
     assert (code, out) == (1, "")
-    assert name in err
+    assert spoiled.name in err
     for asked in (("gc", "--dry-run", tree / "first"), ("repair", "--dry-run", tree / "first")):
         assert commands(*asked)[0] in (0, 1)
 
