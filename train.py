@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import say_error, steady_output
+from checkpointing.urls import refuse_passwords
 from trainer import commandline, plugins, resume, signals
 from trainer.check import checked, register_schemas
 from trainer.errors import UserError
@@ -59,6 +60,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _main() -> int:
+    refuse_passwords(sys.argv[1:])  # before anything is written down, or repeated in an error
     register_schemas()
     plan = resume.plan(commandline.read(sys.argv[1:]))
     sys.argv[1:] = plan.argv

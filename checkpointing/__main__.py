@@ -12,6 +12,7 @@ from checkpointing import plugins
 from checkpointing.arguments import Parser, a_path
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.terminal import say_error, steady_output
+from checkpointing.urls import refuse_passwords
 
 PLUGINS = "plugins=[module] imports modules of your own first, as for train.py: networks and data by name."
 
@@ -24,10 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     own = [a for a in given if a.startswith(f"{plugins.KEY}=")]
     with steady_output():
-        options = _parser().parse([a for a in given if a not in own])
-        # Late, so that a command pays only for what it imports.
-        module = importlib.import_module(f"checkpointing.commands.{options.module}")
         try:
+            refuse_passwords(given)
+            options = _parser().parse([a for a in given if a not in own])
+            # Late, so that a command pays only for what it imports.
+            module = importlib.import_module(f"checkpointing.commands.{options.module}")
             if hasattr(options, "overrides"):  # a command line of train.py, which has plugins= itself
                 options.overrides += own
             else:

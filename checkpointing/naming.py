@@ -1,5 +1,6 @@
 """File names from a template such as `{model}_{optimizer}_{data}_epoch{epoch}_acc{accuracy:.2f}`."""
 
+import re
 import string
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class Template:
             for _, field, spec, conversion in string.Formatter().parse(self.text):
                 if field is not None and field not in known:
                     raise ValueError(f"{{{field}}} is not a field; there are: {', '.join(known)}")
-                if conversion or "{" in (spec or ""):
+                # A width of many digits would take as many bytes of memory.
+                if conversion or re.search(r"{|\d{3}", spec or ""):
                     raise ValueError(f"{{{field}}} may have a format such as :.2f, and nothing else")
             stem = self.stem(1, 1, 0.5, dict.fromkeys(metrics, 0.5))
         except ValueError as error:

@@ -10,7 +10,7 @@ import pytest
 from checkpointing import remote as remotes
 from checkpointing.errors import CheckpointError
 from checkpointing.remote import Missing, Remote, RemoteError
-from checkpointing.urls import check_url, shown
+from checkpointing.urls import check_url, refuse_passwords, shown
 from tests.remotes import Fault
 
 DATA = bytes(range(256)) * 300
@@ -121,6 +121,7 @@ def test_no_answer_is_larger_than_what_was_asked_for(s3):
         ("s3://bucket/x y", "not a URL"),
         ("foo://bucket/x", "fsspec knows no protocol foo"),
         ("ftp://me:hunter22@host/x", "holds a password"),
+        ("s3://me:abcdef/hunter22@bucket/x", "holds a password"),
         ("https://host/x?signature=abcdef", "not a URL"),
     ],
 )
@@ -137,6 +138,11 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3", raising=False)
     with pytest.raises(CheckpointError, match=r'pip install "peakpoint\[s3\]"'):
         check_url("s3://bucket/x")
+
+
+@pytest.mark.parametrize("url", ["file:///a:b/x", "sftp://me@host:22/a@b", "memory://host:22/a@b"])
+def test_a_user_or_a_port_is_no_password(url):
+    refuse_passwords([url])
 
 
 def test_no_secret_is_shown(monkeypatch):

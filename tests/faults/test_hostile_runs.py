@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -194,6 +195,22 @@ def test_what_a_run_appends_to_is_no_link_and_no_pipe(tree, train, tmp_path):
     done = train(f"resume={run}", "epochs=4")
     assert done.code == 0, done.err
     assert precious.read_text() == "of the user\n"
+
+
+def test_what_is_sent_is_no_link(tree, commands, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text(token := uuid.uuid4().hex)
+    run = tree / "first"
+    spoiled = run / "checkpoints" / newest(run).file
+    for path in (run / "metrics.jsonl", run / ".hydra" / "more.yaml", spoiled):
+        path.unlink(missing_ok=True)
+        path.symlink_to(secret)
+    code, _, err = commands("push", run, f"file://{tmp_path}/far", "--what", "milestone,training")
+    assert (code, err) == (1, "")
+    sent = [path.read_bytes() for path in (tmp_path / "far").rglob("*") if path.is_file()]
+    assert sent
+    assert not any(token.encode() in content for content in sent)
+    assert not list((tmp_path / "far").rglob(spoiled.name))
 
 
 def many(value, levels=40):

@@ -108,7 +108,7 @@ def test_killed_in_an_upload_and_started_again_everything_arrives(train, s3, tmp
     assert len(links) == 1
     assert here
     assert not there
-    done = train("resume=run")
+    done = train("resume=run", f"checkpoint.mirror={s3.url}/runs")
     assert done.code == 0, done.err
     here, there, _ = mirrored(run, f"{s3.url}/runs")
     assert here == there
@@ -139,3 +139,22 @@ def test_wrong_settings_are_one_line_before_training(train, tmp_path, override, 
     assert done.err.count("\n") == 1
     assert "hunter22" not in done.err
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("mode", [[], ["-m", "seed=1,2"]])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "checkpoint.mirror=s3://AKIAXY:hunter22@bucket/x",
+        "checkpoint.mirror=s3://AKIAXY:a/b+hunter22@bucket/x",
+        "checkpoint={mirror: 's3://AKIAXY:hunter22@bucket/x'}",
+        "resume=s3://AKIAXY:hunter22@bucket/x",
+    ],
+)
+def test_a_password_is_refused_before_anything_is_written(train, tmp_path, mode, argument):
+    done = train(*mode, *TINY, argument)
+    assert done.code == 1
+    assert "holds a password, which would be written down" in done.err
+    assert "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in done.err
+    assert "hunter22" not in done.out + done.err
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,8 @@ def test_nor_by_the_proof_of_a_run(finished, override, tmp_path):
 
 
 def test_what_the_environment_holds_goes_nowhere_unasked(train, finished, tmp_path, monkeypatch):
-    monkeypatch.setenv("TOKEN", "SECRET-OF-WHO-RESUMES")
+    token = uuid.uuid4().hex
+    monkeypatch.setenv("TOKEN", token)
     place = f"checkpoint.mirror=file://{tmp_path}/there"
     with_override(finished, "checkpoint.name='${oc.env:TOKEN}_{epoch}'", place)
     done = train("resume=run", "epochs=4")
@@ -173,7 +175,7 @@ def test_what_the_environment_holds_goes_nowhere_unasked(train, finished, tmp_pa
     assert "add 'checkpoint.name='\"'\"'${oc.env:TOKEN}_{epoch}'\"'\"'' " in done.err
     assert f"{place} to the command" in done.err
     assert not (tmp_path / "there").exists()
-    held = [p for p in tmp_path.rglob("*") if p.is_file() and b"SECRET-OF" in p.read_bytes()]
+    held = [p for p in tmp_path.rglob("*") if p.is_file() and token.encode() in p.read_bytes()]
     assert held == []
     # Its owner says both again.
     monkeypatch.setenv("TOKEN", "mine")

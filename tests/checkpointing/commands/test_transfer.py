@@ -443,6 +443,7 @@ def test_room_that_is_not_there_is_told_before(run, url, tmp_path, cli_main, mon
         (("pull", "foo://x", "back"), "fsspec knows no protocol foo"),
         (("pull", "memory://nothing-here", "back"), "holds no copies of a run"),
         (("push", "run", "ftp://me:hunter22@h/x"), "holds a password"),
+        (("ls", "run", "ftp://me:hunter22@h/x"), "holds a password"),
     ],
 )
 def test_wrong_words_are_one_line(run, cli_main, monkeypatch, arguments, says):
