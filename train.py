@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import say_error, steady_output
 from checkpointing.urls import refuse_passwords
-from trainer import commandline, plugins, resume, signals
+from trainer import commandline, continuing, plugins, resume, signals
 from trainer.check import checked, register_schemas
 from trainer.errors import UserError
 from trainer.explain import all_choices, explain
@@ -92,6 +92,10 @@ def _main() -> int:
 
     try:
         job()
+    except MissingConfigException as error:
+        if lacking := continuing.lacking(plan):
+            raise UserError(f"{explain(error)} {lacking}") from None
+        raise
     finally:
         forget()
         for folder in sweeps:

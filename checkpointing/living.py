@@ -1,10 +1,11 @@
 """The living model, optimizer and scheduler of a loop of one's own, and the state that describes them."""
 
+import contextlib
 import itertools
 import logging
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -74,7 +75,8 @@ def restore(
     """Load a checkpoint's contents into living objects, the random number generators last.
 
     Returns the rest of it. Raises CheckpointError when the model or the optimizer is not in it or does not
-    fit; a schedule that is not in it, or is another, is a warning and `not_restored`.
+    fit, and leaves both as they were; a schedule that is not in it, or is another, is a warning and
+    `not_restored`.
     """
     needed = ["model_state_dict", *["optimizer_state_dict"] * (optimizer is not None), *["rng_state"] * rng]
     for key in needed:
@@ -84,15 +86,39 @@ def restore(
             )
     if optimizer is not None:  # before anything living is touched
         optimizer_state.check_kind(optimizer, saved["optimizer_state_dict"], saved.get("optimizer"))
-    load_weights(model, saved["model_state_dict"])
-    if optimizer is not None:
-        for line in optimizer_state.load(optimizer, saved["optimizer_state_dict"], keep_settings=False):
-            log.warning("%s", line)
+    with _as_they_were_unless_it_fits(model, optimizer):
+        load_weights(model, saved["model_state_dict"])
+        if optimizer is not None:
+            for line in optimizer_state.load(optimizer, saved["optimizer_state_dict"], keep_settings=False):
+                log.warning("%s", line)
     rest = {key: value for key, value in saved.items() if key not in HEAVY}
     rest["not_restored"] = _restore_schedule(saved.get("scheduler_state_dict"), scheduler, resumed=rng)
     if rng:
         restore_rng(saved["rng_state"])
     return rest
+
+
+@contextlib.contextmanager
+def _as_they_were_unless_it_fits(model: nn.Module, optimizer: Stateful | None) -> Iterator[None]:
+    """Within: an error gives the model and the optimizer back what they had.
+
+    torch loads what fits and then raises. Only its own loading knows what fits, as layers may rename and add
+    entries, so the weights are copied before, to the CPU: there is never more on the device than in training.
+    """
+    network = unwrap(model)
+    weights = {
+        key: value.detach().to("cpu", copy=True)
+        for key, value in network.state_dict().items()
+        if isinstance(value, torch.Tensor) and not value.is_meta and not nn.parameter.is_lazy(value)
+    }
+    memory = optimizer.state_dict() if optimizer is not None else {}
+    try:
+        yield
+    except BaseException:
+        network.load_state_dict(weights, strict=False)
+        if optimizer is not None:
+            optimizer.load_state_dict(memory)
+        raise
 
 
 def load_weights(model: nn.Module, saved: Mapping[str, Any]) -> None:

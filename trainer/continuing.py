@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -13,6 +14,7 @@ from trainer.errors import UserError
 
 SEARCHED = "hydra.searchpath"
 """The override that says where more of the configuration lies."""
+PLACES = ("--config-path", "--config-name", "--config-dir")
 LENGTH = ("epochs", "max_steps")
 
 
@@ -42,6 +44,30 @@ def _options(argv: list[str]) -> list[str]:
         "config-dir": given.config_dir,
     }
     return [word for name, value in named.items() if value for word in (f"--{name}", value)]
+
+
+def lacking(plan: resume.Plan) -> str:
+    """A sentence when the attempt that is resumed was given options that this command line leaves out.
+
+    Empty when there are none. The record says which; of what they held nothing is printed or followed.
+    """
+    if plan.attempt is None:
+        return ""
+    try:
+        words = shlex.split(str(plan.attempt.get("command", "")))
+    except ValueError:
+        return ""
+    before, now = _named(words), _named(plan.argv)
+    missing = [name for name in before if name not in now]
+    return f"The run was started with {' and '.join(missing)}: add what was given there." if missing else ""
+
+
+def _named(words: Sequence[str]) -> list[str]:
+    """Which of what says where the configuration lies is among the words of a command."""
+    names = {word.partition("=")[0] for word in words}
+    options = get_args_parser()._option_string_actions
+    given = {options[name].option_strings[0] for name in names if name in options}
+    return [name for name in (*PLACES, SEARCHED) if name in given | names]
 
 
 def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:

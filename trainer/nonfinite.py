@@ -14,6 +14,7 @@ from checkpointing import codec, store
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.policy import ranked
+from trainer import continuing
 from trainer.errors import UserError
 from trainer.state import Progress, plain_model
 
@@ -101,9 +102,10 @@ def with_last_good(root: Path, run: str, classes: int) -> Iterator[None]:
         if good is None:
             what = "No checkpoint of this run was evaluated with a good loss, so start again."
         else:
+            loss, again = good.metrics["loss"], continuing.command(root / good.file)
             what = (
                 f"The last good checkpoint is that of epoch {good.epoch}, step {good.global_step} (loss "
-                f"{good.metrics['loss']:.4f}), and is intact; to go on from it: resume={root / good.file}"
+                f"{loss:.4f}), and is intact; to go on from it: {again}"
             )
         raise UserError(f"{error} {what}") from None
 

@@ -32,6 +32,8 @@ file_only = logging.getLogger("train.log")  # what the console is told in anothe
 
 HYDRA = ".hydra"
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
+NOW = "config_now"
+"""The entry of run.json with the configuration of the latest attempt, where an earlier one was another."""
 STATES = ("running", "finished", "interrupted", "failed")
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorboard", "peakpoint")
 
@@ -71,7 +73,7 @@ def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(attempts, list) or not all(isinstance(each, dict) for each in attempts):
         yield "attempts"
         return
-    for name in ("config", "data"):
+    for name in ("config", NOW, "data"):
         if not isinstance(found.get(name, {}), dict):
             yield name
     if not (isinstance(name := found.get("run", "run"), str) and safe(name)):
@@ -121,11 +123,12 @@ def saved_config(run: Path, attempt: Mapping[str, Any]) -> DictConfig:
 
 
 def watched(run: Path) -> tuple[str, str, list[float]]:
-    """The metric and its mode that a run's record says it watched, and its target sparsities.
+    """The metric and its mode that the latest attempt of a run watched, and its target sparsities.
 
     The first target is that of its pruning. Raises UserError when the record does not say.
     """
-    config: Any = read_json(run / RUN).get("config")
+    found = read_json(run / RUN)
+    config: Any = found.get(NOW, found.get("config"))
     try:
         monitor, targets = config["checkpoint"]["monitor"], [float(config["pruning"]["target"])]
         for policy in config["checkpoint"]["policy"].values():

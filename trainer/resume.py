@@ -218,7 +218,18 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
             f"{key} was {old.get(key)} and is {new.get(key)} now, and the command does not name it: conf/ "
             f"has changed since. Add {key}={old.get(key)} to keep it, or accept_drift=true."
         )
-    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed]
+    lines = []
+    for key in changed:
+        gone = _gone(key, new)
+        lines.append(f"{gone}: removed" if gone else f"{key}: {old.get(key)} -> {new.get(key)}")
+    return list(dict.fromkeys(lines))
+
+
+def _gone(key: str, new: Mapping[str, Any]) -> str | None:
+    """What `key` went with: the first node above it that the new configuration lacks."""
+    names = key.split(".")
+    above = (".".join(names[:count]) for count in range(1, len(names)))
+    return next((node for node in above if not any(under(left, (node,)) for left in new)), None)
 
 
 def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:

@@ -230,6 +230,8 @@ def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any]
             **record.environment(),
             "data": parts.data.fingerprint,
         }
+    else:
+        facts = {**facts, record.NOW: resolved}
     record.write_json(directory / record.RUN, facts)
     record.set_status(directory, "running", **record.holder())
 

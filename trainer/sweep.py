@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -106,9 +107,16 @@ def _result(run: Path) -> tuple[str, list[str], str]:
 
 
 def _overrides(run: Path) -> list[str]:
-    """What sets a job apart, in words; nothing when it is not there, or not to be read."""
+    """What sets a job apart, in words; nothing when it is not there, or not to be read.
+
+    A job that was resumed has those of its latest attempt; one that failed before it began has no record.
+    """
     try:
-        found = bounded.yaml_value(run / ".hydra" / "overrides.yaml")
-    except CheckpointError:
-        return []
-    return list(map(str, found)) if isinstance(found, list) else []
+        found: Any = resume.last_attempt(run)["overrides"]
+    except UserError:
+        try:
+            found = bounded.yaml_value(run / record.HYDRA / "overrides.yaml")
+        except CheckpointError:
+            return []
+    words = list(map(str, found)) if isinstance(found, list) else []
+    return [word for word in words if resume.split(word)[0] not in resume.OWN]

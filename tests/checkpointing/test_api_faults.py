@@ -1,6 +1,7 @@
 """The library API when something is damaged, refused, foreign or gone."""
 
 import contextlib
+import copy
 import math
 import os
 from dataclasses import replace
@@ -120,6 +121,22 @@ def test_another_network_is_refused_in_one_line(manager, t):
     path = save(manager, t)
     with pytest.raises(CheckpointError, match=r"of another network: size mismatch for body\.0\.weight"):
         load_checkpoint(path, BayesianTransformer(17))
+
+
+@pytest.mark.parametrize("wrong", ["network", "optimizer"])
+def test_what_does_not_fit_leaves_the_living_as_they_were(manager, t, wrong):
+    """torch itself loads the layers that fit before it refuses the one that does not."""
+    path = save(manager, t)
+    model = BayesianTransformer(17 if wrong == "network" else 16)
+    groups = [{"params": [p]} for p in model.parameters()]
+    optimizer = torch.optim.AdamW(groups if wrong == "optimizer" else model.parameters())
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    with pytest.raises(CheckpointError, match=r"of another network|does not fit"):
+        load_checkpoint(path, model, optimizer)
+    assert not differences({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, before)
 
 
 def test_a_file_without_weights_is_refused(tmp_path, t):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import TINY, run_main, status
 from tests.states import newest
+from trainer import recorded
 
 SHORT = [*TINY, "optimizer=sgd", "test=false"]
 
@@ -135,7 +136,11 @@ def test_the_printed_command_goes_on_as_it_stands(train, tmp_path, monkeypatch, 
     (line,) = re.findall("to go on: (.*)", killed.out)
     words = shlex.split(line)
     assert words[:2] == ["python", "train.py"]
-    assert train(words[-1]).code == 1  # without the rest it does not
+    without = train(words[-1], *recorded.needs_word(words))
+    option = "hydra.searchpath" if len(place) == 1 and place[0].startswith("hydra") else "--config-dir"
+    assert without.code == 1
+    assert "experiment=mine is not a choice" in without.err
+    assert without.err.endswith(f" The run was started with {option}: add what was given there.\n")
     done = train(*words[2:])
     assert done.code == 0, done.err
     run = tmp_path / "a run, [x]"

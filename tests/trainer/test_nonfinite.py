@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import pytest
 import torch
@@ -47,21 +48,23 @@ def test_so_many_skipped_in_a_row_end_the_run(train, tmp_path):
 
 @pytest.mark.parametrize("how", ["nonfinite=stop", "nonfinite=skip"])
 def test_the_last_good_checkpoint_is_named_and_can_be_resumed_from(train, tmp_path, how):
-    base = [*DENSE, "optimizer.lr=0.01", "epochs=1", "checkpoint.interval_steps=1"]
-    assert train(*base).code == 0
-    done = train("resume=run", "epochs=9", "optimizer.lr=1e20", how)
+    base = [*TINY, "optimizer=sgd", "optimizer.lr=0.01", "epochs=1", "checkpoint.interval_steps=1"]
+    assert train(*base, "hydra.run.dir='a run, [x]'").code == 0
+    done = train("resume='a run, [x]'", "epochs=9", "optimizer.lr=1e20", how)
     assert done.code == 1
-    root = tmp_path / "run" / "checkpoints"
+    run = tmp_path / "a run, [x]"
+    root = run / "checkpoints"
     good = max((m for m in store.manifests(root) if m.global_step == 8), key=lambda m: m.sequence)
     assert (
         f"The last good checkpoint is that of epoch 1, step 8 (loss {good.metrics['loss']:.4f})" in done.err
     )
     assert any(m.global_step > 8 for m in store.manifests(root))
-    command = done.err.split("to go on from it: ")[1].strip()
-    assert command == f"resume={root / good.file}"
-    done = train(command, "optimizer.lr=0.01", "epochs=2")
+    words = shlex.split(done.err.split("to go on from it: ")[1])
+    assert words[:2] == ["python", "train.py"]
+    done = train(*words[2:], "optimizer.lr=0.01", "epochs=2")
     assert done.code == 0, done.err
-    assert rows(tmp_path / "run", "eval")[-1]["step"] == 16
+    assert json.loads((run / "run.json").read_text())["attempts"][-1]["resumed_from"] == str(root / good.file)
+    assert rows(run, "eval")[-1]["step"] == 16
 
 
 def test_weights_that_blew_up_are_not_called_good_though_their_loss_is_finite(train, tmp_path):

@@ -300,6 +300,17 @@ def test_what_was_typed_may_change_and_is_told(key, value, typed):
     assert told.endswith(f"-> {value}")
 
 
+def test_a_policy_that_is_chosen_no_longer_is_one_line():
+    saved = config()
+    OmegaConf.update(saved, "checkpoint", {"policy": {"best": {"keep": 3, "mode": "max"}, "top_k": {"k": 2}}})
+    now = config()
+    OmegaConf.update(now, "checkpoint", {"policy": {"top_k": {"k": 3}}}, merge=False)
+    assert check_changes(now, saved, ("checkpoint/policy",)) == [
+        "checkpoint.policy.best: removed",
+        "checkpoint.policy.top_k.k: 2 -> 3",
+    ]
+
+
 def test_what_nobody_typed_is_drift():
     with pytest.raises(
         UserError, match=r"^epochs was 3 and is 5 now.* Add epochs=3 to keep it, or accept_drift"

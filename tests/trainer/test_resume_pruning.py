@@ -8,6 +8,7 @@ import torch
 from checkpointing import codec, store
 from tests.conftest import TINY, rows
 from tests.states import differences, load_newest, newest
+from trainer import report, sweep
 
 STEPS = [
     *TINY,
@@ -92,6 +93,18 @@ def test_killed_after_the_switch_and_resumed_it_ends_bit_for_bit_the_same(
     assert done.code == 0, done.err
     assert newest(tmp_path / "fork").global_step == newest(run).global_step
     assert differences(load_newest(run), load_newest(tmp_path / "fork")) == []
+
+
+def test_the_report_and_the_table_are_of_the_target_that_now_holds(phases, capsys):
+    folder, _ = phases
+    for phase, target in {"dense to pruned": 0.5, "fine-tuned": 0.5, "pruned further": 0.9}.items():
+        assert report.main([str(folder / phase)]) == 0
+        assert f"sparsity >= {target:.2f}" in capsys.readouterr().out
+    sweep.print_table(folder)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pruned further")]
+    assert ">= 0.90" in row
+    assert "pruning.target=0.9" in row
+    assert "resume=" not in row
 
 
 def test_killed_before_its_first_checkpoint_the_switch_is_made_again(phases, train, tmp_path):
