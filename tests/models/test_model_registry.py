@@ -34,8 +34,35 @@ def test_a_taken_name_is_refused():
         register(ModelRecord("lenet5", "another", lambda: None))
 
 
-def test_a_model_of_ones_own(monkeypatch):
+@pytest.fixture
+def table(monkeypatch):
+    """What is registered within is forgotten."""
     monkeypatch.setattr(models.registry, "_RECORDS", dict(models.registry._RECORDS))
+
+
+@pytest.mark.usefixtures("table")
+def test_a_builder_that_is_defined_again_takes_its_own_place():
+    """As a cell of a notebook that is run twice."""
+    for made in ("first", "second"):
+
+        def flat(*, made=made):
+            return made
+
+        register(ModelRecord("flat", "one layer", flat))
+    assert create("flat", options={}) == "second"
+
+
+@pytest.mark.usefixtures("table")
+def test_an_option_with_a_default_need_not_be_given():
+    register(ModelRecord("flat", "one layer", lambda *, width, bias=True: (width, bias)))
+    assert create("flat", options={"width": 3}) == (3, True)
+    assert create("flat", options={"width": 3, "bias": False}) == (3, False)
+    with pytest.raises(ValueError, match="flat needs its option width; its options: width, bias"):
+        create("flat", options={"bias": False})
+
+
+@pytest.mark.usefixtures("table")
+def test_a_model_of_ones_own():
     from torch import nn
 
     register(

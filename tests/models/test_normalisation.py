@@ -47,14 +47,16 @@ def test_what_can_be_trained_is(train, tmp_path, options):
     assert rows(tmp_path / "run", "train")
 
 
-def test_looking_changes_nothing():
+@pytest.mark.parametrize("training", [True, False])
+def test_looking_changes_nothing(training):
     torch.manual_seed(0)
     options = {"stem": "auto", "dropout": 0.5}
     model = create("resnet20", image_shape=(3, 4, 4), num_classes=4, options=options)
+    model.train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     assert single_value(model, (3, 4, 4)) == "layer3.0.bn1"
-    assert model.training
+    assert {m.training for m in model.modules()} == {training}
     assert torch.equal(state, torch.get_rng_state())
     assert differences(before, model.state_dict()) == []
     assert not any(m._forward_pre_hooks for m in model.modules())

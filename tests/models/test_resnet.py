@@ -38,6 +38,11 @@ def test_stem(side, stem, kernel):
     assert isinstance(net.maxpool, nn.Identity) == (kernel == 3)
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 65), (3, 65, 32)])
+def test_the_longer_side_decides_the_stem(shape):
+    assert build("resnet18", shape=shape).conv1.kernel_size == (7, 7)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet20", "resnet50"])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8)])
 def test_logits_for_any_channels(name, shape):

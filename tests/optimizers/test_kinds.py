@@ -84,13 +84,16 @@ def test_embeddings_are_pruned_by_choice_and_decay_all_the_same(embeddings):
     assert prunable == sum(p.numel() for p in groups[0]["params"])
 
 
-def test_an_embedding_that_is_an_output_layer_too_is_an_embedding():
-    model = nn.ModuleDict({"words": nn.Embedding(10, 4), "out": nn.Linear(4, 10, bias=False)})
-    model["out"].weight = model["words"].weight
+@pytest.mark.parametrize("first", ["words", "out"])
+def test_an_embedding_that_is_an_output_layer_too_is_an_embedding(first):
+    layers = {"words": nn.Embedding(10, 4), "out": nn.Linear(4, 10, bias=False)}
+    layers["out"].weight = layers["words"].weight
+    model = nn.ModuleDict({name: layers[name] for name in sorted(layers, key=lambda name: name != first)})
     assert list(prunable_weights(model)) == []
-    assert list(prunable_weights(model, embeddings=True)) == ["words.weight"]
+    assert list(prunable_weights(model, embeddings=True)) == [f"{first}.weight"]
+    assert zeros(model).prunable_count == 0
     groups = param_groups(model, 0.1)
-    assert [p for g in groups for p in g["param_names"]] == ["words.weight"]
+    assert [p for g in groups for p in g["param_names"]] == [f"{first}.weight"]
 
 
 def test_frozen_weights_are_never_pruned():

@@ -53,6 +53,16 @@ def test_ties_do_not_overshoot():
     assert (flat[: math.ceil(total / 2)] == 0).all()
 
 
+def test_a_product_that_rounding_lifts_above_a_whole_number_prunes_no_weight_more():
+    assert 0.55 * 100 > 55
+    layer = torch.nn.Linear(10, 10, bias=False)
+    optimizer = BUILDERS["sgd"](param_groups(layer, 0.0))
+    pruner = Pruner(optimizer, settings(target=0.55, start_step=1, end_step=1))
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    optimizer.step()
+    assert zeros(pruner) == 55
+
+
 @pytest.mark.parametrize("criterion", ["magnitude", "bitter0", "bitter7"])
 def test_the_lowest_scores_go(criterion):
     net, optimizer, pruner = pruned_run(criterion=criterion, target=0.3, start_step=5, end_step=5)

@@ -40,6 +40,13 @@ def test_one_cycle_rises_and_falls():
     assert factor(30) == 1.0
 
 
+def test_a_warm_up_multiplies_the_rise_of_one_cycle():
+    plain, warmed = (one_cycle(100, warmup, 0.3, 0.04, 0.0) for warmup in (0, 10))
+    assert [warmed(t) for t in range(100)] == pytest.approx(
+        [plain(t) * min(1, (t + 1) / 10) for t in range(100)]
+    )
+
+
 @pytest.mark.parametrize("build", [cosine(1, 0, 0.0), cosine(3, 50, 0.0), one_cycle(1, 0, 0.0, 0.1, 0.0)])
 def test_runs_too_short_for_their_schedule(build):
     assert all(0 <= build(t) <= 1 for t in range(5))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers import select_lowest
+from optimizers.selection import lowest_where, select_keys, sort_keys
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, math.inf, -math.inf, math.nan, -math.nan]
 SCORE = st.sampled_from(SPECIAL) | st.floats(width=32)
@@ -48,6 +49,12 @@ def test_ties_go_by_flat_index_and_never_overshoot(value):
 def test_scores_that_differ_only_in_the_lower_half_of_their_bits():
     scores = torch.arange(1000, dtype=torch.int32).add(0x3F800000).flip(0).view(torch.float32)
     assert selected([scores], 10) == [False] * 990 + [True] * 10
+
+
+def test_what_is_not_kept_ranks_below_every_score():
+    keys = sort_keys(torch.tensor([-math.inf, math.nan, -3e38, 5.0, 7.0]))
+    lowest_where(keys, torch.tensor([True, True, True, False, True]))
+    assert select_keys([keys], 1)[0].tolist() == [False, False, False, True, False]
 
 
 def test_the_memory_format_has_no_say():

@@ -21,7 +21,9 @@ STEPS = 8  # an epoch of the small run
 def torch_settings():
     """What a run sets for the whole process is put back."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(before[0])
     torch.backends.cudnn.benchmark = before[1]
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
@@ -100,6 +102,18 @@ def test_what_max_steps_cuts_off_is_told(caplog, options, expected):
     caplog.set_level(logging.WARNING, "peakpoint")
     parts("max_steps=10", *options)
     assert [r.getMessage() for r in caplog.records] == [expected]
+
+
+def test_what_ends_with_the_last_step_is_not_warned_of(caplog):
+    caplog.set_level(logging.WARNING, "peakpoint")
+    parts("max_steps=8", "scheduler.warmup_epochs=1", "pruning.end_epoch=1")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("threads", [2, 1])
+def test_threads_are_as_configured(threads):
+    parts(f"threads={threads}")
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("name", ["cosine", "multistep", "one_cycle", "constant"])

@@ -176,6 +176,22 @@ def test_rules_across_fields(overrides, sentence):
         checked(compose(*overrides))
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["epochs=3", "scheduler.warmup_epochs=3"],
+        ["epochs=3", "pruning.end_epoch=3"],
+        ["pruning.start_epoch=1", "pruning.end_epoch=1"],
+        ["pruning.start_step=2", "pruning.end_step=2"],
+        ["pruning.start_fraction=0.8"],
+        ["batch_size=4", "grad_accumulation=4"],
+    ],
+    ids=" ".join,
+)
+def test_the_bounds_of_the_rules_are_allowed(overrides):
+    checked(compose(*overrides))
+
+
 NAMES = [
     ("pruning.schedule=cubicc", "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
     ("pruning.allocation=", "pruning.allocation= is not a choice; there are: global."),

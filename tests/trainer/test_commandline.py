@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, TINY, run_main
+from trainer.check import register_schemas
+from trainer.commandline import read
 
 REFUSED = {
     # The shell has cut at a space.
@@ -100,6 +102,18 @@ def test_options_may_stand_anywhere(train):
     done = train("data=synthetic", "--cfg", "job", "epochs=7")
     assert done.code == 0
     assert "\nepochs: 7\n" in done.out
+
+
+@pytest.mark.parametrize("how", ["-m", "--multirun", "hydra.mode=MULTIRUN"])
+def test_every_way_to_sweep_takes_several_values(how):
+    register_schemas()
+    assert set(read([how, "seed=1,2"])) == {how, "seed=1,2"}
+
+
+@pytest.mark.parametrize("place", [["--config-dir=x"], ["--config-dir", "x"], ["-cd", "x"]])
+def test_an_option_takes_its_own_value_and_no_other(place):
+    register_schemas()
+    assert read(["epochs=3", *place, "seed=1"]) == [*place, "epochs=3", "seed=1"]
 
 
 def test_a_name_with_braces_needs_no_quotes(train):

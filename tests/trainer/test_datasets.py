@@ -22,7 +22,7 @@ from models._torchvision import torchvision
 from trainer import image_folder
 from trainer import sources as table
 from trainer.config import Data, Synthetic
-from trainer.datasets import Images, load_test, load_train
+from trainer.datasets import Images, load_npz, load_test, load_train
 from trainer.errors import UserError
 from trainer.sources import Source, register_source, sources
 
@@ -117,6 +117,8 @@ def test_npz_without_names_counts_the_classes_of_training(tmp_path):
     write_npz(tmp_path, "test", classes=None, labels=np.zeros(6, int))
     assert load_train(config("npz", tmp_path)).images.shape == (6, 4, 5, 1)
     assert load_test(config("npz", tmp_path)).classes == ("0", "1", "2")
+    write_npz(tmp_path, "more", classes=None, labels=np.zeros(6, int))
+    assert load_npz(tmp_path / "more.npz").classes == ("0", "1", "2")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The loop: what it publishes and when, what a step is, and what ends it."""
 
+import itertools
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from tests.conftest import TINY, rows, status
 from tests.skips import NO_CUDA
 from tests.states import differences, load_newest, newest
 from tests.trainer.parts import fit, parts
+from trainer import loop
 from trainer.errors import UserError
 from trainer.events import Logged
 
@@ -73,6 +76,14 @@ def test_the_loss_that_is_logged_is_the_mean_of_its_steps(tmp_path):
     each = [e.loss for e in fit(parts(*DENSE, "log_every=1"), tmp_path / "a").of(Logged)]
     mean = [e.loss for e in fit(parts(*DENSE, "log_every=5"), tmp_path / "b").of(Logged)]
     assert mean == pytest.approx([sum(each[:5]) / 5, sum(each[5:]) / 3])
+
+
+def test_the_rate_that_is_logged_is_that_since_the_one_before(tmp_path, monkeypatch):
+    """Each look at this clock is a second after the last."""
+    seconds = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    ran = fit(parts("epochs=2", "log_every=2"), tmp_path)
+    assert [e.images_per_second for e in ran.of(Logged)] == [32.0] * 8
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(tmp_path):

@@ -1,6 +1,7 @@
 """Records that find no room wait, in order and whole, and are written when there is room."""
 
 import logging
+import os
 
 import pytest
 
@@ -79,6 +80,22 @@ def test_a_file_that_was_moved_is_made_again(tmp_path):
     (tmp_path / "f").rename(tmp_path / "g")
     file.write(b"two\n")
     assert [(tmp_path / name).read_bytes() for name in "gf"] == [b"one\n", b"two\n"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_nothing_is_written_through_a_link_or_to_a_pipe(tmp_path, warnings, kind):
+    path, target = tmp_path / "f", tmp_path / "elsewhere"
+    if kind == "link":
+        target.write_text("theirs")
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(target)
+    file = PatientFile(path)
+    file.write(b"one\n")
+    assert file.missing == 1
+    assert len(warnings()) == 1
+    assert not target.exists() or target.read_text() == "theirs"
+    path.unlink()
+    file.close()
+    assert path.read_bytes() == b"one\n"
 
 
 def test_the_log_takes_its_own_warning_and_prints_no_traceback(tmp_path, capsys):

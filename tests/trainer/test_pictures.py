@@ -163,6 +163,9 @@ def test_images_in_subfolders_of_a_class_are_of_that_class(tmp_path):
     deep = tmp_path / "train" / "dark" / "from camera" / "two"
     deep.mkdir(parents=True)
     Image.new("RGB", (SIDE, SIDE), (3, 3, 3)).save(deep / "x.png")
+    hidden = tmp_path / "train" / "dark" / ".thumbnails"
+    hidden.mkdir()
+    save_png(hidden / "x", True)
     linked = tmp_path / "elsewhere"
     linked.mkdir()
     Image.new("RGB", (SIDE, SIDE), (250, 9, 9)).save(linked / "y.png")

@@ -169,3 +169,10 @@ def test_a_directory_with_a_record_of_hydra_and_no_run_keeps_it(train, tmp_path)
     assert train("resume=run", "epochs=2").code == 0
     attempts = json.loads((tmp_path / "run" / "run.json").read_text())["attempts"]
     assert [a["hydra"] for a in attempts] == [".hydra/resume-001", ".hydra/resume-002"]
+
+
+def test_a_sweep_whose_jobs_all_fail_keeps_its_record(train, tmp_path):
+    arguments = ("-m", *TINY, "optimizer.lr=-1,-2", "hydra.sweep.dir=sweep")
+    assert train(*arguments).code == 1
+    assert {"0", "1", "multirun.yaml"} <= {p.name for p in (tmp_path / "sweep").iterdir()}
+    assert "sweep holds a sweep already" in train(*arguments).err

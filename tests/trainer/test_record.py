@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from tests.conftest import status
+from tests.checkpointing.checkpoint_cases import files_no_larger_than
+from tests.conftest import TINY, status
 from trainer import record
 from trainer.errors import UserError
 
@@ -107,3 +108,11 @@ def test_without_a_repository_there_is_no_commit(repository, monkeypatch, tmp_pa
 def test_without_git_there_is_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert record.code() == {"git_commit": None, "git_diff": None}
+
+
+def test_a_configuration_that_finds_no_room_leaves_no_part_of_it(train, tmp_path):
+    with files_no_larger_than(1000):
+        done = train(*TINY, "epochs=1", "test=false", "hydra.run.dir=run")
+    assert (done.code, "File too large" in done.err) == (1, True)
+    assert not list(tmp_path.rglob("*.yaml"))
+    assert not (tmp_path / "run" / ".hydra").exists()

@@ -213,10 +213,12 @@ def test_a_run_is_named_by_directory_file_or_link(place, monkeypatch, tmp_path):
 
 
 def test_latest_is_the_run_that_was_started_last(place):
-    place("outputs/b", started="2025-01-02")
+    """As its record says: a copy gives its files other times."""
     newest_run = place("outputs/a", started="2025-01-03")
+    place("outputs/b", started="2025-01-02")
     assert locate("latest") == (newest_run, None)
     job = place("outputs/sweeps/2025/7", started="2025-01-04")
+    place("outputs/c", started="2025-01-01")
     assert locate("latest") == (job, None)
     for number, run in enumerate((job, newest_run, *newest_run.parent.glob("b"))):  # as a copy makes them
         os.utime(run / "run.json", (number, number))

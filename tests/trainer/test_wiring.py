@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from checkpointing import codec
+from checkpointing import codec, store
 from checkpointing.events import EvalEnd, StepEnd
 from tests.conftest import TINY, rows, status
 from tests.trainer.parts import fit, parts
@@ -74,3 +74,14 @@ def test_when_busy_reaches_the_manager(train, tmp_path, monkeypatch):
     done = train(*base, "checkpoint.when_busy=skip", "hydra.run.dir=run")
     assert done.code == 0, done.err
     assert rows(tmp_path / "run", "skipped save") != []
+
+
+def test_what_a_run_goes_on_from_stays_though_newer_ones_push_it_out(train, tmp_path):
+    base = [*TINY, "epochs=1", "checkpoint/policy=[interval]", "checkpoint.interval_steps=2", "test=false"]
+    assert train(*base, "checkpoint.keep_last=3", "hydra.run.dir=run").code == 0
+    root = tmp_path / "run" / "checkpoints"
+    file = min(store.manifests(root), key=lambda m: m.global_step).file
+    done = train(f"resume={root / file}", "epochs=2", "checkpoint.keep_last=1")
+    assert done.code == 0, done.err
+    assert {m.global_step for m in store.manifests(root) if m.tier == "training"} == {4, 16}
+    assert (root / file).exists()

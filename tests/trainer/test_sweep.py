@@ -1,0 +1,22 @@
+"""The table of a sweep: its jobs in order, each with its peak at the target."""
+
+import shutil
+
+from tests.conftest import rows
+from trainer.sweep import print_table
+
+
+def test_jobs_stand_in_the_order_of_their_numbers_with_their_peak_at_the_target(whole_run, tmp_path, capsys):
+    for job in ("10", "2"):
+        shutil.copytree(whole_run, tmp_path / job, ignore=shutil.ignore_patterns("checkpoints"))
+    print_table(tmp_path)
+    table = [line.split() for line in capsys.readouterr().out.splitlines() if "finished" in line]
+    assert [cells[0] for cells in table] == ["2", "10"]
+    evals = rows(whole_run, "eval")
+    reached = [e for e in evals if e["sparsity"] >= 0.7 - 1e-6]
+    assert 0 < len(reached) < len(evals)
+    best = max(reached, key=lambda e: e["metrics"]["accuracy"])
+    test = next(r for r in rows(whole_run, "test") if r["which"] == "selected")
+    values = [best["metrics"], evals[-1]["metrics"], test["metrics"]]
+    shown = [f"{metrics['accuracy']:.2%}" for metrics in values]
+    assert [cells[-6:] for cells in table] == [[">=", "0.70", str(best["epoch"]), *shown]] * 2
