@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from checkpointing import codec, finding, foreign, quarantine, store
+from checkpointing import finding, foreign, quarantine, store
 from checkpointing.bounded import lines
 from checkpointing.errors import CheckpointError
 from checkpointing.events import RunEnd
@@ -32,6 +32,7 @@ from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, Tensor
 from trainer.nonfinite import with_last_good
 from trainer.patient import open_logs
 from trainer.place import keep
+from trainer.state import contents
 
 log = logging.getLogger("peakpoint")
 CHECKPOINTS = "checkpoints"
@@ -67,7 +68,7 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         if directory != plan.run:
             resume.refuse_taken(directory)
         start = _start(cfg, plan, directory)
-        saved = codec.load(start.source / start.manifest.file) if start.manifest else None
+        saved = contents(start.source / start.manifest.file) if start.manifest else None
         effective, ramp = pruning.resumed(cfg, saved)
         config = plain(effective)
         resolved = _resolved(effective)

@@ -4,8 +4,9 @@ import logging
 import math
 import platform
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from checkpointing import optimizer_state
+from checkpointing import codec, optimizer_state
 from checkpointing.rng import restore_rng, rng_state
 from optimizers.pruner import Pruner
 from trainer.errors import UserError
@@ -149,9 +150,7 @@ class TrainState:
         Raises UserError or CheckpointError naming what is missing or does not fit; what the settings begin
         anew or no longer need is logged.
         """
-        missing = [key for key in ("model_state_dict", *_RESTORED) if key not in saved]
-        if missing:
-            raise UserError(f"The checkpoint has no {missing[0]}: it cannot be resumed from.")
+        need(saved, RESTORED)
         optimizer = saved["optimizer_state_dict"]
         optimizer_state.check_kind(self.optimizer, optimizer, saved.get("optimizer"))
         load_model(self.model, saved["model_state_dict"])
@@ -171,7 +170,34 @@ class TrainState:
         restore_rng(saved["rng_state"])
 
 
-_RESTORED = ("optimizer_state_dict", "scheduler_state_dict", "progress", "train_loss", "rng_state")
+RESTORED = (
+    "model_state_dict",
+    *("optimizer_state_dict", "scheduler_state_dict", "progress", "train_loss", "rng_state"),
+)
+"""What `restore` takes from a checkpoint; each is a dict."""
+BESIDE = ("policies", "metadata")
+"""What a run takes beside it."""
+
+
+def contents(file: Path) -> dict[str, Any]:
+    """What a checkpoint holds. Raises UserError when it is not one of the trainer."""
+    saved = codec.load(file)
+    need(saved, (*RESTORED, *BESIDE))
+    for name, counters in saved["policies"].items():
+        if not isinstance(counters, dict):
+            kind = type(counters).__name__
+            raise UserError(f"The checkpoint's policy {name} is of type {kind}: it cannot be resumed from.")
+    return saved
+
+
+def need(saved: Mapping[str, Any], entries: Iterable[str]) -> None:
+    """Raise UserError unless a checkpoint has these entries, each a dict."""
+    for name in entries:
+        if name not in saved:
+            raise UserError(f"The checkpoint has no {name}: it cannot be resumed from.")
+        if not isinstance(saved[name], Mapping):
+            kind = type(saved[name]).__name__
+            raise UserError(f"The checkpoint's {name} is of type {kind}: it cannot be resumed from.")
 
 
 def plain_model(model: nn.Module) -> nn.Module:

@@ -150,6 +150,29 @@ def test_a_record_that_is_none_is_one_line_of_a_resume(tree, train, file, spoil,
     assert len(done.err) < 600
 
 
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"model_state_dict": 5}, "model_state_dict is of type int"),
+        ({"metadata": "x"}, "metadata is of type str"),
+        ({"policies": None}, "policies is of type NoneType"),
+        ({"policies": {"best": 5}}, "policy best is of type int"),
+        ({"progress": [1]}, "progress is of type list"),
+    ],
+)
+def test_contents_of_other_types_are_one_line_of_a_resume(tree, train, facts, says):
+    run = tree / "first"
+    last = newest(run)
+    state = codec.load(run / "checkpoints" / last.file) | facts
+    target = Store(run / "checkpoints", last.run)
+    target.delete(last)
+    target.save(replace(last, sequence=0), lambda file: torch.save(state, file))
+    done = train(f"resume={run}", "epochs=4")
+    assert done.code == 1
+    assert says in done.err
+    assert done.err.count("\n") == 1
+
+
 def test_a_run_that_is_none_does_not_hide_the_others_from_latest(tree, train):
     (tree / "first" / "run.json").write_text('{"attempts": 5}')
     done = train("resume=latest")
