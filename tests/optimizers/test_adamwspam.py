@@ -164,6 +164,24 @@ def test_resume_is_exact_at_any_point_of_the_cycle(stop):
         assert torch.equal(expected, got)
 
 
+def test_a_step_that_the_gradient_scaler_skips_is_not_counted():
+    """The fused kernel leaves it out and the hooks run all the same."""
+    net = network()
+    optimizer = spam(net)
+    optimizer._step_supports_amp_scaling = True
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for bad in (True, False, True, False):
+        net.zero_grad()
+        scaler.scale(net(torch.ones(4, 3, 6, 6)).square().sum()).backward()
+        if bad:
+            net[0].bias.grad[0] = torch.inf
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    assert optimizer.state[net[0].bias]["step"] == 2
+    assert optimizer.state_dict()["spam"]["step"] == 2
+
+
 def test_a_state_of_plain_adamw_begins_the_counters():
     net = network()
     plain = build_adamw(param_groups(net, 0.05), **ADAM, amsgrad=False)
