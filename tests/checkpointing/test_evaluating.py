@@ -26,6 +26,15 @@ def test_what_was_recorded_is_measured_again(measured_run):
     assert evaluating.measure(network.load(root, manifest), facts, split="test").samples == 80
 
 
+def test_a_run_in_bfloat16_is_measured_in_bfloat16(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluating.trained_with(root, manifest)
+    half = {**facts, "config": {**facts["config"], "precision": "bf16"}}
+    loss = evaluating.measure(network.load(root, manifest), half).metrics["loss"]
+    assert loss != manifest.metrics["loss"]
+    assert loss == pytest.approx(manifest.metrics["loss"], rel=0.05)
+
+
 def test_a_manifest_of_a_release_says_it_without_its_file(measured_run, tmp_path):
     root, manifest = evaluated(measured_run)
     facts = evaluating.trained_with(root, manifest)

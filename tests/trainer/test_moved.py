@@ -12,6 +12,7 @@ from checkpointing.api import CheckpointManager
 from checkpointing.manifest import sealed
 from checkpointing.network import best
 from tests.conftest import TINY, rows, run_main, status
+from trainer.nonfinite import last_good
 
 PLUGIN = """
 import os, shutil
@@ -134,6 +135,8 @@ def test_checkpoints_of_another_run_are_said_and_left_alone(mixed):
     assert before
     assert best(root).run != theirs
     assert finding.newest_sound(root).run != theirs
+    (own,) = {m.run for m in store.manifests(root)} - {theirs}
+    assert last_good(root, own, 4).run == own
     latest = CheckpointManager(root).get_latest_checkpoint("training")
     assert latest is not None
     assert "theirs" not in latest.name

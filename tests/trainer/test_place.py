@@ -173,6 +173,12 @@ def test_a_directory_with_a_record_of_hydra_and_no_run_keeps_it(train, tmp_path)
 
 def test_a_sweep_whose_jobs_all_fail_keeps_its_record(train, tmp_path):
     arguments = ("-m", *TINY, "optimizer.lr=-1,-2", "hydra.sweep.dir=sweep")
-    assert train(*arguments).code == 1
+    done = train(*arguments)
+    assert done.code == 1
+    jobs = [line.split() for line in done.out.splitlines() if line[:1].isdigit()]
+    assert [cells[:3] for cells in jobs] == [
+        ["0", "optimizer.lr=-1", "failed"],
+        ["1", "optimizer.lr=-2", "failed"],
+    ]
     assert {"0", "1", "multirun.yaml"} <= {p.name for p in (tmp_path / "sweep").iterdir()}
     assert "sweep holds a sweep already" in train(*arguments).err

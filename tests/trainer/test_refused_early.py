@@ -6,6 +6,9 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, TINY, run_main
+from tests.trainer.parts import compose
+from trainer import unheeded
+from trainer.check import checked
 
 T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are no data: none is looked for
 
@@ -131,3 +134,11 @@ def test_what_policies_wait_for_in_vain_is_told(train):
         "checkpoint.policy.sparsity.targets: 0.8, 0.9 cannot be reached with pruning.target=0.7.",
         "checkpoint.policy.early_stopping cannot stop this run: patience=3, and there are 3 evaluations.",
     ]
+
+
+@pytest.mark.parametrize(("tolerance", "told"), [(0.05, 0), (0.03, 1)])
+def test_a_target_that_is_within_its_window_can_be_reached(tolerance, told):
+    key = "checkpoint.policy.sparsity"
+    window = (f"{key}.targets=[0.74]", f"{key}.rule=window", f"{key}.tolerance={tolerance}")
+    found = unheeded.doubts(checked(compose(*TINY, *window)), [f"{key}.targets"])
+    assert len([line for line in found if line.startswith(f"{key}.targets: 0.74 cannot")]) == told

@@ -8,6 +8,7 @@ import yaml
 from checkpointing import store
 from tests.conftest import TINY, rows, status
 from tests.states import newest
+from tests.trainer.test_place import listing
 from trainer.resume import quote
 
 
@@ -124,3 +125,17 @@ def test_the_checkpoint_that_a_run_was_resumed_from_stays(train, whole_run, tmp_
     kept = [m.global_step for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "training"]
     assert 10 in kept
     assert 11 not in kept
+
+
+def test_a_fork_leaves_the_run_that_it_comes_from_as_it_is(train, tmp_path):
+    """Also what is damaged there: who does not own a run moves nothing."""
+    assert train(*TINY, "epochs=1", "checkpoint.interval_steps=4", "hydra.run.dir=run").code == 0
+    path = tmp_path / "run" / "checkpoints" / newest(tmp_path / "run").file
+    data = path.read_bytes()
+    path.unlink()  # the bytes may be shared with a milestone
+    path.write_bytes(data[:-1] + b"!")
+    before = listing(tmp_path / "run")
+    done = train("resume=run", "epochs=2", "hydra.run.dir=fork")
+    assert done.code == 0, done.err
+    assert f"{path.name} is damaged, so an older one is used" in done.out
+    assert listing(tmp_path / "run") == before
