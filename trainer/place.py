@@ -5,6 +5,7 @@ it holds the directory's lock and nothing is left that could refuse it.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from checkpointing.errors import os_reason
 from checkpointing.terminal import say_error
+from trainer import resume
 from trainer.errors import UserError
-from trainer.record import RUN
+from trainer.explain import explain
 
 LOG = "trainer.patient.PatientHandler"
 SWEEP = "multirun.yaml"
@@ -39,8 +41,7 @@ class Before(Callback):
         with _refusing(config):
             directory = _expanded("hydra.sweep.dir", config.hydra.sweep.dir)
             _note(directory)
-            if (directory / RUN).exists():
-                raise UserError(f"{directory} holds a run: choose another hydra.sweep.dir.")
+            resume.refuse_taken(directory.resolve())
             directory.mkdir(parents=True, exist_ok=True)
             try:
                 (directory / SWEEP).touch(exist_ok=False)
@@ -52,10 +53,17 @@ class Before(Callback):
 
 
 def _expanded(key: str, directory: str) -> Path:
-    """A directory that Hydra will make. `~` was expanded on the command line, and is refused in conf/."""
+    """A directory that Hydra will make. `~` was expanded on the command line, and is refused in conf/.
+
+    Raises UserError, also where something else lies there: a file, a link to nothing.
+    """
     if directory.startswith("~"):
         raise UserError(f"{key}={directory} would make a folder named ~: write ${{oc.env:HOME}} instead.")
-    return Path(directory)
+    path = Path(directory)
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
+    if not there.is_dir():
+        raise UserError(f"{key}={directory} cannot be made: {there} is not a directory.")
+    return path
 
 
 @contextlib.contextmanager
@@ -69,8 +77,8 @@ def _refusing(config: DictConfig) -> Iterator[None]:
     except UserError as error:
         say_error(str(error))
         sys.exit(1)  # of an Exception in a callback Hydra makes a warning
-    except OSError as error:
-        say_error(f"{error.filename}: {os_reason(error)}.")
+    except (OSError, OmegaConfBaseException) as error:
+        say_error(explain(error))
         sys.exit(1)
     finally:
         hydra.cfg = before

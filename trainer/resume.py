@@ -20,13 +20,15 @@ from checkpointing.terminal import say_error
 from checkpointing.urls import is_url
 from trainer import named, recorded
 from trainer.errors import UserError
-from trainer.record import RUN, read_run
+from trainer.record import HYDRA, RUN, read_run
 
 FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
 """What a resumed run may not change: it would no longer be the same run."""
 FREE = ("data.root",)
 """What may change below a frozen key."""
 OWN = ("resume", "accept_drift")
+OWNED = ("checkpoints", HYDRA)
+"""The folders of a run in which nothing else may be written."""
 PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 """Options of Hydra with a value."""
 
@@ -125,12 +127,16 @@ def _belongs(override: str, group: str, members: Sequence[str]) -> bool:
 
 
 def refuse_taken(directory: Path) -> None:
-    """Raise UserError when a fresh run would be written over another."""
-    if (directory / RUN).exists():
+    """Raise UserError when a fresh run would be written over another, or among what belongs to one."""
+    folders = (directory, *directory.parents)
+    holder = next((folder for folder in folders if (folder / RUN).exists()), None)
+    if holder == directory:
         raise UserError(
             f"{directory} holds a run already: go on with {shlex.quote(override(directory))}, or choose "
             "another directory."
         )
+    if holder and directory.relative_to(holder).parts[0] in OWNED:
+        raise UserError(f"{directory} belongs to the run in {holder}: choose another directory.")
 
 
 def split(argument: str) -> tuple[str | None, str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,9 @@ REFUSED = {
     "sweep's job": ["-m", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=${model.name}"],
     "wrong value too": ["hydra.run.dir=outputs/lenet5", "batch_size=4096"],
     "hydra's records": ["hydra.run.dir=outputs/lenet5", "hydra.output_subdir=.hydra"],
+    "among its checkpoints": ["hydra.run.dir=outputs/lenet5/checkpoints"],
+    "in its record": ["hydra.run.dir=outputs/lenet5/.hydra/new"],
+    "sweep among its checkpoints": ["-m", "hydra.sweep.dir=outputs/lenet5/checkpoints/sweep"],
     "hydra's log": ["hydra.run.dir=outputs/lenet5", "hydra/job_logging=default"],
 }
 
@@ -59,7 +63,8 @@ def test_a_second_start_into_the_directory_of_a_run_changes_nothing(taken, argum
     done = run_main(*arguments, *TINY, "seed=5")
     assert done.code == 1
     assert done.err.count("\n") == 1, done.err
-    assert "outputs/lenet5 holds a run" in done.err or "hydra." in done.err or "4096" in done.err
+    known = ("outputs/lenet5 holds a run", "belongs to the run in", "hydra.", "4096")
+    assert any(words in done.err for words in known)
     assert listing(taken) == before
     assert run_main("resume=outputs/lenet5", "epochs=4").code == 0
 
@@ -137,6 +142,26 @@ def test_a_directory_that_was_made_for_a_refused_start_is_gone(train, tmp_path):
     assert train("-m", *TINY, "seed=1,2", "epohcs=1", "hydra.sweep.dir=new/sweep").code == 1
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("file", "hydra.run.dir=file cannot be made: {here}/file is not a directory."),
+        ("file/below", "hydra.run.dir=file/below cannot be made: {here}/file is not a directory."),
+        ("dangling", "hydra.run.dir=dangling cannot be made: {here}/dangling is not a directory."),
+        ("${oc.env:NOT_SET}", "hydra.run.dir: .*'NOT_SET' not found.*"),
+    ],
+)
+def test_a_directory_that_cannot_be_made_is_one_line(train, tmp_path, place, sentence):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for arguments in ([f"hydra.run.dir={place}"], ["-m", f"hydra.sweep.dir={place}"]):
+        done = train(*arguments, *TINY)
+        assert done.code == 1
+        said = sentence.format(here=tmp_path).replace("hydra.run", arguments[-1].split(".dir=")[0])
+        assert re.fullmatch(f"error: {said}\n", done.err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file"]
 
 
 def test_a_second_sweep_into_the_directory_of_a_first_changes_nothing(train, tmp_path):
