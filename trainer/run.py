@@ -215,7 +215,9 @@ def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any]
     Here the start is accepted; what an earlier one left half-written when it was killed is swept.
     """
     keep()
-    store.sweep(directory)
+    saved = directory / record.HYDRA
+    for folder in (directory, saved, *saved.glob("*/")):
+        store.sweep(folder)
     if start.source.parent == directory:  # a fork leaves the run that it comes from as it is
         for file in quarantine.set_aside(start.source, start.damaged):
             log.info("moved to quarantine: %s", file)

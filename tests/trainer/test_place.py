@@ -187,13 +187,17 @@ def test_jobs_of_a_sweep_that_want_one_directory(train, tmp_path):
 
 def test_a_directory_with_a_record_of_hydra_and_no_run_keeps_it(train, tmp_path):
     """As a start leaves it that is killed before its run.json."""
-    (tmp_path / "run" / ".hydra").mkdir(parents=True)
-    (tmp_path / "run" / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    saved = tmp_path / "run" / ".hydra"
+    (saved / "resume-001").mkdir(parents=True)
+    (saved / "config.yaml").write_text("seed: 1\n")
+    for folder in (saved, saved / "resume-001"):
+        (folder / ".staged-123-abcd").write_text("half")
     assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
-    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == "seed: 1\n"
+    assert (saved / "config.yaml").read_text() == "seed: 1\n"
+    assert not list(saved.rglob(".staged-*"))
     assert train("resume=run", "epochs=2").code == 0
     attempts = json.loads((tmp_path / "run" / "run.json").read_text())["attempts"]
-    assert [a["hydra"] for a in attempts] == [".hydra/resume-001", ".hydra/resume-002"]
+    assert [a["hydra"] for a in attempts] == [".hydra/resume-002", ".hydra/resume-003"]
 
 
 def test_a_sweep_whose_jobs_all_fail_keeps_its_record(train, tmp_path):
