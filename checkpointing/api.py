@@ -17,7 +17,7 @@ from checkpointing.finding import PRODUCTION, TIERS
 from checkpointing.living import Stateful, numbers
 from checkpointing.loading import load_checkpoint
 from checkpointing.manifest import Manifest
-from checkpointing.metrics import direction, mode_of
+from checkpointing.metrics import mode_of
 from checkpointing.policies import ranking
 from checkpointing.policies.best import Best, BestSettings, Metric
 from checkpointing.policies.interval import Interval, IntervalSettings
@@ -119,8 +119,8 @@ class CheckpointManager:
     ) -> Path | None:
         """Save if `metric_value` is better than every milestone of this metric on disk; None if it is not.
 
-        `mode` is max or min; None means what the name says (`checkpointing.metrics`), or else what the last
-        milestone of this metric says. Raises CheckpointError where neither does. The optimizer and scheduler
+        `mode` is max or min; None means what the last milestone of this metric says, or else its name
+        (`checkpointing.metrics`). Raises CheckpointError where neither does. The optimizer and scheduler
         are those of the last training checkpoint of this model unless given. NaN and infinity are never best.
         """
         if mode not in (None, "max", "min"):
@@ -128,7 +128,7 @@ class CheckpointManager:
         given.network(model)
         given.stateful("optimizer", optimizer, optional=True)
         given.stateful("scheduler", scheduler, optional=True)
-        mode = mode or self._mode(given.text("metric_name", metric_name))
+        mode = self._mode(given.text("metric_name", metric_name), mode)
         epoch = given.whole("epoch", epoch)
         values = numbers({metric_name: metric_value})
         best = Best(BestSettings(metrics={metric_name: Metric(mode=mode, min_delta=0.0)}, keep=None))
@@ -225,14 +225,17 @@ class CheckpointManager:
         """As the function load_checkpoint."""
         return load_checkpoint(path, model, optimizer, scheduler, device)
 
-    def _mode(self, metric: str) -> str:
-        """Which values of a metric are better, by its name, or as it was once said for this directory."""
-        if direction(metric) is None:
-            tag = safe_name(f"best_{metric}")
-            told = [(m.metadata or {}).get(MODE) for m in self._recorder.mine(MILESTONE) if tag in m.tags]
-            if told and told[-1] in ("max", "min"):
-                return str(told[-1])
-        return mode_of(metric, 'say mode="max" or mode="min" in save_milestone_checkpoint.')
+    def _mode(self, metric: str, word: str | None) -> str:
+        """Which values of a metric are better: as is said now, was said here before, or by its name."""
+        tag = safe_name(f"best_{metric}")
+        told = [(m.metadata or {}).get(MODE) for m in self._recorder.mine(MILESTONE) if tag in m.tags][-1:]
+        before = str(told[0]) if told and told[0] in ("max", "min") else None
+        if word and before not in (None, word):
+            log.warning(
+                "mode=%s is taken for %s, whose last milestone here had mode=%s.", word, metric, before
+            )
+        remedy = 'say mode="max" or mode="min" in save_milestone_checkpoint.'
+        return word or before or mode_of(metric, remedy)
 
     def _peak(self, metric: str, mode: str) -> dict[str, Peak]:
         pairs = ranking.scored(self._recorder.mine(MILESTONE), safe_name(f"best_{metric}"), metric)

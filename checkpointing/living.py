@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from checkpointing import optimizer_state
 from checkpointing.errors import CheckpointError
@@ -55,8 +56,16 @@ def weights(model: nn.Module) -> dict[str, Any]:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise CheckpointError for a parameter that holds a NaN or an infinity; buffers may, as masks do."""
+    """Raise CheckpointError for a parameter without values, or that holds a NaN or an infinity.
+
+    Buffers may, as masks do.
+    """
     for name, tensor in unwrap(model).named_parameters():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise CheckpointError(
+                f"{canonical(name)} has no values yet: call the network once, or move it to a device, and "
+                "save it then."
+            )
         # The sum is finite only if every element is, short of an overflow, which the exact test settles.
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
             raise CheckpointError(
@@ -201,7 +210,7 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     for name, value in (metrics or {}).items():
         try:
             found[str(name)] = float(value)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             raise CheckpointError(f"The metric {name} is {value!r}: give a number.") from None
     return found
 

@@ -18,7 +18,7 @@ _WORDS = {
         jaccard kappa likelihood map mcc meteor miou mrr ndcg pearson precision psnr r2 recall reward rouge
         sensitivity similarity sparsity spearman spearmanr specificity ssim throughput tnr top tpr""",
     # A name with one of these says the opposite of its other words, or nothing: error_reduction, mae_std.
-    "doubt": """decrease degradation diff difference drop gain gap improvement increase inv inverse neg
+    "doubt": """decrease degradation diff difference drop gain gap improvement increase inv inverse minus neg
         negated negative non not reduction scale std to uncertainty var variance weight""",
 }
 _MEANING = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
@@ -31,8 +31,10 @@ def direction(metric: str) -> str | None:
     """`max` or `min`, whichever is better by the name alone; None for a name that does not say.
 
     Case, separators and the name of a split do not matter: val_loss, eval/loss, loss_val, valid-WER. Where
-    the words of a name disagree, the last decides: top5_error is an error.
+    the words of a name disagree, the last decides: top5_error is an error. 1-acc says nothing.
     """
+    if re.match(r"\s*1(\.0*)?\s*-", metric):
+        return None
     found = None
     for word in _words(metric):
         found = _MEANING.get(word, found)

@@ -56,10 +56,16 @@ def load(optimizer: Any, saved: Mapping[str, Any], *, keep_settings: bool) -> li
         optimizer.load_state_dict(dict(saved))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"The optimizer's state does not fit: {error}.") from None
+    kept = _kept(optimizer) if isinstance(optimizer, Optimizer) else []
     if keep_settings:
         for group, values in zip(optimizer.param_groups, settings, strict=True):
             group.update(values)
-    return told + (_reconcile(optimizer) if isinstance(optimizer, Optimizer) else [])
+    return told + (_reconcile(optimizer, kept) if isinstance(optimizer, Optimizer) else [])
+
+
+def _kept(optimizer: Optimizer) -> list[set[str]]:
+    """What each group's saved settings keep of a parameter: nothing of it is lost before the first step."""
+    return [_needed(optimizer, group) or set() for group in optimizer.param_groups]
 
 
 def _beside(optimizer: Any, saved: Mapping[str, Any]) -> list[str]:
@@ -72,17 +78,17 @@ def _beside(optimizer: Any, saved: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _reconcile(optimizer: Optimizer) -> list[str]:
+def _reconcile(optimizer: Optimizer, kept: list[set[str]]) -> list[str]:
     """Begin the state that the settings need and the parameters lack; drop what they do not need."""
     begun: set[str] = set()
     dropped: set[str] = set()
     changes: list[tuple[dict[str, Any], set[str], set[str]]] = []
-    for group in optimizer.param_groups:
+    for group, before in zip(optimizer.param_groups, kept, strict=True):
         needed = _needed(optimizer, group)
         if needed is None:
             continue
         if not any(optimizer.state.values()):
-            begun |= needed
+            begun |= needed - before
         for state in filter(None, map(optimizer.state.get, group["params"])):
             lacking, needless = needed - state.keys(), state.keys() - needed
             if unknown := sorted(lacking - BEGUN.keys()):

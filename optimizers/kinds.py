@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 _LAYERS = (
     nn.Linear,
@@ -75,11 +77,15 @@ def used(model: nn.Module) -> list[Used]:
 def _of(module: nn.Module) -> Iterator[Used]:
     if isinstance(module, parametrize.ParametrizationList):
         return  # its parameters are the sources of the layer that holds it
+    buffers = dict(module.named_buffers(recurse=False))
     for name, value in module.named_parameters(recurse=False):
         plain = name.removesuffix("_orig")
-        mask = getattr(module, f"{plain}_mask", None) if plain != name else None
-        if isinstance(mask, Tensor):
+        mask = buffers.get(f"{plain}_mask") if plain != name else None
+        hooked = _made_before_each_call(module, name)
+        if mask is not None and mask.shape == value.shape:
             yield Used(value.detach() * mask, _kind(module, plain), (value,))
+        elif hooked is not None:
+            yield Used(value.detach(), _kind(module, hooked), (value,))
         else:
             yield Used(value, _kind(module, name), (value,))
     if parametrize.is_parametrized(module):
@@ -90,6 +96,17 @@ def _of(module: nn.Module) -> Iterator[Used]:
                 # A copy: in training a spectral norm changes by being looked at.
                 value = copy.deepcopy(parametrization).eval()()
             yield Used(value, _kind(module, name), tuple(parametrization.parameters()))
+
+
+def _made_before_each_call(module: nn.Module, name: str) -> str | None:
+    """The name of the weight that torch.nn.utils.weight_norm or spectral_norm makes of a parameter.
+
+    Its zeros are those of the parameter.
+    """
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm) and name in (f"{hook.name}_v", f"{hook.name}_orig"):
+            return hook.name
+    return None
 
 
 def _kind(module: nn.Module, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Learning rate over a run, as a factor that is a pure function of the number of optimizer steps taken.
+"""Learning rate over a run, as a factor that is a pure function of the run's step, taken or skipped.
 
 Being a function of one integer, a schedule needs no state of its own: a resumed run continues it exactly,
 and a run whose length was changed follows the new one. `step` counts from 0, the first step of a run, so
@@ -6,6 +6,7 @@ the last is `total - 1`, which gets the final value; past the end the factor sta
 """
 
 import math
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,13 @@ Factor = Callable[[int], float]
 def learning_rate_schedule(optimizer: Optimizer, factor: Factor) -> LambdaLR:
     """A torch scheduler that sets lr to `factor(step)` times the initial lr; call its step() each step."""
     return LambdaLR(optimizer, factor)
+
+
+def skip(schedule: LambdaLR) -> None:
+    """Count a step that the optimizer did not take, without torch's warning when it is the first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        schedule.step()
 
 
 def warm(step: int, warmup: int) -> float:

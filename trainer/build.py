@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 import models
 from checkpointing import policies
@@ -102,10 +103,17 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         loop_settings(config),
         device=device,
         mask_version=lambda: pruning.mask_version if pruning else 0,
-        skipped=lambda: pruning.advance() if pruning else None,
+        skipped=lambda: _skip(scheduler, pruning),
     )
     named = {name: policies.build(settings) for name, settings in config.checkpoint.policy.items()}
     return Parts(data, state, loop, named, total)
+
+
+def _skip(scheduler: LambdaLR, pruning: pruner.Pruner | None) -> None:
+    """Count a step that is left out: learning rate and ramp go by the run's steps, and end when it does."""
+    if pruning:
+        pruning.advance()
+    schedule.skip(scheduler)
 
 
 def _check_normalisation(config: c.Config, model: nn.Module, image_shape: tuple[int, int, int]) -> None:

@@ -111,7 +111,11 @@ def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
     """The sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
     there = sorted(known)
     found = meant(key, there, prefix)
-    end = f": did you mean {found}?" if found else f"; there are: {', '.join(there)}."
+    end = (
+        f": did you mean {found}?"
+        if found and found != f"{prefix}{key}"
+        else f"; there are: {', '.join(there)}."
+    )
     return f"{prefix}{key} is not a key of this configuration{end}"
 
 

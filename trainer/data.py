@@ -10,6 +10,7 @@ handful of tensor operations, none of which waits for the device.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from trainer.config import Data
 from trainer.datasets import Images, load_test, load_train, stratified_split
 from trainer.errors import UserError
+
+log = logging.getLogger("peakpoint")
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -255,6 +258,7 @@ class DataModule:
                 raise UserError(
                     f"The test set of {self.cfg.name} has other classes than the training set: {how}."
                 )
+            _tell_empty(source, "test", "the network is not tested on it")
             self._test = source
             digest = _sha256(source.images, source.labels)
             self.test_fingerprint = {"test_sha256": digest, "test_size": len(source.labels)}
@@ -313,9 +317,19 @@ def _check(cfg: Data, source: Images, sizes: tuple[int, int], batch_size: int) -
         raise UserError(
             f"batch_size={batch_size} is more than the {train} training images of {cfg.name}: lower it."
         )
+    _tell_empty(source, "training", "the network cannot learn it")
     side = min(source.images.shape[1:3])
     if cfg.cutout > side:
         raise UserError(f"data.cutout={cfg.cutout} is more than the {side} pixels of an image: lower it.")
+
+
+def _tell_empty(source: Images, split: str, consequence: str) -> None:
+    """Warn of the classes that a split has no image of."""
+    counts = torch.bincount(source.labels, minlength=len(source.classes)).tolist()
+    empty = [name for name, count in zip(source.classes, counts, strict=True) if not count]
+    if empty:
+        more = f" (and {len(empty) - 1} more classes)" if len(empty) > 1 else ""
+        log.warning("no %s image is of class %r%s: %s", split, empty[0], more, consequence)
 
 
 def _sha256(*tensors: Tensor) -> str:

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from checkpointing import given
+from checkpointing import bounded, given
+from checkpointing.bounded import Absent
+from checkpointing.errors import CheckpointError
 from trainer.config import Data, Synthetic
 from trainer.errors import UserError
 from trainer.sources import TEST, TRAIN, find
@@ -189,13 +191,15 @@ def _npz_array(path: Path, key: str) -> np.ndarray:
 def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """The archive, read without pickle. Whatever is wrong with it becomes one UserError."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is one array, not an .npz archive")
-        with archive:
-            yield archive
-    except FileNotFoundError as error:
+        with bounded.opened(path) as file:
+            if file.peek(2)[:2] != b"PK":  # NumPy takes anything else for a pickle, and says how to run it
+                raise ValueError("it is no archive of arrays, as np.savez writes it")
+            with np.load(file, allow_pickle=False) as archive:
+                yield archive
+    except Absent as error:
         raise UserError(f"{path} is missing: set data.root to the folder that holds it.") from error
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as an .npz file: {reason}.") from error

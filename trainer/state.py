@@ -159,11 +159,14 @@ class TrainState:
         base_lrs = list(self.scheduler.base_lrs)
         self.scheduler.load_state_dict(saved["scheduler_state_dict"])
         self.scheduler.base_lrs = base_lrs
+        self.progress.load(saved["progress"])
+        self.scheduler.last_epoch = (
+            self.progress.step
+        )  # earlier versions left out the steps that were skipped
         for group, lr, factor in zip(
             self.optimizer.param_groups, base_lrs, self.scheduler.lr_lambdas, strict=True
         ):
             group["lr"] = lr * factor(self.scheduler.last_epoch)
-        self.progress.load(saved["progress"])
         if self.pruner:  # a checkpoint of a dense training knows nothing of its steps
             self.pruner.step = self.progress.step
         self.meter.load_state_dict(saved["train_loss"])

@@ -42,6 +42,8 @@ class Best:
 
     def __init__(self, settings: BestSettings) -> None:
         self.settings = settings
+        for name, metric in settings.metrics.items():
+            ranking.tell_mode(name, metric.mode)
         self._peaks: dict[str, Peak] = {}
         self._unranked = dict.fromkeys(settings.metrics, 0)
 

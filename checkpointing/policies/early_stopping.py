@@ -6,6 +6,7 @@ from typing import Any
 
 from checkpointing.events import EvalEnd, Event
 from checkpointing.manifest import Manifest
+from checkpointing.policies import ranking
 from checkpointing.policies.ranking import (
     Peak,
     check_count,
@@ -41,6 +42,7 @@ class EarlyStopping:
 
     def __init__(self, settings: EarlyStoppingSettings) -> None:
         self.settings = settings
+        ranking.tell_mode(settings.metric, settings.mode)
         self._peak: Peak | None = None
         self._waited = 0
 

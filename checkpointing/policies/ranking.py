@@ -1,5 +1,7 @@
 """What the policies that rank checkpoints by a metric share: names, reasons, checks, and the k best."""
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypedDict
@@ -7,7 +9,10 @@ from typing import Any, TypedDict
 from checkpointing import given
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
+from checkpointing.metrics import direction
 from checkpointing.policy import better, order, ranked, safe_name
+
+log = logging.getLogger("peakpoint")
 
 
 class Peak(TypedDict):
@@ -36,6 +41,17 @@ def check_types(name: str, settings: Any) -> None:
 def check_mode(option: str, mode: str) -> None:
     """`mode` is one of the two words that say which values are better."""
     check(mode in ("max", "min"), option, mode, "max or min")
+
+
+@functools.cache
+def tell_mode(metric: str, mode: str) -> None:
+    """Warn, once in a process, of a mode that is not what the name of its metric says; it is taken."""
+    known = direction(metric)
+    if known not in (None, mode):
+        log.warning(
+            "mode=%s is taken for %s, whose name says that it is better the %s it is.",
+            mode, metric, "higher" if known == "max" else "lower",
+        )  # fmt: skip
 
 
 def check_min_delta(option: str, min_delta: float) -> None:

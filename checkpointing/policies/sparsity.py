@@ -49,6 +49,7 @@ class Sparsity:
 
     def __init__(self, settings: SparsitySettings) -> None:
         self.settings = settings
+        ranking.tell_mode(settings.metric, settings.mode)
         targets = sorted({round(t, 6) for t in settings.targets if t > SLACK})
         self.targets = {tag(settings.metric, target): target for target in targets}
         self._peaks: dict[str, Peak] = {}

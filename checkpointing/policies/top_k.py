@@ -33,6 +33,7 @@ class TopK:
 
     def __init__(self, settings: TopKSettings) -> None:
         self.settings = settings
+        ranking.tell_mode(settings.metric, settings.mode)
         self._peaks: list[Peak] = []  # best first
         self._unranked = 0
 

@@ -3,9 +3,15 @@
 import math
 
 import pytest
+from torch import nn
 
 from checkpointing import CheckpointError, CheckpointManager, load, rules
 from checkpointing.metrics import bad_loss, direction
+from checkpointing.policies.best import Best, BestSettings, Metric
+from checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from checkpointing.policies.ranking import tell_mode
+from checkpointing.policies.sparsity import Sparsity, SparsitySettings
+from checkpointing.policies.top_k import TopK, TopKSettings
 from tests.checkpointing.api_cases import Training
 from trainer.check import METRICS
 
@@ -14,7 +20,7 @@ LOWER = """mae wer rmse nll bpc fid cer mse error perplexity val_loss eval/loss 
 HIGHER = """accuracy f1 f1_score auc top1 top5_accuracy bleu r2 map mAP50 mIoU val_acc testacc ROC-AUC
     MulticlassAccuracy eval_accuracy recall@10 sparsity loss_head_accuracy"""
 UNKNOWN = """score quality neg_mean_squared_error error_reduction mae_std loss_scale false_negative_rate
-    glossary точность 2"""
+    glossary точность 2 1-acc one_minus_accuracy"""
 
 
 @pytest.mark.parametrize("name", LOWER.split())
@@ -91,3 +97,55 @@ def test_rules_do_not_rank_an_error_as_a_success(tmp_path, rank, line):
     path.write_text("rank: [-wer, {metric: quality, mode: max}, sparsity, epoch, -global_step]\ntie: null")
     modes = [key.mode for key in rules.load(path).rank]
     assert modes == ["min", "max", "max", "max", "min"]
+
+
+def test_a_mode_against_the_name_is_taken_and_told_once(tmp_path, caplog):
+    manager, t = CheckpointManager(tmp_path / "c"), Training()
+    tell_mode.cache_clear()
+    for value in (0.9, 0.5):
+        assert manager.save_milestone_checkpoint(t.model, value, "valid_acc", 1, mode="min")
+    Best(BestSettings(metrics={"valid_acc": Metric(mode="min", min_delta=0.0)}, keep=1))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "mode=min is taken for valid_acc, whose name says that it is better the higher it is."
+    assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2) is None  # said once, it holds
+    caplog.clear()
+    assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2, mode="max")
+    assert caplog.messages == ["mode=max is taken for valid_acc, whose last milestone here had mode=min."]
+
+
+@pytest.mark.parametrize("policy", ["top_k", "sparsity", "early_stopping"])
+def test_every_policy_tells_of_a_mode_against_the_name(policy, caplog):
+    tell_mode.cache_clear()
+    if policy == "top_k":
+        TopK(TopKSettings(metric="wer", mode="max", k=1))
+    elif policy == "sparsity":
+        Sparsity(
+            SparsitySettings(
+                metric="wer", mode="max", min_delta=0.0, targets=[0.5], rule="at_least", tolerance=0.01,
+                jump_over=True, settled=0, keep=1,
+            )
+        )  # fmt: skip
+    else:
+        EarlyStopping(EarlyStoppingSettings(metric="wer", mode="max", patience=1, min_delta=0.0))
+    assert caplog.messages == [
+        "mode=max is taken for wer, whose name says that it is better the lower it is."
+    ]
+
+
+@pytest.mark.parametrize("name", ["", 5, None])
+def test_the_name_of_a_metric_is_text_whether_or_not_its_mode_is_said(tmp_path, name):
+    manager, t = CheckpointManager(tmp_path / "c"), Training()
+    for mode in ("max", None):
+        with pytest.raises(CheckpointError, match="is not a name"):
+            manager.save_milestone_checkpoint(t.model, 0.5, name, 1, mode=mode)
+
+
+def test_a_number_beyond_floats_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"The metric accuracy is .*: give a number"):
+        CheckpointManager(tmp_path / "c").save_milestone_checkpoint(Training().model, 10**400, "accuracy", 1)
+
+
+@pytest.mark.parametrize("network", [nn.LazyLinear(2), nn.Linear(2, 2, device="meta")])
+def test_a_network_without_values_is_refused_in_one_line(tmp_path, network):
+    with pytest.raises(CheckpointError, match="weight has no values yet: call the network once"):
+        CheckpointManager(tmp_path / "c").save_milestone_checkpoint(network, 0.5, "accuracy", 1)

@@ -2,8 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 
-from checkpointing import CheckpointError, load_checkpoint, optimizer_state, resume_training
+from checkpointing import (
+    CheckpointError,
+    CheckpointManager,
+    load_checkpoint,
+    optimizer_state,
+    resume_training,
+)
 from checkpointing.living import _restore_schedule
 from checkpointing.optimizer_state import check_kind
 from optimizers import Pruner, param_groups
@@ -145,3 +152,13 @@ def test_a_schedule_that_an_older_torch_saved_is_taken(manager, t):
     saved = {**t.scheduler.state_dict(), "verbose": False, "_of_older_torch": 1, "last_epoch": 7}
     assert _restore_schedule(saved, t.scheduler, resumed=True) == []
     assert t.scheduler.last_epoch == 7
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)])
+def test_a_checkpoint_from_before_the_first_step_lacks_nothing(tmp_path, caplog, make):
+    network = nn.Linear(2, 2)
+    optimizer = make(network.parameters())
+    manager = CheckpointManager(tmp_path / "c")
+    path = manager.save_training_checkpoint(network, optimizer, epoch=0, step=0)
+    manager.load_checkpoint(path, network, make(network.parameters()))
+    assert caplog.messages == []

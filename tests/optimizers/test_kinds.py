@@ -197,3 +197,24 @@ def test_a_run_says_how_much_of_all_parameters_is_pruned(train, tmp_path):
     assert f"sparsity 50.00% ({row['sparsity_of_all']:.2%} of all parameters)" in done.out
     last = f"50.00% of the prunable weights, {row['sparsity_of_all']:.2%} of all parameters."
     assert f"Zeros at the end: {last}" in done.out
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_weight_that_is_normalised_before_each_call_counts_as_one_and_is_left_alone(norm):
+    model = nn.Sequential(norm(nn.Linear(8, 8)), nn.Linear(8, 2))
+    assert list(prunable_weights(model)) == ["1.weight"]
+    assert zeros(model).prunable_count == 80
+    with torch.no_grad():
+        (getattr(model[0], "weight_v", None) if norm is nn.utils.weight_norm else model[0].weight_orig)[
+            0, :4
+        ] = 0
+    assert zeros(model).prunable == 4 / 80
+
+
+def test_parameters_that_are_named_like_those_of_prune_are_taken_as_they_are():
+    layer = nn.Linear(4, 4)
+    layer.scale_orig, layer.scale_mask = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(3, 3))
+    layer.shift_orig = nn.Parameter(torch.ones(4))
+    layer.register_buffer("shift_mask", torch.zeros(3, 3))
+    assert zeros(layer).overall_count == 16 + 4 + 4 + 9 + 4

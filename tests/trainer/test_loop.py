@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_is_skipped_when_told_to(tmp_path, accumulatio
         made, tmp_path, at={4: note, 5: lambda: after.update(codec.snapshot(made.state.model.state_dict()))}
     )
     assert differences(before, after) == []  # neither momentum, nor decay, nor pruning
-    assert made.state.scheduler.last_epoch == 7
+    assert made.state.scheduler.last_epoch == 8
     first = made.state.optimizer.param_groups[0]["params"][0]
     assert made.state.optimizer.state[first]["step"] == 7
     assert isinstance(ran.end, RunEnd)

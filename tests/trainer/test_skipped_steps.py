@@ -90,6 +90,33 @@ def test_the_target_is_reached_exactly_whatever_steps_are_skipped(
     assert made.state.optimizer.state_dict()["pruning"]["step"] == STEPS
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "multistep", "one_cycle", "constant"])
+def test_the_learning_rate_goes_by_the_steps_of_the_run_also_those_that_are_skipped(
+    tmp_path, schedule, recwarn
+):
+    options = (*BASE, f"scheduler={schedule}", "scheduler.warmup_epochs=0.5")
+
+    def rates(bad):
+        made, found = poisoned(parts(*options), bad), {}
+        group = made.state.optimizer.param_groups[0]
+        at = {step: (lambda step=step: found.update({step: group["lr"]})) for step in range(1, STEPS + 1)}
+        fit(made, tmp_path / str(len(bad)), at=at)
+        return found
+
+    whole = rates(set())
+    assert len(whole) == STEPS
+    assert rates({1, 2, 9, STEPS}) == whole
+    assert not [w for w in recwarn if "lr_scheduler" in str(w.message)]
+
+
+def test_a_checkpoint_whose_schedule_left_skipped_steps_out_goes_on_at_the_step_of_the_run(tmp_path):
+    saved = interrupted(parts(*BASE), tmp_path, 9)
+    saved["scheduler_state_dict"]["last_epoch"] = 7
+    made = parts(*BASE)
+    made.state.restore(saved)
+    assert made.state.scheduler.last_epoch == 9
+
+
 @pytest.mark.parametrize("stop", [4, 5, 6])
 def test_resumed_beside_a_skipped_step_the_run_is_the_same_bit_for_bit(tmp_path, stop):
     options, bad = (*BASE, "pruning.frequency=5"), {5, 12}
