@@ -36,8 +36,9 @@ class Parser(argparse.ArgumentParser):
             message = f"{wrong[2]} is not a {kind}{near}"
         elif missing := re.match("the following arguments are required: (.*)", message):
             message = f"{missing[1]} is missing"
-        said = message if message.endswith("?") else f"{message}; {self.prog} --help shows what there is."
-        say_error(said)
+        if not message.endswith("?"):
+            message = f"{message.rstrip('.')}; {self.prog} --help shows what there is."
+        say_error(message)
         sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpointing import sparse
+from checkpointing import given, sparse
 from checkpointing.archive import check_archive
 from checkpointing.bounded import DEEPEST
 from checkpointing.errors import CheckpointError, os_reason
@@ -196,19 +197,23 @@ def _check_bounds(state: Any, limit: int) -> None:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
 
-def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a `.pt` file onto a device, packed or not. Raises CheckpointError when it is not one.
 
     Never executes code from the file. Verify the digest first: torch.load does not notice flipped bits.
     """
+    path = given.path(path)
     limit = max(FLOOR, RATIO * _size(path))
     check_archive(path, limit)
     try:
         # To the CPU first: packed tensors are unpacked there.
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError and more
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}") from None
+    except pickle.UnpicklingError:  # whose words are how to execute it all the same
+        why = "it is damaged, or holds more than tensors and plain values"
+        raise CheckpointError(f"{path} cannot be opened as a checkpoint: {why}.") from None
+    except Exception as error:  # torch raises RuntimeError, EOFError, OSError and more
+        first = str(error).splitlines()[0].rstrip(". ") if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}.") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {_name(state)} and not the dict of a checkpoint.")
     try:

@@ -39,6 +39,8 @@ def checkpoint_root(path: Path) -> Path:
 
 def no_checkpoints(path: Path) -> str:
     """The line for a path that is no run, which says what it is."""
+    if not os.path.lexists(path):
+        return f"{path} does not exist."
     return f"{path} has no checkpoints: name a run directory, such as outputs/RUN.{foreign.described(path)}"
 
 

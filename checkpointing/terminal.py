@@ -105,7 +105,8 @@ class Console(rich.console.Console):
 
         lines = [line_of(part) for row in cells for part in self._folded(row, widths)]
         self._write([line_of(heads)], Style(bold=True))
-        self._write(["─" * (sum(widths) + len(_GAP) * (len(heads) - 1)), *lines])
+        rule = "-" if self.options.ascii_only else "─"
+        self._write([rule * (sum(widths) + len(_GAP) * (len(heads) - 1)), *lines])
 
     def _folded(self, row: Sequence[str], widths: Sequence[int]) -> Iterable[Sequence[str]]:
         """The lines of a row: one, unless a cell is wider than its column."""

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import re
 import shlex
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,7 +139,7 @@ def _ends_item(joined: str, following: str) -> bool:
 def _override(word: str, sweep: bool) -> str:
     key, equals, value = word.partition("=")
     bare = key.lstrip("+~").partition("@")[0]
-    if not equals and not key.startswith("~"):
+    if not bare or (not equals and not key.startswith("~")):
         _refuse_word(word)
     if key != key.strip() or value != value.strip():
         instead = _type(f"{key.strip()}={value.strip()}")
@@ -156,9 +157,12 @@ def _override(word: str, sweep: bool) -> str:
         raise UserError(f"{bare} is chosen with a slash: type {_type(f'{group}={value}')}")
     known = leaves()
     named = bare in groups() or bare in PLACES or (bare in known and not _is_text(bare))
-    if equals and not value and named:
+    if equals and not value and (named or bare == "resume"):
         among = f"; there are: {', '.join(choices(bare))}." if bare in groups() else f": type {bare}=VALUE"
         raise UserError(f"{key}= has no value{among}")
+    if is_dataclass(kind := known.get(bare)) and bare not in groups() and value[:1] not in ("{", "["):
+        below = " ".join(f"{bare}.{field.name}=VALUE" for field in fields(kind))
+        raise UserError(f"{bare} is no value by itself: type {below}")
     if key.startswith("~") and bare in known and bare not in groups():
         raise UserError(f"{word} would remove a value that is needed: type {bare}=VALUE to set it.")
     if value.endswith(","):

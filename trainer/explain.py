@@ -21,8 +21,9 @@ def explain(error: BaseException) -> str:
     """What was wrong, and what to do, in one line."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option} is not a choice{nearest(option, choices(group))}"
-    if isinstance(error, OSError):
+        word = f"{group}={option}" if group else f"--config-name {option}"
+        return f"{word} is not a choice{nearest(option, choices(group))}"
+    if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
         return f"{error.filename or 'a file'}: {os_reason(error)}."
     cause: BaseException = error
     while cause.__cause__ is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from checkpointing import aliases, changelog, finding
 from checkpointing.aliases import Change
-from checkpointing.commands.common import as_json, checkpoint_root, line, print_json, verdict
+from checkpointing.commands.common import as_json, checkpoint_root, print_json, verdict
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.terminal import Console
@@ -78,7 +78,7 @@ def _list(root: Path, as_data: bool) -> int:
         return int(any(problems.values()))
     console = Console()
     if not named:
-        line(console, f"No alias is set in {root}.")
+        console.say(f"No alias is set in {root}.")
     else:
         columns = ["alias", "version", "since", "reason"]
         rows = [
@@ -88,7 +88,7 @@ def _list(root: Path, as_data: bool) -> int:
         console.table(columns, rows, words=columns)
     for problem_of, problem in problems.items():
         if problem:
-            line(console, f"{problem_of}: {problem}")
+            console.say(f"{problem_of}: {problem}")
     return int(any(problems.values()))
 
 
@@ -101,11 +101,11 @@ def _show(root: Path, name: str, as_data: bool) -> int:
         print_json({"alias": name, "version": version, "problem": problem, **found})
         return int(problem is not None)
     console = Console()
-    line(console, f"{name}: {version or 'names no release'}")
+    console.say(f"{name}: {version or 'names no release'}")
     for told in [*map(in_words, history), *aliases.doubts(history)]:
-        line(console, told)
+        console.say(told)
     if problem:
-        line(console, f"{name}: {problem}")
+        console.say(f"{name}: {problem}")
     return int(problem is not None)
 
 
@@ -120,7 +120,7 @@ def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool)
     if as_data:
         print_json(in_json(change))
     else:
-        line(Console(), in_words(change))
+        Console().say(in_words(change))
     return 0
 
 
@@ -141,15 +141,15 @@ def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
         return 0
     console = Console()
     if not answers:
-        line(console, f"No alias was ever set in {root}.")
+        console.say(f"No alias was ever set in {root}.")
     for answer in answers:
-        line(console, f"{answer['alias']} on {day}: {answer['version'] or 'no release'}")
+        console.say(f"{answer['alias']} on {day}: {answer['version'] or 'no release'}")
     for change in history:
         if start <= change.time <= end:
-            line(console, in_words(change))
+            console.say(in_words(change))
     for answer in answers:
         for doubt in answer["doubts"]:
-            line(console, doubt)
+            console.say(doubt)
     return 0
 
 
@@ -187,10 +187,10 @@ def why(root: Path, manifest: Manifest, as_data: bool) -> int:
     console = Console()
     source = (manifest.metadata or {}).get("source") or {}
     origin = f", from {source.get('file')} of run {source.get('run')}" if source else ""
-    line(console, f"released  {version}: {'; '.join(manifest.reasons)}{origin}")
+    console.say(f"released  {version}: {'; '.join(manifest.reasons)}{origin}")
     for change in moved:
-        line(console, f"alias  {in_words(change)}")
-    line(console, f"kept   {kept}" + (f"; it is {' and '.join(names)}" if names else ""))
+        console.say(f"alias  {in_words(change)}")
+    console.say(f"kept   {kept}" + (f"; it is {' and '.join(names)}" if names else ""))
     return 0
 
 
@@ -203,6 +203,6 @@ def rollback(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**in_json(done.change), "file": str(root / done.file), "checked": list(done.checked)})
     else:
-        line(Console(), in_words(done.change))
-        line(Console(), f"{root / done.file}: verified before ({', '.join(done.checked)})")
+        Console().say(in_words(done.change))
+        Console().say(f"{root / done.file}: verified before ({', '.join(done.checked)})")
     return 0

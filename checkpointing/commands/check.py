@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from checkpointing import aliases
-from checkpointing.commands.common import check_there, line, measured_as_json, print_json
+from checkpointing.commands.common import check_there, measured_as_json, print_json
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import checkpoint_root
 from checkpointing.terminal import Console
@@ -31,7 +31,7 @@ def check(options: argparse.Namespace) -> int:
         print_json(_plain(found, options.alias))
     else:
         for text in _lines(found, options.alias, roll_back=options.roll_back):
-            line(Console(), text)
+            Console().say(text)
     return int(found.degraded)
 
 

@@ -19,7 +19,6 @@ from checkpointing.index import Index
 from checkpointing.lock import one_writer
 from checkpointing.manifest import SUFFIXES, Manifest, encode, read_manifest
 from checkpointing.publishing import settled
-from checkpointing.terminal import Console
 
 if TYPE_CHECKING:  # torch comes with it
     from checkpointing.evaluating import Measured
@@ -77,6 +76,24 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
     return file.parent.parent, read_manifest(file.with_suffix(".json"))
 
 
+def contents(path: Path) -> tuple[dict[str, Any], Manifest | None]:
+    """What a file holds, and its manifest if it has one, by which its bytes are verified.
+
+    Imports torch. Raises CheckpointError.
+    """
+    from checkpointing import codec
+
+    manifest = None
+    if path.resolve().with_suffix(".json").exists():
+        root, manifest = manifest_of(path)
+        if wrong := verdict(root, manifest):
+            raise CheckpointError(wrong)
+    try:
+        return codec.load(path), manifest
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{foreign.described(path)}") from None
+
+
 def not_vouched_for(path: Path) -> str:
     """The line for a file without a manifest, which says what it is."""
     return f"{path} has no manifest beside it, so nothing vouches for it.{foreign.described(path)}"
@@ -126,11 +143,6 @@ def measured_as_json(measured: "Measured | None") -> dict[str, Any] | None:
 def print_json(value: Any) -> None:
     """Print strict JSON."""
     print(json.dumps(value, indent=2, allow_nan=False))
-
-
-def line(console: Console, text: str) -> None:
-    """Print one line as it is."""
-    console.say(text)
 
 
 def megabytes(size: float) -> str:

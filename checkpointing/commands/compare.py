@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpointing.commands.common import check_there, line, print_json
+from checkpointing.commands.common import check_there, print_json
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import Console
 
@@ -79,7 +79,7 @@ def _plain(row: "Row") -> dict[str, Any]:
 def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
     console = Console()
     for letter, row in zip(LETTERS, rows, strict=False):
-        line(console, f"{letter}  {row.candidate.label}{_which(row.candidate)}")
+        console.say(f"{letter}  {row.candidate.label}{_which(row.candidate)}")
     named = list(zip(LETTERS, rows, strict=False))
     batches = list(rows[0].latency)
     sizes = ["", "file MB", "weights MB", "packed MB", "weights", "not zero", "sparsity"]
@@ -91,7 +91,7 @@ def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
     taken = [[letter, *(cell for n in batches for cell in _took(row.latency[n]))] for letter, row in named]
     console.table(speed, taken, title="time")
     for note in _notes(rows, how):
-        line(console, note)
+        console.say(note)
 
 
 def _notes(rows: "list[Row]", how: dict[str, Any]) -> list[str]:

@@ -5,14 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpointing.commands.common import (
-    checkpoint_root,
-    line,
-    manifest_of,
-    newest_sound,
-    print_json,
-    verdict,
-)
+from checkpointing import foreign
+from checkpointing.commands.common import check_there, checkpoint_root, contents, newest_sound, print_json
 from checkpointing.differences import differ, flat, pairs
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest, encode
@@ -49,20 +43,15 @@ def diff(options: argparse.Namespace) -> int:
 
 def _read(path: Path) -> tuple[Path, dict[str, Any], Manifest | None]:
     """The file, its contents and its manifest if it has one. Raises CheckpointError."""
-    from checkpointing import codec
-
-    manifest = None
+    check_there(path)
     if path.is_dir():
         root = checkpoint_root(path)
-        manifest = newest_sound(root)
-        path = root / manifest.file
-    elif path.resolve().with_suffix(".json").exists():
-        root, manifest = manifest_of(path)
-        if wrong := verdict(root, manifest):
-            raise CheckpointError(wrong)
-    state = codec.load(path)
+        path = root / newest_sound(root).file
+    state, manifest = contents(path)
     if not isinstance(state.get(MODEL), dict):
-        raise CheckpointError(f"{path} has no {MODEL}: it is not a checkpoint of a training run.")
+        raise CheckpointError(
+            f"{path} has no {MODEL}: it is not a checkpoint of a training run.{foreign.described(path)}"
+        )
     return path, state, manifest
 
 
@@ -114,8 +103,8 @@ def _finite(value: Any) -> Any:
 
 def _print(found: dict[str, Any]) -> None:
     console = Console()
-    line(console, f"a  {found['a']}")
-    line(console, f"b  {found['b']}")
+    console.say(f"a  {found['a']}")
+    console.say(f"b  {found['b']}")
     for title in ("position", "config", "optimizer", "metrics"):
         if found[title]:
             rows = [[key, *map(_short, pair)] for key, pair in found[title].items()]
@@ -127,8 +116,7 @@ def _print(found: dict[str, Any]) -> None:
     ]
     console.table(["", "norm a", "norm b", "change", "zeros in common"], layers, title="weights")
     sparsity = ", ".join(map(_short, found["sparsity"]))
-    line(
-        console,
+    console.say(
         f"sparsity {sparsity}; zeros in common, of the zeros of either: {_short(found['mask_overlap'])}",
     )
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from checkpointing.commands.common import line, megabytes, print_json
+from checkpointing.commands.common import megabytes, print_json
 from checkpointing.commands.sizes import Sizes, gpt2, measure
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import Console
@@ -49,15 +49,15 @@ def _run(overrides: list[str], as_json: bool) -> int:
         print_json(found)
         return 0
     console = Console()
-    line(console, f"{config.model.name}, {config.optimizer.name}: {sizes.parameters:,} parameters")
-    line(console, f"weights {megabytes(sizes.weights)}, optimizer state {megabytes(sizes.state)}")
+    console.say(f"{config.model.name}, {config.optimizer.name}: {sizes.parameters:,} parameters")
+    console.say(f"weights {megabytes(sizes.weights)}, optimizer state {megabytes(sizes.state)}")
     compressed = f"at sparsity {sparsity:g} compressed"
     rows: list[list[object]] = []
     for name, number in [("one checkpoint", 1), *kept.items(), ("peak on disk", count)]:
         values = ["-"] * 3 if number is None else [str(number), _mb(number * dense), _mb(number * packed)]
         rows.append([name, *values])
     console.table(["", "checkpoints at most", "MB", f"MB, {compressed}"], rows)
-    line(console, "At most: roles that share a checkpoint share its bytes.")
+    console.say("At most: roles that share a checkpoint share its bytes.")
     return 0
 
 
@@ -171,7 +171,7 @@ def _table(as_json: bool) -> int:
     console = Console()
     console.table(["", "parameters", "weights", "AdamW", "packed", "of 10", "packed"], rows)
     every = f"{saves} of them, every {TABLE_INTERVAL} of {TABLE_EPOCHS} epochs"
-    line(console, f"MB, float32. Packed: checkpoint.compress at sparsity {TABLE_SPARSITY:g}. Of 10: {every}.")
+    console.say(f"MB, float32. Packed: checkpoint.compress at sparsity {TABLE_SPARSITY:g}. Of 10: {every}.")
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 
 from checkpointing import exportable
-from checkpointing.commands.common import check_there, line, megabytes, print_json
+from checkpointing.commands.common import check_there, megabytes, print_json
 from checkpointing.terminal import Console
 
 
@@ -34,11 +34,10 @@ def export(options: argparse.Namespace) -> int:
         return 0
     console = Console()
     form = f"ONNX, opset {made.opset}" if made.opset else "torch.export"
-    line(console, f"{made.file}: {form}, {megabytes(made.bytes)}, of {source.manifest.file}")
+    console.say(f"{made.file}: {form}, {megabytes(made.bytes)}, of {source.manifest.file}")
     shape = " x ".join(map(str, (made.batch or "any", *source.description.image_shape)))
-    line(console, f"takes {shape} float32 as `images`, normalised")
-    line(
-        console,
+    console.say(f"takes {shape} float32 as `images`, normalised")
+    console.say(
         f"compared with {against}: largest error {agreement.largest:.3g}, {agreement.allowed:.3g} allowed; "
         f"the same class for {agreement.count - agreement.flipped} of {agreement.count} images",
     )

@@ -8,7 +8,6 @@ from checkpointing.commands.common import (
     as_json,
     checkpoint_roots,
     everything,
-    line,
     manifest_of,
     print_json,
     verdict,
@@ -71,11 +70,11 @@ def _print(
             console.table(columns, rows, title=tier, words=["why"])
             console.say("")
     if not found:
-        line(console, f"{root} holds no checkpoint yet.")
+        console.say(f"{root} holds no checkpoint yet.")
     total = sum({m.sha256: m.bytes for m in found}.values())
-    line(console, f"{len(found)} checkpoints, {total / 1e6:.1f} MB on disk, in {root}")
+    console.say(f"{len(found)} checkpoints, {total / 1e6:.1f} MB on disk, in {root}")
     for reason in damaged:
-        line(console, f"damaged: {reason}")
+        console.say(f"damaged: {reason}")
 
 
 def _rows(members: list[Manifest], names: dict[Manifest, list[str]]) -> tuple[list[str], list[list[object]]]:
@@ -107,5 +106,5 @@ def show(options: argparse.Namespace) -> int:
             value = "; ".join(map(str, value))
         console.say(f"{name:<{max(map(len, plain))}}  {value}")
     if wrong:
-        line(console, f"damaged: {wrong}")
+        console.say(f"damaged: {wrong}")
     return int(wrong is not None)

@@ -20,7 +20,7 @@ from checkpointing import (
     versions,
 )
 from checkpointing.commands import runrecord, settings
-from checkpointing.commands.common import check_there, line, megabytes, print_json
+from checkpointing.commands.common import check_there, megabytes, not_vouched_for, print_json
 from checkpointing.commands.select import shown
 from checkpointing.errors import CheckpointError
 from checkpointing.files import check_folder
@@ -63,6 +63,9 @@ def _asked(options: argparse.Namespace) -> tuple[settings.Settings, Path | None]
     """The settings and the key to sign with: what can be told to be wrong before anything is read."""
     versions.key(options.version)
     check_there(options.path, options.data_root)
+    file = options.path
+    if file.is_file() and not file.is_symlink() and not file.with_suffix(".json").exists():
+        raise CheckpointError(not_vouched_for(file))
     chosen = settings.load(options.set, options.card)
     if options.path.is_dir():
         rules.load(options.rules)
@@ -134,25 +137,25 @@ def _tell(
         return
     console = Console()
     epoch = f"epoch {made.epoch}, step {made.global_step}"
-    line(console, f"{made.name} {made.version} from {shown(promotion.source)} ({epoch})")
-    line(console, "")
+    console.say(f"{made.name} {made.version} from {shown(promotion.source)} ({epoch})")
+    console.say("")
     rows = [
         [name, f"{promotion.recorded[name]:.4f}" if name in promotion.recorded else "-", f"{value:.4f}"]
         for name, value in promotion.measured.metrics.items()
     ]
     images = f"{promotion.measured.split}, {promotion.measured.samples} images"
     console.table([images, "recorded", "measured"], rows)
-    line(console, "")
+    console.say("")
     sparsity = f", sparsity {made.sparsity:.4f}" if made.sparsity is not None else ""
-    line(console, f"{made.form.format}, {made.form.dtype}{', zeros packed' * made.form.compress}{sparsity}")
+    console.say(f"{made.form.format}, {made.form.dtype}{', zeros packed' * made.form.compress}{sparsity}")
     if written is None:
-        line(console, f"not written: --dry-run. It would be {shown(root / made.file)}")
+        console.say(f"not written: --dry-run. It would be {shown(root / made.file)}")
         return
     for path, size in files.items():
         length = megabytes(size) if size >= 50_000 else f"{size:,} bytes"
-        line(console, f"wrote  {shown(root / path)}  {length}")
+        console.say(f"wrote  {shown(root / path)}  {length}")
     if options.alias:
-        line(console, f"{options.alias} is {made.version} now")
+        console.say(f"{options.alias} is {made.version} now")
 
 
 def _print_json(promotion: "Promotion", files: Mapping[str, int], options: argparse.Namespace) -> None:

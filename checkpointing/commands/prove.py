@@ -18,7 +18,7 @@ from typing import Any
 import checkpointing
 from checkpointing import store
 from checkpointing.bounded import json_value, lines
-from checkpointing.commands.common import line, print_json
+from checkpointing.commands.common import print_json
 from checkpointing.commands.leaves import compare
 from checkpointing.errors import CheckpointError
 from checkpointing.terminal import Console
@@ -51,17 +51,16 @@ def prove_resume(options: argparse.Namespace) -> int:
         return int(first is not None)
     console = Console()
     if first is None:
-        line(
-            console,
+        console.say(
             f"equal to the last bit: {proof.steps} steps, their batches and {proof.values} values; "
             f"killed after step {options.steps}, resumed from step {proof.resumed_from}",
         )
         return 0
-    line(console, f"differs first at step {first.step}: {first.leaf}")
-    line(console, f"  uninterrupted  {first.uninterrupted}")
-    line(console, f"  resumed        {first.resumed}")
+    console.say(f"differs first at step {first.step}: {first.leaf}")
+    console.say(f"  uninterrupted  {first.uninterrupted}")
+    console.say(f"  resumed        {first.resumed}")
     if first.step <= proof.resumed_from:
-        line(console, "That is before the kill: without one the run is not repeatable either.")
+        console.say("That is before the kill: without one the run is not repeatable either.")
     return 1
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from checkpointing import aliases, changelog, files, publishing, quarantine, store
 from checkpointing.bounded import read_json
 from checkpointing.commands.aliasing import troubles
-from checkpointing.commands.common import checkpoint_root, line, locked, print_json, run_of
+from checkpointing.commands.common import checkpoint_root, locked, print_json, run_of
 from checkpointing.commands.verify import examine
 from checkpointing.errors import CheckpointError
 from checkpointing.finding import PRODUCTION, TIERS, own, releases
@@ -58,11 +58,11 @@ def repair(options: argparse.Namespace) -> int:
     else:
         console = Console()
         for r in repairs:
-            line(console, f"{r.action}  {r.file}: {r.reason}")
+            console.say(f"{r.action}  {r.file}: {r.reason}")
         for reason in doubt:
-            line(console, f"not repaired  {reason}")
+            console.say(f"not repaired  {reason}")
         done = "to do" if options.dry_run else "done"
-        line(console, f"{len(sound)} checkpoints are sound; {len(repairs)} repairs {done}, in {root}")
+        console.say(f"{len(sound)} checkpoints are sound; {len(repairs)} repairs {done}, in {root}")
     return int(bool(doubt) or (bool(verdicts) and not sound))
 
 

@@ -14,7 +14,6 @@ from checkpointing.commands import aliasing, history
 from checkpointing.commands.common import (
     as_json,
     checkpoint_root,
-    line,
     locked,
     manifest_of,
     megabytes,
@@ -103,7 +102,7 @@ def why(options: argparse.Namespace) -> int:
             print_json(told)
         else:
             for each in told:
-                line(Console(), each["text"])
+                Console().say(each["text"])
         return 0
     root, manifest = manifest_of(path)
     if manifest.tier == PRODUCTION:
@@ -121,12 +120,11 @@ def why(options: argparse.Namespace) -> int:
         return 0
     console = Console()
     for tag, reason in zip(manifest.tags, manifest.reasons, strict=True):
-        line(console, f"saved  {tag}: {reason}")
+        console.say(f"saved  {tag}: {reason}")
     for reason in kept or []:
-        line(console, f"kept   {reason}")
+        console.say(f"kept   {reason}")
     if not kept:
-        line(
-            console,
+        console.say(
             f"kept   not known: {unknown}" if unknown else "kept   by nothing: the next save deletes it",
         )
     return 0
@@ -152,9 +150,9 @@ def gc(options: argparse.Namespace) -> int:
     gone = "would go" if options.dry_run else "deleted"
     for manifest, why in rows:
         fate = "keep" if why else gone
-        line(console, f"{fate}  {manifest.file}: {'; '.join(why) or NOTHING}")
+        console.say(f"{fate}  {manifest.file}: {'; '.join(why) or NOTHING}")
     size, count = _freed(rows), sum(not why for _, why in rows)
-    line(console, f"{count} of {len(rows)} {gone}, {megabytes(size)}")
+    console.say(f"{count} of {len(rows)} {gone}, {megabytes(size)}")
     return 0
 
 

@@ -10,7 +10,6 @@ from checkpointing.commands.common import (
     as_json,
     check_there,
     checkpoint_roots,
-    line,
     measured_as_json,
     print_json,
 )
@@ -59,20 +58,18 @@ def _print(found: "Selection") -> None:
     console.say("")
     for c in found.candidates:
         if c.rejected:
-            line(console, f"rejected  {_file(c, base)}: {'; '.join(c.rejected)}")
+            console.say(f"rejected  {_file(c, base)}: {'; '.join(c.rejected)}")
     for note in found.notes:
-        line(console, note)
+        console.say(note)
     if found.winner is None:
         return
     root, manifest = found.winner
-    line(console, f"chosen by {found.rules.name}: {shown(root / manifest.file)}")
+    console.say(f"chosen by {found.rules.name}: {shown(root / manifest.file)}")
     if found.measured is None:
-        line(console, "not measured again: --dry-run")
+        console.say("not measured again: --dry-run")
     else:
         values = ", ".join(f"{name} {value:.4f}" for name, value in found.measured.metrics.items())
-        line(
-            console, f"measured again on {found.measured.samples} images of {found.measured.split}: {values}"
-        )
+        console.say(f"measured again on {found.measured.samples} images of {found.measured.split}: {values}")
 
 
 def _table(console: Console, found: "Selection", base: Path | None) -> None:

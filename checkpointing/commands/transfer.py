@@ -6,7 +6,7 @@ from pathlib import Path
 
 from checkpointing import pulling, store
 from checkpointing.bounded import read_json
-from checkpointing.commands.common import checkpoint_root, line, print_json, run_of
+from checkpointing.commands.common import checkpoint_root, print_json, run_of
 from checkpointing.copies import Copies, local
 from checkpointing.errors import CheckpointError
 from checkpointing.files import check_folder
@@ -45,15 +45,15 @@ def push(options: argparse.Namespace) -> int:
             continue
         except CheckpointError as error:
             refused.append(str(error))
-            line(console, f"refused  {error}")
+            console.say(f"refused  {error}")
             continue
         (copied if new else there).append(manifest.file)
         if new:
-            line(console, f"pushed  {manifest.file}, {in_words(manifest.bytes)}")
+            console.say(f"pushed  {manifest.file}, {in_words(manifest.bytes)}")
     copies.point()
     copies.put_record(root)
     where = copies.remote.url
-    line(console, f"{len(copied)} copied, {len(there)} were there, {len(refused)} refused, in {where}")
+    console.say(f"{len(copied)} copied, {len(there)} were there, {len(refused)} refused, in {where}")
     if options.json:
         print_json({"url": where, "copied": copied, "there": there, "refused": refused})
     return int(bool(refused))
@@ -77,13 +77,10 @@ def pull(options: argparse.Namespace) -> int:
     console = Console(quiet=options.json)
     check_folder(options.directory)
     source = pulling.find(options.url)
-    done = pulling.pull(
-        source, options.directory, newest=options.newest, say=lambda text: line(console, text)
-    )
+    done = pulling.pull(source, options.directory, newest=options.newest, say=console.say)
     for reason in done.refused:
-        line(console, f"refused  {reason}")
-    line(
-        console,
+        console.say(f"refused  {reason}")
+    console.say(
         f"{len(done.copied)} copied, {len(done.there)} were here, {len(done.refused)} refused, "
         f"in {options.directory}",
     )

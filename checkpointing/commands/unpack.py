@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from checkpointing.commands.common import line, manifest_of, megabytes, print_json, verdict
+from checkpointing import foreign
+from checkpointing.commands.common import contents, megabytes, print_json
 from checkpointing.errors import CheckpointError
 from checkpointing.files import Staged, check_new, fsync_directory
 from checkpointing.terminal import Console
@@ -14,17 +15,10 @@ def unpack(options: argparse.Namespace) -> int:
     source, target = options.path, options.out
     check_new(target)
     if not source.is_file():
-        raise CheckpointError(f"{source} is no file: name a .pt file.")
-    from checkpointing import codec, foreign
+        raise CheckpointError(f"{source} is no file: name a .pt file.{foreign.described(source)}")
+    from checkpointing import codec
 
-    if source.resolve().with_suffix(".json").exists():
-        root, manifest = manifest_of(source)
-        if wrong := verdict(root, manifest):
-            raise CheckpointError(wrong)
-    try:
-        state = codec.load(source)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{foreign.described(source)}") from None
+    state, _ = contents(source)
     with Staged(target) as staged:
         codec.dump(state, staged.file)
         staged.sync()
@@ -34,7 +28,7 @@ def unpack(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"file": str(target), "bytes": sizes[1], "packed_bytes": sizes[0]})
     else:
-        line(Console(), f"{target}: {megabytes(sizes[1])}, from {megabytes(sizes[0])}")
+        Console().say(f"{target}: {megabytes(sizes[1])}, from {megabytes(sizes[0])}")
     return 0
 
 

@@ -12,7 +12,6 @@ from checkpointing.commands.common import (
     as_json,
     checkpoint_roots,
     everything,
-    line,
     manifest_of,
     megabytes,
     not_vouched_for,
@@ -73,18 +72,18 @@ def verify(options: argparse.Namespace) -> int:
         return int(bool(bad))
     console = Console()
     for v in bad:
-        line(console, f"bad: {v.problem}")
+        console.say(f"bad: {v.problem}")
     for v in verdicts:
         if v.signed_by:
-            line(console, f"signed by {v.signed_by}: {v.root / v.file}")
+            console.say(f"signed by {v.signed_by}: {v.root / v.file}")
     for v in verdicts:
         if v.not_run:
-            line(console, f"not run: {v.root / v.file}: {v.not_run}")
+            console.say(f"not run: {v.root / v.file}: {v.not_run}")
     sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
     size = megabytes(sum(size for _, size in sound))
-    line(console, f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
+    console.say(f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
     if options.golden:
-        line(console, _golden_summary(verdicts))
+        console.say(_golden_summary(verdicts))
     return int(bool(bad))
 
 

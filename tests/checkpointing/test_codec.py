@@ -1,5 +1,6 @@
 """A snapshot is a copy of plain things, and what is written opens anywhere without running code."""
 
+import argparse
 import collections
 import dataclasses
 import enum
@@ -246,6 +247,15 @@ def test_the_crc_option_of_torch_is_put_back():
 class Evil:
     def __reduce__(self):
         return (pathlib.Path.touch, (pathlib.Path("pwned"),))
+
+
+def test_what_torch_refuses_is_told_without_its_advice_to_execute_it(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(CheckpointError) as refusal:
+        codec.load(str(path))
+    why = "it is damaged, or holds more than tensors and plain values"
+    assert str(refusal.value) == f"{path} cannot be opened as a checkpoint: {why}."
 
 
 @pytest.mark.parametrize(

@@ -255,9 +255,10 @@ def test_each_entry_says_what_the_file_is(name, tmp_path, capsys):
         "compare": (path,),
         "promote": ("--version", "1.0.0"),
         "unpack": (tmp_path / "out.pt",),
+        "diff": (path,),
     }
-    if name == "ours.pt":  # unpack reads it
-        del commands["unpack"]
+    if name == "ours.pt":  # unpack and diff read it
+        del commands["unpack"], commands["diff"]
     if name == "net.onnx":  # compare opens it
         del commands["compare"]
     for command, more in commands.items():

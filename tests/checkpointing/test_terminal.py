@@ -51,6 +51,12 @@ def test_without_a_terminal_a_table_is_as_wide_as_it_is(monkeypatch, variables):
     assert lines[2].split() == ["f" * 300, "0.123456789", *["w"] * 200]
 
 
+def test_a_reader_of_ascii_sees_a_rule(tmp_path):
+    with (tmp_path / "out").open("w", encoding="ascii") as file:
+        Console(file=file).table(["name"], [["ab"]])
+    assert (tmp_path / "out").read_text().split() == ["name", "----", "ab"]
+
+
 @pytest.mark.parametrize("columns", [20, 40, 60, 80, 120])
 def test_a_narrow_terminal_loses_nothing(monkeypatch, columns):
     file = Screen(monkeypatch, columns)

@@ -35,6 +35,8 @@ REFUSED = {
     "--cfg jobb": "--cfg jobb is not a choice; there are: job, hydra, all.",
     "--cfg": "--cfg has no value; there are: job, hydra, all.",
     "--config-name": "--config-name has no value: add one.",
+    "--config-name nope": "--config-name nope is not a choice; there are: config.",
+    "--config-path nope": "error: Primary config module 'nope' not found. Check that it's correct and ",
     "-e 10": "-e is not an option; python train.py --hydra-help lists all.",
     # Names.
     "lr=0.1": "lr is not a key of this configuration: did you mean optimizer.lr=0.1?",
@@ -63,6 +65,9 @@ REFUSED = {
     # Values.
     "optimizer.lr=": "optimizer.lr= has no value: type optimizer.lr=VALUE",
     "optimizer=": "optimizer= has no value; there are: adam, adamw, adamwprune, adamwspam, sgd.",
+    "resume=": "resume= has no value: type resume=VALUE",
+    "=10": "=10 sets nothing: values are set as key=value",
+    "checkpoint.monitor=loss": "type checkpoint.monitor.metric=VALUE checkpoint.monitor.mode=VALUE",
     "epochs==10": "epochs==10: one = is enough: type epochs=10",
     "epochs=10,": "epochs=10, ends with a comma: type epochs=10",
     "epochs=ten": "epochs=ten is not a whole number.",

@@ -100,7 +100,7 @@ def test_what_is_not_there_is_one_line_and_exit_code_1(run, cli_main, tmp_path):
     shutil.copy(run / "checkpoints" / "training" / "a.pt", tmp_path / "alone.pt")
     (run / "checkpoints" / "training" / "dangling.pt").symlink_to("nowhere.pt")
     cases = [
-        (("ls", tmp_path / "nowhere"), "has no checkpoints: name a run directory"),
+        (("ls", tmp_path / "nowhere"), f"{tmp_path / 'nowhere'} does not exist."),
         (("ls", run / "checkpoints" / "training" / "a.pt"), "has no checkpoints"),
         (("show", tmp_path / "nowhere.pt"), "does not exist"),
         (("show", run / "checkpoints" / "training" / "dangling.pt"), "does not exist"),

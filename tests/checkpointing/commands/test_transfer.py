@@ -437,7 +437,7 @@ def test_room_that_is_not_there_is_told_before(run, url, tmp_path, cli_main, mon
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("push", "nowhere", "memory://x"), "nowhere has no checkpoints"),
+        (("push", "nowhere", "memory://x"), "nowhere does not exist"),
         (("push", "run", "nowhere"), "not a URL such as s3://bucket/folder"),
         (("push", "run", "foo://x"), "fsspec knows no protocol foo"),
         (("pull", "foo://x", "back"), "fsspec knows no protocol foo"),
