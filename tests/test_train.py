@@ -20,7 +20,7 @@ WRONG = [
     (["optimizer.lrr=0.1"], "optimizer.lrr is not a key of this configuration: did you mean optimizer.lr?"),
     (["optimizer=adamm"], "optimizer=adamm is not a choice: did you mean adam?"),
     (["epochs=0"], "epochs=0 is out of range: it must be at least 1."),
-    (["epochs=ten"], "epochs: Value 'ten' of type 'str' could not be converted to Integer"),
+    (["epochs=ten"], "epochs=ten is not a whole number."),
     (["device=gpu"], "device: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
     (["+optimizer.lrr=0.1"], "optimizer.lrr is not a key of this configuration: did you mean optimizer.lr?"),
     (["+epoch=3"], "epoch is not a key of this configuration: did you mean epochs?"),
