@@ -11,6 +11,7 @@ if os.environ.get("TEST_CUDA") != "1":
 import io
 import json
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from tests.remotes import S3
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell starts its background jobs with Ctrl-C ignored, and what is ignored a run leaves alone.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # 24 steps: three epochs of 8, with everything in play that a resume must bring back.
 TINY = (
