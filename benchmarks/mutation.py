@@ -11,6 +11,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,6 +133,8 @@ def main() -> int:
     if missing := [path for path in paths if not path.is_file()]:
         parser.error(f"there is no list {missing[0].relative_to(ROOT)}")
     mutants = [mutant for path in paths for mutant in read(path)]
+    # A shell starts what runs in the background with Ctrl-C ignored, and tests that send it would fail.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     found = judge(mutants, options.jobs)
     killed, wrong = found.count(KILLED), found.count(WRONG)
     share = killed / max(1, len(found) - wrong)

@@ -1,18 +1,42 @@
 """The script that breaks the code on purpose: its verdicts."""
 
-from benchmarks.mutation import KILLED, LIVED, ROOT, WRONG, Mutant, judge
+import json
+import signal
+import sys
+
+from benchmarks import mutation
+from benchmarks.mutation import KILLED, LIVED, ROOT, WRONG, Mutant, judge, main
 
 TESTS = ("tests/optimizers/test_sparsity.py",)
+FILE = "optimizers/sparsity.py"
 LINE = '"cubic": lambda p: 1 - (1 - p) ** 3,'
+SAME = LINE.replace("lambda p", "lambda q").replace("- p)", "- q)")
 
 
 def test_a_mutant_is_killed_lives_or_has_no_verdict():
-    file = "optimizers/sparsity.py"
     mutants = [
-        Mutant(file, LINE, LINE.replace("3", "2"), TESTS),
-        Mutant(file, LINE, LINE.replace("lambda p", "lambda q").replace("- p)", "- q)"), TESTS),
-        Mutant(file, "a text that is not there", "", TESTS),
-        Mutant(file, LINE, "", ("tests/no_such_file.py",)),
+        Mutant(FILE, LINE, LINE.replace("3", "2"), TESTS),
+        Mutant(FILE, LINE, SAME, TESTS),
+        Mutant(FILE, "a text that is not there", "", TESTS),
+        Mutant(FILE, LINE, "", ("tests/no_such_file.py",)),
     ]
     assert judge(mutants, jobs=1) == [KILLED, LIVED, WRONG, WRONG]
-    assert LINE in (ROOT / file).read_text(), "the working tree itself is left alone"
+    assert LINE in (ROOT / FILE).read_text(), "the working tree itself is left alone"
+
+
+def test_a_test_that_sends_ctrl_c_works_in_the_background_of_a_shell(tmp_path, monkeypatch, capsys):
+    test = "os.kill(os.getpid(), signal.SIGINT)"
+    (tmp_path / "test_it.py").write_text(
+        "import os, signal, pytest\n\n\ndef test_it():\n"
+        f"    with pytest.raises(KeyboardInterrupt):\n        {test}\n"
+    )
+    one = {"file": FILE, "old": LINE, "new": SAME, "tests": str(tmp_path / "test_it.py")}
+    (tmp_path / "one.yaml").write_text(json.dumps([one]))
+    monkeypatch.setattr(mutation, "LISTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mutation", "one"])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert main() == 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().out.startswith("lived ")
