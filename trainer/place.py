@@ -20,6 +20,7 @@ from checkpointing.terminal import say_error
 from trainer import resume
 from trainer.errors import UserError
 from trainer.explain import explain
+from trainer.record import RUN
 
 LOG = "trainer.patient.PatientHandler"
 SWEEP = "multirun.yaml"
@@ -32,9 +33,12 @@ class Before(Callback):
     """Refuses a start before Hydra has made anything for it."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Note which directories are new."""
+        """Note which directories are new; that of a sweep has its own record."""
         with _refusing(config):
-            _note(_expanded("hydra.run.dir", config.hydra.run.dir))
+            directory = _expanded("hydra.run.dir", config.hydra.run.dir)
+            if (directory / SWEEP).exists() and not (directory / RUN).exists():
+                raise UserError(f"{directory} holds a sweep: choose another hydra.run.dir.")
+            _note(directory)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Take the sweep's directory: two sweeps in one would overwrite each other's record."""

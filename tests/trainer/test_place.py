@@ -173,6 +173,8 @@ def test_a_second_sweep_into_the_directory_of_a_first_changes_nothing(train, tmp
         1,
         "error: sweep holds a sweep already: choose another hydra.sweep.dir.\n",
     )
+    run = train(*TINY, "epochs=1", "hydra.run.dir=sweep")
+    assert (run.code, run.err) == (1, "error: sweep holds a sweep: choose another hydra.run.dir.\n")
     assert listing(tmp_path) == before
 
 
