@@ -71,7 +71,9 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
         file = path.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop of links
         raise CheckpointError(f"{path} does not exist.") from None
-    if file.is_dir() or not file.with_suffix(".json").exists():
+    if file.is_dir():
+        raise CheckpointError(f"{path} is a directory: name a file.{foreign.described(path)}")
+    if not file.with_suffix(".json").exists():
         raise CheckpointError(not_vouched_for(path))
     return file.parent.parent, read_manifest(file.with_suffix(".json"))
 

@@ -22,6 +22,8 @@ TABLE_SPARSITY, TABLE_EPOCHS, TABLE_INTERVAL = 0.9, 100, 10
 
 def estimate(options: argparse.Namespace) -> int:
     """What the configuration at hand will store, or a table of well-known networks."""
+    if options.table and options.overrides:
+        raise CheckpointError(f"--table is of well-known networks: leave out {' '.join(options.overrides)}.")
     return _table(options.json) if options.table else _run(options.overrides, options.json)
 
 

@@ -10,16 +10,21 @@ from checkpointing.commands.common import checkpoint_root, print_json, run_of
 from checkpointing.copies import Copies, local
 from checkpointing.errors import CheckpointError
 from checkpointing.files import check_folder
-from checkpointing.finding import PRODUCTION
+from checkpointing.finding import PRODUCTION, TIERS, releases
+from checkpointing.manifest import Manifest
 from checkpointing.policy import MILESTONE, safe_name
 from checkpointing.remote import Remote, RemoteError
 from checkpointing.room import in_words
+from checkpointing.rules import nearest
 from checkpointing.terminal import Console
 
 
 def push(options: argparse.Namespace) -> int:
     """Copy what is not there yet; 1 when something could not be."""
     root = checkpoint_root(options.path)
+    found = store.manifests(root)
+    if options.what:
+        _check_named(options.what.split(","), root, found)
     remote = Remote(options.url, timeout_s=options.timeout, attempts=pulling.ATTEMPTS)
     run, what = _run(root)
     if remote.name == run:
@@ -32,7 +37,7 @@ def push(options: argparse.Namespace) -> int:
     copied: list[str] = []
     there: list[str] = []
     refused: list[str] = []
-    for manifest in reversed(local(root, store.manifests(root), what)):
+    for manifest in reversed(local(root, found, what)):
         try:
             new = not copies.holds(manifest) or (options.verify and not copies.check(manifest))
             if new:
@@ -57,6 +62,17 @@ def push(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"url": where, "copied": copied, "there": there, "refused": refused})
     return int(bool(refused))
+
+
+def _check_named(words: list[str], root: Path, found: list[Manifest]) -> None:
+    """Raise CheckpointError for a word of --what that names no tier, and no role or policy of this run."""
+    known = {
+        *TIERS,
+        *(name for m in [*found, *releases(root)] for name in (*m.tags, *filter(None, m.policies))),
+    }
+    for word in words:
+        if word not in known:
+            raise CheckpointError(f"--what {word} names nothing of {root}{nearest(word, known)}")
 
 
 def _run(root: Path) -> tuple[str, list[str]]:

@@ -92,6 +92,9 @@ def test_the_table_of_well_known_networks(cli_main):
         assert row["compressed_bytes"] < 0.5 * row["checkpoint_bytes"]
         assert row["every_10_of_100_epochs_bytes"] == 10 * row["checkpoint_bytes"]
     assert "GPT-2 XL" in cli_main("estimate", "--table")[1]
+    code, out, err = cli_main("estimate", "--table", "optimizer=sgd")
+    assert (code, out) == (1, "")
+    assert err == "error: --table is of well-known networks: leave out optimizer=sgd.\n"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_what_is_not_there_is_one_line_and_exit_code_1(run, cli_main, tmp_path):
         (("show", tmp_path / "nowhere.pt"), "does not exist"),
         (("show", run / "checkpoints" / "training" / "dangling.pt"), "does not exist"),
         (("show", tmp_path / "alone.pt"), "has no manifest beside it"),
-        (("show", run), "has no manifest beside it"),
+        (("show", run), "is a directory: name a file."),
     ]
     for arguments, sentence in cases:
         code, out, err = cli_main(*arguments)

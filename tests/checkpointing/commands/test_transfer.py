@@ -438,6 +438,7 @@ def test_room_that_is_not_there_is_told_before(run, url, tmp_path, cli_main, mon
     ("arguments", "says"),
     [
         (("push", "nowhere", "memory://x"), "nowhere does not exist"),
+        (("push", "run", "memory://x", "--what", "training,mileston"), "--what mileston names nothing of "),
         (("push", "run", "nowhere"), "not a URL such as s3://bucket/folder"),
         (("push", "run", "foo://x"), "fsspec knows no protocol foo"),
         (("pull", "foo://x", "back"), "fsspec knows no protocol foo"),
