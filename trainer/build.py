@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -165,7 +166,15 @@ def loop_settings(config: c.Config) -> LoopSettings:
 def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The network, for images (channels, height, width) and a number of classes."""
     options = {k: v.value if isinstance(v, c.Stem) else v for k, v in asdict(cfg).items() if k != "name"}
-    return models.create(cfg.name, image_shape=image_shape, num_classes=num_classes, options=options)
+    network = models.create(cfg.name, image_shape=image_shape, num_classes=num_classes, options=options)
+    empty = next(
+        (name for name, param in network.named_parameters() if is_lazy(param) or param.is_meta), None
+    )
+    if empty is not None:
+        raise ValueError(
+            f"model.name={cfg.name}: {empty} has no values yet: let its build call the network once."
+        )
+    return network
 
 
 def _adam(cfg: c.Adam, params: list[dict[str, Any]]) -> Optimizer:

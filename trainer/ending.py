@@ -78,3 +78,5 @@ class Ending:
             with self.without("no curves"):
                 if curves := report.plot(self.directory, monitor.metric, monitor.mode):
                     log.info("curves: %s", curves)
+                else:
+                    log.info("no curves.png, since matplotlib is not installed")

@@ -1,5 +1,6 @@
 """Who listens to a run: the console, metrics.jsonl, TensorBoard."""
 
+import importlib
 import json
 import logging
 import os
@@ -15,9 +16,10 @@ from checkpointing.bounded import json_value, lines
 from checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
 from checkpointing.store import write_atomic
 from checkpointing.terminal import Console
+from trainer.errors import UserError
 from trainer.events import Logged, Published, Tested
 from trainer.patient import PatientFile
-from trainer.record import METRICS, finite
+from trainer.record import METRICS, finite, sentence
 
 log = logging.getLogger("peakpoint")
 
@@ -188,6 +190,20 @@ def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
         aside.write("".join(superseded).encode())
         aside.close()
         write_atomic(path, "".join(kept))
+
+
+def check_tensorboard(run: Path) -> None:
+    """Raise UserError where TensorBoard's records cannot be written, while nothing has begun."""
+    folder = run / "tensorboard"
+    try:
+        importlib.import_module("tensorboard.summary.writer.record_writer")
+    except Exception as error:  # a package that does not go with NumPy or protobuf raises almost anything
+        reason = f"cannot be loaded ({sentence(error)})"
+    else:
+        if folder.is_dir() or not os.path.lexists(folder):
+            return
+        reason = f"cannot write, since {folder} is no folder"
+    raise UserError(f"TensorBoard {reason}: mend that, or do without by tensorboard=false.")
 
 
 class TensorBoard:

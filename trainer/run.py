@@ -28,7 +28,7 @@ from trainer.ending import Ending
 from trainer.errors import UserError
 from trainer.events import Listener, Publisher
 from trainer.final import read_test_set
-from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
+from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard, check_tensorboard
 from trainer.nonfinite import with_last_good
 from trainer.patient import open_logs
 from trainer.place import keep
@@ -74,6 +74,8 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
         _restore(start, config, parts, saved, named=plan.file is not None)
+        if config.tensorboard:
+            check_tensorboard(directory)
         target = Store(directory / CHECKPOINTS, start.record["run"])
         _begin(directory, start, parts, resolved, cfg)
         for doubt in unheeded.doubts(config, plan.typed):

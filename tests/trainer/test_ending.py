@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -317,3 +318,33 @@ def test_a_signal_in_the_report_leaves_the_run_finished(ended, tmp_path, monkeyp
     assert ended(lambda: None).code == 130
     assert notes(tmp_path / "run") == []
     assert json.loads((tmp_path / "run" / "status.json").read_text())["reason"] == "all epochs are done"
+
+
+@pytest.mark.parametrize("wrong", ["package", "file"])
+def test_tensorboard_that_cannot_write_is_told_before_anything_begins(train, tmp_path, monkeypatch, wrong):
+    base = [o for o in TINY if not o.startswith("tensorboard")] + ["max_steps=2", "hydra.run.dir=run"]
+    typed = base
+    if wrong == "package":
+        for name in [n for n in sys.modules if n.startswith("tensorboard")]:
+            monkeypatch.delitem(sys.modules, name)
+        (tmp_path / "tensorboard").mkdir()
+        (tmp_path / "tensorboard" / "__init__.py").write_text("raise AttributeError('np.bool8')")
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        assert train(*base, "tensorboard=false").code == 0
+        (tmp_path / "run" / "tensorboard").write_text("")
+        typed = ["resume=run", "tensorboard=true", "max_steps=4"]
+    before = sorted((tmp_path / "run").rglob("*"))
+    done = train(*typed)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert done.err.startswith("error: TensorBoard ")
+    assert done.err.endswith("do without by tensorboard=false.\n")
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    assert wrong == "package" or status(tmp_path / "run")["state"] == "finished"
+
+
+def test_curves_that_lack_their_package_are_said(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = train(*TINY, "max_steps=2", "plot=true", "hydra.run.dir=run")
+    assert done.code == 0
+    assert "no curves.png, since matplotlib is not installed" in done.out.splitlines()

@@ -1,7 +1,7 @@
 """Modules of one's own: named on the command line, imported before anything is composed."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -151,3 +151,17 @@ def test_a_policy_does_not_take_the_name_of_another():
     with pytest.raises(CheckpointError, match="A checkpoint policy named best exists"):
         plugins.add_policy("best", NeverSettings(), Never)
     assert policies.SETTINGS["best"] is not NeverSettings
+
+
+def test_a_network_whose_weights_have_no_values_is_refused_before_anything_begins(train, tmp_path):
+    plugins.add_model("lazy_of_mine", replace(Tiny(), name="lazy_of_mine"), lambda *_: torch.nn.LazyLinear(2))
+    try:
+        done = train(
+            *[o for o in TINY if not o.startswith("model")], "model=lazy_of_mine", "hydra.run.dir=run"
+        )
+    finally:
+        del models.registry._RECORDS["lazy_of_mine"]
+    assert done.err == (
+        "error: model.name=lazy_of_mine: weight has no values yet: let its build call the network once.\n"
+    )
+    assert not (tmp_path / "run").exists()
