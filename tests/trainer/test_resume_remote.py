@@ -31,6 +31,7 @@ def test_bit_for_bit_as_from_the_local_run(train, s3, tmp_path, lost):
     assert f"copies are sent only at your word: add {word} to the command" in done.err
     done = train(f"resume={s3.url}/runs", "epochs=4", "hydra.run.dir=back", word)
     assert done.code == 0, done.err
+    assert "pulled " not in done.out  # all of it is here
     done = train("resume=copy", "epochs=4", "checkpoint.mirror=null")
     assert done.code == 0, done.err
     back = tmp_path / "back"
