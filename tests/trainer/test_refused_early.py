@@ -142,3 +142,8 @@ def test_a_target_that_is_within_its_window_can_be_reached(tolerance, told):
     window = (f"{key}.targets=[0.74]", f"{key}.rule=window", f"{key}.tolerance={tolerance}")
     found = unheeded.doubts(checked(compose(*TINY, *window)), [f"{key}.targets"])
     assert len([line for line in found if line.startswith(f"{key}.targets: 0.74 cannot")]) == told
+
+
+def test_a_key_of_another_choice_is_not_suggested_as_itself(train):
+    done = train("optimizer=adamw", "pruning=magnitude", "optimizer.variant=bitter0")
+    assert done.err.startswith("error: optimizer.variant is not a key of this configuration; there are: ")
