@@ -237,8 +237,9 @@ def _begin(directory: Path, start: Start, parts: Parts, resolved: dict[str, Any]
         }
     else:
         facts = {**facts, record.NOW: resolved}
-    record.write_json(directory / record.RUN, facts)
+    # First the status: killed between the two, what was asked for now is not taken for finished.
     record.set_status(directory, "running", **record.holder())
+    record.write_json(directory / record.RUN, facts)
 
 
 def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manager:

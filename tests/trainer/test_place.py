@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,24 @@ def test_of_two_at_once_one_trains_and_one_is_refused(taken, arguments):
     saved = [str(p.parent.relative_to(run)) for p in run.rglob("config.yaml")]
     assert sorted(saved) == [attempt["hydra"] for attempt in attempts]
     assert status(run)["state"] == "finished"
+
+
+@pytest.mark.parametrize("file", ["status.json", "run.json"])
+def test_killed_between_its_records_a_resumed_run_is_not_called_finished(taken, file):
+    child = os.fork()
+    if child == 0:
+        sys.addaudithook(
+            lambda event, what: (
+                os._exit(9) if event == "os.rename" and str(what[1]) == str(taken / file) else None
+            )
+        )
+        run_main("resume=outputs/lenet5", "epochs=4")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    attempts = json.loads((taken / "run.json").read_text())["attempts"]
+    asked = ["epochs=4"] if len(attempts) == 1 else []  # else the record knows
+    assert run_main("resume=outputs/lenet5", *asked).code == 0
+    assert (status(taken)["state"], status(taken)["epoch"]) == ("finished", 4)
 
 
 def _forked(*arguments: str) -> int:
