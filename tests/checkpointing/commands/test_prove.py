@@ -112,7 +112,7 @@ def test_a_run_by_its_directory(finished, tmp_path):
         (["model=lenet5", "--steps", "0"], "--steps 0: it must be at least 1"),
         (["optimizer=nope"], "The uninterrupted run ended with exit code 1: error: optimizer=nope is not"),
         ([*TINY, "--steps", "100"], "The run has 24 steps: use --steps with fewer"),
-        ([*TINY, "checkpoint/policy=[best]"], "did not save at every step"),
+        ([*TINY, "checkpoint/policy=[best]"], "add interval to checkpoint/policy"),
     ],
 )
 def test_what_cannot_be_proved_is_one_line(arguments, sentence, tmp_path):

@@ -110,7 +110,7 @@ def test_why_names_the_policy_of_each_checkpoint(trained, cli_main):
         "milestone/best_loss.pt": "number 1 of 1 for best_loss: ",
         "milestone/best_accuracy.pt": "number 1 of 1 for best_accuracy: ",
         "milestone/top_k.pt": "of the best 3 by accuracy",
-        "training/latest.pt": "the newest",
+        "training/latest.pt": "one of the last 2 of interval",
     }
     for file, reason in words.items():
         code, out, err = cli_main("why", root / file)
