@@ -28,7 +28,8 @@ class Index:
             for name, mark in _manifests(root / tier):
                 file = f"{tier}/{name}"
                 before = self._read.get(file)
-                if before and before[0] == mark:
+                # What could not be read is tried again: a disk that failed once may not fail twice.
+                if before and before[0] == mark and isinstance(before[1], Manifest):
                     seen[file] = before
                 elif (read := _read(root / file)) is not None:
                     seen[file] = (mark, read)

@@ -79,6 +79,9 @@ class Store:
             ) from None
         self._index = Index(root)
         self.sequence = max((m.sequence for m in self.manifests()), default=0)
+        if self._index.unreadable(only_looks=True):  # they have places in the order, too
+            noted = [fact.get("sequence") for fact in journals.read(root)]
+            self.sequence = max([self.sequence, *(n for n in noted if type(n) is int)])
 
     @property
     def root(self) -> Path:

@@ -10,12 +10,14 @@ from torch import nn
 
 from checkpointing import CheckpointManager, index, mirror, store
 from checkpointing.__main__ import main
+from checkpointing.errors import CheckpointError
 from checkpointing.index import Index
 from checkpointing.policies import build
 from checkpointing.remote import Remote
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import World, saved
 from tests.checkpointing.policies import policy_cases as case
+from tests.faults.fault_cases import put
 
 
 @pytest.fixture
@@ -166,3 +168,22 @@ def test_a_resume_reads_each_manifest_once_to_find_its_start(tmp_path, read, lis
     assert found.manifest.file == "training/c4.pt"
     assert set(read.values()) == {1}
     assert listed == {"training": 1, "milestone": 1}
+
+
+def test_what_failed_to_be_read_once_is_read_again_and_keeps_its_place(tmp_path, monkeypatch):
+    first = Store(tmp_path, "run")
+    put(first, 1)
+    put(first, 2)
+    read, failed = index.read_manifest, []
+
+    def fails_once(path):
+        if "c0002" in path.name and not failed:
+            failed.append(path)
+            raise CheckpointError("Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(index, "read_manifest", fails_once)
+    again = Store(tmp_path, "run")
+    assert failed
+    assert put(again, 3).sequence == 3
+    assert [m.epoch for m in again.manifests()] == [1, 2, 3]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from checkpointing import store
+from checkpointing import quarantine, store
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.faults.fault_cases import Faulty, in_child, put, sound, tidy
@@ -111,6 +111,7 @@ class History(RuleBasedStateMachine):
 
     def find(self) -> None:
         found = store.newest_verified(self.root)
+        assert len(quarantine.set_aside(self.root, found.skipped)) == len(found.skipped)
         if self.promised:
             assert found.manifest is not None
             assert found.manifest.epoch in self.promised
