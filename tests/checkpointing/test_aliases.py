@@ -190,13 +190,14 @@ def test_a_last_line_that_was_cut_short_is_as_if_it_had_not_been_written(served)
     [
         (lambda found: [*found[:-1], found[-1].replace("1.2.0", "1.0.0")], "line 7 was changed after"),
         (lambda found: [*found, found[4]], "line 8 was written earlier, and put in again"),
+        (lambda found: [*found, found[-1]], "line 8 was written earlier, and put in again"),
         (lambda found: [*found[:4], found[5], found[4], found[6]], "line 6 was written earlier"),
         (
             lambda found: [*found, '{"event": "alias", "alias": "champion", "version": "1.0.0"}'],
             "line 8 was ch",
         ),
     ],
-    ids=["changed", "put in again", "moved", "without a digest"],
+    ids=["changed", "put in again", "written twice", "moved", "without a digest"],
 )
 def test_a_tampered_line_is_told_in_one_line_and_nothing_is_answered(served, tamper, what):
     path = three(served)

@@ -167,6 +167,13 @@ def test_the_same_memory_read_as_another_type_is_not_confused():
     assert back["int"].tolist() == [0x3F800000]
 
 
+def test_the_same_memory_in_another_order_is_not_confused():
+    square = torch.arange(9.0).view(3, 3)
+    back = reopened({"w": square, "t": square.t()})
+    assert torch.equal(back["w"], square)
+    assert torch.equal(back["t"], square.t())
+
+
 def test_empty_tensors_are_not_taken_for_one_another():
     taken = codec.snapshot({"a": torch.empty(0), "b": torch.empty(0)})
     assert taken["a"] is not taken["b"]
@@ -236,12 +243,17 @@ def test_a_write_that_fails_is_told_as_what_it_is(at):
         codec.dump({"a": torch.ones(1000), "b": torch.ones(5)}, Refusing(at))
 
 
-def test_the_crc_option_of_torch_is_put_back():
-    before = torch.serialization.get_crc32_options()
-    codec.dump({"a": 1}, io.BytesIO())
-    with pytest.raises(OSError, match="No space"):
-        codec.dump({"a": 1}, Refusing(1))
-    assert torch.serialization.get_crc32_options() is before
+@pytest.mark.parametrize("before", [True, False])
+def test_the_crc_option_of_torch_is_put_back(before):
+    torch.serialization.set_crc32_options(before)
+    try:
+        codec.dump({"a": 1}, io.BytesIO())
+        assert torch.serialization.get_crc32_options() is before
+        with pytest.raises(OSError, match="No space"):
+            codec.dump({"a": 1}, Refusing(1))
+        assert torch.serialization.get_crc32_options() is before
+    finally:
+        torch.serialization.set_crc32_options(True)
 
 
 class Evil:

@@ -1,7 +1,9 @@
 """The bytes of a checkpoint are written and digested at once, whole, and from memory that is still theirs."""
 
+import errno
 import hashlib
 import io
+import os
 import threading
 
 import pytest
@@ -144,3 +146,22 @@ def test_what_torch_holds_for_a_moment_is_not_lent(tmp_path):
     assert writer.lent == [400_000]
     assert writer.hexdigest() == file_digest(tmp_path / "x")
     assert codec.load(tmp_path / "x")["history"] == state["history"]
+
+
+def test_where_hard_links_do_not_work_a_name_that_is_taken_stays(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "a"
+    for text in (b"first", b"second"):
+        with Staged(path) as staged:
+            staged.file.write(text)
+            staged.sync()
+            if text == b"first":
+                staged.create()
+            else:
+                with pytest.raises(FileExistsError):
+                    staged.create()
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]

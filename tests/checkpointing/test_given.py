@@ -136,6 +136,11 @@ def test_how_many_checkpoints_stay_is_a_number(tmp_path, count):
     ("settings", "right", "wrong"),
     [
         (IntervalSettings, {"epochs": 1, "steps": None, "keep_last": 1}, {"keep_last": None, "epochs": "1"}),
+        (
+            IntervalSettings,
+            {"epochs": 1, "steps": None, "keep_last": 1},
+            {"keep_last": True, "epochs": False},
+        ),
         (WallClockSettings, {"minutes": 1, "keep_last": 1}, {"keep_last": None, "minutes": "1"}),
         (TopKSettings, {"metric": "a", "mode": "max", "k": 1}, {"k": None, "metric": None, "mode": None}),
         (

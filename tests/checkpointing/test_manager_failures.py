@@ -273,6 +273,22 @@ def test_milestones_that_cannot_be_written_hold_up_no_rolling_save_and_come_late
     assert whole(run)
 
 
+def test_a_pointer_stays_with_the_newest_when_an_older_milestone_comes_late(world):
+    run = world(best=case.best(keep=9))
+    run.epoch(0.5)
+    with files_no_larger_than(1000):
+        run.epoch(0.9)
+        run.manager.drain()
+    in_the_way = run.root / "milestone" / "best_accuracy_0.9000_epoch_0002.pt"
+    in_the_way.mkdir()
+    run.epoch(0.95)
+    run.manager.drain()
+    in_the_way.rmdir()
+    run.manager.close()
+    assert [m.epoch for m in run.kept if m.tier == "milestone"] == [1, 2, 3]
+    assert points(run.root / "milestone" / "best_accuracy.pt") == "best_accuracy_0.9500_epoch_0003.pt"
+
+
 @pytest.mark.parametrize("moment", ["epoch", "end", "close"])
 def test_a_save_that_failed_is_tried_again_when_nothing_newer_is_to_be_saved(world, moment):
     run = world(interval=case.interval(epochs=2))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from checkpointing.errors import CheckpointError
+from checkpointing.errors import CheckpointError, FormatError
 from checkpointing.manifest import Manifest, encode, read_manifest, sealed
 from tests.checkpointing.checkpoint_cases import manifest
 
@@ -128,6 +128,12 @@ def test_a_broken_one_is_named(tmp_path, text):
     with pytest.raises(CheckpointError, match=r"a\.json is not a readable checkpoint manifest") as refusal:
         read_manifest(path)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1"])
+def test_one_of_another_version_is_named_as_that(tmp_path, version):
+    with pytest.raises(FormatError, match=f"is of format {version}, and this version reads 1: use the"):
+        read_manifest(write(tmp_path, changed(format=version)))
 
 
 def test_one_that_is_not_there_is_named(tmp_path):

@@ -132,6 +132,13 @@ def test_every_policy_tells_of_a_mode_against_the_name(policy, caplog):
     ]
 
 
+def test_the_last_mode_that_was_said_of_a_metric_holds(tmp_path):
+    manager, t = CheckpointManager(tmp_path / "c"), Training()
+    for value, mode in ((1.0, "max"), (0.5, "min"), (0.4, None)):
+        assert manager.save_milestone_checkpoint(t.model, value, "quality", 1, mode=mode)
+    assert manager.save_milestone_checkpoint(t.model, 2.0, "quality", 1) is None
+
+
 @pytest.mark.parametrize("name", ["", 5, None])
 def test_the_name_of_a_metric_is_text_whether_or_not_its_mode_is_said(tmp_path, name):
     manager, t = CheckpointManager(tmp_path / "c"), Training()

@@ -56,6 +56,7 @@ def test_without_an_evaluation_what_was_not_measured_is_said_to_be():
         (".staged-{epoch}", "begin with a letter"),
         ("-{epoch}", "begin with a letter"),
         ("x" * LONGEST, "fewer than"),
+        ("x" * 2 * LONGEST, "fewer than"),
         ("{epoch:999999999999}", "may have a format such as"),
         ("{accuracy:.999999999f}", "may have a format such as"),
     ],

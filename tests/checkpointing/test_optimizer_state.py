@@ -133,6 +133,52 @@ def test_what_nobody_knows_how_to_begin_is_refused(t):
                 optimizer_state.load(wanting, plain.state_dict(), keep_settings=True)
 
 
+def test_an_optimizer_that_lacks_something_of_its_state_is_as_it_was(manager, t):
+    """torch takes a state before it is seen to lack something."""
+    t.epoch(0)
+    for state in t.optimizer.state.values():
+        del state["exp_avg_sq"]
+    path = save(manager, t)
+    other = Training(1)
+    other.epoch(0)
+    before = other.state()
+    with pytest.raises(CheckpointError, match="AdamW needs exp_avg_sq with these settings"):
+        load_checkpoint(path, other.model, other.optimizer)
+    assert differences(other.state(), before) == []
+
+
+def test_what_the_settings_do_not_need_is_told_and_dropped():
+    network = nn.Linear(2, 2)
+    network(torch.ones(1, 2)).sum().backward()
+    saved = torch.optim.AdamW(network.parameters(), amsgrad=True)
+    saved.step()
+    living = torch.optim.AdamW(network.parameters())
+    (told,) = optimizer_state.load(living, saved.state_dict(), keep_settings=True)
+    assert told.endswith("what the checkpoint has, dropped: max_exp_avg_sq.")
+    assert [set(state) for state in living.state.values()] == [{"step", "exp_avg", "exp_avg_sq"}] * 2
+
+
+def test_what_begins_as_a_copy_is_no_alias():
+    network = nn.Linear(2, 2)
+    network(torch.ones(1, 2)).sum().backward()
+    saved = torch.optim.AdamW(network.parameters())
+    saved.step()
+    living = torch.optim.AdamW(network.parameters(), amsgrad=True)
+    (told,) = optimizer_state.load(living, saved.state_dict(), keep_settings=True)
+    assert told.endswith("max_exp_avg_sq begins as exp_avg_sq.")
+    for state in living.state.values():
+        assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
+        assert state["max_exp_avg_sq"].data_ptr() != state["exp_avg_sq"].data_ptr()
+
+
+def test_a_schedule_without_a_taker_is_told_by_a_resume_alone(manager, t, caplog):
+    path = save(manager, t, scheduler=t.scheduler)
+    assert load_checkpoint(path, t.model, t.optimizer)["not_restored"] == []
+    assert caplog.messages == []
+    assert resume_training(path, t.model, t.optimizer)["not_restored"] == ["scheduler_state_dict"]
+    assert "no scheduler was given to take it" in caplog.text
+
+
 def test_another_schedule_is_told_and_starts_anew(manager, t, caplog):
     t.epoch(0)
     path = save(manager, t, scheduler=t.scheduler)

@@ -11,6 +11,7 @@ from checkpointing import finding, quarantine, store
 from checkpointing.api import CheckpointManager
 from checkpointing.errors import CheckpointError
 from checkpointing.lock import alone, one_writer
+from checkpointing.manifest import sealed
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, saved
 from tests.conftest import ROOT
@@ -47,6 +48,15 @@ def test_a_checkpoint_that_its_writer_deleted_is_not_damaged(tmp_path, caplog):
     assert finding.verdict(tmp_path, gone) is None
     assert not finding.is_sound(tmp_path, gone)
     assert caplog.text == ""
+
+
+def test_what_another_version_wrote_meanwhile_stays_where_it_is(tmp_path):
+    target = Store(tmp_path, "run")
+    mark = target.path(saved(target)).with_suffix(".json")
+    body = mark.read_text().replace('"format": 1', '"format": 2')
+    mark.write_text(sealed(body.rpartition(',\n  "check": ')[0] + "}"))
+    assert quarantine.set_aside(tmp_path, [("training/a.pt", "it was")]) == []
+    assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
 
 
 def test_beside_a_writer_that_writes_anew_all_the_time_nothing_is_damaged(tmp_path):

@@ -281,6 +281,15 @@ def test_nothing_there_is_nothing_found(tmp_path):
     assert store.manifests(tmp_path / "nowhere") == []
 
 
+def test_the_newest_of_a_run_is_no_other_runs(target):
+    saved(target)
+    saved(Store(target.root, "other"), "training/b.pt")
+    found = store.newest_verified(target.root, "run")
+    assert found.manifest.file == "training/a.pt"
+    assert found.others == ("training/b.pt",)
+    assert store.newest_verified(target.root).manifest.file == "training/b.pt"
+
+
 def test_bytes_without_a_manifest_are_no_checkpoint(target):
     before = saved(target, "training/a.pt")
     shutil.copy(target.path(before), target.root / "training" / "zz.pt")
@@ -297,6 +306,18 @@ def test_half_written_files_of_a_killed_process_are_swept_and_nothing_else(targe
     assert not stray.exists()
     assert note.exists()
     store.verify(target.root, keep)
+
+
+def test_what_another_run_left_half_done_is_left_to_it(target):
+    other = Store(target.root, "other")
+    path = target.path(saved(other, "training/b.pt"))
+    claim = path.with_suffix(".json").rename(path.with_name(f"{store.STAGED}1-ab{store.CLAIM}"))
+    Store(target.root, "run")
+    assert path.exists()
+    assert claim.exists()
+    Store(target.root, "other")
+    assert not path.exists()
+    assert not claim.exists()
 
 
 def test_the_pickle_of_a_checkpoint_is_never_loaded_unverified(target, tmp_path):
@@ -326,6 +347,7 @@ def test_what_another_version_wrote_is_not_taken_for_damaged(target):
     mark.write_text(sealed(body.rpartition(',\n  "check": ')[0] + "}"))
     with pytest.raises(FormatError, match="is of format 2, and this version reads 1"):
         store.newest_verified(target.root)
+    assert Store(target.root, "run").sequence == 1  # its place in the order is not given twice
     assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
     assert not (target.root / "quarantine").exists()
 

@@ -1,6 +1,7 @@
 """One save in flight, and no error lost."""
 
 import threading
+import time
 
 import pytest
 
@@ -19,6 +20,23 @@ def test_a_job_runs_beside_the_training_thread():
     release.set()
     writer.wait()
     assert names[0].startswith("checkpoint-writer")
+    writer.close()
+
+
+def test_it_is_busy_until_the_work_is_done():
+    writer, release = Writer(background=True), threading.Event()
+
+    def job():
+        release.wait(30)
+
+    assert not writer.busy
+    writer.submit(job)
+    assert writer.busy
+    release.set()
+    until = time.monotonic() + 10
+    while writer.busy and time.monotonic() < until:
+        time.sleep(0.001)
+    assert not writer.busy
     writer.close()
 
 

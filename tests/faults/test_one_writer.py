@@ -1,5 +1,6 @@
 """One writer a directory, told by name, and no dead one in the way."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -171,6 +172,42 @@ def test_a_directory_that_is_not_there_is_one_line(tmp_path):
         one_writer(tmp_path / "no"),
     ):
         pytest.fail("no directory")
+
+
+def test_who_gives_out_names_is_alone_and_who_looks_is_not(tmp_path):
+    def free(kind):
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB) is None
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+
+    with lock.briefly(tmp_path):
+        assert not free(fcntl.LOCK_SH)
+    with lock.briefly(tmp_path, shared=True):
+        assert free(fcntl.LOCK_SH)
+        assert not free(fcntl.LOCK_EX)
+    assert free(fcntl.LOCK_EX)
+
+
+def test_a_lock_on_a_file_that_was_replaced_is_no_lock(tmp_path, monkeypatch):
+    """The holder before ended once its file was opened here, and another was first with a new one."""
+    path, take = tmp_path / lock.LOCK, lock.take
+    path.touch()
+
+    def late(descriptor):
+        monkeypatch.undo()
+        path.unlink()
+        assert take(others.append(os.open(path, os.O_RDWR | os.O_CREAT)) or others[0])
+        return take(descriptor)
+
+    others: list[int] = []
+    monkeypatch.setattr(lock, "take", late)
+    with pytest.raises(BusyError), one_writer(tmp_path):
+        pytest.fail("another holds it")
+    os.close(others[0])
 
 
 def test_where_locks_do_not_work_the_user_is_told(tmp_path, monkeypatch, caplog):

@@ -219,3 +219,13 @@ def test_a_changed_k_applies_on_resume(k, saved_epochs):
     after.load_state_dict(before.state_dict())
     events = [case.evaluation(e, v) for e, v in enumerate([0.1, 0.95, 0.5], 3)]
     assert [int(stem[-4:]) for stem in case.stems(after, events)] == saved_epochs
+
+
+@pytest.mark.parametrize(("files", "lost"), [([0.9], []), ([0.7], [1])])
+def test_top_k_forgets_a_value_without_a_file_unless_k_files_are_as_good(files, lost):
+    policy = TopK(case.top_k(1))
+    policy.decide(case.evaluation(1, 0.8))
+    there = [case.manifest(n, "top_k", accuracy=value) for n, value in enumerate(files, 2)]
+    told = [f"0.8000 of epoch {epoch}, among the top_k, is in no checkpoint" for epoch in lost]
+    assert policy.reconcile(there) == told
+    assert len(policy.state_dict()["best"]) == 1 - len(lost)

@@ -15,6 +15,8 @@ from checkpointing.policy import TRAINING, Save
         (case.interval(epochs=10), EpochEnd(10, 100), "epoch 10, every 10"),
         (case.interval(epochs=10), EpochEnd(11, 110), None),
         (case.interval(epochs=10), EpochEnd(9, 100), None),
+        (case.interval(epochs=10), EpochEnd(9, 100, done=10), "epoch 9, every 10"),
+        (case.interval(epochs=10), EpochEnd(10, 110, done=11), None),
         (case.interval(epochs=1), EpochEnd(1, 10), "epoch 1, every 1"),
         (case.interval(steps=100), StepEnd(1, 200), "step 200, every 100"),
         (case.interval(steps=100), StepEnd(100, 201), None),

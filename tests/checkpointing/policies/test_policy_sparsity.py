@@ -4,7 +4,7 @@ import policy_cases as case
 import pytest
 from policy_cases import INF, NAN
 
-from checkpointing.policies.sparsity import Sparsity
+from checkpointing.policies.sparsity import Sparsity, peak
 from checkpointing.policy import MILESTONE, Save
 
 
@@ -109,6 +109,11 @@ def test_each_target_keeps_its_own_best():
     policy = Sparsity(case.sparsity(0.7))
     policy.decide(case.evaluation(3, 0.7, 0.7))
     assert case.kept(policy, manifests) == [2, 3]
+
+
+def test_of_equal_values_the_first_is_the_peak():
+    found = [case.manifest(n, "best_accuracy", accuracy=0.9) for n in (2, 1, 3)]
+    assert peak(found, metric="accuracy", mode="max", target=0.0) is found[1]
 
 
 def test_targets_may_change_on_resume():
