@@ -220,6 +220,23 @@ def test_another_answer_is_refused_and_leaves_nothing(lenet, tmp_path, kind, suf
         written(replace(lenet, outputs=off), tmp_path / f"a{suffix}", kind)
 
 
+def test_what_answers_otherwise_one_by_one_is_not_exported_for_any_batch(lenet, tmp_path):
+    class Together(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images):
+            return self.inner(images - images.mean(0, keepdim=True))
+
+    model = Together(lenet.network).eval()
+    outputs = golden.outputs(model, lenet.description, lenet.images)
+    source = replace(lenet, network=model, outputs=outputs)
+    with pytest.raises(CheckpointError, match="was not written: its outputs differ"):
+        written(source, tmp_path / "any.pt2", "torch")
+    written(source, tmp_path / "all.pt2", "torch", batch=len(lenet.images))
+
+
 @pytest.mark.parametrize("make", [lambda p: p.write_text("mine"), lambda p: p.symlink_to("nowhere")])
 def test_nothing_is_replaced(lenet, tmp_path, make):
     target = tmp_path / "a.pt2"

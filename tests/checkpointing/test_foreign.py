@@ -130,6 +130,13 @@ def test_another_network_and_no_weights_are_one_line(tmp_path):
         assert "\n" not in str(refused.value)
 
 
+def test_one_of_several_layers_is_not_taken_for_the_whole_network(tmp_path):
+    several = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    torch.save(several.state_dict(), tmp_path / "several.pth")
+    with pytest.raises(CheckpointError, match="of another network: Missing key"):
+        load_checkpoint(tmp_path / "several.pth", nn.Linear(3, 3))
+
+
 class Evil:
     def __reduce__(self):
         return Path("executed").write_text, ("x",)

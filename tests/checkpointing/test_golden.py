@@ -1,6 +1,7 @@
 """Golden inputs and outputs: the same on every machine, and whatever makes another network shows."""
 
 import hashlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,12 @@ def test_another_network_is_told(harm, monkeypatch):
             next(model.parameters()).fill_(float("nan"))
     with pytest.raises(CheckpointError, match=r"is not the one that was released|NaN or infinite"):
         golden.check(model, description, exact)
+
+
+def test_an_output_that_is_no_number_is_infinitely_far():
+    exact = torch.tensor([[0.5, 1.0, 0.0]])
+    agreement = golden.compare(torch.tensor([[0.5, math.nan, 0.0]]), exact)
+    assert (agreement.sound, agreement.largest, agreement.flipped) == (False, math.inf, 0)
 
 
 def test_a_class_that_flips_between_near_equals_is_no_other_network():

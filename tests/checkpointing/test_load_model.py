@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,6 +121,19 @@ def test_every_kind_of_path_alone(runs):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == {str(path): [False, ["torch.float32"], sums(file)] for path, file in expected.items()}
+
+
+def test_images_are_fed_as_the_description_says():
+    images = torch.tensor([[[[0, 255], [255, 0]], [[51, 102], [204, 153]]]], dtype=torch.uint8)
+    description = network.Description(
+        name="lenet5", options={}, image_shape=(2, 2, 2), classes=("a",), mean=(0.5, 0.25), std=(0.5, 0.2)
+    )
+    fed = network.prepare(images, description)
+    expected = torch.tensor([[[[-1.0, 1.0], [-0.6, 0.6]], [[3.75, -1.25], [0.75, 1.75]]]])
+    assert (fed.dtype, fed.is_contiguous()) == (torch.float32, True)
+    torch.testing.assert_close(fed, expected)
+    larger = network.prepare(images, replace(description, image_shape=(2, 4, 4)))
+    torch.testing.assert_close(larger[:, :, ::3, ::3], expected)  # the corners, at any size
 
 
 def test_a_run_with_a_champion_means_it(runs, tmp_path):

@@ -469,6 +469,22 @@ def test_only_what_is_named_is_copied(far):
     assert set(far.there()) == {"milestone/top_k_2.pt", "training/a.pt", "milestone/best_1.pt"}
 
 
+def test_the_pauses_between_tries_grow(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    made = World(tmp_path / "run", f"file://{tmp_path}/file/x").mirror()  # no folder can be made there
+    pauses = []
+
+    def wait(pause):
+        pauses.append(pause)
+        if len(pauses) == 4:
+            made._over.set()
+
+    monkeypatch.setattr(made._closing, "wait", wait)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    made._work()
+    assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4])
+
+
 def test_trouble_is_told_once_and_so_is_its_end(away, s3, caplog):
     caplog.set_level(logging.INFO, "peakpoint")
     s3.proxy.faults = [Fault("drop", times=12)]

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from checkpointing import CheckpointManager, aliases, rules, select, store
+from checkpointing.appraisal import Appraiser, Refused
 from checkpointing.errors import CheckpointError
+from checkpointing.evaluating import Measured
 from tests.checkpointing.conftest import patterns
 from tests.checkpointing.trained_releases import flip_a_byte, released
 
@@ -137,6 +139,15 @@ def test_the_tolerance_is_that_of_the_rules(measured_copy):
     )
     assert select.choose([measured_copy], by(verify={"tolerance": 0.06})).chosen()[1].global_step == FINAL
     assert select.choose([measured_copy], by(verify={"tolerance": 0.04})).chosen()[1].global_step == MIDDLE
+
+
+def test_above_1_the_tolerance_is_a_part_of_the_recorded_value(measured_run, monkeypatch):
+    final = at(measured_run, FINAL)
+    recorded = replace(final.manifest, metrics={"loss": 200.0}, sparsity=None)
+    monkeypatch.setattr(Appraiser, "measure", lambda *_: Measured({"loss": 205.0}, 60, "val"))
+    assert Appraiser().prove(final.root, recorded, ["loss"], 0.03).metrics == {"loss": 205.0}
+    with pytest.raises(Refused, match=r"loss was recorded as 200, and is 205"):
+        Appraiser().prove(final.root, recorded, ["loss"], 0.02)
 
 
 def test_a_sparsity_that_the_weights_have_not_is_refused(measured_copy):

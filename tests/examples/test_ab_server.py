@@ -238,6 +238,20 @@ def test_a_wrong_start_is_one_clear_line(root, tmp_path, monkeypatch, capsys, ar
     assert said.count("\n") == 1
 
 
+def test_a_change_of_the_aliases_is_loaded_once(root, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import ab_server
+
+    releases = ab_server.Releases(root, "digits", {"champion": 1.0})
+    before = releases.now()
+    assert releases.now() is before
+    aliases.assign(root, "champion", "1.1.0", "a test")
+    after = releases.now()
+    assert after.served["champion"].version == "1.1.0"
+    assert releases.now() is after
+    aliases.assign(root, "champion", "1.0.0", "as before")
+
+
 def drip_by_drip(connection):
     """A byte now and then."""
     for _ in range(200):

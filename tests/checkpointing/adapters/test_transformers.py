@@ -87,8 +87,9 @@ def test_only_the_last_ones_stay(tmp_path):
     assert set(load(newest(tmp_path))["model_state_dict"]) == set(Model().state_dict())
 
 
-def test_an_epoch_and_its_evaluation_share_a_file(tmp_path):
-    policies = best() | {"rolling": rolling(epochs=1)}
+@pytest.mark.parametrize("rhythm", [{"epochs": 1}, {"steps": 3}])
+def test_an_epoch_its_last_step_and_its_evaluation_share_a_file(tmp_path, rhythm):
+    policies = best() | {"rolling": rolling(**rhythm)}
     train(tmp_path, epochs=1, policies=policies, accuracies=[0.7], evaluate="epoch")
     milestone, training = store.manifests(tmp_path)
     assert (milestone.tier, training.tier) == ("milestone", "training")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from checkpointing import codec, store
-from tests.checkpointing.checkpoint_cases import damage
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import damage, saved
 
 
 def at(run, step):
@@ -50,6 +51,13 @@ def test_norms_changes_and_masks_are_those_of_the_tensors(whole_run, cli_main):
             shared, either = shared + both, either + any_of
     assert found["mask_overlap"] == pytest.approx(shared / either)
     assert 0 < found["mask_overlap"] < 1  # the pruning went on between the two
+
+
+def test_what_was_zero_has_changed_beyond_measure(tmp_path, cli_main):
+    target = Store(tmp_path / "checkpoints", "run")
+    files = [tmp_path / "checkpoints" / saved(target, f"training/{n}.pt", float(n)).file for n in (0, 3)]
+    assert compared(cli_main, *files)["layers"][0]["change"] == "inf"
+    assert compared(cli_main, files[0], files[0])["layers"][0]["change"] == 0.0
 
 
 def test_what_was_set_differently_is_named(whole_run, finished, cli_main):

@@ -136,6 +136,11 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments, sentence, capsys):
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
+def test_a_tilde_that_no_shell_expanded_is_the_home_directory(run, cli_main, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert cli_main("ls", f"~/{run.name}") == cli_main("ls", run)
+
+
 @pytest.mark.parametrize(
     "arguments", [["ls", "."], ["show", "checkpoints/training/latest.pt"], ["verify", "."], ["repair", "."]]
 )

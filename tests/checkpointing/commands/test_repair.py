@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from checkpointing import store
+from checkpointing import finding, store
 from checkpointing.lock import one_writer
-from tests.checkpointing.checkpoint_cases import damage
+from checkpointing.store import Store
+from tests.checkpointing.checkpoint_cases import damage, saved
 
 
 def tree(run):
@@ -47,6 +48,15 @@ def test_pointers_are_rebuilt_from_manifests_alone(trained, cli_main):
     assert mine.is_symlink()  # somebody's own, and it leads somewhere
     mine.unlink()
     assert tree(trained) == before
+
+
+def test_a_checkpoint_that_has_the_name_of_a_pointer_is_not_replaced_by_it(tmp_path, cli_main):
+    target = Store(tmp_path / "checkpoints", "run")
+    first = saved(target, "milestone/best.pt", 1.0, tags=("best",))
+    saved(target, "milestone/best_2.pt", 2.0, tags=("best",))
+    assert cli_main("repair", tmp_path)[0] == 0
+    assert finding.is_sound(tmp_path / "checkpoints", first)
+    assert not (tmp_path / "checkpoints" / first.file).is_symlink()
 
 
 @pytest.mark.parametrize("dry", [True, False])

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from checkpointing import quarantine, store
+from checkpointing.commands import retention
 from checkpointing.lock import one_writer
 from checkpointing.policies import SETTINGS
-from tests.checkpointing.checkpoint_cases import damage
+from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.checkpointing.policies import policy_cases as case
 from tests.conftest import ROOT
 
@@ -64,6 +65,13 @@ def test_gc_deletes_what_no_policy_keeps_and_says_so_before(generous, cli_main):
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["saved", "deleted"]
     assert out.splitlines()[1].endswith(f"{gone}: no policy keeps it")
+
+
+def test_bytes_that_a_kept_name_shares_are_not_counted_as_freed():
+    shared, alone = (manifest("training/a.pt", bytes=size, sha256=str(size)) for size in (100, 30))
+    twin = manifest("milestone/b.pt", bytes=100, sha256="100")
+    rows = [(shared, []), (twin, ["the best"]), (alone, []), (alone, [])]
+    assert retention._freed(rows) == 30
 
 
 def test_gc_deletes_nothing_while_the_newest_is_damaged_or_the_run_is_written(generous, cli_main):
