@@ -167,8 +167,10 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
     """The network, for images (channels, height, width) and a number of classes."""
     options = {k: v.value if isinstance(v, c.Stem) else v for k, v in asdict(cfg).items() if k != "name"}
     network = models.create(cfg.name, image_shape=image_shape, num_classes=num_classes, options=options)
+    # Who asks for a network without values, to know its shapes, gets one.
+    wanted = torch.get_default_device().type == "meta"
     empty = next(
-        (name for name, param in network.named_parameters() if is_lazy(param) or param.is_meta), None
+        (n for n, p in network.named_parameters() if is_lazy(p) or (p.is_meta and not wanted)), None
     )
     if empty is not None:
         raise ValueError(

@@ -64,7 +64,7 @@ REFUSED = {
     "runs/a.pt": "runs/a.pt sets nothing: did you mean resume=runs/a.pt?",
     # Values.
     "optimizer.lr=": "optimizer.lr= has no value: type optimizer.lr=VALUE",
-    "optimizer=": "optimizer= has no value; there are: adam, adamw, adamwprune, adamwspam, sgd.",
+    "optimizer=": "optimizer= has no value; there are: adam, adamw, adamwprune, adamwspam, ",
     "resume=": "resume= has no value: type resume=VALUE",
     "=10": "=10 sets nothing: values are set as key=value",
     "checkpoint.monitor=loss": "type checkpoint.monitor.metric=VALUE checkpoint.monitor.mode=VALUE",
