@@ -169,9 +169,7 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
     network = models.create(cfg.name, image_shape=image_shape, num_classes=num_classes, options=options)
     # Who asks for a network without values, to know its shapes, gets one.
     wanted = torch.get_default_device().type == "meta"
-    empty = next(
-        (n for n, p in network.named_parameters() if is_lazy(p) or (p.is_meta and not wanted)), None
-    )
+    empty = next((n for n, p in network.named_parameters() if is_lazy(p) or (p.is_meta and not wanted)), None)
     if empty is not None:
         raise ValueError(
             f"model.name={cfg.name}: {empty} has no values yet: let its build call the network once."

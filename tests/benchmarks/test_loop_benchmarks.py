@@ -1,6 +1,7 @@
 """The benchmarks of the loop run end to end, and time what they say."""
 
 import json
+import logging
 import sys
 from argparse import Namespace
 from importlib.util import find_spec
@@ -11,6 +12,16 @@ from benchmarks import after_saves, loop_overhead
 from benchmarks._loop_arms import BARE, LIGHTNING, OURS
 
 TINY = {"model": "lenet5", "precision": "bf16", "batch_size": 4, "threads": 1, "saves": 3, "every": 2}
+
+
+@pytest.fixture(autouse=True)
+def loud_again():
+    """A benchmark silences the log of its process, which other tests read."""
+    log = logging.getLogger("peakpoint")
+    level, propagate, handlers = log.level, log.propagate, log.handlers[:]
+    yield
+    log.setLevel(level)
+    log.propagate, log.handlers[:] = propagate, handlers
 
 
 @pytest.mark.parametrize("arm", [BARE, OURS, LIGHTNING])
