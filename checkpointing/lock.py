@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpointing import links
 from checkpointing.bounded import json_value
 from checkpointing.errors import BusyError, CheckpointError, os_reason
 
@@ -74,9 +75,10 @@ def one_writer(directory: Path) -> Iterator[None]:
     """Be the only writer to a directory that exists; afterwards its lock file is as it was before, or gone.
 
     Raises BusyError, naming the holder's process and host, when there is one, and CheckpointError when the
-    directory cannot be written to. The lock of a holder that died is free.
+    directory cannot be written to, or a link in it leads out of it. The lock of a holder that died is free.
     """
     directory = Path(os.path.abspath(directory))  # noqa: PTH100, resolve() would follow a link
+    links.refuse(directory)
     path = directory / LOCK
     try:
         descriptor, created, got = _locked(path)

@@ -14,7 +14,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from checkpointing import given
+from checkpointing import given, links
+from checkpointing.errors import CheckpointError
 from checkpointing.foreign import described
 from checkpointing.terminal import say_error
 from checkpointing.urls import is_url
@@ -63,11 +64,11 @@ def plan(argv: list[str]) -> Plan:
         argv = fetched(argv, unquote(values[-1]))
         values = [value for key, value in map(split, argv) if key == "resume"]
     run, file = locate(unquote(values[-1]))
+    attempt = last_attempt(run)
     if file is not None:
         named.check(
             run / "checkpoints", file, f"{shlex.quote(override(run))} goes on from its newest checkpoint"
         )
-    attempt = last_attempt(run)
     typed = keys(argv)
     given = [a for a in argv if split(a)[0] is not None]
     saved = outliving(attempt["overrides"], given, attempt.get("choices", {}))
@@ -183,27 +184,45 @@ def locate(value: str) -> tuple[Path, Path | None]:
                 "resume=latest finds no run under outputs/ of this directory: name a run directory."
             )
         return started[max(started)].resolve(), None
-    path = given.path(value).resolve()
+    typed = given.path(value)
+    path = typed.resolve()
     if path.is_dir():
         if (path / RUN).is_file():
             return path, None
-        above = next((folder for folder in path.parents if (folder / RUN).is_file()), None)
+        above = _run_above(path)
         what = f", but lies in one: {shlex.quote(override(above))}." if above else f".{described(path)}"
         raise UserError(f"resume={value}: the directory has no {RUN}, so it is not that of a run{what}")
     if not path.is_file():
         raise UserError(
             f"resume={value}: there is no such file or directory. A run's directory is under outputs/."
         )
-    for folder in path.parents:
-        if (folder / RUN).is_file():
-            return folder, path
+    if through := _run_above(typed.absolute()):
+        _refuse_links(through)
+    if above := _run_above(path):
+        return above, path
     raise UserError(
         f"resume={value}: the file is not in the directory of a run (no {RUN} above it).{described(path)}"
     )
 
 
+def _run_above(path: Path) -> Path | None:
+    """The innermost directory of a run that a path lies in."""
+    return next((folder for folder in path.parents if (folder / RUN).is_file()), None)
+
+
+def _refuse_links(run: Path) -> None:
+    try:
+        links.refuse(run)
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
+
+
 def last_attempt(run: Path) -> dict[str, Any]:
-    """The latest attempt that a run recorded. Raises UserError when its run.json is of something else."""
+    """The latest attempt that a run recorded.
+
+    Raises UserError when its run.json is of something else, or a link in the run leads out of it.
+    """
+    _refuse_links(run)
     attempt: dict[str, Any] = read_run(run)["attempts"][-1]
     return attempt
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -218,6 +219,42 @@ def test_what_a_run_appends_to_is_no_link_and_no_pipe(tree, train, tmp_path):
     done = train(f"resume={run}", "epochs=4")
     assert done.code == 0, done.err
     assert precious.read_text() == "of the user\n"
+
+
+def bytes_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("checkpoints", "checkpoints/training", "checkpoints/milestone", "checkpoints/metadata"),
+        *(".hydra", ".hydra/config.yaml", "run.json"),
+    ],
+)
+def test_a_run_that_leads_into_another_is_not_followed(tree, commands, train, name):
+    run, other = tree / "first", tree / "second"
+    shutil.move(run / name, tree / "aside")
+    (run / name).symlink_to(f"{'../' * len(Path(name).parts)}second/{name}")
+    file = run / "checkpoints" / "training" / "latest.pt"
+    before = bytes_of(other)
+    for value in (run, file, f"{run} hydra.run.dir={tree}/fork"):
+        done = train(*f"resume={value} epochs=4".split())
+        assert done.code == 1
+        assert f"{run / name} is a link to {other / name}, outside {run}, and is not followed" in done.err
+        assert done.err.count("\n") == 1
+    code, _, err = commands("gc", run)
+    assert code == 1
+    assert "is not followed" in err
+    assert bytes_of(other) == before
+
+
+def test_the_directory_of_a_run_and_outputs_may_be_links(tree, train, tmp_path):
+    shutil.move(tree, tmp_path / "disk")
+    tree.symlink_to("disk")
+    (tmp_path / "mine").symlink_to("outputs/first")
+    assert train("resume=mine", "max_steps=25", "epochs=4").code == 0
+    assert train("resume=outputs/second/checkpoints/training/latest.pt", "max_steps=25", "epochs=4").code == 0
 
 
 def test_what_is_sent_is_no_link(tree, commands, tmp_path):
