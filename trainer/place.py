@@ -16,11 +16,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from checkpointing.errors import CheckpointError
 from checkpointing.terminal import say_error
-from trainer import resume
+from trainer import record, resume
 from trainer.errors import UserError
 from trainer.explain import explain
-from trainer.record import RUN
 
 LOG = "trainer.patient.PatientHandler"
 SWEEP = "multirun.yaml"
@@ -36,7 +36,7 @@ class Before(Callback):
         """Note which directories are new; that of a sweep has its own record."""
         with _refusing(config):
             directory = _expanded("hydra.run.dir", config.hydra.run.dir)
-            if (directory / SWEEP).exists() and not (directory / RUN).exists():
+            if (directory / SWEEP).exists() and not (directory / record.RUN).exists():
                 raise UserError(f"{directory} holds a sweep: choose another hydra.run.dir.")
             _note(directory)
 
@@ -76,9 +76,10 @@ def _refusing(config: DictConfig) -> Iterator[None]:
     before = hydra.cfg
     hydra.set_config(config)  # ${hydra:...} in the name of the directory
     try:
+        record.refuse_passwords(config)
         _check_writers(config)
         yield
-    except UserError as error:
+    except (UserError, CheckpointError) as error:
         say_error(str(error))
         sys.exit(1)  # of an Exception in a callback Hydra makes a warning
     except (OSError, OmegaConfBaseException) as error:

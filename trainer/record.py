@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from checkpointing import bounded
+from checkpointing import bounded, urls
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.lock import present
 from checkpointing.mirrored import safe
@@ -238,11 +238,31 @@ def holder() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
+def flat(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """The leaves of a configuration as (dotted key, value), interpolations as they are written."""
+
+    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, child in value.items():
+                yield from walk(child, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, value
+
+    yield from walk(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), "")
+
+
+def refuse_passwords(cfg: DictConfig) -> None:
+    """Raise CheckpointError for a value that holds the password of a URL; what it refers to is not read."""
+    urls.refuse_passwords(f"{key}={value}" for key, value in flat(cfg))
+
+
 def save_config(run: Path, cfg: DictConfig) -> str:
     """Save the configuration of an attempt, as Hydra would; returns where: `.hydra` or `.hydra/resume-NNN`.
 
-    Only who owns the run calls this; what is there already is not written over.
+    Only who owns the run calls this; what is there already is not written over. Raises CheckpointError for
+    a password.
     """
+    refuse_passwords(cfg)
     name, number = HYDRA, 0
     while True:
         try:

@@ -7,7 +7,7 @@ nothing that a run directory holds is executed.
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from checkpointing.terminal import say_error
 from checkpointing.urls import is_url
 from trainer import named, recorded
 from trainer.errors import UserError
-from trainer.record import HYDRA, RUN, read_run
+from trainer.record import HYDRA, RUN, flat, read_run
 
 FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
 """What a resumed run may not change: it would no longer be the same run."""
@@ -295,16 +295,3 @@ def _of_one_version(key: str, cfg: DictConfig, saved: DictConfig) -> bool:
 def under(key: str, prefixes: tuple[str, ...]) -> bool:
     """Whether `key` is one of `prefixes` or lies below one; `a/b` and `a.b` are the same."""
     return any(key == p or key.startswith(f"{p}.") for p in (q.replace("/", ".") for q in prefixes))
-
-
-def flat(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
-    """The leaves of a configuration as (dotted key, value), interpolations as they are written."""
-
-    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
-            for name, child in value.items():
-                yield from walk(child, f"{key}.{name}" if key else str(name))
-        else:
-            yield key, value
-
-    yield from walk(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), "")

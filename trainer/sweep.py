@@ -27,6 +27,7 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
     overrides = record.typed()
     Console().say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
     try:
+        record.refuse_passwords(cfg)
         plan = resume.Plan([], typed=resume.keys(overrides))
         config = checked(cfg, plan.typed)
         from trainer.run import run  # it brings torch
@@ -48,10 +49,10 @@ def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
     sentence = record.sentence(error)
     with contextlib.suppress(CheckpointError, OSError), one_writer(directory):
         if not any((directory / name).exists() for name in (record.RUN, record.STATUS)):
-            record.save_config(directory, cfg)
             open_logs()
             record.log_failure(error)
             record.set_status(directory, "failed", error=sentence)
+            record.save_config(directory, cfg)
     if isinstance(error, UserError | CheckpointError | OSError):
         return sentence
     return f"{sentence}; {directory / 'train.log'} has the traceback"

@@ -158,3 +158,44 @@ def test_a_password_is_refused_before_anything_is_written(train, tmp_path, mode,
     assert "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in done.err
     assert "hunter22" not in done.out + done.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [[], ["-m", "seed=1,2"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("where", ["local", "experiment", "hydra"])
+def test_a_password_in_a_file_of_the_configuration_is_refused_before_anything_is_written(
+    train, tmp_path, monkeypatch, mode, where
+):
+    url = "'s3://AKIAXY:hunter22@bucket/x'"
+    setting = f"hydra: {{job: {{env_set: {{A: {url}}}}}}}" if where == "hydra" else f"data: {{root: {url}}}"
+    file = tmp_path / "mine" / ("experiment" if where == "experiment" else "local") / "default.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\n{setting}\n")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    chosen = ["experiment=default"] * (where == "experiment")
+    done = train(*mode, *TINY, "--config-dir=../mine", *chosen)
+    assert done.code == 1
+    assert "holds a password, which would be written down" in done.err
+    assert done.err.count("\n") == 1
+    assert "hunter22" not in done.out + done.err
+    assert list(tmp_path.glob("here/*")) == []
+
+
+def test_no_file_of_a_sweep_holds_a_password_that_one_job_or_the_environment_brings(
+    train, tmp_path, monkeypatch
+):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "a.yaml").write_text(
+        "# @package _global_\ndata: {root: 's3://AKIAXY:hunter22@bucket/x'}\n"
+    )
+    (tmp_path / "mine" / "experiment" / "b.yaml").write_text(
+        "# @package _global_\ncheckpoint: {mirror: '${oc.env:PLACE}'}\n"
+    )
+    monkeypatch.setenv("PLACE", "s3://AKIAXY:hunter22@bucket/x")
+    done = train("-m", *TINY, "--config-dir=mine", "experiment=a,b", "hydra.sweep.dir=sweep", "max_steps=1")
+    assert done.code == 1
+    assert done.err.count("holds a password, which would be written down") == 2
+    assert "hunter22" not in done.out + done.err
+    written = [path for path in tmp_path.glob("sweep/**/*") if path.is_file()]
+    assert {path.name for path in written} >= {"multirun.yaml", "status.json", "train.log"}
+    assert not [path for path in written if b"hunter22" in path.read_bytes()]
