@@ -50,7 +50,8 @@ def test_packages_import_only_what_lies_below_them(package):
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("train", "torch"),
+        ("train", "hydra"),
+        ("trainer.entry", "torch"),
         ("checkpointing.__main__", "torch"),
         ("checkpointing.commands.transfer", "torch"),
         ("checkpointing.commands.promote", "torch"),

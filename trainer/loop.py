@@ -229,6 +229,7 @@ class Loop:
             self.signal = self.signal or number
 
         with signals.handled(note):
+            signals.check()
             yield
 
 

@@ -76,22 +76,24 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         _restore(start, config, parts, saved, named=plan.file is not None)
         if config.tensorboard:
             check_tensorboard(directory)
-        target = Store(directory / CHECKPOINTS, start.record["run"])
-        _begin(directory, start, parts, resolved, cfg)
-        for doubt in unheeded.doubts(config, plan.typed):
-            log.warning(doubt)
-        ending = Ending(config, directory, console)
-        with mirroring.mirror(config.checkpoint, place, target) as mirrors, parts.loop.signals():
-            with _recording(directory):
-                manager = _manager(config, parts, start, target)
-                if saved:
-                    manager.load_state_dict(saved["policies"])
-                with with_last_good(target.root, target.run, parts.data.num_classes):
-                    end, lost = _train(parts, manager, ending, mirrors)
-            if end is None:
-                return _interrupted(followed(directory), parts)
-            ending.finish(target, lost, reason=end.reason, **_facts(parts))
-            return 128 + parts.loop.signal if parts.loop.signal else 0  # one that came while this was written
+        with parts.loop.signals():  # before the first byte: a signal lets it come to a state to save
+            target = Store(directory / CHECKPOINTS, start.record["run"])
+            _begin(directory, start, parts, resolved, cfg)
+            for doubt in unheeded.doubts(config, plan.typed):
+                log.warning(doubt)
+            ending = Ending(config, directory, console)
+            with mirroring.mirror(config.checkpoint, place, target) as mirrors:
+                with _recording(directory):
+                    manager = _manager(config, parts, start, target)
+                    if saved:
+                        manager.load_state_dict(saved["policies"])
+                    with with_last_good(target.root, target.run, parts.data.num_classes):
+                        end, lost = _train(parts, manager, ending, mirrors)
+                if end is None:
+                    return _interrupted(followed(directory), parts)
+                ending.finish(target, lost, reason=end.reason, **_facts(parts))
+                # One may have come while this was written.
+                return 128 + parts.loop.signal if parts.loop.signal else 0
 
 
 @contextlib.contextmanager

@@ -23,9 +23,20 @@ def number_of(end: KeyboardInterrupt) -> signal.Signals:
     return end.number if isinstance(end, Ended) else signal.SIGINT
 
 
+_came: list[int] = []
+"""The signals that raised Ended, wherever that led."""
+
+
 def end_at_once(number: int, _frame: FrameType | None) -> None:
     """Raise Ended, as Python's own handler of Ctrl-C raises KeyboardInterrupt."""
+    _came.append(number)
     raise Ended(number)
+
+
+def check() -> None:
+    """Raise Ended, again, for a signal whose first one somebody caught on its way."""
+    if _came:
+        raise Ended(_came[0])
 
 
 @contextmanager
@@ -43,3 +54,34 @@ def handled(handler: Handler) -> Iterator[None]:
     finally:
         for number, before in taken.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within: a signal raises Ended, also where a library makes another error of it."""
+    _came.clear()
+    with handled(end_at_once):
+        try:
+            yield
+        except Exception:
+            check()
+            raise
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within: a signal waits until the end, which raises Ended; a second Ctrl-C does not.
+
+    For imports: one that is broken off may print a traceback, and go on without a part of itself.
+    """
+    waiting: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        waiting.append(number)
+        if len(waiting) > 1 and number == signal.SIGINT:
+            raise Ended(number)
+
+    with handled(note):
+        yield
+    if waiting:
+        raise Ended(waiting[0])

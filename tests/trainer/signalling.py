@@ -39,6 +39,12 @@ class Linear(nn.Module):
 def build(cfg, image_shape, num_classes):
     if cfg.when == "building":
         os.kill(os.getpid(), cfg.number)
+    if cfg.when in ("swallowed", "replaced"):  # as libraries do
+        try:
+            os.kill(os.getpid(), cfg.number)
+        except KeyboardInterrupt:
+            if cfg.when == "replaced":
+                raise ValueError("something else") from None
     return Linear(cfg, image_shape[0] * image_shape[1] * image_shape[2], num_classes)
 
 

@@ -1,12 +1,15 @@
 """Signals that end a run: saved, recorded, and told how to go on; or left to who handles them."""
 
+import os
 import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from checkpointing import store
-from tests.conftest import TINY, rows, status
+from tests.conftest import ROOT, TINY, rows, status
 from trainer.signals import NUMBERS, Ended
 
 NETWORK, POLICY = "model", "checkpoint.policy.signalling"
@@ -69,6 +72,50 @@ def test_a_signal_before_the_first_step_ends_at_once_with_one_line(train, tmp_pa
     done = train(*SENT, *at(NETWORK, number, "building"))
     assert (done.code, done.err) == (128 + number, f"error: ended by {signal.Signals(number).name}.\n")
     assert not (tmp_path / "run" / "status.json").exists()
+
+
+@pytest.mark.parametrize("when", ["swallowed", "replaced"])
+def test_a_ctrl_c_that_a_library_caught_ends_the_run_before_its_first_step_all_the_same(
+    train, tmp_path, when
+):
+    done = train(*SENT, *at(NETWORK, signal.SIGINT, when))
+    assert (done.code, done.err) == (130, "error: ended by SIGINT.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+AT_IMPORT = """
+import os, signal, sys
+class Sends:
+    def find_spec(self, name, *_):
+        if name == "{name}":
+            os.kill(os.getpid(), signal.{signal})
+sys.meta_path.insert(0, Sends())
+import train
+train.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "sentence"),
+    [
+        ("omegaconf", signal.SIGINT, "Interrupted before the run began; nothing was written."),
+        ("hydra", signal.SIGTERM, "Interrupted before the run began; nothing was written."),
+        ("torch.nn", signal.SIGINT, "error: ended by SIGINT."),
+    ],
+)
+def test_a_signal_among_the_imports_is_one_line(tmp_path, name, number, sentence):
+    code = AT_IMPORT.format(name=name, signal=number.name)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *TINY],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (128 + number, sentence + "\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
