@@ -12,7 +12,7 @@ from torch import nn
 
 from checkpointing import plugins, yamlfile
 from optimizers.kinds import zeros
-from trainer import sources
+from trainer import roots, sources
 from trainer.data import DataModule, build_data
 from trainer.datasets import Images, load_npz, load_test
 from trainer.errors import UserError
@@ -47,6 +47,7 @@ def data_of(
         channels_last = bool(config["channels_last"])
     except (KeyError, TypeError, ValueError):
         raise _silent() from None
+    roots.named(typed.root, by_record=root is None)
     data = build_data(typed, **sizes, device=device, channels_last=channels_last)
     if fingerprint is not None and dict(fingerprint) != data.fingerprint:
         raise UserError(

@@ -1,7 +1,7 @@
 """Images in folders, `<root>/<split>/<class>/<file>`, decoded once and kept as one array beside them.
 
 The array lives under `<root>/.peakpoint/` and is named by a digest of the listing, so that a file that was
-added, removed or changed makes a new one.
+added, removed or changed makes a new one. Under a root that only a record names no such folder is made.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from checkpointing.files import fsync_file
 from checkpointing.terminal import Console
+from trainer import roots
 from trainer.errors import UserError
 from trainer.pixels import RULES, decode, header
 
@@ -102,6 +103,13 @@ def _cached(root: Path, split: str, files: list[Path], image_size: int | None) -
     if images is not None:
         return images
     shape = _shape(files, image_size)
+    if not (roots.may_write(root) or (folder.is_dir() and not folder.is_symlink())):
+        log.info(
+            "only the record of the run names %s, so the decoded images are not kept there: "
+            "add data.root to the command to keep them",
+            root,
+        )
+        return np.concatenate(list(_decode(files, shape)))
     try:
         folder.mkdir(exist_ok=True)
         # One process decodes; the others of a sweep wait and read.

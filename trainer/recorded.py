@@ -63,6 +63,16 @@ def needs_word(overrides: Sequence[Any]) -> list[str]:
     return [o for o in overrides if _kind(o) is _Kind.WORD]
 
 
+def data_root(overrides: Sequence[Any]) -> str | None:
+    """Where the data lie by the overrides of an attempt, of those that `taken` takes; None by conf/."""
+    found = None
+    for override in overrides:
+        parsed = OverridesParser.create().parse_override(override)
+        values = dict(_leaves(parsed.key_or_group, parsed.value()))
+        found = values.get("data.root", found)
+    return None if found is None else str(found)
+
+
 def _kind(override: Any) -> _Kind:
     if not isinstance(override, str) or len(override) > LONGEST or not override.isprintable():
         return _Kind.FOREIGN

@@ -40,7 +40,7 @@ class Plan:
 
     `run` is the directory of the run that is resumed, or None for a fresh start; `file` a checkpoint that was
     named, or None for the newest good one; `typed` the keys named on this command line; `attempt` the one
-    whose overrides were taken.
+    whose overrides were taken; `root_recorded`: its record alone names the folder of the data.
     """
 
     argv: list[str]
@@ -48,6 +48,7 @@ class Plan:
     file: Path | None = None
     typed: tuple[str, ...] = ()
     attempt: dict[str, Any] | None = None
+    root_recorded: bool = False
 
 
 def plan(argv: list[str]) -> Plan:
@@ -79,7 +80,7 @@ def plan(argv: list[str]) -> Plan:
     argv = [*argv[:first], *saved, *rest, f"resume={quote(source)}"]
     if "hydra.run.dir" not in typed:
         argv.append(f"hydra.run.dir={quote(str(run))}")
-    return Plan(argv, run, file, typed, attempt)
+    return Plan(argv, run, file, typed, attempt, recorded.data_root(saved) is not None)
 
 
 def _joined(argv: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
 from checkpointing.store import Store
 from checkpointing.terminal import Console
-from trainer import continuing, mirroring, pruning, record, resume, unheeded
+from trainer import continuing, mirroring, pruning, record, resume, roots, unheeded
 from trainer.build import Parts, build
 from trainer.check import name_template, plain
 from trainer.config import Config
@@ -71,6 +71,8 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         saved = contents(start.source / start.manifest.file) if start.manifest else None
         effective, ramp = pruning.resumed(cfg, saved)
         config = plain(effective)
+        if plan.run:
+            roots.named(config.data.root, by_record=plan.root_recorded)
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
         _restore(start, config, parts, saved, named=plan.file is not None)

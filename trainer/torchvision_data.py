@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from models._torchvision import torchvision
+from trainer import roots
 from trainer.errors import UserError
 
 _ANSWER_S = 15.0  # how long a host may take to answer before the network counts as absent
@@ -59,6 +60,11 @@ def _damaged(root: Path, error: Exception) -> UserError:
 
 def _download(dataset_class: Any, root: Path, name: str) -> None:
     """Fetch the dataset into `root`; of several processes one fetches and the others wait."""
+    if not roots.may_write(root):
+        raise UserError(
+            f"{root} does not hold {name} whole and undamaged, and only a record names this folder: nothing "
+            "is downloaded to it until the command does (data.root=DIR, or --data-root DIR of a measurement)."
+        )
     urls = getattr(dataset_class, "mirrors", None) or [dataset_class.url]
     if not any(_answers(url) for url in urls):
         raise UserError(

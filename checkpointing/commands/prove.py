@@ -41,9 +41,9 @@ def prove_resume(options: argparse.Namespace) -> int:
     """Run, kill, resume, compare; 1 when anything differs."""
     if options.steps < 1:
         raise CheckpointError(f"--steps {options.steps}: it must be at least 1.")
-    overrides, plugins = _asked(options.overrides)
+    saved, own, plugins = _asked(options.overrides)
     with tempfile.TemporaryDirectory(prefix="prove-resume-") as name:
-        proof = _Proof(Path(name), overrides, plugins, options.steps)
+        proof = _Proof(Path(name), saved, own, plugins, options.steps)
         first = proof.first_difference()
     facts = {"steps": proof.steps, "killed_after": options.steps, "resumed_from": proof.resumed_from}
     if options.json:
@@ -64,8 +64,11 @@ def prove_resume(options: argparse.Namespace) -> int:
     return 1
 
 
-def _asked(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The overrides to train with, and the modules in their plugins=. Raises CheckpointError."""
+def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """The overrides of a record and those of the command, and the modules in plugins=.
+
+    Raises CheckpointError.
+    """
     from trainer import (  # late: things are put together here
         check,
         commandline,
@@ -101,16 +104,20 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str]]:
     except UserError as error:
         raise CheckpointError(str(error)) from None
     own = [a for a in arguments if resume.split(a)[0] not in (*OWN, "plugins")]
-    return [*saved, *own], plugins.named(arguments)
+    return saved, own, plugins.named(arguments)
 
 
 class _Proof:
     """The three runs, and what came of them."""
 
-    def __init__(self, folder: Path, overrides: list[str], plugins: list[str], steps: int) -> None:
+    def __init__(
+        self, folder: Path, saved: list[str], own: list[str], plugins: list[str], steps: int
+    ) -> None:
         from trainer import recorded
 
+        overrides = [*saved, *own]
         self.folder = folder
+        self.root = recorded.data_root(saved) or ""
         self.plugins = f"plugins=[{','.join([*plugins, WITNESS])}]"
         self.kill_after = steps
         self.values = 0
@@ -142,7 +149,10 @@ class _Proof:
         Console(stderr=True).say(f"{name} run ...")
         beside = Path(checkpointing.__file__).resolve().parent.parent / "train.py"
         program = [str(beside)] if beside.is_file() else ["-m", "train"]
-        variables = {"PEAKPOINT_WITNESS_BATCHES": str(self._batches_of(name))}
+        variables = {
+            "PEAKPOINT_WITNESS_BATCHES": str(self._batches_of(name)),
+            "PEAKPOINT_WITNESS_ROOT": self.root,
+        }
         if kill_after is not None:
             variables["PEAKPOINT_WITNESS_KILL_AFTER"] = str(kill_after)
         done = subprocess.run(

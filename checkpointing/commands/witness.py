@@ -13,9 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
+from trainer import roots
 from trainer.data import DataModule
 
 BATCHES, KILL_AFTER = "PEAKPOINT_WITNESS_BATCHES", "PEAKPOINT_WITNESS_KILL_AFTER"
+ROOT = "PEAKPOINT_WITNESS_ROOT"
+"""Where the data lie by the record of a run, which is proved."""
 
 
 def digest(tensor: Tensor) -> str:
@@ -45,3 +48,4 @@ def watch(path: Path, kill_after: int | None) -> None:
 if BATCHES in os.environ:
     after = os.environ.get(KILL_AFTER)
     watch(Path(os.environ[BATCHES]), int(after) if after else None)
+roots.named(os.environ.get(ROOT, ""), by_record=True)
