@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from checkpointing import optimizer_state
+from checkpointing import codec, optimizer_state
 from checkpointing.errors import CheckpointError
 from checkpointing.rng import restore_rng
 
@@ -56,21 +57,29 @@ def weights(model: nn.Module) -> dict[str, Any]:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise CheckpointError for a parameter without values, or that holds a NaN or an infinity.
-
-    Buffers may, as masks do.
-    """
+    """Raise CheckpointError for a parameter without values, and where `nonfinite` finds something."""
     for name, tensor in unwrap(model).named_parameters():
         if is_lazy(tensor) or tensor.is_meta:
             raise CheckpointError(
                 f"{canonical(name)} has no values yet: call the network once, or move it to a device, and "
                 "save it then."
             )
-        # The sum is finite only if every element is, short of an overflow, which the exact test settles.
-        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{canonical(name)} holds NaN or infinite weights: this state is not saved."
-            )
+    if (bad := nonfinite(model)) is not None:
+        raise CheckpointError(f"{bad} holds NaN or infinite values: this state is not saved.")
+
+
+def nonfinite(model: nn.Module) -> str | None:
+    """The name of the first parameter or running statistic that holds a NaN or an infinity, or None.
+
+    Other buffers may, as masks do.
+    """
+    inner = unwrap(model)
+    tensors: dict[str, Any] = dict(inner.named_parameters())
+    for prefix, layer in inner.named_modules():
+        if isinstance(layer, _NormBase):
+            tensors |= layer.named_buffers(prefix, recurse=False)
+    found = codec.nonfinite({name: tensor for name, tensor in tensors.items() if not is_lazy(tensor)})
+    return None if found is None else canonical(found)
 
 
 def restore(

@@ -208,7 +208,7 @@ class Manager:
             state = job.snapshot.state
             bad = codec.nonfinite(state.get("model_state_dict", {}))
             if bad is not None:
-                raise CheckpointError(f"{bad} holds NaN or infinite weights: this state is not saved.")
+                raise CheckpointError(f"{bad} holds NaN or infinite values: this state is not saved.")
             compress = self._options.compress
             first = self.store.save(
                 roles[0],

@@ -18,7 +18,7 @@ from trainer import signals
 from trainer.data import DataModule
 from trainer.errors import UserError
 from trainer.events import Logged, Publisher
-from trainer.metrics import Classification, autocast_for, evaluate
+from trainer.metrics import Classification, autocast_for, check_logits, evaluate
 from trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
 from trainer.state import TrainState, plain_model
 
@@ -70,6 +70,8 @@ class Loop:
                 last = self._train_epoch(epoch, publish)
             try:
                 metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
+                if math.isfinite(metrics.get("loss", math.nan)):  # else no policy takes it, and it is told
+                    check_alive(self.state.model, progress.step)
             except BaseException:
                 publish(*last)
                 raise
@@ -131,6 +133,7 @@ class Loop:
         for x, y in pieces:
             with self._autocast:
                 logits = state.model(x)
+            check_logits(logits, len(x), self.data.num_classes)
             loss = cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing)
             if parts > 1:
                 loss = loss / parts

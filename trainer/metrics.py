@@ -18,6 +18,7 @@ class Classification:
     """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
         self._k = min(5, num_classes)
         self.count = 0
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -70,6 +71,19 @@ class Classification:
         }
 
 
+def check_logits(logits: object, images: int, classes: int) -> None:
+    """Raise UserError unless a network's output is logits: floats of shape (images, classes)."""
+    if isinstance(logits, Tensor) and logits.shape == (images, classes) and logits.is_floating_point():
+        return
+    found = f"of type {type(logits).__name__}"
+    if isinstance(logits, Tensor):
+        found = f"of {str(logits.dtype).removeprefix('torch.')} and shape {tuple(logits.shape)}"
+    raise UserError(
+        f"The output of the network is {found}, and must be a tensor of floats of shape "
+        f"({images}, {classes}), a logit for each image and class: let its forward return that."
+    )
+
+
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -84,6 +98,7 @@ def evaluate(
         for images, labels in batches:
             with autocast:
                 logits = model(images)
+            check_logits(logits, len(images), metrics.num_classes)
             metrics.update(logits.float(), labels)
             if cut_short():
                 return {}

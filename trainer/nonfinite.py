@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from checkpointing import codec, store
+from checkpointing import living, store
 from checkpointing.errors import CheckpointError
 from checkpointing.manifest import Manifest
 from checkpointing.policy import ranked
 from trainer import continuing
 from trainer.errors import UserError
-from trainer.state import Progress, plain_model
+from trainer.state import Progress
 
 log = logging.getLogger("peakpoint")
 
@@ -83,12 +83,15 @@ class Skipping:
 
 
 def check_alive(model: nn.Module, step: int) -> None:
-    """Raise DivergedError for a network that no step can mend: its weights or statistics are not finite."""
-    name = codec.nonfinite(plain_model(model).state_dict())
+    """Raise DivergedError for a network that no step can mend: its weights or statistics are not finite.
+
+    Statistics that are infinite may leave the loss finite.
+    """
+    name = living.nonfinite(model)
     if name is not None:
         raise DivergedError(
-            f"The network is lost: {name} holds NaN or infinite values at step {step}, so every later loss "
-            f"is one: {REMEDY}."
+            f"The network is lost: {name} holds NaN or infinite values at step {step}, which no later step "
+            f"mends: {REMEDY}."
         )
 
 

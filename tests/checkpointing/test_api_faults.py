@@ -96,6 +96,14 @@ def test_weights_that_are_not_finite_are_not_saved_and_masks_may_be(manager, roo
     assert manager.get_latest_checkpoint("training") == good
 
 
+def test_running_statistics_that_are_not_finite_make_no_milestone(manager, t):
+    t.model.norm = torch.nn.Sequential(torch.nn.BatchNorm1d(2, affine=False))
+    t.model.norm[0].running_var[1] = math.inf
+    with pytest.raises(CheckpointError, match=r"norm\.0\.running_var holds NaN or infinite values"):
+        manager.save_milestone_checkpoint(t.model, 0.9, "accuracy", 1)
+    assert manager.list_checkpoints()["milestone"] == []
+
+
 @pytest.mark.parametrize("bad", [{"path": Path("x")}, {"n": np.float32(1)}, {1j: 2}])
 def test_what_is_not_plain_is_refused_when_saving(manager, t, bad):
     with pytest.raises(CheckpointError, match=r"state\['config'\]"):

@@ -60,7 +60,7 @@ def test_weights_that_are_not_finite_are_never_saved_over_good_ones(world, warni
     assert [m.epoch for m in run.kept] == [1, 1]
     assert run.weight_in("training/latest.pt") == 1.0
     refused, lost = dict.fromkeys(warnings())
-    assert "w holds NaN or infinite weights: this state is not saved. Training goes on" in refused
+    assert "w holds NaN or infinite values: this state is not saved. Training goes on" in refused
     assert lost.startswith("Lost: 0.9000 of epoch 2, the best_accuracy, is in no checkpoint")
     assert whole(run)
 

@@ -369,7 +369,7 @@ class TestRefused:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_weights_that_are_not_finite(self, tmp_path, value):
         name = next(iter(small("1.0.0").weights))
-        with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinite weights"):
+        with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinite values"):
             release.write(tmp_path, self.bad(name, value))
         assert contents(tmp_path) == {}
 

@@ -175,3 +175,13 @@ def test_weights_that_are_not_finite_end_a_run_at_its_evaluation(tmp_path):
 
     with pytest.raises(UserError, match=r"The network is lost: conv1.weight holds NaN .* at step 8"):
         fit(made, tmp_path, at={7: kill})
+
+
+def test_running_statistics_that_are_infinite_are_nobodys_best_though_their_loss_is_finite(train, tmp_path):
+    mine = [o for o in DENSE if not o.startswith("model")]
+    done = train(*mine, "plugins=[tests.trainer.outputs]", "model=outputs", "model.how=infinite")
+    assert done.code == 1
+    assert "error: The network is lost: norm.running_var holds NaN or infinite values at step 8" in done.err
+    assert "No checkpoint of this run was evaluated with a good loss" in done.err
+    assert rows(tmp_path / "run", "eval") == []
+    assert list((tmp_path / "run").rglob("*.pt")) == []

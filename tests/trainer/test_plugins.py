@@ -1,5 +1,6 @@
 """Modules of one's own: named on the command line, imported before anything is composed."""
 
+import re
 import sys
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import torch
 import models
 from checkpointing import policies
 from checkpointing.errors import CheckpointError
-from tests.conftest import TINY
+from tests.conftest import TINY, status
 from tests.trainer.parts import compose, parts
 from trainer import plugins
 from trainer.check import checked
@@ -165,3 +166,32 @@ def test_a_network_whose_weights_have_no_values_is_refused_before_anything_begin
         "error: model.name=lazy_of_mine: weight has no values yet: let its build call the network once.\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+OUTPUTS = [*TINY, "plugins=[tests.trainer.outputs]", "model=outputs", "hydra.run.dir=run"]
+
+
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [
+        ("more", r"float32 and shape \(16, 8\)"),
+        ("fewer", r"float32 and shape \(16, 3\)"),
+        ("maps", r"float32 and shape \(16, 4, 1, 1\)"),
+        ("one", r"float32 and shape \(1, 4\)"),
+        ("whole", r"int64 and shape \(16, 4\)"),
+        ("tuple", "type tuple"),
+        ("nothing", "type NoneType"),
+    ],
+)
+def test_a_network_whose_output_is_no_logits_is_one_line_before_the_first_step(train, tmp_path, how, found):
+    done = train(*(o for o in OUTPUTS if o != "model.dropout=0.3"), f"model.how={how}")
+    assert done.code == 1
+    sentence = rf"error: The output of the network is of {found}, and must be a tensor of floats of shape "
+    assert re.fullmatch(rf"{sentence}\(16, 4\), a logit for each image and class: .*\.\n", done.err)
+    assert status(tmp_path / "run")["state"] == "failed"
+    assert list((tmp_path / "run").rglob("*.pt")) == []
+
+
+def test_the_same_network_with_logits_trains(train):
+    done = train(*(o for o in OUTPUTS if o != "model.dropout=0.3"), "epochs=1")
+    assert done.code == 0, done.err

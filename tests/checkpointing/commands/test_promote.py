@@ -419,7 +419,7 @@ def test_weights_that_do_not_measure_what_was_recorded(trained, promote):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite(value, trained, promote):
     said = refused(promote(changed(trained, weight=value), "1.0.0"))
-    assert "holds NaN or infinite weights" in said
+    assert "holds NaN or infinite values" in said
     assert not (trained / "checkpoints" / "production").exists()
 
 
