@@ -1,6 +1,8 @@
 """What can go wrong with checkpoints: each message is one line that says what and what to do."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 _REMEDIES = {
     errno.EDQUOT: "the quota of this user or group is used up: delete files, or ask for a larger quota",
@@ -51,3 +53,18 @@ class FormatError(CheckpointError):
 
 class UnregisteredError(CheckpointError):
     """The code of a network is not here, not imported or not registered; nothing is wrong with its file."""
+
+
+@contextlib.contextmanager
+def restoring(part: str) -> Iterator[None]:
+    """Name the part of a checkpoint that cannot be taken back. Raises CheckpointError, one line.
+
+    Whoever takes it back expects the values that were saved; others, of any type, may stand in a file.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(
+            f"The checkpoint's {part} cannot be restored ({why}): no training saved it so."
+        ) from None

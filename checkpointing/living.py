@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from checkpointing import codec, optimizer_state
+from checkpointing import codec, optimizer_state, schedule_state
 from checkpointing.errors import CheckpointError
 from checkpointing.rng import restore_rng
 
@@ -163,7 +163,7 @@ def _restore_schedule(
                 ours,
             )
             return ["scheduler_state_dict"]
-        scheduler.load_state_dict(saved)
+        schedule_state.load(scheduler, saved)
         return []
     if scheduler is not None:
         log.warning(

@@ -30,7 +30,7 @@ from checkpointing.events import (
 from checkpointing.host import Host
 from checkpointing.manifest import Manifest
 from checkpointing.naming import Template
-from checkpointing.policy import MILESTONE, TRAINING, Policy, Remembers, Save, Stop, kept
+from checkpointing.policy import MILESTONE, TRAINING, Policy, Remembers, Save, Stop, kept, load_counters
 from checkpointing.roles import farewell, roles_of, tell_lost, tell_unmeasured, tell_unranked
 from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
 from checkpointing.store import Store
@@ -313,11 +313,9 @@ class Manager:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give each policy its counters back; says which have none, and which counters nobody takes."""
-        for name, policy in self.policies.items():
-            if name in state:
-                policy.load_state_dict(state[name])
-            else:
-                log.info("checkpoint policy %s is new: it starts from nothing", name)
+        load_counters(self.policies, state)
+        for name in sorted(self.policies.keys() - state.keys()):
+            log.info("checkpoint policy %s is new: it starts from nothing", name)
         for name in sorted(state.keys() - self.policies.keys()):
             log.warning(
                 "checkpoint policy %s is asked for no longer: its counters are dropped, what it saved stays",

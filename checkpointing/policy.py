@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from checkpointing.errors import restoring
 from checkpointing.events import Event
 from checkpointing.manifest import Manifest
 from checkpointing.metrics import bad_loss
@@ -70,6 +71,13 @@ class Policy(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take counters back. Raises KeyError for a missing one."""
         ...
+
+
+def load_counters(policies: Mapping[str, Policy], state: Mapping[str, Any]) -> None:
+    """Give each policy that has counters in `state` its own back. Raises CheckpointError for others."""
+    for name in policies.keys() & state.keys():
+        with restoring(f"policy {name}"):
+            policies[name].load_state_dict(state[name])
 
 
 @runtime_checkable

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from checkpointing.errors import restoring
+
 
 def rng_state() -> dict[str, Any]:
     """The generators of Python, NumPy and torch on the CPU and on every CUDA device that is in use."""
@@ -23,8 +25,12 @@ def rng_state() -> dict[str, Any]:
     }
 
 
+@restoring("rng_state")
 def restore_rng(saved: Mapping[str, Any]) -> None:
-    """Set every generator; CUDA devices only as far as both sides have them."""
+    """Set every generator; CUDA devices only as far as both sides have them.
+
+    Raises CheckpointError for what is no state of them.
+    """
     random.setstate(saved["python"])
     state = dict(saved["numpy"])
     key = state.pop("key").numpy().astype(np.uint32)

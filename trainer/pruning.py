@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from checkpointing.errors import restoring
 from trainer.errors import UserError
 
 log = logging.getLogger("peakpoint")
@@ -24,11 +25,13 @@ class Ramp:
 FROM_THE_START = Ramp(0, 0.0)
 
 
+@restoring("pruning")
 def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, Ramp]:
     """The configuration of a run that goes on from a checkpoint, and the ramp of its pruning.
 
     A target of 0 becomes the sparsity that the network has, so that policies and reports count what is true.
-    `saved` loses its masks with pruning=regrow. Raises UserError for a target below the present sparsity.
+    `saved` loses its masks with pruning=regrow. Raises UserError for a target below the present sparsity,
+    CheckpointError for masks that are none.
     """
     if saved is None:
         return cfg, FROM_THE_START

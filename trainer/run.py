@@ -18,6 +18,7 @@ from checkpointing.events import RunEnd
 from checkpointing.lock import followed, one_writer
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
+from checkpointing.policy import load_counters
 from checkpointing.store import Store
 from checkpointing.terminal import Console
 from trainer import continuing, mirroring, pruning, record, resume, roots, unheeded
@@ -202,6 +203,7 @@ def _restore(
     if start.manifest is None or saved is None:
         return
     parts.state.restore(saved)
+    load_counters(parts.policies, saved["policies"])  # the manager does again; here nothing is written yet
     for name, now in parts.state.arithmetic.items():
         if (before := saved["metadata"].get(name)) != now:
             log.warning("%s was %s and is %s now: results will not be equal bit for bit.", name, before, now)

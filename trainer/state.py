@@ -2,6 +2,7 @@
 
 import logging
 import math
+import operator
 import platform
 import random
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from checkpointing import codec, optimizer_state
+from checkpointing import codec, optimizer_state, schedule_state
+from checkpointing.errors import restoring
 from checkpointing.rng import restore_rng, rng_state
 from optimizers.pruner import Pruner
 from trainer.errors import UserError
@@ -70,12 +72,17 @@ class Progress:
                 return
         self.evaluated.append([step, step, 1])
 
+    @restoring("progress")
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a saved progress; those of earlier versions hold all that their evaluations measured."""
+        """Go on from a saved progress; those of earlier versions hold all that their evaluations measured.
+
+        Raises CheckpointError for what is none.
+        """
         values = dict(saved)
         evaluations = values.pop("evaluations", [])
+        self.evaluated = [[*map(operator.index, ranges)] for ranges in values.pop("evaluated", [])]
         for name, value in values.items():
-            setattr(self, name, value)
+            setattr(self, name, operator.index(value))
         for evaluation in evaluations:
             self.note_evaluation(evaluation["step"])
 
@@ -106,9 +113,10 @@ class Meter:
         """Sum and count."""
         return {"sum": float(self._sum), "count": self._count}
 
+    @restoring("train_loss")
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved sum and count."""
-        self._sum, self._count = float(state["sum"]), state["count"]
+        """Go on from a saved sum and count. Raises CheckpointError for what is none."""
+        self._sum, self._count = float(state["sum"]), operator.index(state["count"])
 
 
 @dataclass(frozen=True)
@@ -152,12 +160,14 @@ class TrainState:
         """
         need(saved, RESTORED)
         optimizer = saved["optimizer_state_dict"]
-        optimizer_state.check_kind(self.optimizer, optimizer, saved.get("optimizer"))
+        with restoring("optimizer_state_dict"):
+            optimizer_state.check_kind(self.optimizer, optimizer, saved.get("optimizer"))
         load_model(self.model, saved["model_state_dict"])
-        for line in optimizer_state.load(self.optimizer, optimizer, keep_settings=True):
-            log.warning("%s", line)
+        with restoring("optimizer_state_dict"):
+            for line in optimizer_state.load(self.optimizer, optimizer, keep_settings=True):
+                log.warning("%s", line)
         base_lrs = list(self.scheduler.base_lrs)
-        self.scheduler.load_state_dict(saved["scheduler_state_dict"])
+        schedule_state.load(self.scheduler, saved["scheduler_state_dict"])
         self.scheduler.base_lrs = base_lrs
         self.progress.load(saved["progress"])
         self.scheduler.last_epoch = (

@@ -104,7 +104,9 @@ class Best:
         """Take the counters of the metrics that are still configured; a new metric starts from nothing."""
         names = self.settings.metrics
         self._peaks = {n: ranking.read_peak(p) for n, p in state["best"].items() if n in names}
-        self._unranked = dict.fromkeys(names, 0) | {n: c for n, c in state["unranked"].items() if n in names}
+        self._unranked = dict.fromkeys(names, 0) | {
+            n: int(c) for n, c in state["unranked"].items() if n in names
+        }
 
 
 def _tag(metric: str) -> str:

@@ -91,4 +91,4 @@ class EarlyStopping:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the counters back; a changed patience applies to them."""
         self._peak = None if state["best"] is None else read_peak(state["best"])
-        self._waited = state["waited"]
+        self._waited = int(state["waited"])

@@ -141,11 +141,12 @@ class Sparsity:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the counters of the targets that are still configured; a new target starts from nothing."""
         self._peaks = {t: ranking.read_peak(p) for t, p in state["best"].items() if t in self.targets}
-        self._landed = {t: s for t, s in state["landed"].items() if t in self.targets}
-        self._previous = state["previous_sparsity"]
-        self._mask_version = state["mask_version"]
-        self._unchanged = state["unchanged"]
-        self._unranked = state["unranked"]
+        self._landed = {t: float(s) for t, s in state["landed"].items() if t in self.targets}
+        self._previous = float(state["previous_sparsity"])
+        version = state["mask_version"]
+        self._mask_version = None if version is None else int(version)
+        self._unchanged = int(state["unchanged"])
+        self._unranked = int(state["unranked"])
 
 
 def tag(metric: str, target: float) -> str:

@@ -90,4 +90,4 @@ class TopK:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the counters back; a changed k applies from the next evaluation."""
         self._peaks = [ranking.read_peak(peak) for peak in state["best"]]
-        self._unranked = state["unranked"]
+        self._unranked = int(state["unranked"])

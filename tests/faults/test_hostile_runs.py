@@ -65,6 +65,10 @@ def text(words):
     return lambda path: path.write_text(words)
 
 
+def bytes_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def resealed(**facts):
     def change(path):
         raw = json.loads(path.read_text())
@@ -174,6 +178,59 @@ def test_contents_of_other_types_are_one_line_of_a_resume(tree, train, facts, sa
     assert done.err.count("\n") == 1
 
 
+class Inner(dict):
+    """Values within a part of a checkpoint, put over those that are there."""
+
+    def over(self, value):
+        return value | {k: v.over(value[k]) if isinstance(v, Inner) else v for k, v in self.items()}
+
+
+@pytest.mark.parametrize(
+    ("part", "inner", "says"),
+    [
+        ("policies", Inner(best={}), "policy best"),
+        ("policies", Inner(best=Inner(best=[1])), "policy best"),
+        ("policies", Inner(best=Inner(unranked={"accuracy": "many"})), "policy best"),
+        ("policies", Inner(early_stopping=Inner(waited="x")), "policy early_stopping"),
+        ("policies", Inner(early_stopping=Inner(best={"value": [], "epoch": 1})), "policy early_stopping"),
+        ("policies", Inner(top_k=Inner(best=[5])), "policy top_k"),
+        ("policies", Inner(top_k=Inner(unranked=[])), "policy top_k"),
+        ("policies", Inner(sparsity=Inner(mask_version="x")), "policy sparsity"),
+        ("policies", Inner(sparsity=Inner(previous_sparsity=[])), "policy sparsity"),
+        ("policies", Inner(sparsity=Inner(unchanged=None)), "policy sparsity"),
+        ("scheduler_state_dict", Inner(_step_count="x"), "scheduler_state_dict"),
+        ("scheduler_state_dict", Inner(_last_lr=["x"]), "scheduler_state_dict"),
+        ("scheduler_state_dict", Inner(lr_lambdas=5), "scheduler_state_dict"),
+        ("scheduler_state_dict", Inner(step=5), "scheduler_state_dict"),
+        ("scheduler_state_dict", Inner(optimizer=5), "scheduler_state_dict"),
+        ("progress", Inner(step="x"), "progress"),
+        ("progress", Inner(evaluated=[1]), "progress"),
+        ("progress", Inner(nothing=1), "progress"),
+        ("train_loss", Inner(count=[]), "train_loss"),
+        ("rng_state", Inner(torch=5), "rng_state"),
+        ("rng_state", Inner(numpy={}), "rng_state"),
+        ("rng_state", Inner(python=5), "rng_state"),
+        ("optimizer_state_dict", Inner(param_groups=5), "optimizer_state_dict"),
+        ("optimizer_state_dict", Inner(state=5), "optimizer_state_dict"),
+        ("optimizer_state_dict", Inner(pruning=5), "pruning"),
+    ],
+)
+def test_values_of_other_types_within_are_one_line_and_change_nothing(tree, train, part, inner, says):
+    run = tree / "first"
+    last = newest(run)
+    state = codec.load(run / "checkpoints" / last.file)
+    state[part] = inner.over(state[part])
+    target = Store(run / "checkpoints", last.run)
+    target.delete(last)
+    target.save(replace(last, sequence=0), lambda file: torch.save(state, file))
+    before = bytes_of(run)
+    done = train(f"resume={run}", "epochs=4")
+    assert done.code == 1
+    assert f"The checkpoint's {says} cannot be restored" in done.err
+    assert done.err.count("\n") == 1
+    assert bytes_of(run) == before
+
+
 def test_a_run_that_is_none_does_not_hide_the_others_from_latest(tree, train):
     (tree / "first" / "run.json").write_text('{"attempts": 5}')
     done = train("resume=latest")
@@ -219,10 +276,6 @@ def test_what_a_run_appends_to_is_no_link_and_no_pipe(tree, train, tmp_path):
     done = train(f"resume={run}", "epochs=4")
     assert done.code == 0, done.err
     assert precious.read_text() == "of the user\n"
-
-
-def bytes_of(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(
