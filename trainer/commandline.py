@@ -32,7 +32,8 @@ SEVERAL = ("checkpoint/policy", "plugins")
 MADE = {"hydra.run.dir", "hydra.sweep.dir"}
 """What Hydra makes, and takes `~` for a name."""
 PLACES = {"data.root", "checkpoint.mirror", *MADE}
-TEXT = {*MADE, "hydra.sweep.subdir", "hydra.job.name"}
+FOLDERS = {*MADE, "hydra.sweep.subdir"}
+TEXT = {*FOLDERS, "hydra.job.name"}
 
 
 def read(argv: list[str]) -> list[str]:
@@ -157,17 +158,22 @@ def _override(word: str, sweep: bool) -> str:
         raise UserError(f"{bare} is chosen with a slash: type {_type(f'{group}={value}')}")
     known = leaves()
     named = bare in groups() or bare in PLACES or (bare in known and not _is_text(bare))
+    if bare in groups() and value == "null":
+        also = f": leave it out, or type ~{bare}" if bare not in known else nearest("", choices(bare))
+        raise UserError(f"{key}=null is not a choice{also}")
     if equals and not value and (named or bare == "resume"):
         among = f"; there are: {', '.join(choices(bare))}." if bare in groups() else f": type {bare}=VALUE"
         raise UserError(f"{key}= has no value{among}")
     if is_dataclass(kind := known.get(bare)) and bare not in groups() and value[:1] not in ("{", "["):
         below = " ".join(f"{bare}.{field.name}=VALUE" for field in fields(kind))
         raise UserError(f"{bare} is no value by itself: type {below}")
-    if key.startswith("~") and bare in known and bare not in groups():
-        raise UserError(f"{word} would remove a value that is needed: type {bare}=VALUE to set it.")
+    if key.startswith("~"):
+        _refuse_removal(word, bare, root)
     if value.endswith(","):
         raise UserError(f"{_type(word)} ends with a comma: type {_type(word.rstrip(','))}")
     parsed, quoted = _parsed(word, key, value, text=_is_text(bare))
+    if bare in FOLDERS and (parsed.value() in (None, "???") or isinstance(parsed.value(), list | dict)):
+        raise UserError(f"{_type(word)} is not the name of a folder: type {bare}=FOLDER")
     if bare in MADE and unquote(value).startswith("~"):
         return f"{key}={quote(str(given.path(unquote(value))))}"
     if parsed.is_sweep_override() and bare == "resume":
@@ -175,6 +181,20 @@ def _override(word: str, sweep: bool) -> str:
     if parsed.is_sweep_override() and not sweep:
         _refuse_several(key, bare, value)
     return quoted
+
+
+def _refuse_removal(word: str, bare: str, root: str) -> None:
+    """Raise UserError for `~` before what cannot be done without."""
+    known = leaves()
+    if bare.replace(".", "/") == "checkpoint/policy":
+        raise UserError(f"{word} would remove the list of policies: type {_type('checkpoint/policy=[]')}")
+    if bare in groups() and bare in known:
+        among = ", ".join(choices(bare))
+        raise UserError(f"{word} would remove a choice that is needed: type {bare}=NAME; there are: {among}.")
+    if root == "hydra":
+        raise UserError(f"{word} would remove what Hydra needs: leave it out, or set it as {bare}=VALUE")
+    if bare in known:
+        raise UserError(f"{word} would remove a value that is needed: type {bare}=VALUE to set it.")
 
 
 def _is_text(key: str) -> bool:

@@ -1,5 +1,6 @@
 """What is said to who wants a run to go on: the command that resumes it, and what a finished one needs."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -87,10 +88,13 @@ def finished(cfg: DictConfig, config: Config, plan: resume.Plan) -> str | None:
     """
     assert plan.run
     assert plan.attempt
-    if plan.file or not (plan.run / record.STATUS).exists():
+    if not os.path.lexists(plan.run / record.STATUS):
         return None
-    status = record.read_status(plan.run)
-    if status["state"] != "finished":
+    try:
+        status = record.read_status(plan.run)
+    except UserError as error:
+        raise UserError(f"{error} Move it away to resume without it.") from None
+    if plan.file or status["state"] != "finished":
         return None
     epoch, step = status["epoch"], status["step"]
     more, bounds = needed(config, epoch, step)

@@ -55,7 +55,7 @@ def _sentence(error: Exception) -> str | None:
         if isinstance(error.__cause__, OSError):  # logging, of a file that it cannot open
             return explain(error.__cause__)
         if str(error).startswith("Config group override"):
-            return "group=null is not a choice: name an option, or remove the group with ~group."
+            return "null is not a choice of a group: name an option."
     return explain(error) if isinstance(error, EXPECTED) else None
 
 

@@ -25,6 +25,8 @@ def explain(error: BaseException) -> str:
         return f"{word} is not a choice{nearest(option, choices(group))}"
     if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
         return f"{error.filename or 'a file'}: {os_reason(error)}."
+    if lacking := re.match(r"Could not delete (?:from config\. )?'(.*?)'", str(error)):
+        return f"~{lacking[1]} removes nothing, since this configuration has no {lacking[1]}: leave it out."
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

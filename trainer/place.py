@@ -36,7 +36,7 @@ class Before(Callback):
         """Note which directories are new; that of a sweep has its own record."""
         with _refusing(config):
             directory = _expanded("hydra.run.dir", config.hydra.run.dir)
-            if (directory / SWEEP).exists() and not (directory / record.RUN).exists():
+            if os.path.lexists(directory / SWEEP) and not os.path.lexists(directory / record.RUN):
                 raise UserError(f"{directory} holds a sweep: choose another hydra.run.dir.")
             _note(directory)
 

@@ -5,6 +5,7 @@ latest attempt, then the new ones, in the same directory. Nothing of the earlier
 nothing that a run directory holds is executed.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,7 +132,9 @@ def _belongs(override: str, group: str, members: Sequence[str]) -> bool:
 def refuse_taken(directory: Path) -> None:
     """Raise UserError when a fresh run would be written over another, or among what belongs to one."""
     folders = (directory, *directory.parents)
-    holder = next((folder for folder in folders if (folder / RUN).exists()), None)
+    holder = next((folder for folder in folders if os.path.lexists(folder / RUN)), None)
+    if holder == directory and not (directory / RUN).is_file():
+        raise UserError(f"{directory / RUN} is not the record of a run: choose another directory.")
     if holder == directory:
         raise UserError(
             f"{directory} holds a run already: go on with {shlex.quote(override(directory))}, or choose "
@@ -188,7 +191,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
     typed = given.path(value)
     path = typed.resolve()
     if path.is_dir():
-        if (path / RUN).is_file():
+        if os.path.lexists(path / RUN):  # what is no record is told by who reads it
             return path, None
         above = _run_above(path)
         what = f", but lies in one: {shlex.quote(override(above))}." if above else f".{described(path)}"
@@ -208,7 +211,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
 
 def _run_above(path: Path) -> Path | None:
     """The innermost directory of a run that a path lies in."""
-    return next((folder for folder in path.parents if (folder / RUN).is_file()), None)
+    return next((folder for folder in path.parents if os.path.lexists(folder / RUN)), None)
 
 
 def _refuse_links(run: Path) -> None:

@@ -1,6 +1,7 @@
 """A sweep: a failed job neither hides nor stops it, and it ends with a table of its jobs."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
     """
     sentence = record.sentence(error)
     with contextlib.suppress(CheckpointError, OSError), one_writer(directory):
-        if not any((directory / name).exists() for name in (record.RUN, record.STATUS)):
+        if not any(os.path.lexists(directory / name) for name in (record.RUN, record.STATUS)):
             open_logs()
             record.log_failure(error)
             record.set_status(directory, "failed", error=sentence)

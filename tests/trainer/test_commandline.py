@@ -80,6 +80,22 @@ REFUSED = {
     "checkpoint/policy=best,top_k": "needs brackets: type 'checkpoint/policy=[best,top_k]'",
     "checkpoint.policy=[best]": "checkpoint.policy is chosen with a slash: type 'checkpoint/policy=[best]'",
     "'checkpoint/policy=[best'": "cannot be read: a list is written as [a,b]",
+    "hydra.run.dir=[x]": "'hydra.run.dir=[x]' is not the name of a folder: type hydra.run.dir=FOLDER",
+    "hydra.run.dir=null": "hydra.run.dir=null is not the name of a folder: type hydra.run.dir=FOLDER",
+    "hydra.run.dir={a:1}": "is not the name of a folder: type hydra.run.dir=FOLDER",
+    "-m hydra.sweep.dir=[x]": "'hydra.sweep.dir=[x]' is not the name of a folder: type hydra.sweep.dir=",
+    "-m hydra.sweep.subdir=null": "is not the name of a folder: type hydra.sweep.subdir=FOLDER",
+    # Removals.
+    "~hydra.run.dir": "would remove what Hydra needs: leave it out, or set it as hydra.run.dir=VALUE",
+    "~pruning": "~pruning would remove a choice that is needed: type pruning=NAME; there are: auto, magn",
+    "~pruning=auto": "~pruning=auto would remove a choice that is needed: type pruning=NAME; there are: ",
+    "pruning=null": "pruning=null is not a choice; there are: auto, magnitude, none, ",
+    "experiment=null": "experiment=null is not a choice: leave it out, or type ~experiment",
+    "~data": "~data would remove a choice that is needed: type data=NAME; there are: cifar10",
+    "~checkpoint/policy": "would remove the list of policies: type 'checkpoint/policy=[]'",
+    "~checkpoint.policy": "would remove the list of policies: type 'checkpoint/policy=[]'",
+    "~checkpoint.policy.bset": "~checkpoint.policy.bset removes nothing, since this configuration has ",
+    "~local": "~local removes nothing, since this configuration has no local: leave it out.",
     "~optimizer.lr": "~optimizer.lr would remove a value that is needed: type optimizer.lr=VALUE to set it.",
 }
 

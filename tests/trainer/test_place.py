@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from checkpointing.__main__ import main as ls_main
 from checkpointing.lock import one_writer
 from tests.conftest import TINY, run_main, status
 from tests.states import newest
+from trainer.report import main as report_main
 
 
 def listing(folder: Path) -> dict[str, tuple[str, int]]:
@@ -68,6 +70,35 @@ def test_a_second_start_into_the_directory_of_a_run_changes_nothing(taken, argum
     assert any(words in done.err for words in known)
     assert listing(taken) == before
     assert run_main("resume=outputs/lenet5", "epochs=4").code == 0
+
+
+@pytest.mark.parametrize("what", ["nothing", "dangling", "loop", "folder"])
+@pytest.mark.parametrize("name", ["run.json", "status.json"])
+def test_a_record_that_is_none_is_one_line_and_stays(taken, name, what, capsys):
+    record = taken / name
+    record.unlink()
+    if what == "nothing":
+        record.touch()
+    elif what == "folder":
+        record.mkdir()
+    else:
+        record.symlink_to("nowhere" if what == "dangling" else name)
+    before = listing(taken)
+    for arguments in (
+        ["hydra.run.dir=outputs/lenet5", *TINY],
+        ["-m", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=lenet5", *TINY],
+        ["resume=outputs/lenet5", "epochs=4"],
+        [f"resume={taken / 'checkpoints' / newest(taken).file}", "epochs=4"],
+    ):
+        done = run_main(*arguments)
+        assert done.code == 1
+        assert done.err.count("\n") == 1, done.err
+        assert name in done.err or "holds a run" in done.err
+        Path("outputs/multirun.yaml").unlink(missing_ok=True)
+        assert listing(taken) == before
+    assert ls_main(["ls", str(taken)]) == 0
+    assert report_main([str(taken)]) == (name == "run.json")
+    assert capsys.readouterr().err.count("\n") == (name == "run.json")
 
 
 WRONG_RESUMES = {
