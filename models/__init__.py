@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from models.registry import (
     ModelRecord,
     available,
+    check_size,
     create,
     reads_images,
     register,
@@ -17,7 +18,16 @@ from models.registry import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ModelRecord", "available", "create", "reads_images", "register", "registered", "unknown"]
+__all__ = [
+    "ModelRecord",
+    "available",
+    "check_size",
+    "create",
+    "reads_images",
+    "register",
+    "registered",
+    "unknown",
+]
 
 
 def _resnet50(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
@@ -47,4 +57,8 @@ def _lenet5(*, image_shape: tuple[int, int, int], num_classes: int, dropout: flo
 register(ModelRecord("resnet50", "ResNet-50 (He et al. 2015), bottleneck blocks, 23.7 M at 100", _resnet50))
 register(ModelRecord("resnet18", "ResNet-18 (He et al. 2015), basic blocks, 11.2 M parameters", _resnet18))
 register(ModelRecord("resnet20", "ResNet-20 for CIFAR (He et al. 2015, section 4.2), 0.27 M", _resnet20))
-register(ModelRecord("lenet5", "LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, 0.06 M", _lenet5))
+register(
+    ModelRecord(
+        "lenet5", "LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, 0.06 M", _lenet5, smallest=12
+    )
+)

@@ -4,18 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SMALLEST = 12
 _NATIVE = 32
 
 
 def lenet5(*, image_shape: tuple[int, int, int], num_classes: int, dropout: float) -> nn.Module:
-    """LeNet-5 for images of (channels, height, width); raises ValueError when a side is below 12 pixels."""
-    if min(image_shape[1:]) < _SMALLEST:
-        size = f"{image_shape[1]}x{image_shape[2]}"
-        raise ValueError(
-            f"lenet5 needs images of at least {_SMALLEST}x{_SMALLEST} pixels, and these are {size}: "
-            "enlarge them, or choose a ResNet."
-        )
+    """LeNet-5 for images of (channels, height, width), of 12 pixels a side or more."""
     return LeNet5(image_shape, num_classes, dropout)
 
 

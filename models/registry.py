@@ -22,12 +22,14 @@ class ModelRecord:
     `build` takes the model's own options as keyword arguments and, when it reads images, `image_shape`
     (channels, height, width) and `num_classes`; it returns the network in float32 on the CPU. It imports
     torch itself, so that listing models costs nothing. `options` names them where its signature does not.
+    `smallest` is the fewest pixels a side that it can read.
     """
 
     name: str
     description: str
     build: Callable[..., nn.Module]
     options: tuple[str, ...] | None = None
+    smallest: int = 1
 
 
 _RECORDS: dict[str, ModelRecord] = {}
@@ -63,6 +65,16 @@ def reads_images(name: str) -> bool:
     return IMAGES[0] in inspect.signature(_RECORDS[name].build).parameters
 
 
+def check_size(name: str, height: int, width: int) -> None:
+    """Raise ValueError for images that are too small for a registered model."""
+    least = _RECORDS[name].smallest
+    if min(height, width) < least:
+        raise ValueError(
+            f"{name} needs images of at least {least}x{least} pixels, and these are {height}x{width}: "
+            "enlarge them, or choose a ResNet."
+        )
+
+
 def unknown(name: str) -> str:
     """The sentences for a name that no model has."""
     near = difflib.get_close_matches(name, _RECORDS, n=1)
@@ -81,11 +93,13 @@ def create(
 
     `image_shape` is (channels, height, width); it and `num_classes` are None for a network that reads no
     images. `options` are the model's own: all that have no default. Raises ValueError for an unknown name,
-    and for an option that the model lacks or that is not given.
+    for an option that the model lacks or that is not given, and for images that are too small.
     """
     if name not in _RECORDS:
         raise ValueError(unknown(name))
     _check_options(_RECORDS[name], options)
+    if image_shape is not None:
+        check_size(name, *image_shape[1:])
     images = dict(zip(IMAGES, (image_shape, num_classes), strict=True)) if image_shape is not None else {}
     return _RECORDS[name].build(**images, **options)
 

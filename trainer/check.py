@@ -10,12 +10,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import models
 from checkpointing import policies
 from checkpointing.finding import TIERS
 from checkpointing.metrics import direction
 from checkpointing.naming import Template
 from trainer import config as c
-from trainer import names, unheeded
+from trainer import names, sources, unheeded
 from trainer.errors import UserError, nearest
 from trainer.keys import meant
 
@@ -67,6 +68,7 @@ def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     names.check(config, SCHEMAS)
     _check_pruning(config)
     _check_lengths(config)
+    _check_images(config)
     _check_metrics(config.checkpoint)
     _check_mirror(config.checkpoint)
     unheeded.refuse(cfg, config, typed)
@@ -166,6 +168,19 @@ def _check_lengths(config: c.Config) -> None:
         f"pruning.start_fraction={pruning.start_fraction:g} is after "
         f"pruning.end_fraction={pruning.end_fraction:g}: let it start before.",
     )
+
+
+def _check_images(config: c.Config) -> None:
+    """What of the images is known before they are read fits the network, the batch and the augmentation."""
+    data, name = config.data, config.model.name
+    images, native = sources.find(data.name).size(data)
+    sources.check_fits(data, config.batch_size, images, native)
+    side = data.image_size or native
+    if side is not None and models.registered(name):
+        try:
+            models.check_size(name, side, side)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 def _check_mirror(checkpoint: c.Checkpoint) -> None:

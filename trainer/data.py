@@ -21,6 +21,7 @@ from torch import Tensor
 from trainer.config import Data
 from trainer.datasets import Images, load_test, load_train, stratified_split
 from trainer.errors import UserError
+from trainer.sources import check_fits
 
 log = logging.getLogger("peakpoint")
 
@@ -313,14 +314,8 @@ def _check(cfg: Data, source: Images, sizes: tuple[int, int], batch_size: int) -
         raise UserError(
             f"No class of {cfg.name} has two training images, so none is left for validation: add images."
         )
-    if train < batch_size:
-        raise UserError(
-            f"batch_size={batch_size} is more than the {train} training images of {cfg.name}: lower it."
-        )
+    check_fits(cfg, batch_size, train, min(source.images.shape[1:3]))
     _tell_empty(source, "training", "the network cannot learn it")
-    side = min(source.images.shape[1:3])
-    if cfg.cutout > side:
-        raise UserError(f"data.cutout={cfg.cutout} is more than the {side} pixels of an image: lower it.")
 
 
 def _tell_empty(source: Images, split: str, consequence: str) -> None:

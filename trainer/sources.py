@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from trainer.datasets import Images
 
 TRAIN, TEST = "train", "test"
+Size = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True)
 class Source:
     """A named source; `load(cfg, split)` reads one split, "train" or "test".
 
-    `settings` is the class of `cfg`.
+    `settings` is the class of `cfg`. `size` says how many training images there are, validation part
+    included, and how many pixels a side they have; None where that is not known before they are read.
     """
 
     name: str
     description: str
     load: Callable[[Data, str], Images]
     settings: type[Data] = Data
+    size: Callable[[Data], Size] = lambda _: (None, None)
 
 
 _SOURCES: dict[str, Source] = {}
@@ -52,6 +55,16 @@ def find(name: str) -> Source:
     if name not in _SOURCES:
         raise UserError(f"data.name={name} is not a choice{nearest(name, _SOURCES)}")
     return _SOURCES[name]
+
+
+def check_fits(cfg: Data, batch_size: int, images: int | None, side: int | None) -> None:
+    """Raise UserError for a batch of more than all `images`, and a cutout of more than their `side`."""
+    if images is not None and images < batch_size:
+        raise UserError(
+            f"batch_size={batch_size} is more than the {images} training images of {cfg.name}: lower it."
+        )
+    if side is not None and cfg.cutout > side:
+        raise UserError(f"data.cutout={cfg.cutout} is more than the {side} pixels of an image: lower it.")
 
 
 def _torchvision(class_name: str, cfg: Data, split: str) -> Images:
@@ -84,18 +97,34 @@ def _synthetic(cfg: Data, split: str) -> Images:
     return datasets.from_synthetic(cfg, split)
 
 
+def _size(images: int, side: int) -> Callable[[Data], Size]:
+    return lambda _: (images, side)
+
+
+def _synthetic_size(cfg: Data) -> Size:
+    assert isinstance(cfg, Synthetic)
+    return cfg.train_size, cfg.native_size
+
+
+_cifar100, _cifar10, _mnist, _fashion = (
+    functools.partial(_torchvision, name) for name in ("CIFAR100", "CIFAR10", "MNIST", "FashionMNIST")
+)
+
 for _source in (
-    Source("cifar100", "CIFAR-100: 32x32 colour, 100 classes", functools.partial(_torchvision, "CIFAR100")),
-    Source("cifar10", "CIFAR-10: 32x32 colour, 10 classes", functools.partial(_torchvision, "CIFAR10")),
-    Source("mnist", "MNIST: 28x28 grey digits", functools.partial(_torchvision, "MNIST")),
+    Source("cifar100", "CIFAR-100: 32x32 colour, 100 classes", _cifar100, size=_size(50_000, 32)),
+    Source("cifar10", "CIFAR-10: 32x32 colour, 10 classes", _cifar10, size=_size(50_000, 32)),
+    Source("mnist", "MNIST: 28x28 grey digits", _mnist, size=_size(60_000, 28)),
+    Source("fashion_mnist", "Fashion-MNIST: 28x28 grey clothes", _fashion, size=_size(60_000, 28)),
     Source(
-        "fashion_mnist",
-        "Fashion-MNIST: 28x28 grey clothes",
-        functools.partial(_torchvision, "FashionMNIST"),
+        "image_folder",
+        "<root>/{train,test}/<class>/<image file>",
+        _image_folder,
+        size=lambda cfg: (None, cfg.image_size),  # they are cut to it while they are read
     ),
-    Source("image_folder", "<root>/{train,test}/<class>/<image file>", _image_folder),
     Source("npz", "<root>/{train,test}.npz with images, labels and perhaps classes", _npz),
-    Source("digits", "scikit-learn's 1,797 grey 8x8 digits; no download", _digits),
-    Source("synthetic", "made images that can be learned; no download", _synthetic, Synthetic),
+    Source("digits", "scikit-learn's 1,797 grey 8x8 digits; no download", _digits, size=_size(1438, 8)),
+    Source(
+        "synthetic", "made images that can be learned; no download", _synthetic, Synthetic, _synthetic_size
+    ),
 ):
     register_source(_source)

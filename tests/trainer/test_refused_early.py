@@ -147,3 +147,22 @@ def test_a_target_that_is_within_its_window_can_be_reached(tolerance, told):
 def test_a_key_of_another_choice_is_not_suggested_as_itself(train):
     done = train("optimizer=adamw", "pruning=magnitude", "optimizer.variant=bitter0")
     assert done.err.startswith("error: optimizer.variant is not a key of this configuration; there are: ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["data.image_size=8"], "lenet5 needs images of at least 12x12 pixels, and these are 8x8: enlarge"),
+        (["data=digits"], "lenet5 needs images of at least 12x12 pixels, and these are 8x8: enlarge them"),
+        (["data=image_folder", "data.image_size=11"], "lenet5 needs images of at least 12x12 pixels, and"),
+        (["data=image_folder", "data.image_size=16", "data.cutout=17"], "data.cutout=17 is more than the 16"),
+        (["data=cifar10", "data.cutout=33"], "data.cutout=33 is more than the 32 pixels of an image: lower"),
+        (["data=mnist", "batch_size=60001"], "batch_size=60001 is more than the 60000 training images of"),
+    ],
+)
+def test_what_is_known_of_images_before_they_are_read_is_looked_at_before(train, tmp_path, typed, sentence):
+    base = ["model=lenet5", "data=npz", "device=cpu"]
+    done = train(*base, *typed, *([] if "data=digits" in typed else ["data.root=nowhere"]))
+    assert done.err.startswith(f"error: {sentence}"), done.err
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
