@@ -56,28 +56,30 @@ class Found:
 class Store:
     """The checkpoints of one run under `root`, which is created when it is missing.
 
-    Only files whose manifest carries `run` are ever deleted. Raises CheckpointError when `root` cannot be
-    written to. Who may have rivals holds `lock.one_writer` on the run's directory first.
+    Only files whose manifest carries `run` are ever deleted. Raises CheckpointError when `root` or a tier in
+    it cannot be written to. `index` has what was read under `root` already. Who may have rivals holds
+    `lock.one_writer` on the run's directory first.
     """
 
-    def __init__(self, root: Path, run: str) -> None:
+    def __init__(self, root: Path, run: str, index: Index | None = None) -> None:
         self._root = root
         self.run = run
+        folder = root
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._make_missing()
             for folder in (root, root / TRAINING, root / MILESTONE):
                 self._sweep(folder)
-            probe = root / f"{STAGED}{os.getpid()}-probe"
-            probe.open("xb").close()
-            probe.unlink()
+                probe = folder / f"{STAGED}{os.getpid()}-probe"
+                probe.open("xb").close()
+                probe.unlink()
             self._sync_folders()
         except OSError as error:
             raise CheckpointError(
-                f"Checkpoints cannot be written to {root}: {os_reason(error)}. "
+                f"Checkpoints cannot be written to {folder}: {os_reason(error)}. "
                 "Make it writable or choose another directory with hydra.run.dir=DIR."
             ) from None
-        self._index = Index(root)
+        self._index = index or Index(root)
         self.sequence = max((m.sequence for m in self.manifests()), default=0)
         if self._index.unreadable(only_looks=True):  # they have places in the order, too
             noted = [fact.get("sequence") for fact in journals.read(root)]
@@ -323,12 +325,13 @@ def look(root: Path, manifest: Manifest) -> Manifest | None:
     raise CheckpointError(f"{root / manifest.file} is written anew each time that it is read.")
 
 
-def newest_verified(root: Path, run: str | None = None) -> Found:
+def newest_verified(root: Path, run: str | None = None, index: Index | None = None) -> Found:
     """The newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
 
-    Raises FormatError when another version wrote here.
+    `index` has what was read under `root` already, and keeps what is. Raises FormatError when another version
+    wrote here.
     """
-    index = Index(root)
+    index = index or Index(root)
     found, skipped = index.look(), index.unreadable()
     others = tuple(m.file for m in found if run not in (None, m.run))
     for manifest in reversed(of_run(found, run)):

@@ -15,6 +15,7 @@ from checkpointing import finding, foreign, quarantine, store
 from checkpointing.bounded import lines
 from checkpointing.errors import CheckpointError
 from checkpointing.events import RunEnd
+from checkpointing.index import Index
 from checkpointing.lock import followed, one_writer
 from checkpointing.manager import Manager, Options
 from checkpointing.manifest import Manifest
@@ -44,11 +45,13 @@ class Start:
     """What an attempt begins with.
 
     `record` is the run.json to go on with, `manifest` the checkpoint to restore, in the checkpoint root
-    `source`; None for a fresh start. `damaged` are those that were passed over, with the reason.
+    `source`, found in its `index`; None for a fresh start. `damaged` are those that were passed over, with
+    the reason.
     """
 
     record: dict[str, Any]
     source: Path
+    index: Index
     manifest: Manifest | None
     damaged: Sequence[tuple[str, str]] = ()
 
@@ -80,7 +83,8 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
         if config.tensorboard:
             check_tensorboard(directory)
         with parts.loop.signals():  # before the first byte: a signal lets it come to a state to save
-            target = Store(directory / CHECKPOINTS, start.record["run"])
+            own = start.source == directory / CHECKPOINTS
+            target = Store(directory / CHECKPOINTS, start.record["run"], start.index if own else None)
             _begin(directory, start, parts, resolved, cfg)
             for doubt in unheeded.doubts(config, plan.typed):
                 log.warning(doubt)
@@ -122,6 +126,7 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
     """Find what to go on from, and write down this attempt, without touching the disk yet."""
     known: dict[str, Any] = {}
     source, manifest = directory / CHECKPOINTS, None
+    index = Index(source)
     damaged: Sequence[tuple[str, str]] = ()
     if plan.run:
         known = record.read_run(plan.run)
@@ -130,8 +135,8 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
         saved = record.saved_config(plan.run, known["attempts"][-1])
         for change in resume.check_changes(cfg, saved, plan.typed):
             log.info("changed since the last attempt: %s", change)
-        source = plan.run / CHECKPOINTS
-        manifest, damaged = _checkpoint(source, plan.file, known.get("run"))
+        index = Index(source := plan.run / CHECKPOINTS)
+        manifest, damaged = _checkpoint(source, plan.file, known.get("run"), index)
         if directory != plan.run:  # a fork: its own run, with its own checkpoints
             known = {"forked_from": str(plan.run), "data": known.get("data")}
     attempts = known.get("attempts", [])
@@ -143,16 +148,16 @@ def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
         f"{source.parent}/{CHECKPOINTS}/{manifest.file}" if manifest else None,
     )
     new = {**known, "run": known.get("run", uuid.uuid4().hex), "attempts": [*attempts, attempt]}
-    return Start(new, source, manifest, damaged)
+    return Start(new, source, index, manifest, damaged)
 
 
 def _checkpoint(
-    root: Path, file: Path | None, run: str | None
+    root: Path, file: Path | None, run: str | None, index: Index
 ) -> tuple[Manifest | None, Sequence[tuple[str, str]]]:
     """The named checkpoint of a run, or its newest that verifies, None if it has saved none; the damaged."""
     if file is not None:
-        return _named(root, file, run), ()
-    found = store.newest_verified(root, run)
+        return _named(root, file, run, index), ()
+    found = store.newest_verified(root, run, index)
     if found.others:
         log.warning("%s", finding.of_others(root, found.others))
     for name, reason in found.skipped:
@@ -175,9 +180,9 @@ def _checkpoint(
     return found.manifest, found.skipped
 
 
-def _named(root: Path, file: Path, run: str | None) -> Manifest:
+def _named(root: Path, file: Path, run: str | None, index: Index) -> Manifest:
     """The checkpoint that was named. Raises CheckpointError unless it verifies and is the run's."""
-    for manifest in store.manifests(root):
+    for manifest in index.look():
         if (root / manifest.file).resolve() == file:
             if run not in (None, manifest.run):
                 raise CheckpointError(

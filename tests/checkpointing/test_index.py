@@ -1,6 +1,7 @@
 """A folder of checkpoints is listed once a save, and a manifest read once while it stays the same."""
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -187,3 +188,14 @@ def test_what_failed_to_be_read_once_is_read_again_and_keeps_its_place(tmp_path,
     assert failed
     assert put(again, 3).sequence == 3
     assert [m.epoch for m in again.manifests()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("file", [None, "training/latest.pt"])
+def test_a_resume_of_a_run_reads_each_manifest_once(whole_run, train, tmp_path, read, file):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run, symlinks=True)
+    there = {path.name for path in run.glob("checkpoints/*/*.json")}
+    read.clear()
+    done = train(f"resume={run}{f'/checkpoints/{file}' if file else ''}", "epochs=4", "max_steps=25")
+    assert done.code == 0, done.err
+    assert {read[name] for name in there if (run / "checkpoints" / "training" / name).exists()} == {1}

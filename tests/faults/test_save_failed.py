@@ -88,6 +88,21 @@ def test_what_only_can_be_read_is_resumed_from_all_the_same(tmp_path):
     assert (root / "training" / "c0002.pt").exists()
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("tier", ["training", "milestone"])
+def test_a_tier_that_cannot_be_written_to_refuses_a_resume_before_it_trains(train, whole_run, tmp_path, tier):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run, symlinks=True)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with mounted(run / "checkpoints" / tier, f"--bind {run / 'checkpoints' / tier}") as folder:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        done = train(f"resume={run}", "epochs=4")
+    assert done.code == 1
+    assert f"Checkpoints cannot be written to {folder}: Read-only file system" in done.err
+    assert done.err.count("\n") == 1
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
 @pytest.mark.parametrize("gone", ["training", "."])
 def test_a_directory_that_was_removed_is_made_again_and_told(tmp_path, caplog, gone):
     target = Store(tmp_path / "checkpoints", "run")

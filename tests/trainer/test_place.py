@@ -263,3 +263,12 @@ def test_a_sweep_whose_jobs_all_fail_keeps_its_record(train, tmp_path):
     ]
     assert {"0", "1", "multirun.yaml"} <= {p.name for p in (tmp_path / "sweep").iterdir()}
     assert "sweep holds a sweep already" in train(*arguments).err
+
+
+def test_a_file_in_the_place_of_a_tier_is_told_before_the_first_step(train, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "milestone").write_text("")
+    done = train(*TINY, "hydra.run.dir=run")
+    assert done.code == 1
+    assert "Checkpoints cannot be written to" in done.err
+    assert not (tmp_path / "run" / "run.json").exists()
