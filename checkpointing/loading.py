@@ -72,31 +72,26 @@ def _load(
     given.network(model)
     given.stateful("optimizer", optimizer, optional=not rng)
     given.stateful("scheduler", scheduler, optional=True)
-    if others.are_at(path):
-        if rng:
-            raise CheckpointError(
-                f"{path} holds no random number generators as Peakpoint saves them, so training cannot go on "
-                "exactly: load_checkpoint(path, model, optimizer, scheduler) loads the rest of it."
-            )
-        return _restored(others.load(path, model), model, optimizer, scheduler, device, rng=False)
+    saved = _of_others(path, model, rng=rng) if others.are_at(path) else _own(path)
+    if device is not None:
+        living.move(model, device)
+    return living.restore(saved, model, optimizer, scheduler, rng=rng)
+
+
+def _of_others(path: Path, model: nn.Module, *, rng: bool) -> Mapping[str, Any]:
+    if rng:
+        raise CheckpointError(
+            f"{path} holds no random number generators as Peakpoint saves them, so training cannot go on "
+            "exactly: load_checkpoint(path, model, optimizer, scheduler) loads the rest of it."
+        )
+    return others.load(path, model)
+
+
+def _own(path: Path) -> dict[str, Any]:
     root, manifest = finding.locate(path)
     saved = _contents(root, manifest)
     # Roles that share a file have metrics of their own, and a direction in which each is better.
     saved["metrics"] = dict(manifest.metrics)
     if (mode := (manifest.metadata or {}).get(MODE)) is not None:
         saved["metadata"] = {**(saved.get("metadata") or {}), MODE: mode}
-    return _restored(saved, model, optimizer, scheduler, device, rng=rng)
-
-
-def _restored(
-    saved: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Stateful | None,
-    scheduler: Stateful | None,
-    device: str | torch.device | None,
-    *,
-    rng: bool,
-) -> dict[str, Any]:
-    if device is not None:
-        living.move(model, device)
-    return living.restore(saved, model, optimizer, scheduler, rng=rng)
+    return saved

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,19 @@ from trainer.config import Data
 from trainer.data import build_data
 from trainer.datasets import load_npz
 from trainer.errors import UserError
+
+RUN = (
+    *(
+        "model=lenet5",
+        "batch_size=4",
+        "epochs=1",
+        "device=cpu",
+        "threads=1",
+        "plot=false",
+        "tensorboard=false",
+    ),
+    *("data=npz", "data.root=.", "hydra.run.dir=run"),
+)
 
 
 def built(root: Path):
@@ -60,3 +74,33 @@ def test_a_pipe_in_place_of_an_npz_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "x.npz")
     with pytest.raises(UserError, match="it is not a regular file"):
         load_npz(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("images", "line"),
+    [
+        (np.zeros((20, 3, 32, 32), np.uint8), r"\(20, 3, 32, 32\): images.transpose\(0, 2, 3, 1\) makes"),
+        (np.zeros((20, 1, 28, 28), np.uint8), "must have their channels last"),
+        (np.zeros((20, 3, 24, 32), np.uint8), "must have their channels last"),
+        (np.zeros((20, 3, 4, 4), np.uint8), "must have their channels last"),
+        (np.zeros((20, 12, 12), np.float32), r"\(images \* 255\).round\(\).astype\('uint8'\)"),
+        (np.full((20, 12, 12, 3), 200, np.int64), r"images.astype\('uint8'\) makes bytes"),
+        (np.full((20, 12, 12, 3), 300, np.int64), r"not int64 of shape \(20, 12, 12, 3\)\.$"),
+        (np.full((20, 12, 12, 3), np.nan), r"not float64 of shape \(20, 12, 12, 3\)\.$"),
+    ],
+)
+def test_an_npz_of_another_shape_or_type_is_refused_with_what_to_do(train, tmp_path, images, line):
+    np.savez(tmp_path / "train.npz", images=images, labels=np.arange(20) % 2)
+    done = train(*RUN)
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert re.search(line, done.err.strip()), done.err
+    assert "train.npz" in done.err
+
+
+@pytest.mark.parametrize(
+    "shape", [(20, 12, 13, 3), (20, 16, 16, 8), (20, 1, 30, 1), (20, 4, 4, 4), (20, 12, 12)]
+)
+def test_an_npz_with_its_channels_last_is_taken(tmp_path, shape):
+    np.savez(tmp_path / "train.npz", images=np.zeros(shape, np.uint8), labels=np.arange(20) % 2)
+    assert load_npz(tmp_path / "train.npz").images.shape == (*shape, 1)[:4]
