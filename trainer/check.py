@@ -71,7 +71,8 @@ def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     _check_images(config)
     _check_metrics(config.checkpoint)
     _check_mirror(config.checkpoint)
-    unheeded.refuse(cfg, config, typed)
+    for line in unheeded.idle(cfg, config, typed):
+        raise UserError(line)
     if template := name_template(config):
         template.check(METRICS)
     return config

@@ -12,12 +12,15 @@ from checkpointing import bounded
 from checkpointing.errors import CheckpointError
 from checkpointing.lock import one_writer
 from checkpointing.terminal import Console, say_error
-from trainer import record, resume
+from trainer import record, resume, unheeded
 from trainer.check import checked
 from trainer.errors import UserError
 from trainer.patient import open_logs
 from trainer.report import peak_rows, read_history, shown
 from trainer.signals import Ended
+
+_told: set[str] = set()
+"""What was said of an earlier job of this sweep."""
 
 
 def run_job(cfg: DictConfig, directory: Path) -> int:
@@ -30,7 +33,11 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
     try:
         record.refuse_passwords(cfg)
         plan = resume.Plan([], typed=resume.keys(overrides))
-        config = checked(cfg, plan.typed)
+        config = checked(cfg)
+        for line in unheeded.idle(cfg, config, plan.typed):  # it may be typed for other jobs
+            if line not in _told:
+                _told.add(line)
+                Console().say(line)
         from trainer.run import run  # it brings torch
 
         code = run(config, cfg, plan, directory)

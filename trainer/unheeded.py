@@ -1,7 +1,7 @@
 """What was typed and comes to nothing: refused where it has no effect, told where it cannot happen."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,15 +19,12 @@ SHARED = {
 """Keys that work only where another value refers to them, and what brings such a value."""
 
 
-def refuse(cfg: DictConfig, config: c.Config, typed: Collection[str]) -> None:
-    """Raise UserError for a key that was typed and has no effect; `cfg` is the configuration as composed."""
+def idle(cfg: DictConfig, config: c.Config, typed: Collection[str]) -> Iterator[str]:
+    """Sentences on keys that were typed and have no effect; `cfg` is the configuration as composed."""
     written = OmegaConf.to_yaml(cfg, resolve=False)
     for key, remedy in SHARED.items():
-        used = re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b(?!\.)", written)
-        c.require(
-            key not in typed or used is not None,
-            f"{key} has no effect here, since nothing refers to it: {remedy}, or leave it out.",
-        )
+        if key in typed and not re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b(?!\.)", written):
+            yield f"{key} has no effect here, since nothing refers to it: {remedy}, or leave it out."
     for end in ("start", "end"):
         given = [
             f"pruning.{end}_{unit}"
@@ -35,14 +32,11 @@ def refuse(cfg: DictConfig, config: c.Config, typed: Collection[str]) -> None:
             if getattr(config.pruning, f"{end}_{unit}") is not None
         ]
         key = f"pruning.{end}_fraction"
-        c.require(
-            key not in typed or not given, f"{key} has no effect beside {''.join(given)}: keep one of them."
-        )
+        if key in typed and given:
+            yield f"{key} has no effect beside {''.join(given)}: keep one of them."
     for key in typed:
-        c.require(
-            not key.startswith("checkpoint.mirror_") or config.checkpoint.mirror is not None,
-            f"{key} has no effect without a mirror: add checkpoint.mirror=URL, or leave it out.",
-        )
+        if key.startswith("checkpoint.mirror_") and config.checkpoint.mirror is None:
+            yield f"{key} has no effect without a mirror: add checkpoint.mirror=URL, or leave it out."
 
 
 def doubts(config: c.Config, typed: Collection[str]) -> list[str]:

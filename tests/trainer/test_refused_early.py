@@ -110,6 +110,14 @@ def test_a_sweep_says_of_each_job_what_is_wrong_with_it(train):
     assert "error: pruning.schedule=cubicc is not a choice: did you mean cubic?" in done.err
 
 
+def test_what_other_jobs_of_a_sweep_heed_is_said_once(train, monkeypatch):
+    monkeypatch.setattr("trainer.sweep._told", set())
+    more = ("-m", "optimizer=adamwprune", "max_steps=2", "test=false", "optimizer.variant=bitter0")
+    done = train(*TINY, *more, "pruning=magnitude,state", "pruning.target=0.6,0.7", "hydra.sweep.dir=sweep")
+    assert done.code == 0, done.err
+    assert done.out.count("optimizer.variant has no effect here") == 1
+
+
 def test_a_resumed_run_is_held_only_to_what_is_typed_now(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = run_main(*TINY, "max_steps=4", "optimizer.variant=bitter0", "hydra.run.dir=run")
