@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpointing import aliases, files, finding, publishing, store
+from checkpointing import aliases, files, finding, foreign, publishing, store
 from checkpointing.bounded import read_bytes, read_json
 from checkpointing.errors import CheckpointError, os_reason
 from checkpointing.files import STAGED, Staged, fsync_directory, fsync_file, write_atomic
@@ -59,11 +59,13 @@ def find(url: str, key: str = "URL") -> Source:
     """
     remote = Remote(url, timeout_s=TIMEOUT_S, attempts=ATTEMPTS, key=key)
     parts = url.rstrip("/").split("/")
-    file = None
+    file, local = None, Path(url.removeprefix("file://"))
     if len(parts) > 5 and parts[-3] == "checkpoints" and parts[-2] in finding.TIERS:
         file, remote = "/".join(parts[-2:]), remote.above(3)
     elif parts[-1] == "checkpoints":
         remote = remote.above(1)
+    elif local.is_file():
+        raise CheckpointError(f"{remote.url} is not the folder of a run.{foreign.described(local)}")
     with contextlib.suppress(Missing):
         mark = read_mark(remote)
         return Source(remote, mark["run"], mark["name"], file)
@@ -73,7 +75,9 @@ def find(url: str, key: str = "URL") -> Source:
             mark = read_mark(remote.below(name))
             found.append(Source(remote.below(name), mark["run"], mark["name"]))
     if not found:
-        raise CheckpointError(f"{remote.url} holds no copies of a run: there is no {MARK} in it.")
+        raise CheckpointError(
+            f"{remote.url} holds no copies of a run: there is no {MARK} in it.{foreign.described(local)}"
+        )
     if len(found) > 1:
         names = ", ".join(f"{s.remote.name} ({s.name})" for s in found[:4])
         more = f" and {len(found) - 4} more" if len(found) > 4 else ""

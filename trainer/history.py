@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpointing import bounded
+from checkpointing import bounded, foreign
 from checkpointing.errors import CheckpointError
 from checkpointing.events import EvalEnd
 from checkpointing.policy import order, ranked
@@ -55,7 +55,7 @@ def read_history(run: Path) -> History:
     try:
         lines = list(bounded.lines(path))
     except CheckpointError as error:
-        raise UserError(f"{error} Name the directory of a run.") from None
+        raise UserError(f"{error} Name the directory of a run.{foreign.described(run)}") from None
     history = History([], [], {}, 0)
     unreadable = 0
     for number, line in enumerate(lines, 1):

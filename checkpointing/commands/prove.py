@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpointing
-from checkpointing import store
+from checkpointing import foreign, store
 from checkpointing.bounded import json_value, lines
 from checkpointing.commands.common import print_json
 from checkpointing.commands.leaves import compare
@@ -88,6 +88,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
         if not (folder / record.RUN).exists():
             raise CheckpointError(
                 f"{folder} is neither the directory of a run nor an override such as optimizer=adamw."
+                f"{foreign.described(folder)}"
             )
         arguments = arguments[1:]
         named_again = [*keys(arguments), *OWN, *recorded.SENDS]

@@ -18,7 +18,9 @@ def unpack(options: argparse.Namespace) -> int:
         raise CheckpointError(f"{source} is no file: name a .pt file.{foreign.described(source)}")
     from checkpointing import codec
 
-    state, _ = contents(source)
+    state, manifest = contents(source)
+    if manifest is None and foreign.recognise(source) != foreign.OURS:
+        raise CheckpointError(f"{source} is not a checkpoint of Peakpoint.{foreign.described(source)}")
     with Staged(target) as staged:
         codec.dump(state, staged.file)
         staged.sync()

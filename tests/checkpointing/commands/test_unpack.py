@@ -7,6 +7,7 @@ from checkpointing import codec, store
 from checkpointing.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.states import differences
+from trainer.report import main as report
 
 
 @pytest.fixture
@@ -53,3 +54,21 @@ def test_what_cannot_be_unpacked_leaves_nothing(packed, tmp_path, cli_main):
     assert code == 1
     assert "does not match the sha256" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints"]
+
+
+def test_a_file_of_others_is_not_copied(tmp_path, cli_main):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "plain.pt")
+    code, _, err = cli_main("unpack", tmp_path / "plain.pt", tmp_path / "out.pt")
+    assert code == 1
+    assert "is not a checkpoint of Peakpoint. It is weights saved with torch.save" in err
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_prove_resume_report_and_pull_say_what_a_file_of_others_is(tmp_path, cli_main, capsys):
+    path = tmp_path / "plain.pt"
+    torch.save({"weight": torch.zeros(2)}, path)
+    says = "It is weights saved with torch.save"
+    assert says in cli_main("prove-resume", path)[2]
+    assert says in cli_main("pull", f"file://{path}", tmp_path / "out")[2]
+    assert report([str(path)]) == 1
+    assert says in capsys.readouterr().err
