@@ -362,6 +362,12 @@ def test_digits_are_split_the_same_way_every_time(tmp_path):
     assert len(np.unique(both.reshape(1797, -1), axis=0)) == 1797
 
 
+def test_the_size_that_is_known_before_digits_are_read_is_theirs(tmp_path):
+    cfg = config("digits", tmp_path)
+    images = load_train(cfg).images
+    assert table.find("digits").size(cfg) == (len(images), images.shape[1])
+
+
 def test_digits_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert "pip install 'peakpoint[digits]'" in refused(load_train, config("digits", tmp_path))
