@@ -102,7 +102,7 @@ class PeakpointCallback(TrainerCallback):
         """A StepEnd after each optimizer step; where an evaluation or EpochEnd follows it waits for that."""
         self._take(state, parts)
         self._waiting = [StepEnd(_epoch(state), state.global_step)]
-        if not control.should_evaluate and not float(state.epoch or 0).is_integer():
+        if not control.should_evaluate and not _ends_epoch(state):
             self._flush(control)
 
     def on_epoch_end(
@@ -130,7 +130,11 @@ class PeakpointCallback(TrainerCallback):
             return
         self._take(state, parts)
         metrics, zeros = numbers(parts["metrics"]), self._run.zeros
-        self._flush(control, zeros.measured(_epoch(state), state.global_step, metrics, parts["model"]))
+        evaluated = zeros.measured(_epoch(state), state.global_step, metrics, parts["model"])
+        if _ends_epoch(state) and self._waiting and isinstance(self._waiting[-1], StepEnd):
+            self._waiting.append(evaluated)  # the end of the epoch is still to come
+        else:
+            self._flush(control, evaluated)
 
     def on_train_end(
         self,
@@ -182,6 +186,11 @@ class PeakpointCallback(TrainerCallback):
             "trainer_state": plain(asdict(state)),
             "rng_state": rng_state(),
         }
+
+
+def _ends_epoch(state: TrainerState) -> bool:
+    """Whether the step that was taken is the last of an epoch or of the training: an EpochEnd follows."""
+    return float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
 
 
 def _epoch(state: TrainerState) -> int:

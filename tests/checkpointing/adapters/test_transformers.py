@@ -43,14 +43,16 @@ def rolling(keep=2, **periods):
     return Interval(IntervalSettings(**{"epochs": None, "steps": None, **periods}, keep_last=keep))
 
 
-def train(root, *, epochs=4, steps=-1, policies=None, accuracies=(), resume=False, seed=0, evaluate="no"):
+def train(
+    root, *, epochs=4, steps=-1, policies=None, accuracies=(), resume=False, seed=0, evaluate="no", **more
+):
     torch.manual_seed(seed)
     values = iter(accuracies)
     callback = PeakpointCallback(root, policies or {"rolling": rolling(epochs=1)})
     arguments = transformers.TrainingArguments(
         output_dir=str(root / "hf"), num_train_epochs=epochs, per_device_train_batch_size=8,
         save_strategy="no", eval_strategy=evaluate, report_to=[], use_cpu=True, disable_tqdm=True,
-        learning_rate=0.01, logging_strategy="no", seed=11,
+        learning_rate=0.01, logging_strategy="no", seed=11, **more,
     )  # fmt: skip
 
     class Halt(transformers.TrainerCallback):
@@ -96,6 +98,14 @@ def test_an_epoch_its_last_step_and_its_evaluation_share_a_file(tmp_path, rhythm
     assert training.metrics["eval_accuracy"] == 0.7
     assert milestone.sha256 == training.sha256
     assert (tmp_path / milestone.file).samefile(tmp_path / training.file)
+
+
+def test_an_evaluation_of_the_last_step_shares_its_file(tmp_path):
+    policies = best() | {"rolling": rolling(epochs=1, steps=1, keep=9)}
+    train(tmp_path, epochs=1, policies=policies, accuracies=[0.5, 0.6, 0.7], evaluate="steps", eval_steps=1)
+    last = [m for m in store.manifests(tmp_path) if m.global_step == 3]
+    assert sorted(m.tier for m in last) == ["milestone", "training"]
+    assert len({m.sha256 for m in last}) == 1
 
 
 @pytest.mark.parametrize("cut", [3, 4, 8])
