@@ -59,11 +59,17 @@ def _sentence(error: Exception) -> str | None:
     return explain(error) if isinstance(error, EXPECTED) else None
 
 
+def _rooted(word: str) -> str:
+    """An argument; a relative --config-path, which Hydra would look for beside this file, made absolute."""
+    option, equals, path = word.partition("=")
+    return f"{option}={CONF.parent / path}" if equals and option in ("--config-path", "-cp") else word
+
+
 def _main() -> int:
     refuse_passwords(sys.argv[1:])  # before anything is written down, or repeated in an error
     register_schemas()
     plan = resume.plan(commandline.read(sys.argv[1:]))
-    sys.argv[1:] = plan.argv
+    sys.argv[1:] = map(_rooted, plan.argv)
     OmegaConf.register_new_resolver("choices", all_choices, replace=True)
     plugins.load(plugins.named(plan.argv))
     codes: list[int] = []

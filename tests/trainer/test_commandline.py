@@ -36,7 +36,7 @@ REFUSED = {
     "--cfg": "--cfg has no value; there are: job, hydra, all.",
     "--config-name": "--config-name has no value: add one.",
     "--config-name nope": "--config-name nope is not a choice; there are: config.",
-    "--config-path nope": "error: Primary config module 'nope' not found. Check that it's correct and ",
+    "--config-path nope": "/nope' exists and readable",
     "-e 10": "-e is not an option; python train.py --hydra-help lists all.",
     # Names.
     "lr=0.1": "lr is not a key of this configuration: did you mean optimizer.lr=0.1?",
@@ -117,6 +117,12 @@ def test_a_path_that_only_the_grammar_minds_is_taken_as_it_is(train, tmp_path, p
     done = train("--cfg", "job", f"data.root=/d/{path}", f"hydra.run.dir={tmp_path}/{path}", "data=synthetic")
     assert (done.code, done.err) == (0, "")
     assert f"root: /d/{path}" in done.out.replace("''", "'").replace("'/d", "/d").replace("\\", "")
+
+
+def test_a_relative_folder_of_the_configuration_is_one_beside_train_py(train):
+    done = train("--config-path", "conf", "--cfg", "job", "epochs=7")
+    assert (done.code, done.err) == (0, "")
+    assert "\nepochs: 7\n" in done.out
 
 
 def test_options_may_stand_anywhere(train):
