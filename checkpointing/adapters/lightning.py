@@ -109,7 +109,13 @@ class PeakpointCheckpoint(Callback):
         """A StepEnd after each optimizer step; the last of an epoch waits for the EpochEnd."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
-            self._take(trainer, StepEnd(trainer.current_epoch, self._step))
+            event = StepEnd(trainer.current_epoch, self._step)
+            loop = trainer.fit_loop.epoch_loop
+            fetcher = trainer.fit_loop._data_fetcher
+            if fetcher is not None and loop._should_check_val_fx(fetcher) and not loop._skip_next_val:
+                self._waiting.append(event)  # a validation follows at once, of the same weights
+            else:
+                self._take(trainer, event)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An EvalEnd; at the end of an epoch it waits for the EpochEnd, so that the two share a file."""
@@ -150,7 +156,8 @@ class PeakpointCheckpoint(Callback):
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._waiting.append(event)
         else:
-            self._handle(trainer, event)
+            waiting, self._waiting = self._waiting, []
+            self._handle(trainer, *waiting, event)
 
     def _handle(self, trainer: Trainer, *events: Event) -> None:
         assert self._run is not None

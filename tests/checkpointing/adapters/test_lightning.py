@@ -274,3 +274,11 @@ def test_a_validation_loss_that_is_not_finite_makes_no_best(tmp_path, caplog):
     trainer.fit(Lost([0.5, 0.9, 0.7]), *loaders())
     assert milestones(tmp_path) == pytest.approx([0.7])
     assert "val_loss is nan at epoch 1: this network is never the best of anything" in caplog.text
+
+
+def test_a_validation_in_mid_epoch_shares_the_file_of_its_step(tmp_path):
+    rolling = {"rolling": Interval(IntervalSettings(epochs=None, steps=1, keep_last=9))}
+    fit(tmp_path, 1, policies=best() | rolling, accuracies=[0.5], val_check_interval=1)
+    for step in (1, 3):
+        there = [m for m in store.manifests(tmp_path) if m.global_step == step]
+        assert len({m.sha256 for m in there}) == 1
