@@ -126,7 +126,7 @@ def test_a_pipe_among_the_checkpoints_keeps_nobody_waiting(tree, commands, train
 @pytest.mark.parametrize(
     ("file", "spoil", "says"),
     [
-        ("run.json", fifo, "the directory has no run.json"),
+        ("run.json", fifo, "run.json cannot be read: it is not a regular file"),
         ("run.json", giant, "has more than"),
         ("run.json", text("[" * DEEP), "nested"),
         ("run.json", text('{"attempts": 5}'), "attempts is not what is written there"),
