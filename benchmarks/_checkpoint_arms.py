@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpointing import codec, sparse, store
-from checkpointing.events import Event, StepEnd
-from checkpointing.manager import Manager, Options
-from checkpointing.manifest import Manifest
-from checkpointing.policy import Decision, Save
-from checkpointing.store import Store
-from models import create
-from optimizers import AdamWPrune, PruneSettings, param_groups
+from peakpoint.checkpointing.events import Event, StepEnd
+from peakpoint.checkpointing.manager import Manager, Options
+from peakpoint.checkpointing.policy import Decision, Save
+from peakpoint.checkpointing.state import packing, serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.models import create
+from peakpoint.optimizers import AdamWPrune, PruneSettings, param_groups
 
 
 @dataclass
@@ -120,7 +121,7 @@ def whole(of: Subject, save: Callable[[Path], Any]) -> Arm:
 def tensors(state: Any) -> list[Tensor]:
     """Every tensor of a nested state."""
     found: list[Tensor] = []
-    sparse.apply(state, found.append)
+    packing.apply(state, found.append)
     return found
 
 
@@ -158,14 +159,14 @@ def raw_fsync(of: Subject) -> Arm:
 
 def pack(of: Subject) -> Arm:
     """What `compress=true` does before it writes."""
-    state = codec.snapshot(of.state)
-    return whole(of, lambda _: sparse.pack(state))
+    state = serialize.snapshot(of.state)
+    return whole(of, lambda _: packing.pack(state))
 
 
 def unpack(of: Subject) -> Arm:
     """What loading does after it has read."""
-    packed = sparse.pack(codec.snapshot(of.state))
-    return whole(of, lambda _: sparse.unpack(packed, 1 << 40))
+    packed = packing.pack(serialize.snapshot(of.state))
+    return whole(of, lambda _: packing.unpack(packed, 1 << 40))
 
 
 def sha256(of: Subject) -> Arm:
@@ -293,7 +294,7 @@ def dcp_async(of: Subject) -> Arm:
 
 def lightning(of: Subject) -> Arm:
     """Lightning's ModelCheckpoint in a Trainer.fit: the seconds that its hook takes after a step."""
-    from models._torchvision import torchvision
+    from peakpoint.models._torchvision import torchvision
 
     torchvision()  # torchmetrics imports it
     import lightning.pytorch as pl

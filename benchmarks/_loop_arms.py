@@ -16,21 +16,21 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from checkpointing.events import Event
-from checkpointing.manager import Manager, Options
-from checkpointing.policies.interval import Interval, IntervalSettings
-from checkpointing.policy import Decision
-from checkpointing.store import Store
-from checkpointing.terminal import Console
-from models._torchvision import torchvision
-from trainer.build import Parts
-from trainer.check import checked
-from trainer.config import Config, Precision
-from trainer.events import Listener, Publisher
-from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
-from trainer.metrics import autocast_for
+from peakpoint.base.files import CONF
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.events import Event
+from peakpoint.checkpointing.manager import Manager, Options
+from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policy import Decision
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.models._torchvision import torchvision
+from peakpoint.trainer.build import Parts
+from peakpoint.trainer.config.check import checked
+from peakpoint.trainer.config.schema import Config, Precision
+from peakpoint.trainer.evaluation.metrics import autocast_for
+from peakpoint.trainer.listeners.events import Listener, Publisher
+from peakpoint.trainer.listeners.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 LOG_EVERY = 50
 BARE, AGAIN, OURS, LIGHTNING = "bare", "bare, again", "peakpoint", "lightning"
 Arm = Callable[["Trial"], None]
@@ -110,7 +110,7 @@ def bare(trial: Trial) -> None:
 
 
 def ours(trial: Trial) -> None:
-    """Loop.fit among the parts that trainer.run puts round it."""
+    """Loop.fit among the parts that peakpoint.trainer.run puts round it."""
     config, parts = trial.config, trial.parts
     options = Options(
         background=config.checkpoint.background,

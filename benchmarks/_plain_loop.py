@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks._loop_arms import compose
-from models._torchvision import torchvision
-from trainer.build import build_model
-from trainer.check import register_schemas
+from peakpoint.models._torchvision import torchvision
+from peakpoint.trainer.build import build_model
+from peakpoint.trainer.config.check import register_schemas
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 100

@@ -32,9 +32,9 @@ from torch import Tensor
 from benchmarks._loop_arms import BARE, LIGHTNING, OURS, Trial, bare, compose, lightning_arm, ours, quieten
 from benchmarks._machine import machine, summary
 from benchmarks._plain_loop import images_per_second, write_images
-from trainer.build import build
-from trainer.check import register_schemas
-from trainer.data import DataModule
+from peakpoint.trainer.build import build
+from peakpoint.trainer.config.check import register_schemas
+from peakpoint.trainer.data.pipeline import DataModule
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL = 1.02

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks._machine import machine
-from models._torchvision import torchvision
-from trainer.config import Data
-from trainer.data import DataModule, build_data
+from peakpoint.models._torchvision import torchvision
+from peakpoint.trainer.config.schema import Data
+from peakpoint.trainer.data.pipeline import DataModule, build_data
 
 BATCH, PADDING = 128, 4
 

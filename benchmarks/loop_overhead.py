@@ -2,7 +2,7 @@
 
     python -m benchmarks.loop_overhead [--repeats 20] [--model mlp] [--checkpoint-every 50] [--json FILE]
 
-Every arm gets the same network, batches, fused AdamW and schedule, built by trainer.build from the default
+Every arm gets the same network, batches, fused AdamW and schedule, built by trainer/build.py from the default
 configuration, and must end with the same weights. Ours is Loop.fit with all that a run has: publisher,
 checkpoint manager, default policies, metrics.jsonl, TensorBoard, console. Every arm reads the loss each 50
 steps. Within one long epoch the arms take turns, in random order, so that a busy machine slows all of them;
@@ -48,11 +48,11 @@ from benchmarks._loop_arms import (
     quieten,
 )
 from benchmarks._machine import machine, summary
-from trainer import plugins
-from trainer.build import build
-from trainer.check import register_schemas
-from trainer.config import Config
-from trainer.data import DataModule
+from peakpoint.trainer.build import build
+from peakpoint.trainer.config import plugins
+from peakpoint.trainer.config.check import register_schemas
+from peakpoint.trainer.config.schema import Config
+from peakpoint.trainer.data.pipeline import DataModule
 
 
 class Turns:

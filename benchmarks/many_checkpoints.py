@@ -24,13 +24,14 @@ from pathlib import Path
 import torch
 
 from benchmarks._machine import machine, summary
-from checkpointing import codec, store
-from checkpointing.events import StepEnd
-from checkpointing.manager import Manager, Options
-from checkpointing.manifest import Manifest
-from checkpointing.policies.interval import Interval, IntervalSettings
-from checkpointing.policy import TRAINING
-from checkpointing.store import Store
+from peakpoint.checkpointing.events import StepEnd
+from peakpoint.checkpointing.manager import Manager, Options
+from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policy import TRAINING
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "benchmark"
@@ -47,7 +48,7 @@ def fill(root: Path, count: int) -> None:
             file=_file(1), tier=TRAINING, tags=("interval",), policies=("interval",), reasons=("every step",),
             sequence=0, run=RUN, epoch=1, global_step=1, metrics={"accuracy": 0.5, "loss": 1.5}, sparsity=0.7,
         )  # fmt: skip
-        bytes_of = target.save(first, lambda file: codec.dump(STATE, file))
+        bytes_of = target.save(first, lambda file: serialize.dump(STATE, file))
         for step in range(2, count + 1):
             target.share(bytes_of, replace(first, file=_file(step), global_step=step))
     finally:
@@ -60,7 +61,7 @@ def _file(step: int) -> str:
 
 def ls(root: Path) -> None:
     """As typed."""
-    command = [sys.executable, "-m", "checkpointing", "ls", str(root)]
+    command = [sys.executable, "-m", "peakpoint", "ls", str(root)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -70,9 +70,9 @@ def copy_of(tree: Path, to: Path) -> None:
         cwd=tree, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for name in filter(None, listed.split("\0")):
-        if (tree / name).is_file():
+        if (tree / name).is_symlink() or (tree / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(tree / name, to / name)
+            shutil.copy2(tree / name, to / name, follow_symlinks=False)
 
 
 def verdict(mutant: Mutant, tree: Path) -> str:

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from benchmarks._machine import machine
-from models import create
-from optimizers import Pruner, PruneSettings, build_adamw, param_groups, select_lowest
-from optimizers.pruner import zero_unkept
+from peakpoint.models import create
+from peakpoint.optimizers import Pruner, PruneSettings, build_adamw, param_groups, select_lowest
+from peakpoint.optimizers.pruning.pruner import zero_unkept
 
 
 def network(device: str) -> nn.Module:

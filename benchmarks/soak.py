@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from benchmarks._machine import machine
-from checkpointing import codec, store
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS_PER_EPOCH = 8
@@ -171,7 +172,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     manifest = store.newest_verified(run / "checkpoints").manifest
     if manifest is None:
         raise SystemExit(f"{run} has no checkpoint")
-    found: dict[str, torch.Tensor] = codec.load(run / "checkpoints" / manifest.file)["model_state_dict"]
+    found: dict[str, torch.Tensor] = serialize.load(run / "checkpoints" / manifest.file)["model_state_dict"]
     return found
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from checkpointing import codec, store
-from checkpointing.errors import CheckpointError, Gone, SaveFailed, os_reason
-from checkpointing.events import (
+from peakpoint.base.disk_space import failure, out_of_memory, shortage_of, tensor_bytes
+from peakpoint.base.errors import CheckpointError, Gone, SaveFailed, os_reason
+from peakpoint.checkpointing.events import (
     Deleted,
     EpochEnd,
     EvalEnd,
@@ -27,14 +27,24 @@ from checkpointing.events import (
     Skipped,
     Verified,
 )
-from checkpointing.host import Host
-from checkpointing.manifest import Manifest
-from checkpointing.naming import Template
-from checkpointing.policy import MILESTONE, TRAINING, Policy, Remembers, Save, Stop, kept, load_counters
-from checkpointing.roles import farewell, roles_of, tell_lost, tell_unmeasured, tell_unranked
-from checkpointing.room import failure, out_of_memory, shortage_of, tensor_bytes
-from checkpointing.store import Store
-from checkpointing.writer import Job, Writer
+from peakpoint.checkpointing.policy import (
+    MILESTONE,
+    TRAINING,
+    Policy,
+    Remembers,
+    Save,
+    Stop,
+    kept,
+    load_counters,
+)
+from peakpoint.checkpointing.roles import farewell, roles_of, tell_lost, tell_unmeasured, tell_unranked
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.state.snapshot import Host
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.naming import Template
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.checkpointing.writer import Job, Writer
 
 log = logging.getLogger("peakpoint")
 
@@ -206,13 +216,13 @@ class Manager:
         try:
             stall = max(job.stall_s, job.snapshot.wait())
             state = job.snapshot.state
-            bad = codec.nonfinite(state.get("model_state_dict", {}))
+            bad = serialize.nonfinite(state.get("model_state_dict", {}))
             if bad is not None:
                 raise CheckpointError(f"{bad} holds NaN or infinite values: this state is not saved.")
             compress = self._options.compress
             first = self.store.save(
                 roles[0],
-                lambda file: codec.dump(state, file, compress=compress),
+                lambda file: serialize.dump(state, file, compress=compress),
                 expected=self._bytes,
             )
             written = [first, *(self.store.share(first, role) for role in roles[1:])]

@@ -3,12 +3,12 @@
 The one place that knows; the library, the rules of a selection, the trainer and the reports ask here.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
 
-from checkpointing.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.text import closest
 
 _WORDS = {
     "min": """bpb bpc bpd brier bytes cer cost crps divergence ece eer entropy err error errors fid fnr fpr
@@ -47,8 +47,8 @@ def mode_of(metric: str, remedy: str) -> str:
     """As `direction`. Raises CheckpointError, which ends with the `remedy`, for a name that does not say."""
     mode = direction(metric)
     if mode is None:
-        close = difflib.get_close_matches(metric, _MEANING, 1, 0.8)
-        hint = f"did you mean {close[0]}? If not, " if close else ""
+        close = closest(metric, _MEANING, 0.8)
+        hint = f"did you mean {close}? If not, " if close else ""
         raise CheckpointError(
             f"The name {metric} does not say whether higher or lower is better: {hint}{remedy}"
         )

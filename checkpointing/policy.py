@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from checkpointing.errors import restoring
-from checkpointing.events import Event
-from checkpointing.manifest import Manifest
-from checkpointing.metrics import bad_loss
+from peakpoint.base.errors import restoring
+from peakpoint.checkpointing.events import Event
+from peakpoint.checkpointing.metrics import bad_loss
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 TRAINING = "training"
 MILESTONE = "milestone"

@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
-from checkpointing.events import EvalEnd, Event
-from checkpointing.manifest import Manifest
-from checkpointing.metrics import bad_loss
-from checkpointing.naming import Template
-from checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Watches
-from checkpointing.rules import nearest
-from checkpointing.store import Store
+from peakpoint.base.text import nearest, utc_now
+from peakpoint.checkpointing.events import EvalEnd, Event
+from peakpoint.checkpointing.metrics import bad_loss
+from peakpoint.checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Watches
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.naming import Template
+from peakpoint.checkpointing.storage.store import Store
 
 log = logging.getLogger("peakpoint")
 
@@ -40,7 +39,7 @@ def roles_of(
         global_step=last.step,
         metrics=dict(evaluated.metrics) if evaluated else {},
         sparsity=evaluated.sparsity if evaluated else None,
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        created=utc_now(),
         git_commit=git_commit,
     )
     if not any(save.tier == TRAINING for _, save in saves):

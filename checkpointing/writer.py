@@ -4,10 +4,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from checkpointing.background import pool
-from checkpointing.host import Snapshot
-from checkpointing.manifest import Manifest
-from checkpointing.policy import MILESTONE, Policy
+from peakpoint.base.threads import pool
+from peakpoint.checkpointing.policy import MILESTONE, Policy
+from peakpoint.checkpointing.state.snapshot import Snapshot
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @dataclass(frozen=True)

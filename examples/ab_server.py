@@ -30,11 +30,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from checkpointing import aliases, finding, journal, network
-from checkpointing.abtest import Log, Router, Rule, design, report, study
-from checkpointing.arguments import a_path
-from checkpointing.errors import CheckpointError
-from checkpointing.terminal import say_error, steady_output
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.terminal import say_error, steady_output
+from peakpoint.checkpointing.storage import aliases, journal, listing
+from peakpoint.commands.arguments import a_path
+from peakpoint.deployment.abtest import Log, Router, Rule, design, report, study
+from peakpoint.deployment.inference import network
 
 try:
     from bounded_server import serve
@@ -112,7 +113,7 @@ class Releases:
         current = aliases.current(self._root)
         versions = {alias: current[alias] for alias in self._weights if alias in current}
         router = Router(self._experiment, {alias: self._weights[alias] for alias in versions})
-        files = {finding.version_of(m): self._root / m.file for m in finding.releases(self._root)}
+        files = {listing.version_of(m): self._root / m.file for m in listing.releases(self._root)}
         ready = dict(loaded)
         for alias, version in versions.items():
             if version not in files:
@@ -254,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         torch.set_num_threads(1)  # requests run side by side
-        root = finding.checkpoint_root(given.root)
+        root = listing.checkpoint_root(given.root)
         releases = Releases(root, given.experiment, parsed(given.weights))
         users = Log(given.log, given.experiment, hash_users=given.hash_users)
         serve(build(releases, users), HOST, given.port, timeout_s=given.timeout)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from checkpointing import CheckpointManager, resume_training
-from checkpointing.terminal import steady_output
+from peakpoint import CheckpointManager, resume_training
+from peakpoint.base.terminal import steady_output
 
 HIDDEN, DROPOUT = 64, 0.2
 CONFIG = {"name": "digits_mlp", "hidden": HIDDEN, "dropout": DROPOUT}

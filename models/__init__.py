@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models.registry import (
+from peakpoint.models.registry import (
     ModelRecord,
     available,
     check_size,
@@ -31,25 +31,25 @@ __all__ = [
 
 
 def _resnet50(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
-    from models.resnet import resnet50
+    from peakpoint.models.resnet import resnet50
 
     return resnet50(image_shape=image_shape, num_classes=num_classes, stem=stem, dropout=dropout)
 
 
 def _resnet18(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
-    from models.resnet import resnet18
+    from peakpoint.models.resnet import resnet18
 
     return resnet18(image_shape=image_shape, num_classes=num_classes, stem=stem, dropout=dropout)
 
 
 def _resnet20(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
-    from models.resnet import resnet20
+    from peakpoint.models.resnet import resnet20
 
     return resnet20(image_shape=image_shape, num_classes=num_classes, stem=stem, dropout=dropout)
 
 
 def _lenet5(*, image_shape: tuple[int, int, int], num_classes: int, dropout: float) -> nn.Module:
-    from models.lenet import lenet5
+    from peakpoint.models.lenet import lenet5
 
     return lenet5(image_shape=image_shape, num_classes=num_classes, dropout=dropout)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from peakpoint.base.text import closest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,8 +78,8 @@ def check_size(name: str, height: int, width: int) -> None:
 
 def unknown(name: str) -> str:
     """The sentences for a name that no model has."""
-    near = difflib.get_close_matches(name, _RECORDS, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = closest(name, _RECORDS)
+    hint = f" Did you mean {near}?" if near else ""
     return f"There is no model named {name}.{hint} There are: {', '.join(_RECORDS)}."
 
 

@@ -11,7 +11,7 @@ _CIFAR_SIDE = 64
 
 def resnet50(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
     """ResNet-50; `stem` is cifar, imagenet or auto, and `dropout` acts before the last layer."""
-    from models._torchvision import torchvision
+    from peakpoint.models._torchvision import torchvision
 
     models = torchvision().models
     net = models.ResNet(models.resnet.Bottleneck, [3, 4, 6, 3], num_classes=num_classes)
@@ -20,7 +20,7 @@ def resnet50(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, 
 
 def resnet18(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
     """ResNet-18; `stem` is cifar, imagenet or auto, and `dropout` acts before the last layer."""
-    from models._torchvision import torchvision
+    from peakpoint.models._torchvision import torchvision
 
     models = torchvision().models
     net = models.ResNet(models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=num_classes)

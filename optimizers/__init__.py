@@ -4,18 +4,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optimizers.adam import build_adam
-    from optimizers.adamw import build_adamw
-    from optimizers.adamwprune import AdamWPrune
-    from optimizers.adamwspam import AdamWSPAM, SpamSettings
-    from optimizers.clip import clip_gradients
-    from optimizers.groups import param_groups, prunable_weights
-    from optimizers.kinds import Zeros, zeros
-    from optimizers.pruner import Pruner
-    from optimizers.schedule import constant, cosine, learning_rate_schedule, multistep, one_cycle
-    from optimizers.selection import select_lowest
-    from optimizers.sgd import build_sgd
-    from optimizers.sparsity import ALLOCATIONS, CRITERIA, SCHEDULES, Criterion, PruneSettings
+    from peakpoint.optimizers.adam import build_adam
+    from peakpoint.optimizers.adamw import build_adamw
+    from peakpoint.optimizers.adamwprune import AdamWPrune
+    from peakpoint.optimizers.adamwspam import AdamWSPAM, SpamSettings
+    from peakpoint.optimizers.clip import clip_gradients
+    from peakpoint.optimizers.groups import param_groups, prunable_weights
+    from peakpoint.optimizers.kinds import Zeros, zeros
+    from peakpoint.optimizers.pruning.criteria import (
+        ALLOCATIONS,
+        CRITERIA,
+        SCHEDULES,
+        Criterion,
+        PruneSettings,
+    )
+    from peakpoint.optimizers.pruning.lowest_k import select_lowest
+    from peakpoint.optimizers.pruning.pruner import Pruner
+    from peakpoint.optimizers.schedule import constant, cosine, learning_rate_schedule, multistep, one_cycle
+    from peakpoint.optimizers.sgd import build_sgd
 
 __all__ = [
     "ALLOCATIONS",
@@ -44,14 +50,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ALLOCATIONS": "sparsity",
+    "ALLOCATIONS": "pruning.criteria",
     "AdamWPrune": "adamwprune",
     "AdamWSPAM": "adamwspam",
-    "CRITERIA": "sparsity",
-    "Criterion": "sparsity",
-    "PruneSettings": "sparsity",
-    "Pruner": "pruner",
-    "SCHEDULES": "sparsity",
+    "CRITERIA": "pruning.criteria",
+    "Criterion": "pruning.criteria",
+    "PruneSettings": "pruning.criteria",
+    "Pruner": "pruning.pruner",
+    "SCHEDULES": "pruning.criteria",
     "SpamSettings": "adamwspam",
     "Zeros": "kinds",
     "build_adam": "adam",
@@ -65,7 +71,7 @@ _HOMES = {
     "one_cycle": "schedule",
     "param_groups": "groups",
     "prunable_weights": "groups",
-    "select_lowest": "selection",
+    "select_lowest": "pruning.lowest_k",
     "zeros": "kinds",
 }
 

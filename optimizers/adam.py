@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from optimizers.kernels import fused_for, keep_strides
+from peakpoint.optimizers.kernels import fused_for, keep_strides
 
 
 def build_adam(

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from optimizers.kernels import fused_for, keep_strides
-from optimizers.pruner import Pruner
-from optimizers.sparsity import PruneSettings
+from peakpoint.optimizers.kernels import fused_for, keep_strides
+from peakpoint.optimizers.pruning.criteria import PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner
 
 
 class AdamWPrune(torch.optim.AdamW):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers.kernels import fused_for, keep_strides, require_unscaled, step_was_skipped
+from peakpoint.optimizers.kernels import fused_for, keep_strides, require_unscaled, step_was_skipped
 
 _KEY = "spam"
 # Steps after a reset before spikes are clipped, as in the authors' code: v needs some gradients first.

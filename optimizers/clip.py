@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers.kernels import require_unscaled
+from peakpoint.optimizers.kernels import require_unscaled
 
 
 def clip_gradients(optimizer: Optimizer, max_norm: float) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from optimizers.kinds import is_weight, used
+from peakpoint.optimizers.kinds import is_weight, used
 
 
 def canonical(name: str) -> str:

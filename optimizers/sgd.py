@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from optimizers.kernels import fused_for, keep_strides
+from peakpoint.optimizers.kernels import fused_for, keep_strides
 
 
 def build_sgd(groups: list[dict[str, Any]], *, lr: float, momentum: float, nesterov: bool) -> torch.optim.SGD:

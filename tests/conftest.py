@@ -24,6 +24,8 @@ import pytest
 
 from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
 
+pytest_plugins = ["tests.checkpoint_fixtures"]
+
 if TYPE_CHECKING:
     from tests.remotes import S3
 
@@ -65,7 +67,7 @@ class Done:
 
 def run_main(*arguments: str) -> Done:
     """train.py's main() with these arguments, in this process."""
-    import train
+    from peakpoint.commands import train
 
     out, err = io.StringIO(), io.StringIO()
     before, full = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)

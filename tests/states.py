@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from checkpointing import codec, store
-from checkpointing.manifest import Manifest
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 ATTEMPT = ("/timestamp",)
 """What differs between two saves of the same state."""
@@ -53,4 +54,4 @@ def newest(run: Path) -> Manifest:
 
 def load_newest(run: Path) -> dict[str, Any]:
     """The contents of a run's newest checkpoint."""
-    return codec.load(run / "checkpoints" / newest(run).file)
+    return serialize.load(run / "checkpoints" / newest(run).file)

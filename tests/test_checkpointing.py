@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from checkpointing import CheckpointError, CheckpointManager, load, load_checkpoint, resume_training
+from peakpoint import CheckpointError, CheckpointManager, load, load_checkpoint, resume_training
 from tests.checkpointing.api_cases import (
     CONFIG,
     BayesianTransformer,
@@ -191,7 +191,7 @@ class TestTrainingCheckpoints:
         assert set(load(root / "training/latest.pt")["model_state_dict"]) == {"weight", "bias"}
 
     def test_the_manager_of_a_trainer_reads_the_same_files(self, manager, root, t):
-        from checkpointing import store
+        from peakpoint.checkpointing.storage import store
 
         save(manager, t, step=5)
         manager.save_milestone_checkpoint(t.model, 0.5, "accuracy", 1)
@@ -440,7 +440,7 @@ _DDP = """
 import os, sys
 import torch
 from torch import distributed, nn
-from checkpointing import CheckpointManager, load_checkpoint
+from peakpoint import CheckpointManager, load_checkpoint
 
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
 distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from checkpointing import codec, store
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
 from tests.conftest import ROOT, TINY, command, rows, status
 from tests.faults.fault_cases import mounted
 from tests.states import differences, load_newest, newest
@@ -202,7 +203,7 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(tmp_path, number, co
     assert status(run) == status(run) | {"state": "interrupted", "step": last.global_step}
     assert "last" in last.tags
     store.verify(run / "checkpoints", last)
-    assert codec.load(run / "checkpoints" / last.file)["global_step"] == last.global_step
+    assert serialize.load(run / "checkpoints" / last.file)["global_step"] == last.global_step
 
 
 def test_a_finished_run_says_so_and_trains_on_when_epochs_grow(train, tmp_path):
@@ -325,9 +326,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from checkpointing.events import EpochEnd
-from checkpointing.policy import Save
-from trainer.plugins import add_model, add_optimizer, add_policy
+from peakpoint.checkpointing.events import EpochEnd
+from peakpoint.checkpointing.policy import Save
+from peakpoint.trainer.config.plugins import add_model, add_optimizer, add_policy
 
 
 @dataclass(kw_only=True)
@@ -468,7 +469,7 @@ def test_a_moment_is_saved_once_whatever_the_rhythm(train, tmp_path, end):
 
 def test_what_fails_in_an_evaluation_costs_no_step(train, tmp_path, monkeypatch):
     """The last step of an epoch waits for its evaluation; a failed one does not take it along."""
-    from trainer.loop import Loop
+    from peakpoint.trainer.loop import Loop
 
     def out_of_memory(*_):
         raise RuntimeError("CUDA out of memory")

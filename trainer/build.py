@@ -12,18 +12,19 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-import models
-from checkpointing import policies
-from checkpointing.policy import Policy
-from models.normalisation import single_value
-from optimizers import adam, adamw, adamwspam, clip, groups, kernels, pruner, schedule, sgd, sparsity
-from trainer import config as c
-from trainer import plugins
-from trainer.data import DataModule, build_data
-from trainer.errors import UserError
-from trainer.loop import Loop, LoopSettings
-from trainer.pruning import FROM_THE_START, Ramp
-from trainer.state import Meter, Progress, TrainState, arithmetic, seed_everything
+from peakpoint import models
+from peakpoint.base.errors import UserError
+from peakpoint.checkpointing import policies
+from peakpoint.checkpointing.policy import Policy
+from peakpoint.models.normalisation import single_value
+from peakpoint.optimizers import adam, adamw, adamwspam, clip, groups, kernels, schedule, sgd
+from peakpoint.optimizers.pruning import criteria, pruner
+from peakpoint.trainer.config import plugins
+from peakpoint.trainer.config import schema as c
+from peakpoint.trainer.data.pipeline import DataModule, build_data
+from peakpoint.trainer.loop import Loop, LoopSettings
+from peakpoint.trainer.resuming.pruning import FROM_THE_START, Ramp
+from peakpoint.trainer.state import Meter, Progress, TrainState, arithmetic, seed_everything
 
 log = logging.getLogger("peakpoint")
 
@@ -248,7 +249,7 @@ def build_pruner(
         )  # fmt: skip
     return pruner.Pruner(
         optimizer,
-        sparsity.PruneSettings(
+        criteria.PruneSettings(
             criterion=cfg.variant if cfg.method == "state" else "magnitude",
             target=cfg.target,
             start_step=start,

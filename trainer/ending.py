@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from checkpointing.errors import CheckpointError
-from checkpointing.lock import followed
-from checkpointing.store import Store
-from checkpointing.terminal import Console
-from trainer import record, report
-from trainer.config import Config
-from trainer.errors import UserError
-from trainer.explain import explain
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.lock import followed
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.trainer.config.explain import explain
+from peakpoint.trainer.config.schema import Config
+from peakpoint.trainer.reports import report, run_record
 
 log = logging.getLogger("peakpoint")
 
@@ -38,8 +37,8 @@ class Ending:
         except Exception as error:
             expected = isinstance(error, UserError | CheckpointError | OSError)
             if not expected:
-                record.log_failure(error)
-            reason = explain(error) if expected else record.sentence(error)
+                run_record.log_failure(error)
+            reason = explain(error) if expected else run_record.sentence(error)
             self.note(f"{missing}: {' '.join(reason.split())}")
 
     def note(self, line: str) -> None:
@@ -55,7 +54,7 @@ class Ending:
         known = len(self.notes)
         self._record(facts)
         if lost:
-            self.note(f"no report: {self.directory / record.METRICS} lacks {lost} rows.")
+            self.note(f"no report: {self.directory / run_record.METRICS} lacks {lost} rows.")
         else:
             self._report(kept)
         if len(self.notes) > known:
@@ -63,7 +62,7 @@ class Ending:
 
     def _record(self, facts: dict[str, Any]) -> None:
         notes = {"notes": self.notes} if self.notes else {}
-        record.end(self.directory, "finished", **facts, **notes)
+        run_record.end(self.directory, "finished", **facts, **notes)
 
     def _report(self, kept: Store) -> None:
         """Peak against final, what is kept, curves."""

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
-from optimizers.kinds import Zeros, zeros
-from trainer import signals
-from trainer.data import DataModule
-from trainer.errors import UserError
-from trainer.events import Logged, Publisher
-from trainer.metrics import Classification, autocast_for, check_logits, evaluate
-from trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
-from trainer.state import TrainState, plain_model
+from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
+from peakpoint.optimizers.kinds import Zeros, zeros
+from peakpoint.trainer import signals
+from peakpoint.trainer.data.pipeline import DataModule
+from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, check_logits, evaluate
+from peakpoint.trainer.listeners.events import Logged, Publisher
+from peakpoint.trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
+from peakpoint.trainer.state import TrainState, plain_model
 
 
 @dataclass(frozen=True, kw_only=True)

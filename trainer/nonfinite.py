@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from checkpointing import living, store
-from checkpointing.errors import CheckpointError
-from checkpointing.manifest import Manifest
-from checkpointing.policy import ranked
-from trainer import continuing
-from trainer.errors import UserError
-from trainer.state import Progress
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.checkpointing.policy import ranked
+from peakpoint.checkpointing.state import objects
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.trainer.resuming import continuing
+from peakpoint.trainer.state import Progress
 
 log = logging.getLogger("peakpoint")
 
@@ -87,7 +87,7 @@ def check_alive(model: nn.Module, step: int) -> None:
 
     Statistics that are infinite may leave the loss finite.
     """
-    name = living.nonfinite(model)
+    name = objects.nonfinite(model)
     if name is not None:
         raise DivergedError(
             f"The network is lost: {name} holds NaN or infinite values at step {step}, which no later step "

@@ -11,30 +11,39 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from checkpointing import finding, foreign, quarantine, store
-from checkpointing.bounded import lines
-from checkpointing.errors import CheckpointError
-from checkpointing.events import RunEnd
-from checkpointing.index import Index
-from checkpointing.lock import followed, one_writer
-from checkpointing.manager import Manager, Options
-from checkpointing.manifest import Manifest
-from checkpointing.policy import load_counters
-from checkpointing.store import Store
-from checkpointing.terminal import Console
-from trainer import continuing, mirroring, pruning, record, resume, roots, unheeded
-from trainer.build import Parts, build
-from trainer.check import name_template, plain
-from trainer.config import Config
-from trainer.ending import Ending
-from trainer.errors import UserError
-from trainer.events import Listener, Publisher
-from trainer.final import read_test_set
-from trainer.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard, check_tensorboard
-from trainer.nonfinite import with_last_good
-from trainer.patient import open_logs
-from trainer.place import keep
-from trainer.state import contents
+from peakpoint.base.bounded import lines
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.lock import followed, one_writer
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.events import RunEnd
+from peakpoint.checkpointing.manager import Manager, Options
+from peakpoint.checkpointing.policy import load_counters
+from peakpoint.checkpointing.storage import foreign, listing, quarantine, store
+from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.trainer.build import Parts, build
+from peakpoint.trainer.config import hydra_overrides, unheeded
+from peakpoint.trainer.config.check import name_template, plain
+from peakpoint.trainer.config.schema import Config
+from peakpoint.trainer.data import roots
+from peakpoint.trainer.ending import Ending
+from peakpoint.trainer.listeners import mirroring
+from peakpoint.trainer.listeners.events import Listener, Publisher
+from peakpoint.trainer.listeners.jsonl import open_logs
+from peakpoint.trainer.listeners.listeners import (
+    ConsoleHandler,
+    ConsoleListener,
+    JsonLines,
+    TensorBoard,
+    check_tensorboard,
+)
+from peakpoint.trainer.nonfinite import with_last_good
+from peakpoint.trainer.reports import run_record as record
+from peakpoint.trainer.reports.final import read_test_set
+from peakpoint.trainer.resuming import continuing, pruning, resume
+from peakpoint.trainer.resuming.place import keep
+from peakpoint.trainer.state import contents
 
 log = logging.getLogger("peakpoint")
 CHECKPOINTS = "checkpoints"
@@ -119,7 +128,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without what concerns this attempt alone."""
     values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key not in resume.OWN}
+    return {str(key): value for key, value in values.items() if key not in hydra_overrides.OWN}
 
 
 def _start(cfg: DictConfig, plan: resume.Plan, directory: Path) -> Start:
@@ -159,7 +168,7 @@ def _checkpoint(
         return _named(root, file, run, index), ()
     found = store.newest_verified(root, run, index)
     if found.others:
-        log.warning("%s", finding.of_others(root, found.others))
+        log.warning("%s", listing.of_others(root, found.others))
     for name, reason in found.skipped:
         log.warning("%s is damaged, so an older one is used: %s", name, reason)
     if found.manifest is None:

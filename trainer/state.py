@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from checkpointing import codec, optimizer_state, schedule_state
-from checkpointing.errors import restoring
-from checkpointing.rng import restore_rng, rng_state
-from optimizers.pruner import Pruner
-from trainer.errors import UserError
+from peakpoint.base.errors import UserError, restoring
+from peakpoint.checkpointing.state import optimizer_state, schedule_state, serialize
+from peakpoint.checkpointing.state.rng import restore_rng, rng_state
+from peakpoint.optimizers.pruning.pruner import Pruner
 
 log = logging.getLogger("peakpoint")
 
@@ -194,7 +193,7 @@ BESIDE = ("policies", "metadata")
 
 def contents(file: Path) -> dict[str, Any]:
     """What a checkpoint holds. Raises UserError when it is not one of the trainer."""
-    saved = codec.load(file)
+    saved = serialize.load(file)
     need(saved, (*RESTORED, *BESIDE))
     for name, counters in saved["policies"].items():
         if not isinstance(counters, dict):

@@ -8,16 +8,17 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from checkpointing import bounded
-from checkpointing.errors import CheckpointError
-from checkpointing.lock import one_writer
-from checkpointing.terminal import Console, say_error
-from trainer import record, resume, unheeded
-from trainer.check import checked
-from trainer.errors import UserError
-from trainer.patient import open_logs
-from trainer.report import peak_rows, read_history, shown
-from trainer.signals import Ended
+from peakpoint.base import bounded
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.lock import one_writer
+from peakpoint.base.terminal import Console, say_error
+from peakpoint.trainer.config import hydra_overrides, unheeded
+from peakpoint.trainer.config.check import checked
+from peakpoint.trainer.listeners.jsonl import open_logs
+from peakpoint.trainer.reports import run_record
+from peakpoint.trainer.reports.report import peak_rows, read_history, shown
+from peakpoint.trainer.resuming import resume
+from peakpoint.trainer.signals import Ended
 
 _told: set[str] = set()
 """What was said of an earlier job of this sweep."""
@@ -28,17 +29,17 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
 
     Raises Ended when a signal ended the job: it is meant for the whole sweep.
     """
-    overrides = record.typed()
+    overrides = run_record.typed()
     Console().say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
     try:
-        record.refuse_passwords(cfg)
-        plan = resume.Plan([], typed=resume.keys(overrides))
+        run_record.refuse_passwords(cfg)
+        plan = resume.Plan([], typed=hydra_overrides.keys(overrides))
         config = checked(cfg)
         for line in unheeded.idle(cfg, config, plan.typed):  # it may be typed for other jobs
             if line not in _told:
                 _told.add(line)
                 Console().say(line)
-        from trainer.run import run  # it brings torch
+        from peakpoint.trainer.run import run  # it brings torch
 
         code = run(config, cfg, plan, directory)
     except Exception as error:  # not even a bug in one job ends the others
@@ -54,13 +55,13 @@ def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
 
     A run that has begun has noted it itself, and in a directory that is another's nothing is noted.
     """
-    sentence = record.sentence(error)
+    sentence = run_record.sentence(error)
     with contextlib.suppress(CheckpointError, OSError), one_writer(directory):
-        if not any(os.path.lexists(directory / name) for name in (record.RUN, record.STATUS)):
+        if not any(os.path.lexists(directory / name) for name in (run_record.RUN, run_record.STATUS)):
             open_logs()
-            record.log_failure(error)
-            record.set_status(directory, "failed", error=sentence)
-            record.save_config(directory, cfg)
+            run_record.log_failure(error)
+            run_record.set_status(directory, "failed", error=sentence)
+            run_record.save_config(directory, cfg)
     if isinstance(error, UserError | CheckpointError | OSError):
         return sentence
     return f"{sentence}; {directory / 'train.log'} has the traceback"
@@ -71,7 +72,7 @@ def print_table(folder: Path) -> None:
 
     Peak and end are those at the target sparsity where it was reached, else those of the whole run.
     """
-    runs = sorted((p.parent for p in folder.glob(f"*/{record.STATUS}")), key=_number)
+    runs = sorted((p.parent for p in folder.glob(f"*/{run_record.STATUS}")), key=_number)
     if not runs:
         return
     overrides = {run: _overrides(run) for run in runs}
@@ -98,11 +99,11 @@ def _result(run: Path) -> tuple[str, list[str], str]:
     """The state of a job, the cells of its row after that, and a note where there is more to say."""
     state = "unreadable"
     try:
-        status = record.read_status(run)
+        status = run_record.read_status(run)
         state = status["state"]
         if state == "failed":
             return state, [], str(status.get("error", ""))
-        metric, mode, (target, *_) = record.watched(run)
+        metric, mode, (target, *_) = run_record.watched(run)
         history = read_history(run)
     except UserError as error:
         return state, [], str(error)
@@ -124,8 +125,8 @@ def _overrides(run: Path) -> list[str]:
         found: Any = resume.last_attempt(run)["overrides"]
     except UserError:
         try:
-            found = bounded.yaml_value(run / record.HYDRA / "overrides.yaml")
+            found = bounded.yaml_value(run / run_record.HYDRA / "overrides.yaml")
         except CheckpointError:
             return []
     words = list(map(str, found)) if isinstance(found, list) else []
-    return [word for word in words if resume.split(word)[0] not in resume.OWN]
+    return [word for word in words if hydra_overrides.split(word)[0] not in hydra_overrides.OWN]

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from checkpointing.errors import CheckpointError
-from checkpointing.policies.best import Best, BestSettings
-from checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
-from checkpointing.policies.interval import Interval, IntervalSettings
-from checkpointing.policies.sparsity import Sparsity, SparsitySettings
-from checkpointing.policies.top_k import TopK, TopKSettings
-from checkpointing.policies.wall_clock import WallClock, WallClockSettings
-from checkpointing.policy import Policy
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.policies.best import Best, BestSettings
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policies.sparsity import Sparsity, SparsitySettings
+from peakpoint.checkpointing.policies.top_k import TopK, TopKSettings
+from peakpoint.checkpointing.policies.wall_clock import WallClock, WallClockSettings
+from peakpoint.checkpointing.policy import Policy
 
 SETTINGS: dict[str, type] = {}
 """Name of a policy in the configuration -> its settings class."""
@@ -40,7 +40,7 @@ def build(settings: object) -> Policy:
     except KeyError:
         raise CheckpointError(
             f"No checkpoint policy takes settings of type {type(settings).__name__}; there are: "
-            f"{', '.join(sorted(SETTINGS))}. A plugin registers its own with checkpointing.policies.register."
+            f"{', '.join(sorted(SETTINGS))}. A plugin registers its own with register()."
         ) from None
     return policy_class(settings)
 

@@ -4,10 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkpointing.events import EvalEnd, Event
-from checkpointing.manifest import Manifest
-from checkpointing.policies import ranking
-from checkpointing.policies.ranking import (
+from peakpoint.checkpointing.events import EvalEnd, Event
+from peakpoint.checkpointing.policies import ranking
+from peakpoint.checkpointing.policies.ranking import (
     Peak,
     check_count,
     check_min_delta,
@@ -15,7 +14,8 @@ from checkpointing.policies.ranking import (
     check_types,
     read_peak,
 )
-from checkpointing.policy import Decision, Stop, better, ranked
+from peakpoint.checkpointing.policy import Decision, Stop, better, ranked
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @dataclass(kw_only=True)

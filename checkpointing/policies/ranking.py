@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypedDict
 
-from checkpointing import given
-from checkpointing.errors import CheckpointError
-from checkpointing.manifest import Manifest
-from checkpointing.metrics import direction
-from checkpointing.policy import better, order, ranked, safe_name
+from peakpoint.base import given
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.metrics import direction
+from peakpoint.checkpointing.policy import better, order, ranked, safe_name
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 log = logging.getLogger("peakpoint")
 

@@ -4,11 +4,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkpointing.events import EvalEnd, Event
-from checkpointing.manifest import Manifest
-from checkpointing.policies import ranking
-from checkpointing.policies.ranking import Peak, check, check_count, check_min_delta, check_mode, check_types
-from checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked, safe_name
+from peakpoint.checkpointing.events import EvalEnd, Event
+from peakpoint.checkpointing.policies import ranking
+from peakpoint.checkpointing.policies.ranking import (
+    Peak,
+    check,
+    check_count,
+    check_min_delta,
+    check_mode,
+    check_types,
+)
+from peakpoint.checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked, safe_name
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 # A target of 0.9 is met by the exact count of zeros that a mask can reach, just below or above it.
 SLACK = 1e-6

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkpointing.events import EvalEnd, Event
-from checkpointing.manifest import Manifest
-from checkpointing.policies import ranking
-from checkpointing.policies.ranking import Peak, check_count, check_mode, check_types
-from checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked
+from peakpoint.checkpointing.events import EvalEnd, Event
+from peakpoint.checkpointing.policies import ranking
+from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_mode, check_types
+from peakpoint.checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @dataclass(kw_only=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkpointing.events import Event, StepEnd
-from checkpointing.manifest import Manifest
-from checkpointing.policies.ranking import check, check_count, check_types, newest
-from checkpointing.policy import Decision, Save
+from peakpoint.checkpointing.events import Event, StepEnd
+from peakpoint.checkpointing.policies.ranking import check, check_count, check_types, newest
+from peakpoint.checkpointing.policy import Decision, Save
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @dataclass(kw_only=True)

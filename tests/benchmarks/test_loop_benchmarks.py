@@ -28,7 +28,7 @@ def loud_again():
 def test_an_arm_saves_as_often_as_asked_and_no_more(tmp_path, monkeypatch, arm):
     if arm == LIGHTNING and not find_spec("lightning"):
         pytest.skip("lightning is not installed")
-    from checkpointing.store import Store
+    from peakpoint.checkpointing.storage.store import Store
 
     saved = []
     real = Store.save

@@ -1,7 +1,7 @@
 """The benchmark of large folders makes real checkpoints, and times every arm."""
 
 from benchmarks import many_checkpoints
-from checkpointing import store
+from peakpoint.checkpointing.storage import store
 
 
 def test_every_arm_is_timed_over_real_checkpoints(tmp_path):

@@ -7,8 +7,8 @@ import sys
 from benchmarks import mutation
 from benchmarks.mutation import KILLED, LIVED, ROOT, WRONG, Mutant, judge, main
 
-TESTS = ("tests/optimizers/test_sparsity.py",)
-FILE = "optimizers/sparsity.py"
+TESTS = ("tests/optimizers/pruning/test_criteria.py",)
+FILE = "optimizers/pruning/criteria.py"
 LINE = '"cubic": lambda p: 1 - (1 - p) ** 3,'
 SAME = LINE.replace("lambda p", "lambda q").replace("- p)", "- q)")
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from checkpointing import load_checkpoint
+from peakpoint import load_checkpoint
 from tests.conftest import ROOT
 
 CONFIG = {"d_model": 16, "n_heads": 2}

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from checkpointing import codec, store
-from checkpointing.events import EpochEnd, EvalEnd, Fact, StepEnd
-from checkpointing.manager import Manager, Options
-from checkpointing.manifest import Manifest
-from checkpointing.policy import Decision, Policy, Save
-from checkpointing.store import Store
+from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Fact, StepEnd
+from peakpoint.checkpointing.manager import Manager, Options
+from peakpoint.checkpointing.policy import Decision, Policy, Save
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.policies import policy_cases as case
 
 
@@ -26,7 +27,7 @@ def manifest(file: str = "training/a.pt", *, run: str = "run", **facts) -> Manif
 def saved(target: Store, file: str = "training/a.pt", value: float = 1.0, **facts) -> Manifest:
     """A real checkpoint on disk whose one weight has this value."""
     state = {"model_state_dict": {"w": torch.full((8,), value)}}
-    return target.save(manifest(file, run=target.run, **facts), lambda f: codec.dump(state, f))
+    return target.save(manifest(file, run=target.run, **facts), lambda f: serialize.dump(state, f))
 
 
 def damage(path: Path, *, flip: bool = True) -> None:
@@ -129,7 +130,7 @@ class World:
 
     def weight_in(self, file: str) -> float:
         """The weight that a checkpoint file holds."""
-        value: float = codec.load(self.root / file)["model_state_dict"]["w"][0].item()
+        value: float = serialize.load(self.root / file)["model_state_dict"]["w"][0].item()
         return value
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from checkpointing import finding, journal, network, release
-from checkpointing.release import Form, Release
+from peakpoint.checkpointing.storage import journal, listing
+from peakpoint.deployment.inference import network
+from peakpoint.deployment.release import release
+from peakpoint.deployment.release.release import Form, Release
 
 PLAIN = Form(format="pt", dtype="float32", compress=False)
 SAFE = Form(format="safetensors", dtype="float32", compress=False)
@@ -54,7 +56,7 @@ def small(
 
 def files(root: Path, version: str) -> list[Path]:
     """Every file of a release, its manifest last."""
-    (stem,) = (m.file.rsplit(".", 1)[0] for m in finding.releases(root) if finding.version_of(m) == version)
+    (stem,) = (m.file.rsplit(".", 1)[0] for m in listing.releases(root) if listing.version_of(m) == version)
     found = [p for p in (root / stem).parent.iterdir() if p.name.startswith(f"{Path(stem).name}.")]
     found += [p for p in (root / "metadata").rglob(f"v{version}.*") if p.suffix in (".json", ".md")]
     found += [root / "metadata" / "golden" / f"v{version}.safetensors"]
@@ -79,7 +81,7 @@ def told(root: Path) -> list[str]:
 
 def sound(root: Path, *, run: bool = False) -> list[str]:
     """The versions that are released; each is whole, to the last file beside its weights."""
-    found = finding.releases(root)
+    found = listing.releases(root)
     for manifest in found:
         release.verify(root, manifest, run=run)
-    return [finding.version_of(m) for m in found]
+    return [listing.version_of(m) for m in found]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
-from checkpointing import CheckpointManager, aliases, network
-from checkpointing.versions import key
+from peakpoint import CheckpointManager
+from peakpoint.base.semver import key
+from peakpoint.checkpointing.storage import aliases
+from peakpoint.deployment.inference import network
 from tests.checkpointing.publish_cases import DESCRIPTION
 
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0", "1.10.0")

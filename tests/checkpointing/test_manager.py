@@ -7,12 +7,21 @@ import math
 import pytest
 import torch
 
-from checkpointing import codec
-from checkpointing.events import Deleted, EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd, Verified
-from checkpointing.manifest import Manifest
-from checkpointing.policies import build
-from checkpointing.policy import MILESTONE, Save, kept
-from checkpointing.store import Store
+from peakpoint.checkpointing.events import (
+    Deleted,
+    EpochEnd,
+    EvalEnd,
+    Interrupted,
+    RunEnd,
+    Saved,
+    StepEnd,
+    Verified,
+)
+from peakpoint.checkpointing.policies import build
+from peakpoint.checkpointing.policy import MILESTONE, Save, kept
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import ALL, Asks, points, saved, whole
 from tests.checkpointing.policies import policy_cases as case
 
@@ -65,7 +74,7 @@ def test_the_manifest_says_what_and_why(world):
     assert best.metrics == {"accuracy": 0.85, "loss": 0.5}
     assert (best.run, best.git_commit) == ("run", "abc")
     assert [m.sequence for m in run.kept] == [1, 2, 3, 4, 5, 6]
-    state = codec.load(run.root / best.file)
+    state = serialize.load(run.root / best.file)
     assert state["metrics"] == best.metrics
     assert set(state["policies"]) == set(ALL)
 
@@ -90,13 +99,13 @@ def test_latest_is_the_newest_state_whatever_was_saved(world):
     for accuracy in (0.5, 0.6, 0.7):
         run.epoch(accuracy)
         run.manager.drain()
-        assert codec.load(link)["epoch"] == run.epochs
+        assert serialize.load(link)["epoch"] == run.epochs
         assert points(link) == run.files("training")[-1]
         assert len(run.files("training")) == 1  # the one before is kept by nobody
     assert run.files("milestone") == ["best_accuracy_0.7000_epoch_0003.pt"]
     run.epochs += 1
     run.manager.handle(StepEnd(4, 50))
-    assert codec.load(link)["epoch"] == 4
+    assert serialize.load(link)["epoch"] == 4
     assert whole(run)
 
 
@@ -221,18 +230,10 @@ def test_metrics_that_are_missing_or_not_finite_are_recorded_and_never_best(worl
 
 
 def test_order_survives_a_clock_that_goes_backwards(world, monkeypatch):
-    from datetime import UTC, datetime
+    from peakpoint.checkpointing import roles
 
-    from checkpointing import roles
-
-    times = iter([2030, 2001, 1999, 2010])
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime(next(times), 1, 1, tzinfo=UTC)
-
-    monkeypatch.setattr(roles, "datetime", Clock)
+    years = iter([2030, 2001, 1999, 2010])
+    monkeypatch.setattr(roles, "utc_now", lambda: f"{next(years)}-01-01T00:00:00.000+00:00")
     run = world(interval=case.interval(epochs=1, keep_last=2))
     for _ in range(4):
         run.epoch(0.5)
@@ -317,4 +318,4 @@ def test_events_of_a_moment_are_one_moment(world):
     run.manager.handle(EvalEnd(1, 7, {"accuracy": 0.5}, 0.0, 0))
     run.manager.handle(EvalEnd(1, 9, {"accuracy": 0.4}, 0.0, 0), EpochEnd(1, 9))
     assert [m.global_step for m in run.kept] == [7, 7]
-    assert torch.equal(codec.load(run.root / run.kept[0].file)["model_state_dict"]["w"], run.weight)
+    assert torch.equal(serialize.load(run.root / run.kept[0].file)["model_state_dict"]["w"], run.weight)

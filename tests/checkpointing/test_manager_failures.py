@@ -6,11 +6,12 @@ import threading
 
 import pytest
 
-from checkpointing import codec, quarantine, store
-from checkpointing.errors import CheckpointError, SaveFailed
-from checkpointing.events import Deleted, RunEnd, Saved, StepEnd
-from checkpointing.policies import build
-from checkpointing.store import Store
+from peakpoint.base.errors import CheckpointError, SaveFailed
+from peakpoint.checkpointing.events import Deleted, RunEnd, Saved, StepEnd
+from peakpoint.checkpointing.policies import build
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import ALL, World, damage, files_no_larger_than, points, whole
 from tests.checkpointing.policies import policy_cases as case
 
@@ -132,7 +133,7 @@ def test_the_peak_of_a_save_that_failed_is_not_lost(world, warnings):
     assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0002.pt") == 2.0
     assert points(run.root / "milestone" / "best_accuracy.pt") == "best_accuracy_0.9000_epoch_0002.pt"
     assert run.kept[-1].epoch == 3
-    assert codec.load(run.root / "training" / "latest.pt")["epoch"] == 3
+    assert serialize.load(run.root / "training" / "latest.pt")["epoch"] == 3
     assert whole(run)
 
 
@@ -212,7 +213,7 @@ def test_a_peak_whose_file_is_gone_is_told_at_the_resume_and_is_no_bar(world, wa
     run.manager.close()
     (peak,) = [m for m in run.kept if m.metrics["accuracy"] == 0.9 and m.tier == "milestone"]
     quarantine.quarantine(run.root, peak.file, "damaged")
-    state = codec.load(run.root / "training" / "latest.pt")["policies"]
+    state = serialize.load(run.root / "training" / "latest.pt")["policies"]
     for policy in run.policies.values():
         policy.__init__(policy.settings)
     run.attempt().manager.load_state_dict(state)
@@ -230,7 +231,7 @@ def test_a_resume_that_finds_every_peak_says_nothing(world, warnings):
     for accuracy in (0.5, 0.9, 0.6):
         run.epoch(accuracy, loss=1 - accuracy, sparsity=0.8)
     run.manager.close()
-    state = codec.load(run.root / "training" / "latest.pt")["policies"]
+    state = serialize.load(run.root / "training" / "latest.pt")["policies"]
     run.attempt().manager.load_state_dict(state)
     assert warnings() == []
     run.epoch(0.7, loss=0.3, sparsity=0.8)
@@ -242,7 +243,7 @@ def test_a_fork_goes_on_from_the_peaks_of_its_origin(world, warnings, tmp_path):
     origin.epoch(0.9)
     origin.manager.close()
     fork = World(tmp_path / "fork", run="fork", best=build(case.best()))
-    fork.manager.load_state_dict(codec.load(origin.root / "training" / "latest.pt")["policies"])
+    fork.manager.load_state_dict(serialize.load(origin.root / "training" / "latest.pt")["policies"])
     fork.epoch(0.3)
     fork.epoch(0.4)
     assert fork.kept == []

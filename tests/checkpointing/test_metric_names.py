@@ -5,15 +5,16 @@ import math
 import pytest
 from torch import nn
 
-from checkpointing import CheckpointError, CheckpointManager, load, rules
-from checkpointing.metrics import bad_loss, direction
-from checkpointing.policies.best import Best, BestSettings, Metric
-from checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
-from checkpointing.policies.ranking import tell_mode
-from checkpointing.policies.sparsity import Sparsity, SparsitySettings
-from checkpointing.policies.top_k import TopK, TopKSettings
+from peakpoint import CheckpointError, CheckpointManager, load
+from peakpoint.checkpointing.metrics import bad_loss, direction
+from peakpoint.checkpointing.policies.best import Best, BestSettings, Metric
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from peakpoint.checkpointing.policies.ranking import tell_mode
+from peakpoint.checkpointing.policies.sparsity import Sparsity, SparsitySettings
+from peakpoint.checkpointing.policies.top_k import TopK, TopKSettings
+from peakpoint.deployment.selection import rules
+from peakpoint.trainer.config.check import METRICS
 from tests.checkpointing.api_cases import Training
-from trainer.check import METRICS
 
 LOWER = """mae wer rmse nll bpc fid cer mse error perplexity val_loss eval/loss loss_val valid-WER valLoss
     MSELoss top5_error dice_loss mean_squared_error CharErrorRate weights_bytes latency_ms wer1"""

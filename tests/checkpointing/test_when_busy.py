@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from checkpointing import codec
-from checkpointing.events import Interrupted, RunEnd, Saved, Skipped, StepEnd
-from checkpointing.policy import Save
+from peakpoint.checkpointing.events import Interrupted, RunEnd, Saved, Skipped, StepEnd
+from peakpoint.checkpointing.policy import Save
+from peakpoint.checkpointing.state import serialize
 from tests.checkpointing.checkpoint_cases import files_no_larger_than, whole
 from tests.checkpointing.policies import policy_cases as case
 
@@ -50,13 +50,13 @@ def test_retention_asks_the_policies_as_they_were_when_the_save_was_asked_for(wo
 @pytest.fixture
 def disk(monkeypatch):
     """A disk that takes its time: a save stays in flight until `disk.set()`."""
-    go, dump = threading.Event(), codec.dump
+    go, dump = threading.Event(), serialize.dump
 
     def slow(*args, **kwargs):
         assert go.wait(60)
         dump(*args, **kwargs)
 
-    monkeypatch.setattr(codec, "dump", slow)
+    monkeypatch.setattr(serialize, "dump", slow)
     yield go
     go.set()
 

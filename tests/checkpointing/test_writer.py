@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from checkpointing.writer import Writer
+from peakpoint.checkpointing.writer import Writer
 
 
 def test_a_job_runs_beside_the_training_thread():

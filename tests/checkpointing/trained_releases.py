@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from checkpointing import aliases, release, select
-from checkpointing.manifest import Manifest
+from peakpoint.checkpointing.storage import aliases
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.deployment.release import release
+from peakpoint.deployment.selection import select
 
 FORM = release.Form(format="pt", dtype="float32", compress=False)
 

@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from checkpointing import aliases, finding, load_model, release
-from checkpointing.abtest import Router
-from checkpointing.network import describe, resolve
+from peakpoint import load_model
+from peakpoint.checkpointing.storage import aliases, listing
+from peakpoint.deployment.abtest import Router
+from peakpoint.deployment.inference.network import describe, resolve
+from peakpoint.deployment.release import release
 from tests.conftest import ROOT, TINY, run_main
 
 WEIGHTS = {"champion": 0.5, "challenger_1": 0.5}
@@ -43,7 +45,7 @@ def root(tmp_path_factory):
 
 
 def file_of(root, version):
-    (found,) = (root / m.file for m in finding.releases(root) if finding.version_of(m) == version)
+    (found,) = (root / m.file for m in listing.releases(root) if listing.version_of(m) == version)
     return found
 
 
@@ -148,7 +150,7 @@ def test_two_releases_are_served_under_load_compared_and_rolled_back(root, serve
 def expected(file, one):
     import torch
 
-    from checkpointing.network import prepare
+    from peakpoint.deployment.inference.network import prepare
 
     description = describe(file)
     with torch.inference_mode():

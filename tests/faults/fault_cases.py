@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpointing import store
-from checkpointing.errors import CheckpointError
-from checkpointing.manifest import Manifest
-from checkpointing.store import Store
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 
 CALLS = (

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from checkpointing import quarantine, store
-from checkpointing.store import Store
+from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.faults.fault_cases import Faulty, in_child, put, sound, tidy
 

@@ -5,9 +5,10 @@ import random
 import pytest
 import torch
 
-from checkpointing import codec, store
-from checkpointing.errors import CheckpointError
-from checkpointing.store import Store
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import saved
 
 TIMES = 300
@@ -50,6 +51,6 @@ def test_torch_alone_finds_none_of_the_flipped_weights(tmp_path):
         data = bytearray(whole)
         data[at + dice.randrange(32)] ^= 1 << dice.randrange(8)
         path.write_bytes(data)
-        assert not torch.equal(codec.load(path)["model_state_dict"]["w"], torch.ones(8))
+        assert not torch.equal(serialize.load(path)["model_state_dict"]["w"], torch.ones(8))
         with pytest.raises(CheckpointError, match="sha256"):
             store.verify(tmp_path, store.manifests(tmp_path)[0])

@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from checkpointing import files, store
-from checkpointing.errors import CheckpointError, SaveFailed
-from checkpointing.store import Store
+from peakpoint.base import files
+from peakpoint.base.errors import CheckpointError, SaveFailed
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.faults.fault_cases import KILLED, Faulty, in_child, payload, put, sound, tidy
 

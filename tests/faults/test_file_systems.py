@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from checkpointing import files, journal, store
-from checkpointing.errors import SaveFailed, os_reason
-from checkpointing.store import Store
+from peakpoint.base import files
+from peakpoint.base.errors import SaveFailed, os_reason
+from peakpoint.checkpointing.storage import journal, store
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.trainer.listeners.jsonl import PatientFile
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT, TINY
 from tests.faults.fault_cases import put, sound, tidy
-from trainer.patient import PatientFile
 
 
 @pytest.fixture(autouse=True)

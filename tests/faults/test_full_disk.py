@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from checkpointing import store
+from peakpoint.checkpointing.storage import store
+from peakpoint.trainer.loop import Loop
 from tests.conftest import ROOT, TINY, rows, run_main, status
 from tests.faults.fault_cases import mounted, tidy
-from trainer.loop import Loop
 
 RUN = (
     *[o for o in TINY if not o.startswith(("tensorboard", "log_every", "plot", "checkpoint/policy"))],

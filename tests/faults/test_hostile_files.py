@@ -11,10 +11,11 @@ import zipfile
 import pytest
 import torch
 
-from checkpointing import codec, quarantine, store
-from checkpointing.errors import CheckpointError
-from checkpointing.manifest import sealed
-from checkpointing.store import Store
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage.manifest import sealed
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest, saved
 from tests.conftest import ROOT
 
@@ -23,20 +24,21 @@ LIMIT = 1 << 30
 OPEN = """
 import resource, sys, torch
 from pathlib import Path
-from checkpointing import codec, store
-from checkpointing.errors import CheckpointError
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.base.errors import CheckpointError
 path, checked = Path(sys.argv[1]), sys.argv[2] == "checked"
 def used():
     peak = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(peak[0].split()[1]) * 1024
-codec.load(path.with_name("small.pt"))
+serialize.load(path.with_name("small.pt"))
 before = used()
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 29), now + (1 << 29)))
 try:
     if checked:
         store.check_archive(path, 1 << 30)
-    codec.load(path) if checked else torch.load(path, weights_only=True)
+    serialize.load(path) if checked else torch.load(path, weights_only=True)
 except CheckpointError as error:
     print(error)
 print(used() - before)
@@ -141,7 +143,7 @@ def test_bytes_that_do_not_verify_are_never_unpickled(tmp_path):
     torch.save({"w": Evil(mark)}, evil)
     target.path(done).write_bytes(evil.getvalue())
     with pytest.raises(CheckpointError):
-        codec.load(target.path(done))
+        serialize.load(target.path(done))
     assert store.newest_verified(target.root).manifest is None
     assert not mark.exists()
     with pytest.raises(pickle.UnpicklingError):

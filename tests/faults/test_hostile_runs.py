@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpointing import __main__ as cli
-from checkpointing import codec, load_model
-from checkpointing.errors import CheckpointError
-from checkpointing.manifest import sealed
-from checkpointing.sparse import MARK
-from checkpointing.store import Store
+from peakpoint import __main__ as cli
+from peakpoint import load_model
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.state.packing import MARK
+from peakpoint.checkpointing.storage.manifest import sealed
+from peakpoint.checkpointing.storage.store import Store
 from tests.states import newest
 
 DEEP = 100_000
@@ -168,7 +169,7 @@ def test_a_record_that_is_none_is_one_line_of_a_resume(tree, train, file, spoil,
 def test_contents_of_other_types_are_one_line_of_a_resume(tree, train, facts, says):
     run = tree / "first"
     last = newest(run)
-    state = codec.load(run / "checkpoints" / last.file) | facts
+    state = serialize.load(run / "checkpoints" / last.file) | facts
     target = Store(run / "checkpoints", last.run)
     target.delete(last)
     target.save(replace(last, sequence=0), lambda file: torch.save(state, file))
@@ -218,7 +219,7 @@ class Inner(dict):
 def test_values_of_other_types_within_are_one_line_and_change_nothing(tree, train, part, inner, says):
     run = tree / "first"
     last = newest(run)
-    state = codec.load(run / "checkpoints" / last.file)
+    state = serialize.load(run / "checkpoints" / last.file)
     state[part] = inner.over(state[part])
     target = Store(run / "checkpoints", last.run)
     target.delete(last)
@@ -241,7 +242,7 @@ def test_a_run_that_is_none_does_not_hide_the_others_from_latest(tree, train):
 
 
 def test_one_bad_status_does_not_end_the_table_of_a_sweep(tree, capsys):
-    from trainer.sweep import print_table
+    from peakpoint.trainer.sweep import print_table
 
     for number, content in enumerate(("{}", "[" * DEEP, '{"state": 5}')):
         (tree / f"bad{number}").mkdir()
@@ -258,7 +259,7 @@ def test_one_bad_status_does_not_end_the_table_of_a_sweep(tree, capsys):
     [('{"kind": "eval"}', 1), ('{"kind": "train", "step": [1]}', 1), ("5", 1), ("[" * DEEP, 0)],
 )
 def test_metrics_of_any_kind_are_one_line_of_a_report(tree, capsys, row, ends):
-    from trainer.report import main
+    from peakpoint.commands.report import main
 
     with (tree / "first" / "metrics.jsonl").open("a") as file:
         file.write(f"{row}\n")
@@ -360,18 +361,18 @@ BOMBS = {
 
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
 def test_a_small_file_that_stands_for_much_is_refused(tmp_path, monkeypatch, make):
-    monkeypatch.setattr(codec, "FLOOR", 1 << 26)  # of values there are fewer to walk
+    monkeypatch.setattr(serialize, "FLOOR", 1 << 26)  # of values there are fewer to walk
     path = tmp_path / "a.pt"
     torch.save({"optimizer_state_dict": make()}, path)
     with pytest.raises(CheckpointError, match=r"refused|damaged"):
-        codec.load(path)
+        serialize.load(path)
 
 
 def test_what_is_shared_or_seen_many_ways_is_loaded(tmp_path):
     weight = torch.arange(6.0)
     torch.save({"w": weight, "tied": weight, "turned": weight.view(2, 3).t(), "one": torch.ones(1).expand(9)},
                tmp_path / "a.pt")  # fmt: skip
-    found = codec.load(tmp_path / "a.pt")
+    found = serialize.load(tmp_path / "a.pt")
     assert torch.equal(found["turned"], weight.view(2, 3).t())
     assert found["one"].sum() == 9
 
@@ -379,7 +380,7 @@ def test_what_is_shared_or_seen_many_ways_is_loaded(tmp_path):
 def test_no_network_is_asked_for_more_than_its_file_holds(tree, commands):
     run = tree / "first"
     last = newest(run)
-    state = codec.load(run / "checkpoints" / last.file)
+    state = serialize.load(run / "checkpoints" / last.file)
     name, weight = max(state["model_state_dict"].items(), key=lambda item: item[1].numel())
     state["model_state_dict"][name] = torch.zeros(1).expand(2**23, *weight.shape)
     target = Store(run / "checkpoints", last.run)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from checkpointing import quarantine, store
-from checkpointing.policies import build
-from checkpointing.store import Store
+from peakpoint.checkpointing.policies import build
+from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, damage, files_no_larger_than, manifest
 from tests.checkpointing.policies import policy_cases as case
 from tests.faults.fault_cases import put

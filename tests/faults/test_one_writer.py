@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from checkpointing import lock, store
-from checkpointing.errors import BusyError, CheckpointError
-from checkpointing.lock import one_writer
-from checkpointing.store import Store
+from peakpoint.base import lock
+from peakpoint.base.errors import BusyError, CheckpointError
+from peakpoint.base.lock import one_writer
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT
 from tests.faults.fault_cases import in_child, put, sound, tidy
@@ -23,7 +24,7 @@ from tests.faults.fault_cases import in_child, put, sound, tidy
 HOLD = """
 import sys, time
 from pathlib import Path
-from checkpointing.lock import one_writer
+from peakpoint.base.lock import one_writer
 with one_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from checkpointing import store
-from checkpointing.store import Store
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT
 from tests.faults.fault_cases import Faulty, in_child, mounted, put, sound, tidy

@@ -11,9 +11,10 @@ from random import Random
 
 import pytest
 
-from checkpointing import finding, publishing, release
-from checkpointing.errors import CheckpointError
-from checkpointing.files import STAGED
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.files import STAGED
+from peakpoint.checkpointing.storage import listing, locate
+from peakpoint.deployment.release import publish, release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.checkpointing.publish_cases import PLAIN, SAFE, contents, files, small, sound, told
 from tests.conftest import ROOT
@@ -95,7 +96,7 @@ def again(root, versions, form):
     assert sound(root, run=True) == told(root) == ["1.0.0", "1.1.0"]
     assert list(root.rglob(f"{STAGED}*")) == []
     (latest,) = (p for p in (root / "production").iterdir() if p.is_symlink())
-    assert latest.resolve().name == Path(finding.releases(root)[-1].file).name
+    assert latest.resolve().name == Path(listing.releases(root)[-1].file).name
 
 
 def test_a_manifest_that_is_written_first_is_caught(first, tmp_path, monkeypatch):
@@ -106,8 +107,8 @@ def test_a_manifest_that_is_written_first_is_caught(first, tmp_path, monkeypatch
         (root / file).with_suffix(".json").write_text(manifest.to_json())
         return real(root, file, produce, sides, describe)
 
-    real, caught = publishing.publish, 0
-    monkeypatch.setattr(publishing, "publish", eager)
+    real, caught = publish.publish, 0
+    monkeypatch.setattr(publish, "publish", eager)
     for at in range(20, 40, 4):
         root = copy(first, tmp_path / f"{at}")
         in_child(lambda say, root=root: work(root, say, SECOND["pt"]), Faulty(at, "kill"))
@@ -153,8 +154,8 @@ _MEMORY = """
 import resource, sys
 from pathlib import Path
 import torch
-from checkpointing import release
-from checkpointing.errors import SaveFailed
+from peakpoint.deployment.release import release
+from peakpoint.base.errors import SaveFailed
 from tests.checkpointing.publish_cases import small
 
 torch.set_num_threads(1)
@@ -186,8 +187,8 @@ def test_memory_that_is_full_is_one_line(first, tmp_path):
 _RIVAL = """
 import json, sys
 from pathlib import Path
-from checkpointing import release
-from checkpointing.errors import CheckpointError
+from peakpoint.deployment.release import release
+from peakpoint.base.errors import CheckpointError
 from tests.checkpointing.publish_cases import small
 
 root, seed = Path(sys.argv[1]), int(sys.argv[2])
@@ -225,7 +226,7 @@ def test_of_several_that_release_a_version_at_once_one_does(tmp_path):
     expected = [f"1.{number}.0" for number in range(6)]
     assert sorted(version for version, _ in won) == expected
     assert sound(root, run=True) == expected
-    assert {finding.version_of(m): m.sha256 for m in finding.releases(root)} == dict(won)
+    assert {listing.version_of(m): m.sha256 for m in listing.releases(root)} == dict(won)
     assert sorted(told(root)) == expected
     assert list(root.rglob(f"{STAGED}*")) == []
     assert not (root / "quarantine").exists()
@@ -244,7 +245,7 @@ def test_where_there_are_no_hard_links_nothing_is_written_over_either(first, tmp
     with pytest.raises(CheckpointError, match="is released already"):
         release.write(root, small("1.1.0", seed=5))
     # A rival that no lock keeps out has taken the name meanwhile.
-    monkeypatch.setattr(publishing, "_set_aside", lambda root, paths: None)
+    monkeypatch.setattr(publish, "_set_aside", lambda root, paths: None)
     rival = root / "production" / "lenet5_v1.2.0.pt"
     rival.write_text("of a rival")
     with pytest.raises(CheckpointError, match="was made by another process meanwhile: try again"):
@@ -271,9 +272,9 @@ def test_any_damage_to_any_file_of_a_release_is_found(tmp_path, form):
             else:
                 data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
             victim.write_bytes(data)
-            assert finding.newest_in(root, "production").tags == ("v1.0.0",), victim
+            assert locate.newest_in(root, "production").tags == ("v1.0.0",), victim
         victim.unlink()
-        assert finding.newest_in(root, "production").tags == ("v1.0.0",), victim
+        assert locate.newest_in(root, "production").tags == ("v1.0.0",), victim
         victim.write_bytes(whole)
-        assert finding.newest_in(root, "production").tags == ("v1.1.0",)
+        assert locate.newest_in(root, "production").tags == ("v1.1.0",)
     assert not (root / "quarantine").exists()

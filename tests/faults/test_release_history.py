@@ -5,11 +5,12 @@ from random import Random
 
 import pytest
 
-from checkpointing import __main__ as cli
-from checkpointing import finding, release
-from checkpointing.errors import CheckpointError
-from checkpointing.files import STAGED
-from checkpointing.store import file_digest
+from peakpoint import __main__ as cli
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.files import STAGED
+from peakpoint.checkpointing.storage import listing
+from peakpoint.checkpointing.storage.store import file_digest
+from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.publish_cases import PLAIN, SAFE, files, small, told
 from tests.faults.fault_cases import Faulty, in_child
@@ -27,7 +28,7 @@ class History:
         self.harmed: set[str] = set()
 
     def listed(self):
-        return {finding.version_of(m): m for m in finding.releases(self.root)}
+        return {listing.version_of(m): m for m in listing.releases(self.root)}
 
     def note(self):
         """What is released for the first time is what it must be from now on."""

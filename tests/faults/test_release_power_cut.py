@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from checkpointing import release
+from peakpoint.deployment.release import release
 from tests.checkpointing.publish_cases import SAFE, contents, small, sound, told
 from tests.faults.fault_cases import in_child
 from tests.faults.test_power_cut import DARK, Cutting, cut, image, powered

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from checkpointing import store
-from checkpointing.errors import CheckpointError, SaveFailed
-from checkpointing.policies import build
-from checkpointing.store import Store
+from peakpoint.base.errors import CheckpointError, SaveFailed
+from peakpoint.checkpointing.policies import build
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, files_no_larger_than, manifest
 from tests.checkpointing.policies import policy_cases as case
 from tests.conftest import ROOT
@@ -195,7 +195,7 @@ def test_little_room_is_told_early_and_once(trained, caplog, monkeypatch):
 
 
 def test_a_run_that_begins_with_too_little_room_is_told_before_the_first_save(tmp_path, caplog, monkeypatch):
-    from checkpointing.events import StepEnd
+    from peakpoint.checkpointing.events import StepEnd
 
     run = World(tmp_path / "checkpoints", interval=build(case.interval(epochs=1, keep_last=9)))
     values = list(os.statvfs(tmp_path))
@@ -211,9 +211,9 @@ import resource, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from checkpointing.errors import SaveFailed
-from checkpointing.policies import build
-from checkpointing import store
+from peakpoint.base.errors import SaveFailed
+from peakpoint.checkpointing.policies import build
+from peakpoint.checkpointing.storage import store
 from tests.checkpointing.checkpoint_cases import World
 from tests.checkpointing.policies import policy_cases as case
 run = World(Path(sys.argv[1]), interval=build(case.interval(epochs=1, keep_last=9)))
@@ -256,8 +256,8 @@ def test_memory_that_is_full(tmp_path, on_error):
 STRACED = """
 import sys
 from pathlib import Path
-from checkpointing.errors import SaveFailed
-from checkpointing.store import Store
+from peakpoint.base.errors import SaveFailed
+from peakpoint.checkpointing.storage.store import Store
 from tests.faults.fault_cases import put
 target = Store(Path(sys.argv[1]), "run")
 open(sys.argv[1] + "/go", "w").close()

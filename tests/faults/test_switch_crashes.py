@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from checkpointing import aliases, changelog, journal
-from checkpointing.errors import CheckpointError
-from checkpointing.rollback import roll_back
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.storage import aliases, journal
+from peakpoint.deployment.release import changelog
+from peakpoint.deployment.release.rollback import roll_back
 from tests.checkpointing.release_cases import history, released
 from tests.faults.fault_cases import KILLED, REFUSED, Faulty, in_child
 

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from checkpointing import aliases
-from checkpointing.rollback import roll_back
+from peakpoint.checkpointing.storage import aliases
+from peakpoint.deployment.release.rollback import roll_back
 from tests.checkpointing.release_cases import history, released
 from tests.faults.fault_cases import in_child
 from tests.faults.test_power_cut import DARK, Cutting, cut, image, powered

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models import create
+from peakpoint.models import create
 
 torch.set_num_threads(1)
 

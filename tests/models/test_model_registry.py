@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-import models
-from models import ModelRecord, available, create, register
+from peakpoint import models
+from peakpoint.models import ModelRecord, available, create, register
 
 SHAPE = (3, 32, 32)
 
@@ -76,5 +76,5 @@ def test_a_model_of_ones_own():
 
 
 def test_listing_imports_no_torch():
-    code = "import sys, models; models.available(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from peakpoint import models; models.available(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

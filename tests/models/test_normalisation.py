@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from models import create
-from models.normalisation import single_value
+from peakpoint.base.errors import UserError
+from peakpoint.models import create
+from peakpoint.models.normalisation import single_value
 from tests.conftest import rows
 from tests.states import differences
 from tests.trainer.parts import parts
-from trainer.errors import UserError
 
 BASE = """data=digits data.crop_padding=0 epochs=1 max_steps=1 log_every=1 device=cpu threads=1 test=false
     tensorboard=false plot=false hydra.run.dir=run optimizer=sgd checkpoint/policy=[interval]"""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import create
+from peakpoint.models import create
 
 torch.set_num_threads(1)
 

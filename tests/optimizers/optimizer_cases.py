@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from optimizers import (
+from peakpoint.optimizers import (
     AdamWPrune,
     AdamWSPAM,
     Pruner,

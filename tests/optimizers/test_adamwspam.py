@@ -2,9 +2,16 @@ import math
 
 import pytest
 import torch
-from optimizer_cases import ADAM, gradients, network, through_a_file, train
 
-from optimizers import AdamWSPAM, SpamSettings, build_adamw, cosine, learning_rate_schedule, param_groups
+from peakpoint.optimizers import (
+    AdamWSPAM,
+    SpamSettings,
+    build_adamw,
+    cosine,
+    learning_rate_schedule,
+    param_groups,
+)
+from tests.optimizers.optimizer_cases import ADAM, gradients, network, through_a_file, train
 
 SETTLE = 20
 

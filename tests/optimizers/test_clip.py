@@ -1,8 +1,8 @@
 import pytest
 import torch
-from optimizer_cases import pruned_run, train
 
-from optimizers import clip_gradients
+from peakpoint.optimizers import clip_gradients
+from tests.optimizers.optimizer_cases import pruned_run, train
 
 
 def test_a_large_gradient_is_scaled_and_a_small_one_left():

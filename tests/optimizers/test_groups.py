@@ -1,10 +1,10 @@
 import torch
-from optimizer_cases import ADAM, network
 from torch import nn
 
-from models import create
-from optimizers import build_adamw, param_groups, prunable_weights
-from optimizers.groups import canonical
+from peakpoint.models import create
+from peakpoint.optimizers import build_adamw, param_groups, prunable_weights
+from peakpoint.optimizers.groups import canonical
+from tests.optimizers.optimizer_cases import ADAM, network
 
 
 def test_only_weights_of_convolutions_and_linear_layers_decay():

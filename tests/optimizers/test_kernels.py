@@ -1,9 +1,9 @@
 import pytest
 import torch
-from optimizer_cases import BUILDERS, gradients, network, through_a_file, train
 
-from optimizers import param_groups
-from optimizers.kernels import fused_supported
+from peakpoint.optimizers import param_groups
+from peakpoint.optimizers.kernels import fused_supported
+from tests.optimizers.optimizer_cases import BUILDERS, gradients, network, through_a_file, train
 
 
 def test_fused_needs_floating_point_on_a_known_device():

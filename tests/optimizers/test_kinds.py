@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from optimizer_cases import ADAM
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from models import create
-from optimizers import Pruner, PruneSettings, build_adamw, param_groups, prunable_weights, zeros
+from peakpoint.models import create
+from peakpoint.optimizers import Pruner, PruneSettings, build_adamw, param_groups, prunable_weights, zeros
 from tests.conftest import rows
+from tests.optimizers.optimizer_cases import ADAM
 
 SETTINGS = PruneSettings(
     criterion="magnitude", target=0.5, start_step=0, end_step=1, frequency=1, schedule="linear",

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from optimizer_cases import through_a_file
 
-from optimizers import constant, cosine, learning_rate_schedule, multistep, one_cycle
+from peakpoint.optimizers import constant, cosine, learning_rate_schedule, multistep, one_cycle
+from tests.optimizers.optimizer_cases import through_a_file
 
 FACTORS = {
     "cosine": cosine(100, 10, 0.01),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainer.plugins import add_model
+from peakpoint.trainer.config.plugins import add_model
 
 
 @dataclass(kw_only=True)

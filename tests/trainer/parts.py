@@ -9,14 +9,14 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from checkpointing import codec
-from checkpointing.events import Interrupted, RunEnd, StepEnd
-from checkpointing.manager import Manager, Options
-from checkpointing.store import Store
+from peakpoint.checkpointing.events import Interrupted, RunEnd, StepEnd
+from peakpoint.checkpointing.manager import Manager, Options
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.trainer.build import Parts, build
+from peakpoint.trainer.config.check import checked, register_schemas
+from peakpoint.trainer.listeners.events import Published, Publisher
 from tests.conftest import ROOT, TINY
-from trainer.build import Parts, build
-from trainer.check import checked, register_schemas
-from trainer.events import Published, Publisher
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -80,4 +80,4 @@ def interrupted(made: Parts, folder: Path, step: int) -> dict[str, Any]:
 
     ran = fit(made, folder, at={step: signal})
     assert isinstance(ran.end, Interrupted)
-    return codec.load(folder / "training" / "latest.pt")
+    return serialize.load(folder / "training" / "latest.pt")

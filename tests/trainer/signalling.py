@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from checkpointing.events import RunEnd, StepEnd
-from trainer.plugins import add_model, add_policy
+from peakpoint.checkpointing.events import RunEnd, StepEnd
+from peakpoint.trainer.config.plugins import add_model, add_policy
 
 
 @dataclass(kw_only=True)

@@ -6,13 +6,13 @@ import os
 import pytest
 import torch
 
-from optimizers.groups import prunable_weights
+from peakpoint.base.errors import UserError
+from peakpoint.optimizers.groups import prunable_weights
+from peakpoint.trainer.build import build_schedule
+from peakpoint.trainer.config import schema as c
+from peakpoint.trainer.config.check import checked
 from tests.skips import HAS_CUDA
 from tests.trainer.parts import compose, parts
-from trainer import config as c
-from trainer.build import build_schedule
-from trainer.check import checked
-from trainer.errors import UserError
 
 STEPS = 8  # an epoch of the small run
 

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from checkpointing import policies, store
-from checkpointing.events import RunEnd
+from peakpoint.checkpointing import policies
+from peakpoint.checkpointing.events import RunEnd
+from peakpoint.checkpointing.storage import store
+from peakpoint.trainer.config import plugins
+from peakpoint.trainer.reports import report
 from tests.conftest import TINY, rows, run_main, status
-from trainer import plugins, report
 
 SMALL = (
     "model=lenet5",
@@ -277,7 +279,9 @@ def test_a_bug_in_the_report_does_not_undo_the_training(ended, tmp_path, monkeyp
 
 
 def test_a_listener_that_cannot_be_closed_is_told_and_the_run_is_finished(ended, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.listeners.TensorBoard.close", raises(OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        "peakpoint.trainer.listeners.listeners.TensorBoard.close", raises(OSError(5, "Input/output error"))
+    )
     done = ended(lambda: None, "tensorboard=true")
     assert done.code == 0, done.err
     (note,) = notes(tmp_path / "run")

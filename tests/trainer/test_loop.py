@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
-from checkpointing import codec, store
-from checkpointing.events import EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd
+from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.trainer import loop
+from peakpoint.trainer.listeners.events import Logged
 from tests.conftest import TINY, rows, status
 from tests.skips import NO_CUDA
 from tests.states import differences, load_newest, newest
 from tests.trainer.parts import fit, parts
-from trainer import loop
-from trainer.errors import UserError
-from trainer.events import Logged
 
 DENSE = ("optimizer=sgd", "model.dropout=0", "epochs=1")
 
@@ -56,9 +57,9 @@ def test_the_evaluation_is_what_was_measured(tmp_path):
 def test_evaluating_changes_nothing(tmp_path):
     made = parts("epochs=1", "model=resnet20", "model.dropout=0.3")
     fit(made, tmp_path)
-    before = codec.snapshot(made.state.gather())
+    before = serialize.snapshot(made.state.gather())
     made.loop.evaluate(made.data.val_batches())
-    assert differences(before, codec.snapshot(made.state.gather())) == []
+    assert differences(before, serialize.snapshot(made.state.gather())) == []
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 16])
@@ -136,8 +137,8 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path)
     assert weights(made).isfinite().all()
     last = store.newest_verified(tmp_path).manifest
     assert last.global_step == 4
-    saved = codec.load(tmp_path / last.file)["model_state_dict"]
-    assert differences(saved, codec.snapshot(made.state.model.state_dict())) == []
+    saved = serialize.load(tmp_path / last.file)["model_state_dict"]
+    assert differences(saved, serialize.snapshot(made.state.model.state_dict())) == []
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
@@ -147,11 +148,13 @@ def test_a_loss_that_is_not_finite_is_skipped_when_told_to(tmp_path, accumulatio
     before = {}
 
     def note():
-        before.update(codec.snapshot(made.state.model.state_dict()))
+        before.update(serialize.snapshot(made.state.model.state_dict()))
 
     after = {}
     ran = fit(
-        made, tmp_path, at={4: note, 5: lambda: after.update(codec.snapshot(made.state.model.state_dict()))}
+        made,
+        tmp_path,
+        at={4: note, 5: lambda: after.update(serialize.snapshot(made.state.model.state_dict()))},
     )
     assert differences(before, after) == []  # neither momentum, nor decay, nor pruning
     assert made.state.scheduler.last_epoch == 8
@@ -171,7 +174,7 @@ def test_a_run_that_diverges_ends_with_one_line_and_goes_on_from_its_last_good_c
     assert done.err.count("\n") == 1
     assert status(tmp_path / "run")["state"] == "failed"
     assert "not finite" in status(tmp_path / "run")["error"]
-    assert codec.nonfinite(load_newest(tmp_path / "run")["model_state_dict"]) is None
+    assert serialize.nonfinite(load_newest(tmp_path / "run")["model_state_dict"]) is None
     first = next(m for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "milestone")
     assert first.global_step == 8
 
@@ -244,10 +247,10 @@ def test_a_signal_while_evaluating_saves_the_epoch_without_an_evaluation(tmp_pat
     ran = fit(made, tmp_path)
     assert isinstance(ran.end, Interrupted)
     assert ran.of(EvalEnd) == []
-    progress = codec.load(tmp_path / "training" / "latest.pt")["progress"]
+    progress = serialize.load(tmp_path / "training" / "latest.pt")["progress"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (0, 8, 8)
     again = parts("eval_batch_size=2")
-    again.state.restore(codec.load(tmp_path / "training" / "latest.pt"))
+    again.state.restore(serialize.load(tmp_path / "training" / "latest.pt"))
     ran = fit(again, tmp_path / "again")
     assert [(e.epoch, e.step) for e in ran.of(EvalEnd)] == [(1, 8), (2, 16), (3, 24)]
 

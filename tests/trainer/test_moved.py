@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from checkpointing import __main__ as cli
-from checkpointing import finding, store
-from checkpointing.api import CheckpointManager
-from checkpointing.manifest import sealed
-from checkpointing.network import best
+from peakpoint import __main__ as cli
+from peakpoint.checkpointing.storage import locate, store
+from peakpoint.checkpointing.storage.manifest import sealed
+from peakpoint.deployment.inference.network import best
+from peakpoint.library.manager import CheckpointManager
+from peakpoint.trainer.nonfinite import last_good
 from tests.conftest import TINY, rows, run_main, status
-from trainer.nonfinite import last_good
 
 PLUGIN = """
 import os, shutil
-from checkpointing import policies
-from checkpointing.events import StepEnd
-from trainer.plugins import add_policy
+from peakpoint.checkpointing import policies
+from peakpoint.checkpointing.events import StepEnd
+from peakpoint.trainer.config.plugins import add_policy
 from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
@@ -134,13 +134,13 @@ def test_checkpoints_of_another_run_are_said_and_left_alone(mixed):
     root, before = run / "checkpoints", files_of(run, theirs)
     assert before
     assert best(root).run != theirs
-    assert finding.newest_sound(root).run != theirs
+    assert locate.newest_sound(root).run != theirs
     (own,) = {m.run for m in store.manifests(root)} - {theirs}
     assert last_good(root, own, 4).run == own
     latest = CheckpointManager(root).get_latest_checkpoint("training")
     assert latest is not None
     assert "theirs" not in latest.name
-    assert "theirs" not in finding.locate(root / "milestone" / "best_accuracy.pt")[1].file
+    assert "theirs" not in locate.locate(root / "milestone" / "best_accuracy.pt")[1].file
     assert cli.main(["gc", str(run)]) == 0
     assert cli.main(["repair", str(run)]) == 0
     assert "theirs" not in str((root / "training" / "latest.pt").readlink())

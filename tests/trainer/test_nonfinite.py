@@ -7,16 +7,17 @@ import shlex
 import pytest
 import torch
 
-from checkpointing import codec, store
-from checkpointing.events import EvalEnd, RunEnd
+from peakpoint.__main__ import main
+from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.events import EvalEnd, RunEnd
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.trainer.listeners.events import Logged
+from peakpoint.trainer.nonfinite import last_good
 from tests.conftest import TINY, rows, status
 from tests.states import differences
 from tests.trainer.parts import fit, parts
 from tests.trainer.test_skipped_steps import PLUGIN, poisoned
-from trainer import report
-from trainer.errors import UserError
-from trainer.events import Logged
-from trainer.nonfinite import last_good
 
 DENSE = (*TINY, "optimizer=sgd", "hydra.run.dir=run")
 WEIGHTS_DIE = ("optimizer.lr=1e30", "checkpoint.interval_steps=1")
@@ -95,7 +96,7 @@ def test_how_many_steps_were_skipped_is_counted(tmp_path):
     ran = fit(made, tmp_path / "a")
     assert ran.end == RunEnd(1, 8, "all epochs are done; 2 of 8 steps were skipped, as they were not finite")
     assert [e.skipped for e in ran.of(Logged)] == [0, 0, 1, 1, 2, 2, 2, 2]
-    saved = codec.load(tmp_path / "a" / "training" / "latest.pt")["progress"]
+    saved = serialize.load(tmp_path / "a" / "training" / "latest.pt")["progress"]
     assert (saved["skipped"], saved["skipped_in_a_row"]) == (2, 0)
 
 
@@ -107,7 +108,7 @@ def test_a_finite_loss_with_gradients_that_are_not_is_skipped_too(tmp_path):
     ran = fit(made, tmp_path)
     assert made.state.progress.skipped == 1
     assert [math.isnan(e.loss) for e in ran.of(Logged)].index(True) == 3
-    assert codec.nonfinite(made.state.model.state_dict()) is None
+    assert serialize.nonfinite(made.state.model.state_dict()) is None
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
@@ -123,19 +124,19 @@ def test_a_skipped_step_leaves_the_statistics_of_batch_normalisation(tmp_path, a
     before, after = {}, {}
 
     def note(into):
-        return lambda: into.update(codec.snapshot(made.state.model.state_dict()))
+        return lambda: into.update(serialize.snapshot(made.state.model.state_dict()))
 
     ran = fit(made, tmp_path, at={3: note(before), 4: note(after)})
     changed = {line.split(":")[0].split(".")[-1].strip("']") for line in differences(before, after)}
     assert changed <= {"num_batches_tracked"}
-    assert codec.nonfinite(made.state.model.state_dict()) is None
+    assert serialize.nonfinite(made.state.model.state_dict()) is None
     assert math.isfinite(ran.of(EvalEnd)[0].metrics["loss"])
 
 
 def test_the_count_in_a_row_holds_over_a_resume(tmp_path):
     made = poisoned(parts("epochs=1", "nonfinite=skip", "max_skipped=3", "max_steps=2"), {1, 2, 3})
     fit(made, tmp_path / "a")
-    saved = codec.load(tmp_path / "a" / "training" / "latest.pt")
+    saved = serialize.load(tmp_path / "a" / "training" / "latest.pt")
     again = poisoned(parts("epochs=1", "nonfinite=skip", "max_skipped=3"), {1, 2, 3})
     again.state.restore(saved)
     with pytest.raises(UserError, match="The last 3 steps were skipped"):
@@ -162,7 +163,7 @@ def test_how_many_were_skipped_is_in_the_log_the_records_and_the_report(tmp_path
     assert "all epochs are done; 2 of 8 steps were skipped, as they were not finite" in done.out
     assert "Skipped, as they were not finite: 2 of 8 steps." in done.out
     assert status(run)["skipped"] == rows(run, "train")[-1]["skipped"] == 2
-    assert report.main([str(run), "--json"]) == 0
+    assert main(["report", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped_steps"] == 2
 
 

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from checkpointing import codec
+from peakpoint.checkpointing.state import serialize
+from peakpoint.trainer.state import Progress
 from tests.conftest import TINY, rows
 from tests.trainer.parts import interrupted, parts
-from trainer.state import Progress
 
 
 def noted(steps):
@@ -67,7 +67,7 @@ def test_a_checkpoint_does_not_grow_with_the_number_of_evaluations(train, tmp_pa
     assert done.code == 0, done.err
     assert len(rows(tmp_path / "run", "eval")) == 12
     files = sorted((tmp_path / "run" / "checkpoints" / "training").glob("checkpoint_*.pt"))
-    first, last = (codec.load(file)["progress"] for file in (files[1], files[-1]))
+    first, last = (serialize.load(file)["progress"] for file in (files[1], files[-1]))
     assert (first["epoch"], last["epoch"]) == (2, 11)
     assert last["evaluated"] == [[8, 88, 8], [90, 90, 1]]
     assert len(repr(last)) < len(repr(first)) + 30

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from peakpoint.trainer.config import unheeded
+from peakpoint.trainer.config.check import checked
 from tests.conftest import ROOT, TINY, run_main
 from tests.trainer.parts import compose
-from trainer import unheeded
-from trainer.check import checked
 
 T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are no data: none is looked for
 
@@ -111,7 +111,7 @@ def test_a_sweep_says_of_each_job_what_is_wrong_with_it(train):
 
 
 def test_what_other_jobs_of_a_sweep_heed_is_said_once(train, monkeypatch):
-    monkeypatch.setattr("trainer.sweep._told", set())
+    monkeypatch.setattr("peakpoint.trainer.sweep._told", set())
     more = ("-m", "optimizer=adamwprune", "max_steps=2", "test=false", "optimizer.variant=bitter0")
     done = train(*TINY, *more, "pruning=magnitude,state", "pruning.target=0.6,0.7", "hydra.sweep.dir=sweep")
     assert done.code == 0, done.err

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from checkpointing import store
+from peakpoint.checkpointing.storage import store
+from peakpoint.trainer.signals import NUMBERS, Ended
 from tests.conftest import ROOT, TINY, rows, status
-from trainer.signals import NUMBERS, Ended
 
 NETWORK, POLICY = "model", "checkpoint.policy.signalling"
 SENT = (

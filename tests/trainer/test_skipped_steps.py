@@ -9,9 +9,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from checkpointing import codec, store
-from checkpointing.policies.sparsity import tag
-from optimizers import prunable_weights
+from peakpoint.checkpointing.policies.sparsity import tag
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.optimizers import prunable_weights
 from tests.conftest import TINY, rows
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts
@@ -23,7 +24,7 @@ PLUGIN = """
 from dataclasses import dataclass
 import torch
 from torch import nn
-from trainer.plugins import add_model
+from peakpoint.trainer.config.plugins import add_model
 
 @dataclass(kw_only=True)
 class Flaky:
@@ -126,7 +127,7 @@ def test_resumed_beside_a_skipped_step_the_run_is_the_same_bit_for_bit(tmp_path,
     resumed = poisoned(parts(*options), bad)
     resumed.state.restore(saved)
     fit(resumed, tmp_path / "resumed")
-    first, second = (codec.snapshot(made.state.gather()) for made in (whole, resumed))
+    first, second = (serialize.snapshot(made.state.gather()) for made in (whole, resumed))
     assert differences(first, second) == []
 
 
@@ -141,6 +142,6 @@ def test_a_run_with_skipped_steps_keeps_and_tests_its_best_at_the_target(train, 
     assert len([r for r in rows(run, "test") if r["which"] == "selected"]) == 1
     (best,) = (run / "checkpoints" / "milestone").glob("best_accuracy_at_sparsity_0.70_*.pt")
     weights = torch.cat(
-        [w.flatten() for n, w in codec.load(best)["model_state_dict"].items() if "weight" in n]
+        [w.flatten() for n, w in serialize.load(best)["model_state_dict"].items() if "weight" in n]
     )
     assert int((weights == 0).sum()) == math.ceil(0.7 * weights.numel())

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from checkpointing import codec
-from checkpointing.rng import restore_rng, rng_state
+from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.state.rng import restore_rng, rng_state
+from peakpoint.trainer import state
+from peakpoint.trainer.state import Meter, plain_model
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts
-from trainer import state
-from trainer.errors import UserError
-from trainer.state import Meter, plain_model
 
 MADE_OF = {
     "adamwprune": [],
@@ -185,7 +185,7 @@ def test_keys_are_canonical_whatever_wraps_the_network():
 
 def test_what_is_gathered_can_be_saved_by_every_optimizer():
     for overrides in MADE_OF.values():
-        codec.snapshot(parts(*overrides).state.gather())
+        serialize.snapshot(parts(*overrides).state.gather())
 
 
 def draws():

@@ -2,8 +2,8 @@
 
 import shutil
 
+from peakpoint.trainer.sweep import print_table
 from tests.conftest import rows
-from trainer.sweep import print_table
 
 
 def test_jobs_stand_in_the_order_of_their_numbers_with_their_peak_at_the_target(whole_run, tmp_path, capsys):

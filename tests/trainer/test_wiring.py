@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from checkpointing import codec, store
-from checkpointing.events import EvalEnd, StepEnd
+from peakpoint.checkpointing.events import EvalEnd, StepEnd
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
 from tests.conftest import TINY, rows, status
 from tests.trainer.parts import fit, parts
 
@@ -58,7 +59,7 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(train, tmp_path, ch
 
 def test_when_busy_reaches_the_manager(train, tmp_path, monkeypatch):
     """The first save is slow until a later one was left out; without `skip` none ever is."""
-    metrics, dump, calls = tmp_path / "run" / "metrics.jsonl", codec.dump, []
+    metrics, dump, calls = tmp_path / "run" / "metrics.jsonl", serialize.dump, []
 
     def slow(*arguments, **options):
         calls.append(1)
@@ -70,7 +71,7 @@ def test_when_busy_reaches_the_manager(train, tmp_path, monkeypatch):
     base = [*TINY, "epochs=1", "checkpoint/policy=[interval]", "checkpoint.interval_steps=1", "test=false"]
     assert train(*base, "hydra.run.dir=patient").code == 0
     assert rows(tmp_path / "patient", "skipped save") == []
-    monkeypatch.setattr(codec, "dump", slow)
+    monkeypatch.setattr(serialize, "dump", slow)
     done = train(*base, "checkpoint.when_busy=skip", "hydra.run.dir=run")
     assert done.code == 0, done.err
     assert rows(tmp_path / "run", "skipped save") != []

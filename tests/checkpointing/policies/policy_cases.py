@@ -1,14 +1,14 @@
 """Short ways to write events, manifests and settings in the tables of the policy tests."""
 
-from checkpointing.events import EvalEnd
-from checkpointing.manifest import Manifest
-from checkpointing.policies.best import BestSettings, Metric
-from checkpointing.policies.early_stopping import EarlyStoppingSettings
-from checkpointing.policies.interval import IntervalSettings
-from checkpointing.policies.sparsity import SparsitySettings
-from checkpointing.policies.top_k import TopKSettings
-from checkpointing.policies.wall_clock import WallClockSettings
-from checkpointing.policy import Policy, Save, Stop
+from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.checkpointing.policies.best import BestSettings, Metric
+from peakpoint.checkpointing.policies.early_stopping import EarlyStoppingSettings
+from peakpoint.checkpointing.policies.interval import IntervalSettings
+from peakpoint.checkpointing.policies.sparsity import SparsitySettings
+from peakpoint.checkpointing.policies.top_k import TopKSettings
+from peakpoint.checkpointing.policies.wall_clock import WallClockSettings
+from peakpoint.checkpointing.policy import Policy, Save, Stop
+from peakpoint.checkpointing.storage.manifest import Manifest
 
 NAN, INF = float("nan"), float("inf")
 

@@ -1,13 +1,13 @@
 """best and top_k."""
 
-import policy_cases as case
 import pytest
-from policy_cases import INF, NAN
 
-from checkpointing.events import EpochEnd, EvalEnd, StepEnd
-from checkpointing.policies.best import Best
-from checkpointing.policies.top_k import TopK
-from checkpointing.policy import MILESTONE, Save
+from peakpoint.checkpointing.events import EpochEnd, EvalEnd, StepEnd
+from peakpoint.checkpointing.policies.best import Best
+from peakpoint.checkpointing.policies.top_k import TopK
+from peakpoint.checkpointing.policy import MILESTONE, Save
+from tests.checkpointing.policies import policy_cases as case
+from tests.checkpointing.policies.policy_cases import INF, NAN
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 """early_stopping."""
 
-import policy_cases as case
 import pytest
-from policy_cases import INF, NAN
 
-from checkpointing.policies.early_stopping import EarlyStopping
-from checkpointing.policy import Stop
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
+from peakpoint.checkpointing.policy import Stop
+from tests.checkpointing.policies import policy_cases as case
+from tests.checkpointing.policies.policy_cases import INF, NAN
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,15 @@
 import io
 import json
 
-import policy_cases as case
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_cases import INF, NAN
 
-from checkpointing.events import EpochEnd, StepEnd
-from checkpointing.policies import build
+from peakpoint.checkpointing.events import EpochEnd, StepEnd
+from peakpoint.checkpointing.policies import build
+from tests.checkpointing.policies import policy_cases as case
+from tests.checkpointing.policies.policy_cases import INF, NAN
 
 SETTINGS = {
     "interval": case.interval(epochs=2, steps=3),

@@ -1,12 +1,12 @@
 """The policies that save by the calendar: interval and wall_clock."""
 
-import policy_cases as case
 import pytest
 
-from checkpointing.events import EpochEnd, Interrupted, RunEnd, StepEnd
-from checkpointing.policies.interval import Interval
-from checkpointing.policies.wall_clock import WallClock
-from checkpointing.policy import TRAINING, Save
+from peakpoint.checkpointing.events import EpochEnd, Interrupted, RunEnd, StepEnd
+from peakpoint.checkpointing.policies.interval import Interval
+from peakpoint.checkpointing.policies.wall_clock import WallClock
+from peakpoint.checkpointing.policy import TRAINING, Save
+from tests.checkpointing.policies import policy_cases as case
 
 
 @pytest.mark.parametrize(

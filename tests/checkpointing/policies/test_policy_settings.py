@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import policy_cases as case
 import pytest
 from omegaconf import OmegaConf
 
-from checkpointing import policies
-from checkpointing.errors import CheckpointError
-from checkpointing.policies.best import BestSettings, Metric
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing import policies
+from peakpoint.checkpointing.policies.best import BestSettings, Metric
+from tests.checkpointing.policies import policy_cases as case
 
 CONF = Path(__file__).parents[3] / "conf" / "checkpoint" / "policy"
 
@@ -114,5 +114,5 @@ def test_a_plugin_registers_its_own(monkeypatch):
 
 
 def test_policies_need_no_torch():
-    code = "import sys, checkpointing.policies; sys.exit('torch' in sys.modules)"
+    code = "import sys, peakpoint.checkpointing.policies; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parents[2])

@@ -1,11 +1,11 @@
 """sparsity: the best checkpoint for each target."""
 
-import policy_cases as case
 import pytest
-from policy_cases import INF, NAN
 
-from checkpointing.policies.sparsity import Sparsity, peak
-from checkpointing.policy import MILESTONE, Save
+from peakpoint.checkpointing.policies.sparsity import Sparsity, peak
+from peakpoint.checkpointing.policy import MILESTONE, Save
+from tests.checkpointing.policies import policy_cases as case
+from tests.checkpointing.policies.policy_cases import INF, NAN
 
 
 def run(settings, rows):

@@ -1,0 +1,192 @@
+"""Copies of a run's checkpoints in a remote place, made while it trains, on a thread of their own.
+
+Training never waits for the place, and nothing that goes wrong there ends it. What is to be copied is what is
+here, is named by `what`, and is not there yet: that is looked up each time, so nothing has to be remembered
+over a crash, and nothing grows in memory while the place is away.
+"""
+
+import contextlib
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.lock import followed
+from peakpoint.base.threads import thread
+from peakpoint.checkpointing.remote.client import Remote, RemoteError
+from peakpoint.checkpointing.remote.upload import Copies, local
+from peakpoint.checkpointing.storage import listing, locate
+from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage.manifest import Manifest
+
+log = logging.getLogger("peakpoint")
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 120.0
+PATIENCE_S = 2.0
+"""A wait that is longer is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is copied (tiers, roles, policies), and how long the mirror may take.
+
+    `keep`: of each role so many stay there beside what is here, None for all; `queue`: how many files may
+    wait their turn; `wait_s`: how long the end of a run waits for what is left.
+    """
+
+    what: Collection[str]
+    keep: int | None
+    queue: int
+    wait_s: float
+
+
+class Mirror:
+    """Copies what a run keeps under `root`, from `start` to `close`; `wake` it when there is more."""
+
+    def __init__(self, root: Path, run: str, remote: Remote, settings: Settings) -> None:
+        self._named = root
+        self._index = Index(root)
+        self._run = run
+        self._settings = settings
+        self._remote = remote
+        self._copies = Copies(remote, run)
+        self._opened = self._recorded = False
+        self._wake, self._closing, self._over, self._done = (threading.Event() for _ in range(4))
+        self._passed_over: set[tuple[str, str]] = set()
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._trouble: str | None = None
+        self._crowded = False
+        self._thread = thread(self._work, "mirror")
+
+    @property
+    def _root(self) -> Path:
+        return followed(self._named)
+
+    @property
+    def url(self) -> str:
+        """Where the copies of this run are."""
+        return self._copies.remote.url
+
+    def start(self) -> None:
+        """Begin to copy."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look again what there is to copy; returns at once."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Copy what is left, for as long as the settings say, and tell what is not copied then."""
+        self._closing.set()
+        self._wake.set()
+        with contextlib.suppress(KeyboardInterrupt):  # who is tired of waiting
+            wait_s = self._settings.wait_s
+            # Not join(): interrupted, it takes the thread for dead (Python 3.11).
+            if not self._done.wait(min(wait_s, PATIENCE_S)) and wait_s > PATIENCE_S:
+                log.info("waiting for the mirror, %g s at most; Ctrl-C ends the wait", wait_s)
+                self._done.wait(wait_s - PATIENCE_S)
+        self._over.set()
+        if self._done.is_set():
+            return
+        left = self._missing()
+        names = ", ".join(m.file for m in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        log.warning(
+            "The mirror is not complete: %s. To go on with it: peakpoint push %s %s",
+            f"{names} not copied yet" if left else "the record of the run is not copied yet",
+            locate.run_of(self._root),
+            self._remote.url,
+        )
+
+    def pending(self) -> list[Manifest]:
+        """What is here and not there, in the order of its turn: what failed least often, the newest first."""
+        missing = self._missing()
+        room = self._settings.queue
+        if len(missing) > room and not self._crowded:
+            log.warning(
+                "%d checkpoints wait for the mirror: the newest %d go first, the others after them.",
+                len(missing),
+                room,
+            )
+        self._crowded = len(missing) > room
+        return sorted(missing[:room], key=lambda m: self._failures[_key(m)])
+
+    def _missing(self) -> list[Manifest]:
+        here = local(self._root, self._index.look(), self._settings.what, self._run)
+        return [m for m in reversed(here) if not self._copies.holds(m) and _key(m) not in self._passed_over]
+
+    def _here(self) -> set[str]:
+        return {m.file for m in local(self._root, self._index.look(), listing.TIERS)}
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE_S
+        while not self._over.is_set():
+            last = self._closing.is_set()
+            try:
+                self._pass()
+            except Exception as error:  # whatever it is, training is not to end by it
+                self._tell(error)
+                # Until the end of training, and once it has come, until the end of the wait.
+                (self._over if last else self._closing).wait(random.uniform(0.5, 1) * pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S if not self._closing.is_set() else 5.0)
+                continue
+            pause = FIRST_PAUSE_S
+            if self._trouble is not None and not self._over.is_set():
+                log.info("mirror: %s works again; everything is copied", self.url)
+                self._trouble = None
+            if last:
+                self._done.set()
+                return
+            self._wake.wait()
+            self._wake.clear()
+
+    def _tell(self, error: Exception) -> None:
+        """Say once, until it works again, what is wrong."""
+        text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        if self._trouble is None and not self._over.is_set():
+            log.warning("mirror: %s Training goes on; the copy is tried again.", text)
+        self._trouble = text
+
+    def _pass(self) -> None:
+        """Copy everything that is missing; raises when the place does not let it."""
+        if not self._opened:
+            self._copies.open(locate.run_of(self._root.absolute()).name)
+            self._copies.sweep(self._here())
+            self._opened = True
+        pending = self.pending()
+        if pending or not self._recorded or self._closing.is_set():  # it is of use with what is copied
+            self._copies.put_record(self._root)
+            self._recorded = True
+        while pending and not self._over.is_set():
+            self._copy(pending[0])
+            pending = self.pending()
+        self._copies.point()
+        for file in self._copies.retire(self._here(), self._settings.keep):
+            log.debug("mirror: %s is no longer kept in %s", file, self.url)
+
+    def _copy(self, manifest: Manifest) -> None:
+        try:
+            self._copies.put(self._root, manifest)
+        except FileNotFoundError:  # retention let it go, as a rule, and it is not pending any more
+            if (self._root / manifest.file).exists():
+                self._failures[_key(manifest)] += 1
+                raise
+            return
+        except RemoteError:
+            self._failures[_key(manifest)] += 1
+            raise
+        except CheckpointError as error:
+            self._passed_over.add(_key(manifest))
+            log.warning("mirror: %s", error)
+            return
+        log.debug("mirror: %s is copied to %s", manifest.file, self.url)
+        self._copies.point()
+
+
+def _key(manifest: Manifest) -> tuple[str, str]:
+    """Other roles of the same bytes are other files, and so are other bytes under the same name."""
+    return manifest.file, manifest.sha256

@@ -1,0 +1,309 @@
+"""Objects in a place that fsspec reaches: put and read back, read within bounds, list, delete.
+
+Nothing that a server says is believed without its digest, no answer is larger than what was asked for, and
+every failure is one RemoteError whose line shows no password. The place is reached at the first use.
+"""
+
+import copy
+import hashlib
+import logging
+import os
+import posixpath
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.remote.urls import S3, check_url, shown
+
+log = logging.getLogger("peakpoint")
+
+CHUNK = 8 << 20
+SMALL = 64 << 20
+"""No manifest, pointer or record is larger."""
+
+CHECKSUM = "FlexibleChecksumError"
+"""What botocore raises when an object is not what S3's own checksum says."""
+LISTING = 10 << 20
+"""What a list, or a copy within the place, is allowed for, as if so many bytes were sent."""
+SLOWEST = 100_000
+"""Bytes a second: what moves slower is taken for dead."""
+
+_STORES = (*S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+"""Protocols without folders."""
+
+T = TypeVar("T")
+
+
+class RemoteError(CheckpointError):
+    """A remote place could not be reached, refused, or answered with what was not asked for."""
+
+
+class Missing(RemoteError):  # noqa: N818 (the name says what is wrong)
+    """There is no such object."""
+
+
+class Differs(RemoteError):  # noqa: N818 (the name says what is wrong)
+    """An object reads differently from what was written."""
+
+
+class Remote:
+    """A folder in a remote place; `key` is a name below it, with `/` between its parts.
+
+    An operation is tried `attempts` times, with growing pauses; each wait for the server's answer ends after
+    `timeout_s` seconds. Raises CheckpointError for a URL that cannot be used; whether the place is there is
+    only seen by what is done with it. Every method raises RemoteError.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, attempts: int = 1, key: str = "URL") -> None:
+        self._protocol = check_url(url, key)
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._connection: list[Any] = []  # one for this folder and all that are reached from it
+
+    @property
+    def url(self) -> str:
+        """The place, for people."""
+        return shown(self._url)
+
+    def below(self, folder: str) -> "Remote":
+        """A folder within this one."""
+        return self._at(f"{self._url}/{folder}")
+
+    def above(self, levels: int) -> "Remote":
+        """A folder that this one lies in."""
+        return self._at("/".join(self._url.split("/")[:-levels]))
+
+    def _at(self, url: str) -> "Remote":
+        other = copy.copy(self)
+        other._url = url
+        return other
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self._url.rpartition("/")[2]
+
+    def _connect(self) -> Any:
+        if not self._connection:
+            import fsspec
+
+            settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+            if self._protocol in S3:
+                settings |= {
+                    "config_kwargs": {
+                        "connect_timeout": self._timeout_s,
+                        "read_timeout": self._timeout_s,
+                        "retries": {"mode": "standard", "total_max_attempts": 2},
+                    },
+                    "default_block_size": 16 << 20,
+                    "max_concurrency": 2,  # parts in memory
+                }
+            elif self._protocol in ("file", "local"):
+                settings = {"auto_mkdir": True, "skip_instance_cache": True}
+            fs, _ = fsspec.url_to_fs(self._url, **settings)
+            if self._protocol in S3:
+                fs.retries = 1  # of its own, on top of botocore's
+            self._connection.append(fs)
+        return self._connection[0]
+
+    def _path(self, key: str) -> str:
+        """A key as the file system has it."""
+        path = str(self._connection[0]._strip_protocol(self._url)).rstrip("/")
+        return f"{path}/{key}" if key else path
+
+    def _do(self, what: str, key: str, work: Callable[[Any, str], T]) -> T:
+        """`work(fs, path)`, tried again; any exception becomes a RemoteError that names the object."""
+        for attempt in range(self._attempts):
+            if attempt:
+                time.sleep(random.uniform(0.5, 1) * 2 ** (attempt - 1))
+            where = shown(f"{self._url}/{key}" if key else self._url)
+            try:
+                fs = self._connect()
+                return work(fs, self._path(key))
+            except RemoteError as error:
+                failure = error
+            except FileNotFoundError as error:
+                raise Missing(f"{where} could not be {what}: {_reason(error)}.") from None
+            except Exception as error:  # what clients raise is theirs: botocore's, aiohttp's, paramiko's
+                kind = Differs if type(error).__name__ == CHECKSUM else RemoteError
+                failure = kind(f"{where} could not be {what}: {_reason(error)}.")
+                if isinstance(error, PermissionError | NotImplementedError | ImportError):
+                    break
+        raise failure from None
+
+    def _ask(self, fs: Any, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
+        """Call a method of the file system. Raises TimeoutError when nothing moves for too long.
+
+        Clients have timeouts, but not for all that they wait for: aiohttp waits without an end for a server
+        that is to say `100 Continue` before an upload, and while a body is being sent.
+        """
+        if not getattr(fs, "async_impl", False):
+            return getattr(fs, name)(*args, **options)
+        import asyncio
+
+        from fsspec.asyn import sync
+        from fsspec.callbacks import Callback
+
+        limit = 2 * self._timeout_s + size / SLOWEST
+        moved = Callback()
+        if name == "put_file":
+            options["callback"] = moved
+
+        async def bounded() -> Any:
+            task = asyncio.ensure_future(getattr(fs, f"_{name}")(*args, **options))
+            while True:
+                before = moved.value
+                done, _ = await asyncio.wait({task}, timeout=limit)
+                if done:
+                    return task.result()
+                if moved.value == before:
+                    task.cancel()
+                    raise TimeoutError(f"nothing moved for {limit:.0f} s")
+
+        return sync(fs.loop, bounded)
+
+    def find(self, under: str = "") -> dict[str, int]:
+        """The keys below a folder, relative to it, with their sizes in bytes."""
+
+        def work(fs: Any, path: str) -> dict[str, int]:
+            fs.invalidate_cache()
+            try:
+                found = self._ask(fs, "find", path, detail=True, size=LISTING)
+            except FileNotFoundError:
+                return {}
+            start = path.rstrip("/") + "/"
+            return {
+                name[len(start) :]: int(facts.get("size") or 0)
+                for name, facts in found.items()
+                if name.startswith(start)
+            }
+
+        return self._do("listed", under, work)
+
+    def folders(self) -> list[str]:
+        """The names of the folders right below."""
+
+        def work(fs: Any, path: str) -> list[str]:
+            fs.invalidate_cache()
+            entries = self._ask(fs, "ls", path, detail=True, size=LISTING)
+            return sorted(
+                posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory"
+            )
+
+        try:
+            return self._do("listed", "", work)
+        except Missing:
+            return []
+
+    def read(self, key: str, limit: int = SMALL) -> bytes:
+        """A small object whole. An object of more than `limit` bytes is refused."""
+
+        def work(fs: Any, path: str) -> bytes:
+            data: bytes = self._ask(fs, "cat_file", path, start=0, end=limit + 1, size=limit)
+            if len(data) > limit:
+                raise ValueError(f"it has more than {limit} bytes")
+            return data
+
+        return self._do("read", key, work)
+
+    def chunks(self, key: str, start: int, size: int) -> Iterator[bytes]:
+        """The bytes of an object from `start` to `size`, piece by piece."""
+        while start < size:
+            end = min(start + CHUNK, size)
+
+            def work(fs: Any, path: str, start: int = start, end: int = end) -> bytes:
+                data: bytes = self._ask(fs, "cat_file", path, start=start, end=end, size=end - start)
+                if len(data) != end - start:
+                    raise ValueError(f"{end - start} bytes were asked for and {len(data)} came")
+                return data
+
+            yield self._do("read", key, work)
+            start = end
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put a small object, and see that it is there."""
+
+        def work(fs: Any, path: str) -> None:
+            self._in_place(fs, path, lambda to: self._ask(fs, "pipe_file", to, data, size=len(data)))
+
+        for attempt in range(self._attempts):
+            self._do("written", key, work)
+            if self.read(key, max(len(data), 1)) == data:
+                return
+            log.debug("%s/%s reads differently after try %d", shown(self._url), key, attempt + 1)
+        raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
+
+    def upload(self, key: str, file: Path, sha256: str, size: int) -> None:
+        """Put a file, and read it back to see that it is there: digest and size."""
+
+        def work(fs: Any, path: str) -> None:
+            parts = {"chunksize": CHUNK} if self._protocol in S3 else {}
+            self._in_place(
+                fs,
+                path,
+                lambda to: self._ask(fs, "put_file", str(file), to, size=min(size, 2 * CHUNK), **parts),
+            )
+
+        if not file.exists():
+            raise FileNotFoundError(file)
+        for attempt in range(self._attempts):
+            self._do("written", key, work)
+            try:
+                return self.verify(key, sha256, size)
+            except Differs:
+                if attempt + 1 == self._attempts:
+                    raise
+
+    def _in_place(self, fs: Any, path: str, put: Callable[[str], object]) -> None:
+        """Put under the final name: stores do it in one step; a folder needs a rename for that."""
+        if self._protocol in ("file", "local"):
+            folder, name = posixpath.split(path)
+            staged = f"{folder}/.staged-{os.getpid()}-{name}"
+            put(staged)
+            fs.mv(staged, path)
+            return
+        if self._protocol not in _STORES:
+            self._ask(fs, "makedirs", posixpath.dirname(path), exist_ok=True)
+        put(path)
+
+    def verify(self, key: str, sha256: str, size: int) -> None:
+        """Read an object to its end and compare."""
+        found = self._do("read", key, lambda fs, path: self._ask(fs, "size", path))
+        if found != size:
+            raise Differs(f"{shown(self._url)}/{key} has {found} bytes there and {size} here.")
+        digest = hashlib.sha256()
+        for chunk in self.chunks(key, 0, size):
+            digest.update(chunk)
+        if digest.hexdigest() != sha256:
+            raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the place, without sending it."""
+        self._do(
+            "copied",
+            target,
+            lambda fs, path: self._ask(fs, "cp_file", self._path(source), path, size=LISTING),
+        )
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no failure."""
+        try:
+            self._do("deleted", key, lambda fs, path: self._ask(fs, "rm_file", path))
+        except Missing:
+            return
+
+
+def _reason(error: Exception) -> str:
+    """Why, in a few words, whichever library says it."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such object, or no such bucket"
+    if isinstance(error, PermissionError):
+        return f"it is not permitted ({shown(str(error)).rstrip('.') or 'no reason given'})"
+    text = shown(str(error)).rstrip(".")
+    if isinstance(error, TimeoutError) and not text:
+        return "no answer in time"
+    return text[:300] or type(error).__name__

@@ -1,0 +1,286 @@
+"""From the copies of a run in a remote place to a run here: digests first, names after, nothing overwritten.
+
+What was cut off goes on: a half of a file waits under a staged name, and is used once its digest is right.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peakpoint.base import files
+from peakpoint.base.bounded import read_bytes, read_json
+from peakpoint.base.disk_space import failure, free_room, in_words
+from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.files import STAGED, Staged, fsync_directory, fsync_file, write_atomic
+from peakpoint.base.lock import one_writer, take
+from peakpoint.checkpointing.policy import TRAINING
+from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
+from peakpoint.checkpointing.remote.layout import (
+    MARK,
+    Damaged,
+    newest_record,
+    read_index,
+    read_mark,
+    safe,
+    sides,
+)
+from peakpoint.checkpointing.storage import aliases, foreign, listing, pointers, store
+from peakpoint.checkpointing.storage.manifest import Manifest
+
+TIMEOUT_S, ATTEMPTS = 20.0, 5
+"""Of the commands, and of a resume: each answer's, and each operation's."""
+
+_FILES = re.compile(
+    r"(run|status)\.json|metrics\.jsonl|\.hydra/(resume-\d+/)?[A-Za-z0-9_]+\.yaml"
+    r"|checkpoints/metadata/(journal\.jsonl|CHANGELOG\.md)"
+)
+"""What a record may hold."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run's folder in a remote place, and the checkpoint in it that was asked for, if one was."""
+
+    remote: Remote
+    run: str
+    name: str
+    file: str | None = None
+
+
+@dataclass
+class Pulled:
+    """What a pull did: files copied, files that were here, and what was passed over, with the reason."""
+
+    copied: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def find(url: str, key: str = "URL") -> Source:
+    """The run that a URL means: that of a run's folder, of a place with one run, or of a file in one.
+
+    Raises CheckpointError when there is none, or more than one.
+    """
+    remote = Remote(url, timeout_s=TIMEOUT_S, attempts=ATTEMPTS, key=key)
+    parts = url.rstrip("/").split("/")
+    file, local = None, Path(url.removeprefix("file://"))
+    if len(parts) > 5 and parts[-3] == "checkpoints" and parts[-2] in listing.TIERS:
+        file, remote = "/".join(parts[-2:]), remote.above(3)
+    elif parts[-1] == "checkpoints":
+        remote = remote.above(1)
+    elif local.is_file():
+        raise CheckpointError(f"{remote.url} is not the folder of a run.{foreign.described(local)}")
+    with contextlib.suppress(Missing):
+        mark = read_mark(remote)
+        return Source(remote, mark["run"], mark["name"], file)
+    found = []
+    for name in filter(safe, remote.folders()):
+        with contextlib.suppress(Missing, Damaged):
+            mark = read_mark(remote.below(name))
+            found.append(Source(remote.below(name), mark["run"], mark["name"]))
+    if not found:
+        raise CheckpointError(
+            f"{remote.url} holds no copies of a run: there is no {MARK} in it.{foreign.described(local)}"
+        )
+    if len(found) > 1:
+        names = ", ".join(f"{s.remote.name} ({s.name})" for s in found[:4])
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise CheckpointError(f"{remote.url} holds {len(found)} runs: add one of them to it: {names}{more}.")
+    return found[0]
+
+
+def pull(
+    source: Source,
+    directory: Path,
+    *,
+    tiers: Iterable[str] = listing.TIERS,
+    newest: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Pulled:
+    """Copy a run, or what was asked for of it, to `directory`, and the record with a run.
+
+    `newest`: only the newest checkpoint that is sound. Damaged ones are passed over. Nothing that is here is
+    changed but logs that have grown. Raises CheckpointError when nothing is sound, RemoteError when the place
+    cannot be reached.
+    """
+    sizes = source.remote.find("checkpoints")
+    index, bad = read_index(source.remote, sizes)
+    result = Pulled(refused=bad)
+    chosen = [m for m in reversed(_ordered(index.values())) if m.tier in tiers]
+    if source.file is not None:
+        tier, _, name = source.file.partition("/")
+        stem = name.rpartition(".")[0] or name
+        chosen = [m for m in chosen if m.file == source.file] or [
+            m for m in chosen if m.tier == tier and (stem == "latest" or stem in m.tags)
+        ]
+    root = directory / "checkpoints"
+    have: dict[str, Path] = {}
+    with _ours(source, directory):
+        for manifest in chosen:
+            try:
+                new = _fetch(source.remote, root, manifest, sizes, have)
+            except CheckpointError as error:
+                if isinstance(error, RemoteError) and not isinstance(error, Missing):
+                    raise
+                result.refused.append(str(error))
+                continue
+            except OSError as error:
+                raise failure(root, error, manifest.bytes) from error
+            (result.copied if new else result.there).append(manifest.file)
+            have[manifest.sha256] = root / manifest.file
+            say(f"{'pulled' if new else 'here'}  {manifest.file}, {in_words(manifest.bytes)}")
+            if newest or source.file is not None:
+                break
+        if not (result.copied or result.there):
+            what = source.file or "checkpoint that is sound"
+            why = f": {result.refused[0]}" if result.refused else "."
+            raise CheckpointError(f"{source.remote.url} holds no {what}{why}")
+        _write_record(source.remote, directory, result)
+        _point(root)
+    return result
+
+
+def _ordered(found: Iterable[Manifest]) -> list[Manifest]:
+    """Releases first, by the time of their making; then by the order of saving."""
+    return sorted(found, key=lambda m: (m.tier != listing.PRODUCTION, m.sequence, m.created))
+
+
+@contextlib.contextmanager
+def _ours(source: Source, directory: Path) -> Iterator[None]:
+    """Be the only writer to a directory that is new, or of this run. Raises CheckpointError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        others = [p.name for p in directory.iterdir() if p.name not in (".lock", "train.log")]
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be written to: {os_reason(error)}.") from None
+    if others and run_in(directory) != source.run:
+        raise CheckpointError(f"{directory} is not empty, and not of this run: name a new directory.")
+    with one_writer(directory):
+        if not (directory / MARK).exists() and not (directory / "run.json").exists():
+            mark = {"run": source.run, "name": source.name, "from": source.remote.url}
+            write_atomic(directory / MARK, json.dumps(mark, indent=2) + "\n")
+        yield
+
+
+def run_in(directory: Path) -> str | None:
+    """The run that a directory is of, or that is being pulled to it; None for anything else."""
+    for name in ("run.json", MARK):
+        with contextlib.suppress(CheckpointError, KeyError):
+            return str(read_json(directory / name)["run"])
+    return None
+
+
+def _fetch(
+    remote: Remote, root: Path, manifest: Manifest, sizes: Mapping[str, int], have: Mapping[str, Path]
+) -> bool:
+    """Copy one checkpoint and what belongs to it, its manifest last; False when it was here.
+
+    `have` are files that are here and sound, by digest: another role of one of them is a link.
+    """
+    mark = f"{manifest.file.rpartition('.')[0]}.json"
+    text = remote.read(f"checkpoints/{mark}")
+    if (root / mark).exists():
+        if read_bytes(root / mark) != text:
+            raise CheckpointError(
+                f"{root / mark} is here and differs from that of the mirror: left as it is."
+            )
+        store.verify(root, manifest)
+        return False
+    wanted = {**sides(manifest), manifest.file: manifest.sha256}
+    for file, digest in wanted.items():
+        if file not in sizes:
+            raise CheckpointError(f"{remote.url} lacks {file}, which belongs to {manifest.file}.")
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        if digest in have and not (root / file).exists():
+            with contextlib.suppress(OSError):
+                (root / file).hardlink_to(have[digest])
+        _download(remote, f"checkpoints/{file}", root / file, digest, sizes[file])
+    if f"{mark}.sig" in sizes:
+        _create(root / f"{mark}.sig", remote.read(f"checkpoints/{mark}.sig", 1 << 20))
+    _create(root / mark, text)
+    fsync_directory(root)
+    return True
+
+
+def _create(path: Path, data: bytes) -> None:
+    """A small file that is not there yet, durable."""
+    with Staged(path) as staged:
+        staged.file.write(data)
+        staged.sync()
+        with contextlib.suppress(FileExistsError):
+            staged.create()
+    fsync_directory(path.parent)
+    if read_bytes(path) != data:
+        raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
+
+
+def _download(remote: Remote, key: str, path: Path, sha256: str, size: int) -> None:
+    """A file under its name once its digest is right; goes on with the half that an earlier try left."""
+    if path.exists():
+        if path.stat().st_size != size or files.file_digest(path) != sha256:
+            raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
+        return
+    part = path.with_name(f"{STAGED}pull-{sha256[:32]}")
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "r+b") as file:
+        take(descriptor)  # or a sweep would take it for what a dead writer left
+        for attempt in range(2):
+            file.flush()
+            if attempt or os.fstat(descriptor).st_size > size:
+                os.ftruncate(descriptor, 0)
+            file.seek(0)
+            digest = hashlib.sha256()
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+            have = file.tell()
+            free, _ = free_room(path.parent)
+            if free is not None and free < size - have:
+                need = in_words(size - have)
+                raise CheckpointError(f"{path} takes {need} more, and {in_words(free)} are free: make room.")
+            for piece in remote.chunks(key, have, size):
+                file.write(piece)
+                digest.update(piece)
+            if digest.hexdigest() == sha256:
+                break
+        else:
+            part.unlink(missing_ok=True)
+            raise CheckpointError(f"{remote.url}/{key} does not match its digest: it is damaged there.")
+        file.flush()
+        fsync_file(descriptor, path)
+    part.rename(path)  # nobody else writes here
+    fsync_directory(path.parent)
+
+
+def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
+    """The texts beside the checkpoints, if what is here is what they were, or their beginning."""
+    _, texts = newest_record(remote)
+    for name in [n for n in texts if not _FILES.fullmatch(n)]:
+        result.refused.append(f"{remote.url} has {name!r} in its record: it is not written here.")
+        del texts[name]
+    for name, text in texts.items():
+        path = directory / name
+        if name.endswith(".jsonl") and path.exists() and not text.encode().startswith(read_bytes(path)):
+            return  # this directory has gone on by itself
+    for name, text in sorted(texts.items(), key=lambda item: item[0] == "run.json"):  # the last: all is here
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or read_bytes(path) != text.encode():
+            write_atomic(path, text)
+
+
+def _point(root: Path) -> None:
+    """The pointers for people, as the run had them."""
+    for manifest in store.manifests(root):  # oldest first, so that the newest wins
+        for name in ("latest",) if manifest.tier == TRAINING else manifest.tags:
+            link = root / manifest.tier / f"{name}.pt"
+            if not link.with_suffix(".json").exists():
+                files.point(link, Path(manifest.file).name)
+    pointers.latest_release(root)
+    with contextlib.suppress(CheckpointError):
+        for alias, version in aliases.current(root).items():
+            pointers.alias(root, alias, version)

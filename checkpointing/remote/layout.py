@@ -1,0 +1,155 @@
+"""What the remote folder of a run says of itself, read with distrust: names, sizes, digests, forms.
+
+What lies there, and in which order it is written: copies.py.
+"""
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from peakpoint.base import bounded
+from peakpoint.base.bounded import LOG
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.remote.client import SMALL, Differs, Missing, Remote, RemoteError
+from peakpoint.checkpointing.storage import listing, locate
+from peakpoint.checkpointing.storage.manifest import LARGEST, Manifest, parse_manifest, unsealed
+
+FORMAT = 1
+MARK = "mirror.json"
+RECORDS = ("run.json", "status.json", "metrics.jsonl", ".hydra/*.yaml", ".hydra/*/*.yaml")
+"""Of a run's directory, beside its checkpoints: what a resume reads."""
+BOOKS = ("metadata/journal.jsonl", "metadata/CHANGELOG.md")
+"""Of a checkpoint folder."""
+
+BAD = (CheckpointError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a text of somebody else may raise."""
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@,-]{0,200}")
+
+
+class Damaged(RemoteError):  # noqa: N818 (the name says what is wrong)
+    """What lies there is not what was written."""
+
+
+def safe(name: str) -> bool:
+    """Whether a name from elsewhere may be that of a file here."""
+    return _NAME.fullmatch(name) is not None and ".." not in name
+
+
+def sides(manifest: Manifest) -> dict[str, str]:
+    """What belongs to a release beside its weights, with the digests: configuration, card, golden outputs.
+
+    Paths are relative to the checkpoint folder and stay within it. Raises CheckpointError for others.
+    """
+    digests = (manifest.metadata or {}).get("digests") or {}
+    found = {}
+    for file, digest in digests.items() if manifest.tier == listing.PRODUCTION else ():
+        parts = str(file).split("/")
+        if not all(map(safe, parts)) or parts[0] not in (listing.PRODUCTION, "metadata"):
+            raise CheckpointError(f"{manifest.file} names {file!r} among its files: it leaves its folder.")
+        found[str(file)] = str(digest)
+    return found
+
+
+def read_mark(remote: Remote) -> dict[str, Any]:
+    """What a run's folder says of itself. Raises Missing when it is none, Damaged, or RemoteError."""
+    try:
+        mark = _read(remote, MARK, unsealed, 1 << 16)
+        if mark["format"] != FORMAT:
+            raise RemoteError(
+                f"{remote.url}/{MARK} is of format {mark['format']}, and this version reads {FORMAT}: "
+                "use the version of Peakpoint that wrote it."
+            )
+        if not (safe(mark["run"]) and isinstance(mark["name"], str)):
+            raise ValueError("it names no run")
+    except (Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{remote.url}/{MARK} is damaged: {error}.") from None
+    return mark
+
+
+def _read(remote: Remote, key: str, parse: Callable[[bytes], T], limit: int = SMALL) -> T:
+    """A small object as `parse` understands it; read again if it does not: the way here may be bad."""
+    try:
+        return parse(remote.read(key, limit))
+    except BAD as error:
+        if isinstance(error, RemoteError) and not isinstance(error, Differs):
+            raise
+        return parse(remote.read(key, limit))
+
+
+def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Manifest], list[str]]:
+    """The manifests in a run's folder by file, oldest first, and what is wrong with others.
+
+    `sizes` are the keys below checkpoints/. One counts only if its file is there with the size that it says.
+    """
+    found: list[Manifest] = []
+    bad: list[str] = []
+    for key in sizes:
+        tier, _, name = key.partition("/")
+        if tier not in listing.TIERS or not name.endswith(".json") or name.endswith(".config.json"):
+            continue
+        try:
+            if not safe(name):
+                raise CheckpointError(
+                    f"{remote.url} holds {key!r}, which is no name for a file here: passed over."
+                )
+            where = f"{remote.url}/checkpoints/{key}"
+            if sizes[key] > LARGEST:
+                raise CheckpointError(
+                    f"{where} has {sizes[key]} bytes, too many for a manifest: passed over."
+                )
+            file = f"{key.removesuffix('.json')}.pt"
+            manifest = _read(
+                remote, f"checkpoints/{key}", functools.partial(parse_manifest, where=where, file=file)
+            )
+            if (size := sizes.get(manifest.file, 0)) != manifest.bytes:
+                raise CheckpointError(
+                    f"{where} says {manifest.bytes} bytes, and {size} are there: passed over."
+                )
+        except Missing:  # deleted since it was listed
+            continue
+        except CheckpointError as error:
+            if isinstance(error, RemoteError) and not isinstance(error, Differs):
+                raise
+            bad.append(str(error))
+        else:
+            found.append(manifest)
+    return {m.file: m for m in sorted(found, key=lambda m: (m.sequence, m.file))}, bad
+
+
+def record_of(root: Path) -> dict[str, str]:
+    """The texts beside the checkpoints under `root`, by their path from the run's directory."""
+    run = locate.run_of(root)
+    paths = [p for pattern in RECORDS for p in sorted(run.glob(pattern))] if run != root else []
+    # A link could lead to what is nobody else's.
+    found = {p.relative_to(run).as_posix(): p for p in paths if not p.is_symlink()}
+    found |= {f"checkpoints/{book}": root / book for book in BOOKS}
+    texts = {}
+    for name, path in found.items():
+        with contextlib.suppress(bounded.Absent):
+            texts[name] = bounded.read_text(path, LOG)
+    return texts
+
+
+def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
+    """The highest number that a record in a run's folder has, and the texts in the newest sound one."""
+    sizes = remote.find("record")
+    keys = [k for k, size in sizes.items() if re.fullmatch(r"\d{6,9}\.json", k) and size <= SMALL]
+    keys.sort(key=number, reverse=True)
+    for key in keys:
+        with contextlib.suppress(
+            Missing, Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError
+        ):
+            found = _read(remote, f"record/{key}", unsealed)["files"]
+            return number(keys[0]), {str(k): str(v) for k, v in found.items()}
+    return number(keys[0]) if keys else 0, {}
+
+
+def number(key: str) -> int:
+    """The place of a record in their order."""
+    return int(key.removesuffix(".json"))

@@ -1,0 +1,1 @@
+"""State as tensors and plain types: gathered, serialized, restored."""

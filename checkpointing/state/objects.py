@@ -1,0 +1,240 @@
+"""The living model, optimizer and scheduler of a loop of one's own, and the state that describes them."""
+
+import contextlib
+import itertools
+import logging
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.state import optimizer_state, schedule_state, serialize
+from peakpoint.checkpointing.state.rng import restore_rng
+
+log = logging.getLogger("peakpoint")
+
+HEAVY = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "rng_state")
+"""What is loaded into living objects; the rest of a checkpoint is for the caller."""
+
+_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+class Stateful(Protocol):
+    """Anything with memory: an optimizer, a learning rate scheduler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its memory as tensors and plain types."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take it back."""
+        ...
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, out of DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def canonical(key: str) -> str:
+    """A key without the `_orig_mod` of a compiled part."""
+    return ".".join(part for part in key.split(".") if part != "_orig_mod")
+
+
+def weights(model: nn.Module) -> dict[str, Any]:
+    """The network's state under canonical keys; not copied."""
+    return {canonical(key): value for key, value in unwrap(model).state_dict().items()}
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise CheckpointError for a parameter without values, and where `nonfinite` finds something."""
+    for name, tensor in unwrap(model).named_parameters():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise CheckpointError(
+                f"{canonical(name)} has no values yet: call the network once, or move it to a device, and "
+                "save it then."
+            )
+    if (bad := nonfinite(model)) is not None:
+        raise CheckpointError(f"{bad} holds NaN or infinite values: this state is not saved.")
+
+
+def nonfinite(model: nn.Module) -> str | None:
+    """The name of the first parameter or running statistic that holds a NaN or an infinity, or None.
+
+    Other buffers may, as masks do.
+    """
+    inner = unwrap(model)
+    tensors: dict[str, Any] = dict(inner.named_parameters())
+    for prefix, layer in inner.named_modules():
+        if isinstance(layer, _NormBase):
+            tensors |= layer.named_buffers(prefix, recurse=False)
+    found = serialize.nonfinite({name: tensor for name, tensor in tensors.items() if not is_lazy(tensor)})
+    return None if found is None else canonical(found)
+
+
+def restore(
+    saved: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Stateful | None,
+    scheduler: Stateful | None,
+    *,
+    rng: bool,
+) -> dict[str, Any]:
+    """Load a checkpoint's contents into living objects, the random number generators last.
+
+    Returns the rest of it. Raises CheckpointError when the model or the optimizer is not in it or does not
+    fit, and leaves both as they were; a schedule that is not in it, or is another, is a warning and
+    `not_restored`.
+    """
+    needed = ["model_state_dict", *["optimizer_state_dict"] * (optimizer is not None), *["rng_state"] * rng]
+    for key in needed:
+        if saved.get(key) is None:
+            raise CheckpointError(
+                f"This checkpoint holds no {key}, so it cannot be loaded into a training that needs it."
+            )
+    if optimizer is not None:  # before anything living is touched
+        optimizer_state.check_kind(optimizer, saved["optimizer_state_dict"], saved.get("optimizer"))
+    with _as_they_were_unless_it_fits(model, optimizer):
+        load_weights(model, saved["model_state_dict"])
+        if optimizer is not None:
+            for line in optimizer_state.load(optimizer, saved["optimizer_state_dict"], keep_settings=False):
+                log.warning("%s", line)
+    rest = {key: value for key, value in saved.items() if key not in HEAVY}
+    rest["not_restored"] = _restore_schedule(saved.get("scheduler_state_dict"), scheduler, resumed=rng)
+    if rng:
+        restore_rng(saved["rng_state"])
+    return rest
+
+
+@contextlib.contextmanager
+def _as_they_were_unless_it_fits(model: nn.Module, optimizer: Stateful | None) -> Iterator[None]:
+    """Within: an error gives the model and the optimizer back what they had.
+
+    torch loads what fits and then raises. Only its own loading knows what fits, as layers may rename and add
+    entries, so the weights are copied before, to the CPU: there is never more on the device than in training.
+    """
+    network = unwrap(model)
+    weights = {
+        key: value.detach().to("cpu", copy=True)
+        for key, value in network.state_dict().items()
+        if isinstance(value, torch.Tensor) and not value.is_meta and not nn.parameter.is_lazy(value)
+    }
+    memory = optimizer.state_dict() if optimizer is not None else {}
+    try:
+        yield
+    except BaseException:
+        network.load_state_dict(weights, strict=False)
+        if optimizer is not None:
+            optimizer.load_state_dict(memory)
+        raise
+
+
+def load_weights(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Load canonical weights. Raises CheckpointError with the first difference when they do not fit."""
+    network = unwrap(model)
+    actual = {canonical(key): key for key in network.state_dict()}
+    try:
+        network.load_state_dict({actual.get(key, key): value for key, value in saved.items()})
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(f"The checkpoint is of another network: {(lines[1:] or lines)[0]}") from None
+
+
+def _restore_schedule(
+    saved: dict[str, Any] | None, scheduler: Stateful | None, *, resumed: bool
+) -> list[str]:
+    if scheduler is not None and saved is not None:
+        theirs, ours = _settings(saved), _settings(scheduler.state_dict())
+        if theirs != ours:
+            log.warning(
+                "The checkpoint's schedule (of %s) is another than the %s given (of %s), which starts anew.",
+                theirs,
+                type(scheduler).__name__,
+                ours,
+            )
+            return ["scheduler_state_dict"]
+        schedule_state.load(scheduler, saved)
+        return []
+    if scheduler is not None:
+        log.warning(
+            "This checkpoint holds no scheduler_state_dict: the learning rate schedule starts anew. "
+            "Give scheduler= to save_training_checkpoint."
+        )
+        return ["scheduler_state_dict"]
+    if saved is not None and resumed:
+        log.warning("This checkpoint holds a scheduler_state_dict, and no scheduler was given to take it.")
+        return ["scheduler_state_dict"]
+    return []
+
+
+def _settings(schedule: Mapping[str, Any]) -> str:
+    """What tells one kind of schedule from another; what torch keeps for itself changes with its version."""
+    return ", ".join(sorted(name for name in schedule if not name.startswith("_") and name != "verbose"))
+
+
+def move(model: nn.Module, device: str | torch.device) -> None:
+    """Move a network to a device, in place. Raises CheckpointError when this machine has no such device."""
+    try:
+        unwrap(model).to(device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"The model cannot be moved to {device}: {first}") from None
+
+
+NETWORK = "network"
+"""The note of a manifest that names the class of its network."""
+
+
+def class_name(model: nn.Module) -> str:
+    """The class of a network in snake case, which is also its name where it has no other."""
+    return snake(type(unwrap(model)).__name__)
+
+
+def environment(model: nn.Module) -> dict[str, str]:
+    """What is trained where: the network's class, the device and torch's version."""
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    cuda = first is not None and first.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(first.device) if first is not None and cuda else "cpu",
+        "pytorch_version": str(torch.__version__),
+        NETWORK: class_name(model),
+    }
+
+
+def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Metrics as floats, whatever kind of number they are. Raises CheckpointError naming one that is none."""
+    if not isinstance(metrics, Mapping | None):
+        raise CheckpointError(f"metrics is of type {type(metrics).__name__}: give a dict of numbers by name.")
+    found = {}
+    for name, value in (metrics or {}).items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            raise CheckpointError(f"The metric {name} is {value!r}: give a number.") from None
+    return found
+
+
+def snake(name: str) -> str:
+    """BayesianTransformer as bayesian_transformer."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def git_commit() -> str | None:
+    """The commit of the code in the working directory, or None without git or a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,137 @@
+"""An optimizer's saved state put into a living one: what does not belong is refused, what changes is said.
+
+State that the settings need and the file lacks is begun, or refused; state that the file has and the settings
+do not need is said before it is dropped. Nothing of either happens in silence.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from peakpoint.base.errors import CheckpointError
+
+BEGUN = {"max_exp_avg_sq": "exp_avg_sq", "momentum_buffer": None}
+"""State that can begin in mid-training: a copy of another, or None where the optimizer begins it itself."""
+PLAIN = ("state", "param_groups")
+
+
+def kind(optimizer: object) -> str:
+    """The name of an optimizer's class, which is saved beside its state."""
+    return type(optimizer).__name__
+
+
+def check_kind(optimizer: object, saved: Mapping[str, Any], named: object = None) -> None:
+    """Raise CheckpointError when a state is of another kind of optimizer.
+
+    `named` is the kind that was saved, None in older files. Nothing living is touched. A class is another
+    kind when each of the two has settings that the other lacks: AdamW's state serves Adam and its subclasses.
+    """
+    if not isinstance(optimizer, Optimizer) or "param_groups" not in saved:
+        return
+    theirs, ours = saved["param_groups"], optimizer.param_groups
+    names = set().union(*(group.keys() for group in theirs)) - {"params", "param_names", "initial_lr"}
+    only_theirs = sorted(names - set().union(*(group.keys() for group in ours)))
+    only_ours = sorted(optimizer.defaults.keys() - names)
+    if only_theirs and only_ours:
+        what = named or f"an optimizer with {', '.join(only_theirs)}"
+        raise CheckpointError(
+            f"The optimizer's state in this checkpoint is of {what}, and {kind(optimizer)} cannot go on with "
+            f"it: give the optimizer that was saved, or load the weights alone and start anew."
+        )
+
+
+def load(optimizer: Any, saved: Mapping[str, Any], *, keep_settings: bool) -> list[str]:
+    """Load a state; returns what was begun anew and what was dropped, in words.
+
+    With `keep_settings` the learning rate, decay and all other settings stay those of the optimizer; without,
+    they are those of the file, as torch does. Raises CheckpointError when the state does not fit.
+    """
+    told = _beside(optimizer, saved)
+    groups = getattr(optimizer, "param_groups", [])
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    try:
+        optimizer.load_state_dict(dict(saved))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"The optimizer's state does not fit: {error}.") from None
+    kept = _kept(optimizer) if isinstance(optimizer, Optimizer) else []
+    if keep_settings:
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
+    return told + (_reconcile(optimizer, kept) if isinstance(optimizer, Optimizer) else [])
+
+
+def _kept(optimizer: Optimizer) -> list[set[str]]:
+    """What each group's saved settings keep of a parameter: nothing of it is lost before the first step."""
+    return [_needed(optimizer, group) or set() for group in optimizer.param_groups]
+
+
+def _beside(optimizer: Any, saved: Mapping[str, Any]) -> list[str]:
+    """What an optimizer keeps beside the state of its parameters, such as masks, and the file does not."""
+    living = optimizer.state_dict().keys() - {*PLAIN}
+    begun, dropped = sorted(living - saved.keys()), sorted(saved.keys() - living - {*PLAIN})
+    return [
+        *(f"The checkpoint's optimizer has no {name!r}: it begins anew." for name in begun),
+        *(f"The checkpoint's optimizer has {name!r}, which nothing takes now: dropped." for name in dropped),
+    ]
+
+
+def _reconcile(optimizer: Optimizer, kept: list[set[str]]) -> list[str]:
+    """Begin the state that the settings need and the parameters lack; drop what they do not need."""
+    begun: set[str] = set()
+    dropped: set[str] = set()
+    changes: list[tuple[dict[str, Any], set[str], set[str]]] = []
+    for group, before in zip(optimizer.param_groups, kept, strict=True):
+        needed = _needed(optimizer, group)
+        if needed is None:
+            continue
+        if not any(optimizer.state.values()):
+            begun |= needed - before
+        for state in filter(None, map(optimizer.state.get, group["params"])):
+            lacking, needless = needed - state.keys(), state.keys() - needed
+            if unknown := sorted(lacking - BEGUN.keys()):
+                raise CheckpointError(
+                    f"{kind(optimizer)} needs {unknown[0]} with these settings, and the checkpoint has none: "
+                    "keep the settings that it was saved with."
+                )
+            changes.append((state, lacking, needless))
+            begun |= lacking
+            dropped |= needless
+    for state, lacking, needless in changes:
+        for name in lacking:
+            if (source := BEGUN[name]) is not None:
+                state[name] = state[source].clone()
+        for name in needless:
+            del state[name]
+    return _said(sorted(begun), sorted(dropped))
+
+
+def _said(begun: list[str], dropped: list[str]) -> list[str]:
+    told = []
+    if begun:
+        how = [f"{name} begins {f'as {source}' if (source := BEGUN.get(name)) else 'anew'}" for name in begun]
+        told.append(f"The checkpoint lacks what the optimizer's settings need: {', '.join(how)}.")
+    if dropped:
+        told.append(
+            f"The optimizer's settings do not need what the checkpoint has, dropped: {', '.join(dropped)}."
+        )
+    return told
+
+
+def _needed(optimizer: Optimizer, group: Mapping[str, Any]) -> set[str] | None:
+    """The names of what a step keeps of a parameter in this group; None when that cannot be found out.
+
+    A copy without hooks takes a step over a single zero, so that no table of optimizers is needed.
+    """
+    try:
+        shadow, first = copy.copy(optimizer), group["params"][0]
+        stand_in = torch.zeros_like(first.detach().flatten()[:1].view([1] * first.dim()))
+        stand_in.grad = torch.zeros_like(stand_in)
+        shadow.param_groups = [{**group, "params": [stand_in]}]
+        shadow.state = type(optimizer.state)(dict)
+        shadow.step()
+        return set(shadow.state[stand_in])
+    except Exception:  # an optimizer of somebody else's, which may need anything to take a step
+        return None

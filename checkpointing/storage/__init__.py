@@ -1,0 +1,1 @@
+"""Checkpoints on disk: written whole, found again, vouched for by a manifest."""

@@ -1,0 +1,183 @@
+"""Names for releases that change hands: champion, challenger_1. The journal is their only record.
+
+An alias is set by one durable line of the journal, so a crash leaves it as it was or changed, never half; and
+the lines before it say which release had the name at any time. Two processes that set one are serialised.
+
+The order of the lines decides, not their times, since clocks go backwards. A line counts as no later than any
+line after it, so that the last line with a time up to `when` is what held then.
+"""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.lock import briefly
+from peakpoint.checkpointing.storage import journal, listing, pointers
+from peakpoint.checkpointing.storage.manifest import Manifest
+
+CHAMPION = "champion"
+EVENT = "alias"
+SET, REMOVED, ROLLED_BACK = "set", "removed", "rolled back"
+
+_NAME = re.compile(r"champion|challenger_[a-z0-9]+(_[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An alias came to name `version` instead of `before`, None for no release.
+
+    `how` is set, removed or rolled back; `time` is UTC.
+    """
+
+    time: datetime
+    alias: str
+    version: str | None
+    before: str | None
+    how: str
+    reason: str
+
+
+def check(alias: str) -> None:
+    """Raise CheckpointError unless `alias` is a name that a release may have."""
+    if not _NAME.fullmatch(alias):
+        raise CheckpointError(
+            f"{alias!r} is not an alias: use champion, or challenger_1, challenger_wide and the like."
+        )
+
+
+def changes(root: Path, alias: str | None = None) -> Iterator[Change]:
+    """What became of an alias, or of all, in the order it happened. Raises CheckpointError.
+
+    A journal in which a line was changed is refused whole: what its other lines say may no longer hold.
+    """
+    for fact in journal.vouched(root):
+        if fact["event"] == EVENT and alias in (None, fact.get("alias")):
+            yield _change(root, fact)
+
+
+def _change(root: Path, fact: Mapping[str, Any]) -> Change:
+    try:
+        time, alias, version, before = (fact[key] for key in ("time", "alias", "version", "before"))
+        check(alias)
+        when = datetime.fromisoformat(time)
+        if when.tzinfo is None or not all(isinstance(v, str | None) for v in (version, before)):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, CheckpointError):
+        raise CheckpointError(
+            f"{root / journal.JOURNAL}: line number {fact[journal.NUMBER]} of the sealed ones is of another "
+            "version: use the version of Peakpoint that wrote it."
+        ) from None
+    how, reason = (str(fact.get(key, "")) for key in ("how", "reason"))
+    return Change(time=when, alias=alias, version=version, before=before, how=how, reason=reason)
+
+
+def current(root: Path) -> dict[str, str]:
+    """The version that each alias names."""
+    found = {change.alias: change.version for change in changes(root)}
+    return {alias: version for alias, version in found.items() if version is not None}
+
+
+def at(root: Path, alias: str, when: datetime) -> str | None:
+    """The version that an alias named at a time, which has a time zone; None when it named none."""
+    named = None
+    for change in changes(root, alias):
+        if change.time <= when:
+            named = change.version
+    return named
+
+
+def doubts(history: Sequence[Change]) -> list[str]:
+    """What makes the history of one alias less than certain, in sentences."""
+    found = []
+    if any(later.time < earlier.time for earlier, later in itertools.pairwise(history)):
+        found.append("The clock went backwards between changes: their order in the journal decides.")
+    ends = [None, *(change.version for change in history)]
+    for end, change in zip(ends, history, strict=False):
+        if change.before != end:
+            when = change.time.isoformat(sep=" ", timespec="seconds")
+            had = f"{change.before or 'no release'} had the alias then"
+            found.append(f"A line is missing from the journal before {when}: {had}.")
+    return found
+
+
+def named(root: Path, alias: str) -> Manifest | None:
+    """The release that a name means; None for another name, or an alias that was never set.
+
+    It is not verified. Raises CheckpointError when the alias was taken away, or its release is not there.
+    """
+    if not _NAME.fullmatch(alias):
+        return None
+    history = list(changes(root, alias))
+    if not history:
+        return None
+    version = history[-1].version
+    if version is None:
+        raise CheckpointError(f"{alias} names no release of {root} any more.")
+    for manifest in listing.releases(root):
+        if listing.version_of(manifest) == version:
+            return manifest
+    raise CheckpointError(f"{alias} is {version}, which is not under {root}: roll back to one that is.")
+
+
+def before(history: Sequence[Change]) -> str | None:
+    """The release that an alias named before, or what it named last when it was taken away; None: none.
+
+    A release that was rolled back from never comes again this way: from 1.2.0 back to 1.1.0, then to 1.0.0.
+    """
+    earlier: list[str] = []
+    for change in history:
+        if change.how == ROLLED_BACK:
+            while change.version in earlier and earlier[-1] != change.version:
+                earlier.pop()
+            earlier = [version for version in earlier if version != change.before]
+        if change.version is not None:
+            earlier.append(change.version)
+    now = history[-1].version if history else None
+    return next((version for version in reversed(earlier) if version != now), None)
+
+
+def assign(
+    root: Path, alias: str, version: str | None, reason: str, *, rolled_back: Sequence[Change] | None = None
+) -> Change | None:
+    """Let an alias name a release, or no release any more; durable on return. None: it did so already.
+
+    The release is not verified here. `rolled_back` is for `rollback`: the history that it was decided by.
+    Raises CheckpointError when there is no release of that version, or when that history has gone on.
+    """
+    check(alias)
+    with _alone(root):
+        history = list(changes(root, alias))
+        now = history[-1].version if history else None
+        if rolled_back is not None and len(rolled_back) != len(history):
+            raise CheckpointError(
+                f"{alias} was set to {now or 'no release'} while {version} was verified: look, and try again."
+            )
+        if version is not None and version not in map(listing.version_of, listing.releases(root)):
+            raise CheckpointError(f"{root} has no release {version}: peakpoint ls {root} lists them.")
+        if version != now:
+            how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK
+            fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": _plain(reason)}
+            journal.record(root, EVENT, fact)
+        pointers.alias(root, alias, version)
+        return list(changes(root, alias))[-1] if version != now else None
+
+
+def _plain(reason: str) -> str:
+    """Words that any terminal and any file can take, whatever bytes a command line gave."""
+    return reason.encode("utf-8", "replace").decode()
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(briefly(root))
+        except OSError as error:
+            raise CheckpointError(f"{root} cannot be opened: {os_reason(error)}.") from None
+        yield

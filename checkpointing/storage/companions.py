@@ -1,0 +1,33 @@
+"""The files that lie beside a release's weights, each with its digest in the release's manifest."""
+
+from pathlib import Path, PurePosixPath
+
+from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.files import file_digest
+from peakpoint.checkpointing.storage.manifest import Manifest
+
+
+def listed(manifest: Manifest) -> dict[str, str]:
+    """The sha256 of each file by its path from the checkpoint root.
+
+    Raises CheckpointError for a path that leaves the root.
+    """
+    found = (manifest.metadata or {}).get("digests")
+    if manifest.tier != "production" or not isinstance(found, dict):  # other tiers' metadata is the caller's
+        return {}
+    for name in found:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise CheckpointError(f"{manifest.file} claims {name}, which is not under its root.")
+    return {str(name): str(digest) for name, digest in found.items()}
+
+
+def check(root: Path, manifest: Manifest) -> None:
+    """Raise CheckpointError unless every file beside the weights is as its digest says."""
+    for name, digest in listed(manifest).items():
+        path = root / name
+        try:
+            if file_digest(path) != digest:
+                raise CheckpointError(f"{path} does not match its digest in the manifest: its bytes changed.")
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None

@@ -1,0 +1,154 @@
+"""What happened to the checkpoints of a folder, one JSON line each, only ever appended to.
+
+Most lines are for people, and for `why` after a file is gone: `append` passes over a disk that refuses, and
+no code decides anything by them. What is decided by hand, such as which release is the champion, has no other
+record: `record` makes such a line durable, with a number and a digest, and `vouched` reads those alone.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.bounded import Absent, json_value, lines
+from peakpoint.base.errors import CheckpointError, SaveFailed, os_reason
+from peakpoint.base.files import fsync_directory, fsync_file
+from peakpoint.base.text import utc_now
+
+JOURNAL = "metadata/journal.jsonl"
+CHECK, NUMBER = "check", "number"
+SEALED = ("alias", "released")
+"""The events that `record` alone writes: a line of one without its digest is no fact."""
+
+_WHOLE = re.compile(rf'"{CHECK}": ".{{66}}|[0-9a-f]{{64}}"\}}')
+"""In a sealed line that has its end; one that was cut short has not."""
+
+
+def append(root: Path, event: str, file: str, reason: str, sequence: int | None = None) -> None:
+    """Add a line; a failure to do so is nobody's problem."""
+    fact = {"time": utc_now(), "event": event, "file": file, "sequence": sequence, "reason": reason}
+    with contextlib.suppress(OSError), _opened(root) as descriptor:
+        _append(descriptor, json.dumps(fact))
+
+
+def record(root: Path, event: str, facts: Mapping[str, Any]) -> None:
+    """Add a line that code relies on; durable on return. Raises SaveFailed when the disk refuses.
+
+    `event` is one of SEALED. Lines are numbered, so that none can be put in again later or elsewhere.
+    """
+    assert event in SEALED, event
+    try:
+        _write(root, {"time": utc_now(), "event": event, **facts})
+    except OSError as error:
+        raise SaveFailed(
+            f"{root / JOURNAL} cannot be written: {os_reason(error)}. What the command line says now "
+            "of its aliases and releases is what holds: look before you try again.",
+            needed=None,
+            free=None,
+            errno=error.errno,
+        ) from error
+
+
+def _sealed(fact: Mapping[str, Any]) -> str:
+    return json.dumps({**fact, CHECK: _seal(fact)}, allow_nan=False)
+
+
+def _seal(fact: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fact).encode()).hexdigest()
+
+
+def _write(root: Path, fact: Mapping[str, Any]) -> None:
+    """Append a sealed line, one process at a time."""
+    with _opened(root) as descriptor:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        number = max((n for f in _facts(_lines(root)) if isinstance(n := f.get(NUMBER), int)), default=0) + 1
+        line = _sealed({NUMBER: number, **fact})
+        if _append(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync_file(descriptor, root / JOURNAL)
+        for folder in ((root / JOURNAL).parent, root):
+            fsync_directory(folder)
+
+
+@contextlib.contextmanager
+def _opened(root: Path) -> Iterator[int]:
+    path = root / JOURNAL
+    path.parent.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _append(descriptor: int, line: str) -> int:
+    """Write a line in one piece; how many of its bytes the disk took."""
+    text = line.encode() + b"\n"
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the last writer was cut short
+        text = b"\n" + text
+    return os.write(descriptor, text) - len(text) + len(line)
+
+
+def vouched(root: Path) -> list[dict[str, Any]]:
+    """The lines that `record` wrote, oldest first, with their time, event and number.
+
+    Raises CheckpointError for one that was changed, has lost its digest, or stands where it was not written.
+    """
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(_lines(root), 1):
+        fact = next(_facts([line]), None)
+        if fact is None and not _WHOLE.search(line):
+            continue  # the last words of a writer that was killed
+        if fact is None or CHECK in fact or fact.get("event") in SEALED:
+            body = {key: value for key, value in (fact or {}).items() if key != CHECK}
+            if fact is None or not _is_sealed(fact, body):
+                raise _refused(root, number, "was changed after it was written")
+            if found and body[NUMBER] <= found[-1][NUMBER]:
+                raise _refused(root, number, "was written earlier, and put in again")
+            found.append(body)
+    return found
+
+
+def _refused(root: Path, line: int, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{root / JOURNAL}: line {line} {what}. Restore the file from a copy, or take that line out by hand."
+    )
+
+
+def _is_sealed(fact: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    return (
+        _seal(body) == fact.get(CHECK) and isinstance(body.get(NUMBER), int) and body.get("event") in SEALED
+    )
+
+
+def _lines(root: Path) -> Iterator[str]:
+    """The lines of the journal, none without one. Raises CheckpointError."""
+    with contextlib.suppress(Absent):
+        yield from lines(root / JOURNAL)
+
+
+def read(root: Path) -> list[dict[str, Any]]:
+    """The facts written down under a checkpoint root, oldest first.
+
+    Each has `time` (UTC, ISO 8601), `event` (saved, deleted, quarantined, resumed, swept), `file` (relative
+    to the root), `sequence` (of the checkpoint, or None) and `reason`. Torn and foreign lines are left out.
+    """
+    with contextlib.suppress(CheckpointError):
+        return list(_facts(_lines(root)))
+    return []
+
+
+def _facts(found: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in found:
+        with contextlib.suppress(ValueError):
+            fact = json_value(line)
+            if isinstance(fact, dict):
+                yield fact

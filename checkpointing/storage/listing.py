@@ -1,0 +1,127 @@
+"""What lies in the checkpoint folder of a run: its tiers, its own checkpoints, its releases."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from peakpoint.base import bounded, semver
+from peakpoint.base.errors import CheckpointError, FormatError
+from peakpoint.checkpointing.policy import MILESTONE, TRAINING
+from peakpoint.checkpointing.storage import foreign, store
+from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest, read_manifest
+from peakpoint.checkpointing.storage.store import run_of as run_of
+
+log = logging.getLogger("peakpoint")
+
+PRODUCTION = "production"
+
+
+TIERS = (TRAINING, MILESTONE, PRODUCTION)
+
+
+LIBRARY = "library-"
+"""How the runs of the library begin, so that a trainer's in the same directory are left alone."""
+
+
+def is_root(path: Path) -> bool:
+    """Whether a folder holds checkpoints by tier."""
+    return any((path / tier).is_dir() for tier in TIERS)
+
+
+def checkpoint_root(path: Path) -> Path:
+    """The checkpoint folder of a run directory, or the folder itself. Raises CheckpointError."""
+    for root in (path / "checkpoints", path):
+        if is_root(root):
+            return root
+    raise CheckpointError(no_checkpoints(path))
+
+
+def no_checkpoints(path: Path) -> str:
+    """The line for a path that is no run, which says what it is."""
+    if not os.path.lexists(path):
+        return f"{path} does not exist."
+    return f"{path} has no checkpoints: name a run directory, such as outputs/RUN.{foreign.described(path)}"
+
+
+def run_id(root: Path) -> str | None:
+    """The run that a checkpoint folder belongs to by its run.json, or None without one."""
+    with contextlib.suppress(CheckpointError, KeyError):
+        return str(bounded.read_json(run_of(root) / "run.json")["run"])
+    return None
+
+
+def own(root: Path, found: Iterable[Manifest]) -> list[Manifest]:
+    """Those of `found` that are of the run whose folder this is, of the library, or releases.
+
+    Checkpoints of another run that were copied to it are passed over, with a warning.
+    """
+    found, run = list(found), run_id(root)
+    mine = [m for m in found if run in (None, m.run) or m.tier == PRODUCTION or m.run.startswith(LIBRARY)]
+    if len(mine) < len(found):
+        log.warning("%s", of_others(root, [m.file for m in found if m not in mine]))
+    return mine
+
+
+def of_others(root: Path, files: Sequence[str]) -> str:
+    """What to tell of checkpoints in the folder of a run that are of another run."""
+    names = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    return f"Of another run than that of {run_of(root)}, and passed over: {names}."
+
+
+def version_of(manifest: Manifest) -> str:
+    """The version of a release. Raises CheckpointError when its manifest names none, or another's."""
+    if not manifest.tags or not manifest.tags[0].startswith("v"):
+        raise CheckpointError(f"{manifest.file} has no version in its manifest.")
+    if not Path(manifest.file).stem.endswith(f"_{manifest.tags[0]}"):
+        raise CheckpointError(f"{manifest.file} is {manifest.tags[0]} by its manifest: it was renamed.")
+    return manifest.tags[0][1:]
+
+
+def check_tier(tier: str) -> None:
+    """Raise CheckpointError unless `tier` is one of the three."""
+    if tier not in TIERS:
+        raise CheckpointError(f"There is no tier {tier!r}: choose one of {', '.join(TIERS)}.")
+
+
+def in_tier(root: Path, tier: str) -> list[Manifest]:
+    """The checkpoints of a tier whose file is there: oldest first, releases by version."""
+    check_tier(tier)
+    everything = releases(root) if tier == PRODUCTION else store.manifests(root)
+    found = [m for m in everything if m.tier == tier]
+    return [m for m in found if (root / m.file).exists()]
+
+
+def described_by(mark: Path) -> Path:
+    """The file beside a manifest that may not be readable."""
+    there = [mark.with_suffix(end) for end in SUFFIXES if mark.with_suffix(end).exists()]
+    return there[0] if there else mark.with_suffix(".pt")
+
+
+def releases(root: Path) -> list[Manifest]:
+    """Every readable release, lowest version first."""
+    found = []
+    for path in (root / PRODUCTION).glob("*.json"):
+        if not path.name.endswith(".config.json"):
+            with contextlib.suppress(CheckpointError):
+                manifest = read_manifest(path)
+                found.append((semver.key(version_of(manifest)), manifest))
+    return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0])]
+
+
+def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[str, str]]:
+    """The files under `production` whose manifests cannot be read or name no release, with the reasons.
+
+    Raises FormatError as Index.unreadable does.
+    """
+    found = []
+    for path in sorted((root / PRODUCTION).glob("*.json")):
+        if not path.name.endswith(".config.json"):
+            try:
+                semver.key(version_of(read_manifest(path)))
+            except CheckpointError as error:
+                if isinstance(error, FormatError) and not only_looks:
+                    raise
+                found.append((f"{PRODUCTION}/{described_by(path).name}", str(error)))
+    return found

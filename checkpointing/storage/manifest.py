@@ -1,0 +1,188 @@
+"""The JSON beside each checkpoint: what it is, why it is kept, and the digest that makes it valid.
+
+The manifest is the commit mark: it is written after the bytes are durable, and a file without one is not a
+checkpoint. Every index is derived from manifests, never the reverse.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from types import UnionType
+from typing import Any
+
+from peakpoint.base.bounded import json_value, read_bytes
+from peakpoint.base.errors import CheckpointError, FormatError
+
+FORMAT = 1
+LARGEST = 16 << 20
+"""Bytes of a manifest."""
+SAFETENSORS = ".safetensors"
+SUFFIXES = (".pt", SAFETENSORS)
+"""Of the files that manifests describe."""
+TYPES: dict[str, type | UnionType] = {
+    "run": str,
+    "sha256": str,
+    "sequence": int,
+    "bytes": int,
+    "epoch": int,
+    "global_step": int,
+    "sparsity": float | int | None,
+    "created": str,
+    "git_commit": str | None,
+    "config": dict | None,
+    "metadata": dict | None,
+}
+"""Of what the code relies on."""
+RELEASE: dict[str, type] = {"digests": dict, "trained_with": dict, "source": dict, "reason": str}
+"""Of what the metadata of a release may hold."""
+
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
+"""A tag is the name of a pointer beside the checkpoint, and no path."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Manifest:
+    """One checkpoint file; compared by identity.
+
+    `file` is relative to the checkpoint root; `tags`, `policies` and `reasons` are parallel: the role, the
+    policy (by its name in the configuration) that asked for it, and its reason in words. `sequence` is the
+    order of saving within the run (clocks go backwards, a sequence does not); `created` is UTC, ISO 8601.
+    `config` and `metadata` are for people, and absent from the file when they are None.
+    """
+
+    file: str
+    tier: str
+    tags: tuple[str, ...]
+    policies: tuple[str, ...]
+    reasons: tuple[str, ...]
+    sequence: int
+    run: str
+    epoch: int
+    global_step: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    sparsity: float | None = None
+    bytes: int = 0
+    sha256: str = ""
+    created: str = ""
+    git_commit: str | None = None
+    format: int = FORMAT
+    config: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """Readable JSON; NaN and infinity are written as strings, since JSON has neither."""
+        plain = asdict(self)
+        plain["metrics"] = {k: encode(v) for k, v in self.metrics.items()}
+        for name in ("config", "metadata"):
+            if plain[name] is None:
+                del plain[name]
+            else:
+                plain[name] = readable(plain[name])
+        return sealed(json.dumps(plain, indent=2, allow_nan=False))
+
+
+_NAMES = frozenset(f.name for f in fields(Manifest))
+
+
+def sealed(text: str) -> str:
+    """A JSON object with the digest of its own text as the last key, `check`: no change goes unseen."""
+    body = text.rstrip().removesuffix("}").rstrip()
+    return f'{body},\n  "check": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """The object that `sealed` gave its digest. Raises ValueError when it was changed since."""
+    text = data.decode()
+    raw: dict[str, Any] = json_value(text)
+    if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
+        raise ValueError("it was changed after it was written")
+    return raw
+
+
+def encode(value: float) -> float | str:
+    """A number, or the words `nan`, `inf`, `-inf` for what JSON cannot say."""
+    return value if value - value == 0 else repr(value)
+
+
+def readable(value: Any) -> Any:
+    """A nested value as JSON can say it; what it cannot say is named by its type."""
+    if isinstance(value, float):
+        return encode(value)
+    if isinstance(value, Mapping):
+        return {str(k): readable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(v) for v in value]
+    return value if isinstance(value, str | int | None) else f"<{type(value).__name__}>"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest file. Raises CheckpointError, naming the file, when it is not one.
+
+    FormatError, one of them, means that the file is whole and another version wrote it.
+    """
+    data = read_bytes(path, LARGEST)
+    # Where the manifest lies says which file it describes; what it says of itself could leave the root.
+    return parse_manifest(data, str(path), f"{path.parent.name}/{path.stem}.pt")
+
+
+def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
+    """As read_manifest, of the bytes of one that lies at `where` and describes `file`, as `tier/name`."""
+    try:
+        raw = unsealed(data)
+        if raw["format"] != FORMAT:
+            raise FormatError(
+                f"{where} is of format {raw['format']}, and this version reads {FORMAT}: "
+                "use the version of Peakpoint that wrote it."
+            )
+        raw["tier"] = file.split("/")[0]
+        raw["file"] = str(PurePosixPath(file).with_suffix(_suffix(raw)))
+        return _from_plain(raw)
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{where} is not a readable checkpoint manifest: {error}.") from None
+
+
+def _suffix(raw: Mapping[str, Any]) -> str:
+    """That of the file which is described; only releases have a choice."""
+    safe = raw["tier"] == "production" and PurePosixPath(raw["file"]).suffix == SAFETENSORS
+    return SAFETENSORS if safe else ".pt"
+
+
+def _from_plain(raw: dict[str, Any]) -> Manifest:
+    """The manifest in a JSON object; here, and nowhere else, its values are seen to be of their types."""
+    known = {k: v for k, v in raw.items() if k in _NAMES}
+    for name in ("tags", "policies", "reasons"):
+        if not isinstance(raw[name], list) or not all(isinstance(each, str) for each in raw[name]):
+            raise TypeError(f"{name} is {_short(raw[name])}")
+        known[name] = tuple(raw[name])
+    if not len(known["tags"]) == len(known["policies"]) == len(known["reasons"]):
+        raise ValueError("tags, policies and reasons are not parallel")
+    if wrong := [tag for tag in known["tags"] if not _TAG.fullmatch(tag)]:
+        raise ValueError(f"{_short(wrong[0])} is not a tag")
+    known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}
+    for name, kind in TYPES.items():
+        if not isinstance(known.get(name), kind) or isinstance(known.get(name), bool):
+            raise TypeError(f"{name} is {_short(known.get(name))}")
+    for name in ("sequence", "bytes"):
+        if known[name] < 0:
+            raise ValueError(f"{name} is {known[name]}")
+    if not re.fullmatch(r"([0-9a-f]{64})?", known["sha256"]):
+        raise ValueError(f"sha256 is {_short(known['sha256'])}")
+    if known["tier"] == "production":
+        _check_release(known.get("metadata") or {})
+    return Manifest(**known)
+
+
+def _check_release(metadata: Mapping[str, Any]) -> None:
+    for name, kind in RELEASE.items():
+        value = metadata.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} is {_short(value)}")
+    if not all(isinstance(digest, str) for digest in (metadata.get("digests") or {}).values()):
+        raise TypeError("digests are not texts")
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]

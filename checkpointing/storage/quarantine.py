@@ -1,0 +1,64 @@
+"""Damaged checkpoints are moved aside, never deleted, and only by who is the one writer of the run."""
+
+import contextlib
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from peakpoint.base.errors import CheckpointError, FormatError
+from peakpoint.base.lock import alone, briefly
+from peakpoint.checkpointing.storage import journal, store
+from peakpoint.checkpointing.storage.manifest import read_manifest
+
+QUARANTINE = "quarantine"
+ENDS = (".pt", ".safetensors", ".config.json", ".json.sig", ".json")
+"""Of the files of one checkpoint or release."""
+
+
+def set_aside(root: Path, damaged: Iterable[tuple[str, str]]) -> list[str]:
+    """Move checkpoints that were found damaged, each with the reason, to quarantine; returns the moved.
+
+    None is moved when another process writes to the run or the folder can only be read: for whoever reads,
+    they are passed over. Each is looked at again first: its writer may have written it anew.
+    """
+    moved = []
+    with alone(store.run_of(root), root) as only_writer:
+        for file, reason in damaged if only_writer else ():
+            with contextlib.suppress(OSError), briefly(root):
+                if _is_damaged(root, file):
+                    quarantine(root, file, reason)
+                    moved.append(file)
+    return moved
+
+
+def _is_damaged(root: Path, file: str) -> bool:
+    mark = (root / file).with_suffix(".json")
+    if not mark.exists():  # its writer deleted it while it was looked at
+        return False
+    try:
+        store.verify(root, read_manifest(mark))
+    except FormatError:
+        return False
+    except CheckpointError:
+        return True
+    return False
+
+
+def quarantine(root: Path, file: str, reason: str) -> None:
+    """Move a damaged checkpoint and its manifest aside, and write down why. The caller is the one writer."""
+    folder = root / QUARANTINE
+    folder.mkdir(exist_ok=True)
+    flat = f"{secrets.token_hex(3)}_{file.replace('/', '_')}"
+    for end in _ends(root / file):
+        with contextlib.suppress(FileNotFoundError):
+            (root / file).with_suffix(end).replace((folder / flat).with_suffix(end))
+    journal.append(root, "quarantined", file, reason)
+    (folder / flat).with_suffix(".txt").write_text(f"{file}: {reason}\n")
+
+
+def _ends(path: Path) -> tuple[str, ...]:
+    """Of the files that go with a damaged one; a stray beside a release of the other suffix goes alone."""
+    with contextlib.suppress(CheckpointError):
+        if Path(read_manifest(path.with_suffix(".json")).file).name != path.name:
+            return (path.suffix,)
+    return ENDS

@@ -1,0 +1,353 @@
+"""Bytes on disk that survive: atomic write, digest, verify, walk back. Knows nothing of policies.
+
+A checkpoint is two files side by side, `<stem>.pt` and its manifest `<stem>.json`. Each is staged in the
+destination directory, written, fsynced and renamed, the manifest last; then the directory is fsynced.
+Symlinks such as `latest.pt` are for people: no code path reads them back to decide anything.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from peakpoint.base.bounded import read_json
+from peakpoint.base.disk_space import failure
+from peakpoint.base.errors import CheckpointError, Gone, os_reason
+from peakpoint.base.files import CHUNK, HashingWriter, Staged, abandoned, point, staged_name
+from peakpoint.base.files import STAGED as STAGED
+from peakpoint.base.files import file_digest as file_digest
+from peakpoint.base.files import fsync_directory as fsync_directory
+from peakpoint.base.files import sweep as sweep
+from peakpoint.base.files import write_atomic as write_atomic
+from peakpoint.base.lock import briefly, followed, present
+from peakpoint.checkpointing.policy import MILESTONE, TRAINING
+from peakpoint.checkpointing.state.archive import check_archive as check_archive
+from peakpoint.checkpointing.storage import companions
+from peakpoint.checkpointing.storage import journal as journals
+from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage.manifest import Manifest, read_manifest
+
+log = logging.getLogger("peakpoint")
+
+CLAIM = ".manifest"
+AGAIN = 10
+"""How often a reader looks again at a checkpoint that is written anew under its name."""
+
+journal = journals.read
+"""What was saved, deleted, quarantined, resumed and swept under a root, with the reasons, oldest first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that verifies, and what was passed over on the way with the reason.
+
+    `others` are the files that are another run's.
+    """
+
+    manifest: Manifest | None
+    skipped: tuple[tuple[str, str], ...]
+    others: tuple[str, ...] = ()
+
+
+class Store:
+    """The checkpoints of one run under `root`, which is created when it is missing.
+
+    Only files whose manifest carries `run` are ever deleted. Raises CheckpointError when `root` or a tier in
+    it cannot be written to. `index` has what was read under `root` already. Who may have rivals holds
+    `lock.one_writer` on the run's directory first.
+    """
+
+    def __init__(self, root: Path, run: str, index: Index | None = None) -> None:
+        self._root = root
+        self.run = run
+        folder = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._make_missing()
+            for folder in (root, root / TRAINING, root / MILESTONE):
+                self._sweep(folder)
+                probe = folder / f"{STAGED}{os.getpid()}-probe"
+                probe.open("xb").close()
+                probe.unlink()
+            self._sync_folders()
+        except OSError as error:
+            raise CheckpointError(
+                f"Checkpoints cannot be written to {folder}: {os_reason(error)}. "
+                "Make it writable or choose another directory with hydra.run.dir=DIR."
+            ) from None
+        self._index = index or Index(root)
+        self.sequence = max((m.sequence for m in self.manifests()), default=0)
+        if self._index.unreadable(only_looks=True):  # they have places in the order, too
+            noted = [fact.get("sequence") for fact in journals.read(root)]
+            self.sequence = max([self.sequence, *(n for n in noted if type(n) is int)])
+
+    @property
+    def root(self) -> Path:
+        """The folder of the tiers, where it is now: a run's directory may be moved while it is written."""
+        return followed(self._root)
+
+    def check_place(self) -> None:
+        """Raise Gone when the run's directory is not to be found any more, so that nothing can be saved."""
+        try:
+            present(self._root)
+        except OSError as error:
+            why = f"{error.filename} is not there any more: it was {error.strerror}"
+            raise Gone(f"{why}. The run cannot be saved, so it ends.") from None
+
+    def _make_missing(self) -> list[Path]:
+        """Make the folders that are missing, but none above `root`: that would hide a disk that went away."""
+        folders = (self.root, self.root / TRAINING, self.root / MILESTONE)
+        missing = [folder for folder in folders if not folder.exists()]
+        for folder in missing:
+            folder.mkdir(exist_ok=True)
+        return missing
+
+    def _sync_folders(self) -> None:
+        for folder in (self.root, self.root.parent):  # the tiers themselves must survive a power cut
+            fsync_directory(folder)
+
+    def manifests(self) -> list[Manifest]:
+        """Every readable manifest, also of other runs, oldest first; the folders are listed once for it."""
+        return self._index.look()
+
+    def mine(self) -> list[Manifest]:
+        """As `manifests`, of this run."""
+        return [m for m in self.manifests() if m.run == self.run]
+
+    def path(self, manifest: Manifest) -> Path:
+        """Where the bytes of a manifest lie."""
+        return self.root / manifest.file
+
+    def free_name(self, tier: str, stem: str) -> str:
+        """`<tier>/<stem>.pt`, with a number when a checkpoint of that name is already there."""
+        name, number = stem, 1
+        while any((self.root / tier / f"{name}{end}").exists() for end in (".pt", ".json")):
+            number += 1
+            name = f"{stem}_{number}"
+        return f"{tier}/{name}.pt"
+
+    def number(self) -> int:
+        """The next place in the order of this run's checkpoints, which decides what is the newest."""
+        self.sequence += 1
+        return self.sequence
+
+    def save(
+        self, manifest: Manifest, produce: Callable[[BinaryIO], None], *, expected: int | None = None
+    ) -> Manifest:
+        """Write the bytes that `produce` writes, then the manifest; returns it completed.
+
+        Both are durable on return. Folders that somebody removed are made again. Raises SaveFailed when the
+        operating system refuses, and then nothing partial is left under a final name; `expected` bytes are
+        what its message says are needed. A manifest that has a number, from `number`, keeps it.
+        """
+        sequence = manifest.sequence or self.number()
+        self.check_place()
+        with self._failing(expected):
+            if missing := self._make_missing():
+                self._sync_folders()
+                log.warning("%s was removed, with what was in it: it is made again.", missing[0])
+        with self._failing(expected), Staged(self.path(manifest)) as data:
+            hashing = HashingWriter(data.file)
+            try:
+                produce(hashing)  # type: ignore[arg-type]
+            finally:
+                hashing.finish()
+            data.sync()
+            done = replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=sequence)
+            return self._commit(done, data.publish)
+
+    def share(self, source: Manifest, role: Manifest) -> Manifest:
+        """Give the bytes of `source` a second name: a hard link, or a copy where links do not work.
+
+        Raises SaveFailed as `save` does.
+        """
+        sequence = role.sequence or self.number()
+        done = replace(role, bytes=source.bytes, sha256=source.sha256, sequence=sequence)
+        with self._failing(source.bytes):
+            return self._commit(done, lambda target: self._link(self.path(source), target))
+
+    def _link(self, source: Path, target: Path) -> None:
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            with Staged(target) as copy, source.open("rb") as original:
+                shutil.copyfileobj(original, copy.file, CHUNK)
+                copy.sync()
+                copy.publish()
+
+    def _commit(self, manifest: Manifest, publish: Callable[[Path], None]) -> Manifest:
+        """Give the bytes their name by `publish`, then the manifest its own, which makes them a checkpoint.
+
+        The manifest is on disk under a staged name before: should this process die between the two, it
+        tells the next start whose the bytes without a manifest are.
+        """
+        with briefly(self.root):
+            manifest = self._unrivalled(manifest)
+            path = self.path(manifest)
+            mark = path.with_suffix(".json")
+            with Staged(mark, CLAIM) as claim:
+                claim.file.write(manifest.to_json().encode())
+                claim.sync()
+                publish(path)
+                try:
+                    claim.publish()
+                except OSError:
+                    if not mark.exists():  # bytes without a manifest would only fill the disk
+                        path.unlink(missing_ok=True)
+                    raise
+        fsync_directory(path.parent)
+        self.note("saved", manifest.file, "; ".join(manifest.reasons), manifest.sequence)
+        return manifest
+
+    def _unrivalled(self, manifest: Manifest) -> Manifest:
+        """The manifest under a name that no other run has taken since its own was chosen."""
+        mark = self.path(manifest).with_suffix(".json")
+        with contextlib.suppress(CheckpointError):
+            if mark.exists() and read_manifest(mark).run != self.run:
+                return replace(manifest, file=self.free_name(manifest.tier, mark.stem))
+        return manifest
+
+    @contextlib.contextmanager
+    def _failing(self, needed: int | None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise failure(self.root, error, needed) from error
+
+    def point(self, tier: str, pointer: str, manifest: Manifest) -> None:
+        """Let the symlink `<tier>/<pointer>.pt` name a checkpoint; skipped where symlinks do not work."""
+        link = self.root / tier / f"{pointer}.pt"
+        if link.with_suffix(".json").exists():  # a checkpoint has this name
+            return
+        point(link, Path(manifest.file).name)
+
+    def delete(self, manifest: Manifest, reason: str = "") -> None:
+        """Remove a checkpoint of this run, its manifest first, so that no crash leaves a false promise.
+
+        `reason` goes to the journal. Raises OSError when it cannot be removed.
+        """
+        if manifest.run != self.run:
+            raise CheckpointError(f"{manifest.file} belongs to run {manifest.run}, not to this one: kept.")
+        path = self.path(manifest)
+        claim = staged_name(path, CLAIM)
+        with contextlib.suppress(FileNotFoundError):
+            path.with_suffix(".json").replace(claim)
+        path.unlink(missing_ok=True)
+        claim.unlink(missing_ok=True)
+        self.note("deleted", manifest.file, reason, manifest.sequence)
+
+    def note(self, event: str, file: str, reason: str, sequence: int | None = None) -> None:
+        """Add a line to the journal; never raises for a disk that refuses."""
+        journals.append(self.root, event, file, reason, sequence)
+
+    def _sweep(self, folder: Path) -> None:
+        """Finish what dead writers left half-done here: a save is undone, a deletion is completed.
+
+        Bytes without a manifest go only when a staged manifest of this run claims them; any other file
+        without one was put there by somebody else.
+        """
+        for stray in folder.glob(f"{STAGED}*"):
+            if not abandoned(stray):
+                continue
+            if stray.name.endswith(CLAIM) and (found := _claimed(stray)):
+                file, run = found
+                path = folder / file
+                if not path.with_suffix(".json").exists() and path.is_file() and not path.is_symlink():
+                    if run != self.run:
+                        continue
+                    path.unlink(missing_ok=True)
+                    self.note("swept", f"{folder.name}/{file}", "a save or a deletion of it was cut short")
+            stray.unlink(missing_ok=True)
+
+
+def _claimed(claim: Path) -> tuple[str, str] | None:
+    """The file name and the run in a staged manifest; None when it was not written to its end."""
+    try:
+        raw = read_json(claim)
+        return PurePosixPath(raw["file"]).name, str(raw["run"])
+    except (CheckpointError, TypeError, KeyError):
+        return None
+
+
+def manifests(root: Path) -> list[Manifest]:
+    """Every readable manifest under `root`, oldest first. Unreadable ones are left out."""
+    return Index(root).look()
+
+
+def unreadable(root: Path) -> list[tuple[str, str]]:
+    """The files under `root` whose manifests cannot be read, each with the reason.
+
+    Raises FormatError for a sound one of another version: it must not be taken for damaged.
+    """
+    index = Index(root)
+    index.look()
+    return index.unreadable()
+
+
+def verify(root: Path, manifest: Manifest) -> None:
+    """Check the bytes of a checkpoint, of a release every file, against its manifest.
+
+    Raises CheckpointError with what is wrong.
+    """
+    path = root / manifest.file
+    try:
+        size = path.stat().st_size
+        if size != manifest.bytes:
+            raise CheckpointError(f"{path} has {size} bytes and its manifest says {manifest.bytes}.")
+        if file_digest(path) != manifest.sha256:
+            raise CheckpointError(f"{path} does not match the sha256 of its manifest: its bytes changed.")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
+    companions.check(root, manifest)
+
+
+def look(root: Path, manifest: Manifest) -> Manifest | None:
+    """What verifies under the name of a checkpoint; None when its writer deleted it meanwhile.
+
+    A writer may delete a checkpoint and write another one under its name while this one is read: then that
+    one is looked at. Raises CheckpointError with what is wrong.
+    """
+    mark = (root / manifest.file).with_suffix(".json")
+    for _ in range(AGAIN):
+        try:
+            verify(root, manifest)
+            return manifest
+        except CheckpointError:
+            if not os.path.lexists(mark):
+                return None
+            before, manifest = manifest, read_manifest(mark)
+            if (before.run, before.sequence) == (manifest.run, manifest.sequence):
+                raise
+    raise CheckpointError(f"{root / manifest.file} is written anew each time that it is read.")
+
+
+def newest_verified(root: Path, run: str | None = None, index: Index | None = None) -> Found:
+    """The newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
+
+    `index` has what was read under `root` already, and keeps what is. Raises FormatError when another version
+    wrote here.
+    """
+    index = index or Index(root)
+    found, skipped = index.look(), index.unreadable()
+    others = tuple(m.file for m in found if run not in (None, m.run))
+    for manifest in reversed(of_run(found, run)):
+        try:
+            if (sound := look(root, manifest)) is not None:
+                return Found(sound, tuple(skipped), others)
+        except CheckpointError as error:
+            skipped.append((manifest.file, str(error)))
+    return Found(None, tuple(skipped), others)
+
+
+def of_run(found: Iterable[Manifest], run: str | None) -> list[Manifest]:
+    """Those of `found` that are of a run; all when it is None."""
+    return [m for m in found if run in (None, m.run)]
+
+
+def run_of(root: Path) -> Path:
+    """The run directory that a checkpoint folder belongs to, or the folder itself."""
+    return root.parent if root.name == "checkpoints" else root

@@ -1,0 +1,168 @@
+"""Who was shown which release, and what came of it: a log of JSON lines, only ever appended to.
+
+Several processes of a machine may write to one log. A line that a crash cut short is passed over, and the
+next stands on its own. Lines are not synced one by one: a power cut may take the last seconds.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.bounded import json_value, lines
+from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.text import utc_now
+from peakpoint.deployment.abtest.router import encoded, shares
+
+EXPOSURE = "exposure"
+OUTCOME = "outcome"
+
+
+def design(weights: Mapping[str, float], versions: Mapping[str, str]) -> str:
+    """A short name for what is compared: the share of each arm and the release that its alias names.
+
+    Users of two designs are not compared with each other: pooled over a change of the shares, the arms would
+    differ in when their users came (Simpson's paradox), and over a rollback in what they were shown.
+    """
+    parts = {alias: (f"{share:.9f}", versions.get(alias)) for alias, share in shares(weights).items()}
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+class Log:
+    """Writes the lines of one experiment. Raises CheckpointError when the file cannot be written to.
+
+    With `hash_users` no id is stored, but a hash of it and the experiment's name: enough to count, not to
+    hide ids that can be guessed. Choose once: a log of both has every user twice.
+    """
+
+    def __init__(self, path: Path, experiment: str, *, hash_users: bool = False) -> None:
+        self.path = path
+        self.experiment = experiment
+        self._key = hashlib.blake2b(encoded(experiment, "experiment's name")).digest()
+        self._hash_users = hash_users
+        self._write(b"")
+
+    def exposed(self, user_id: str, alias: str, version: str, design: str) -> None:
+        """Note that a user was shown a release; call it as the answer is given."""
+        self._note(EXPOSURE, user_id, {"alias": alias, "version": version, "design": design})
+
+    def outcome(self, user_id: str, value: float) -> None:
+        """Note what came of it: True and False, or a number of which more is better."""
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise CheckpointError(f"{value!r} is not an outcome: give true, false or a finite number.")
+        self._note(OUTCOME, user_id, {"value": float(value)})
+
+    def _note(self, event: str, user_id: str, facts: Mapping[str, Any]) -> None:
+        raw = encoded(user_id, "user id")
+        if self._hash_users:
+            user_id = hashlib.blake2b(raw, key=self._key, digest_size=16).hexdigest()
+        time = utc_now()
+        line = {"time": time, "event": event, "experiment": self.experiment, "user": user_id, **facts}
+        self._write(json.dumps(line).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        """One write for a line: with O_APPEND, lines of several processes do not mix on a local disk."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(self.path, flags, 0o666)
+            try:
+                size = os.fstat(descriptor).st_size
+                # Cut short by a crash, or under way in another process: then an empty line comes of it.
+                if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                    line = b"\n" + line
+                if os.write(descriptor, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise CheckpointError(
+                f"The log {self.path} cannot be written to: {os_reason(error)}. Free space or name another."
+            ) from error
+
+
+@dataclass
+class Subject:
+    """A user: where its first exposure put it, its first outcome after that, and every arm that it saw."""
+
+    alias: str
+    design: str
+    arms: set[str]
+    outcome: float | None = None
+
+
+@dataclass
+class Study:
+    """What a log says of an experiment.
+
+    `subjects` are by user, `strays` counts outcomes of users without an exposure before them, `unreadable`
+    lines that are torn or not of this kind.
+    """
+
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    strays: int = 0
+    unreadable: int = 0
+
+    def within(self, design: str) -> list[Subject]:
+        """The users first exposed under a design: these are compared, by the arm that they saw then.
+
+        A user who later saw another arm stays where it was put first (intention to treat): the users who come
+        back to be moved are the active ones, and without them an arm would look worse than it is.
+        """
+        return [subject for subject in self.subjects.values() if subject.design == design]
+
+    @property
+    def crossed(self) -> int:
+        """How many users saw more than one arm."""
+        return sum(len(subject.arms) > 1 for subject in self.subjects.values())
+
+
+def study(path: Path, experiment: str) -> Study:
+    """Read a log; "first" is by its lines, as clocks differ. Raises CheckpointError when there is none."""
+    found = Study()
+    for line in lines(path, sys.maxsize):  # the log of a busy service is long; it is not held in memory
+        fact = _fact(line)
+        if fact is None:
+            found.unreadable += bool(line.strip())
+        elif fact["experiment"] == experiment:
+            _take(found, fact)
+    return found
+
+
+def _take(found: Study, fact: Mapping[str, Any]) -> None:
+    subject = found.subjects.get(fact["user"])
+    if fact["event"] == EXPOSURE:
+        alias = fact["alias"]
+        if subject is None:
+            found.subjects[fact["user"]] = Subject(alias, fact["design"], {alias})
+        else:
+            subject.arms.add(alias)
+    elif subject is None:
+        found.strays += 1
+    elif subject.outcome is None:
+        subject.outcome = fact["value"]
+
+
+_STRINGS = {EXPOSURE: ("experiment", "user", "alias", "version", "design"), OUTCOME: ("experiment", "user")}
+
+
+def _fact(line: str) -> dict[str, Any] | None:
+    """A line of `Log`, or None for anything else."""
+    with contextlib.suppress(ValueError):
+        fact = json_value(line)
+        names = _STRINGS.get(fact["event"]) if isinstance(fact, dict) and _is(fact, "event") else None
+        if names and all(_is(fact, name) for name in names):
+            value = fact.get("value")
+            if fact["event"] == EXPOSURE or (isinstance(value, float) and math.isfinite(value)):
+                return fact
+    return None
+
+
+def _is(fact: Mapping[str, Any], name: str) -> bool:
+    return isinstance(fact.get(name), str)

@@ -1,0 +1,1 @@
+"""Networks rebuilt from checkpoints, measured and exported."""

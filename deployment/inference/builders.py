@@ -1,0 +1,157 @@
+"""The code of a network, which no file holds: registered by name, or of the process that saved the file.
+
+A process remembers the networks that it saved, weakly: a copy of one that still lives has the right
+structure, and its class is asked when it is gone. Elsewhere a network is registered (`models.register`, or
+`add_model` of a plugin) by its name: config["model"]["name"], config["name"], or its class's in snake case.
+"""
+
+import contextlib
+import copy
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peakpoint import models
+from peakpoint.base import plugins
+from peakpoint.base.errors import CheckpointError, UnregisteredError
+from peakpoint.checkpointing.state import objects
+from peakpoint.checkpointing.storage.manifest import Manifest
+
+YOURSELF = "build the network yourself, and load_checkpoint(path, model)"
+
+_NETWORKS: "weakref.WeakValueDictionary[Any, nn.Module]" = weakref.WeakValueDictionary()
+_CLASSES: "weakref.WeakValueDictionary[Any, type[nn.Module]]" = weakref.WeakValueDictionary()
+
+
+def remember(root: Path, manifest: Manifest, model: nn.Module) -> None:
+    """Know from here on which network was saved, without keeping it alive."""
+    network = objects.unwrap(model)
+    for key in _keys(root, manifest, objects.class_name(network)):
+        _NETWORKS[key], _CLASSES[key] = network, type(network)
+
+
+def _keys(root: Path, manifest: Manifest, noted: Any) -> tuple[Any, ...]:
+    """A file by its bytes; else, when an earlier process wrote it, what was last saved under its root."""
+    return manifest.sha256, (root.resolve(), noted)
+
+
+def rebuilt(
+    root: Path, manifest: Manifest, weights: Mapping[str, Any], saved: Mapping[str, Any]
+) -> nn.Module:
+    """A network with these weights, in evaluation mode; `saved` has the `config` and `metadata` of its file.
+
+    Raises UnregisteredError when its code is not here, and CheckpointError when that builds another network.
+    """
+    names, options = _recipe(saved)
+    refusal: CheckpointError = UnregisteredError(_not_here(root / manifest.file, saved))
+    for name in names:
+        if models.registered(name) and not models.reads_images(name):
+            try:
+                return _with(weights, partial(models.create, name, options=options))
+            except CheckpointError as error:
+                refusal = CheckpointError(f"{error} To load it all the same: {YOURSELF}.")
+    keys = _keys(root, manifest, _noted(saved))
+    for known in filter(None, map(_NETWORKS.get, keys)):
+        with contextlib.suppress(CheckpointError):
+            return _with(weights, partial(copy.deepcopy, known), known)
+    for kind in filter(None, map(_CLASSES.get, keys)):
+        with contextlib.suppress(CheckpointError):  # a config need not be the arguments of its class
+            return _with(weights, partial(_made_of, kind, options))
+    raise refusal
+
+
+def _with(
+    weights: Mapping[str, Any], make: Callable[[], nn.Module], alike: nn.Module | None = None
+) -> nn.Module:
+    network = built(make, weights, "network that its code builds", alike)
+    objects.load_weights(network, weights)
+    return network
+
+
+def _made_of(kind: type[nn.Module], options: Mapping[str, Any]) -> nn.Module:
+    return kind(**options)
+
+
+def _recipe(saved: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The names that a network may be registered under, and the options to build it with."""
+    given = saved.get("config")
+    config = dict(given) if isinstance(given, Mapping) else {}
+    model = config.get("model")
+    options = dict(model) if isinstance(model, Mapping) else config
+    names = (options.pop("name", None), _noted(saved))
+    if isinstance(options.get("options"), Mapping):
+        options = dict(options["options"])
+    return [name for name in names if isinstance(name, str)], options
+
+
+def _noted(saved: Mapping[str, Any]) -> str | None:
+    notes = saved.get("metadata")
+    noted = notes.get(objects.NETWORK) if isinstance(notes, Mapping) else None
+    return noted if isinstance(noted, str) else None
+
+
+def _not_here(file: Path, saved: Mapping[str, Any]) -> str:
+    unknown = [name for name in _recipe(saved)[0] if not models.registered(name)]
+    if unknown:
+        return unregistered(unknown[0], run_config(saved))
+    return f"{file.name} does not say which network it is of: {YOURSELF}."
+
+
+def run_config(saved: Mapping[str, Any]) -> Any:
+    """The configuration of the run that a checkpoint or a release is of, None where it is not known."""
+    notes = saved.get("metadata")
+    trained_with = notes.get("trained_with") if isinstance(notes, Mapping) else None
+    return trained_with.get("config") if isinstance(trained_with, Mapping) else saved.get("config")
+
+
+def unregistered(name: str, config: Any) -> str:
+    """The line for a network whose code is not here; `config` is that of its run, which names its plugins."""
+    return f"{models.unknown(name)} {plugins.hint(config)}, or {YOURSELF}."
+
+
+def built(
+    make: Callable[[], nn.Module],
+    weights: Mapping[str, Any] | None,
+    what: str,
+    alike: nn.Module | None = None,
+) -> nn.Module:
+    """The network that `make` makes, in evaluation mode; the global generators are left alone.
+
+    With `weights` one `alike`, or made without memory, is first compared with them, so that what a file says
+    of itself cannot ask for more than the file holds. Raises CheckpointError when it cannot be made, or the
+    weights are another network's.
+    """
+    if weights is not None and alike is None:
+        # A builder that reads its own tensors cannot do without memory, and is not looked at before.
+        with contextlib.suppress(CheckpointError), torch.device("meta"):
+            alike = _made(make)
+    if weights is not None and alike is not None:
+        _compare(alike, weights, what)
+    return _made(make).eval()
+
+
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return make()
+    except Exception as error:  # the options come from a file, and any builder may trip over them
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"The network cannot be rebuilt: {first}") from None
+
+
+def _compare(network: nn.Module, weights: Mapping[str, Any], what: str) -> None:
+    for name, expected in network.state_dict().items():
+        if not isinstance(expected, Tensor):  # a module's extra state may be anything
+            continue
+        found = weights.get(name)
+        shape = tuple(found.shape) if isinstance(found, Tensor) else "missing"
+        if shape != tuple(expected.shape):
+            raise CheckpointError(
+                f"The checkpoint is of another network: {name} is {shape} in the file, and "
+                f"{tuple(expected.shape)} in the {what}."
+            )

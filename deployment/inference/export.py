@@ -1,0 +1,185 @@
+"""A network as a file that other runtimes run, ONNX or torch.export, compared with what it was made from.
+
+The file is staged, run by the runtime that it is for on the golden inputs of the release, and gets its name
+only when its outputs are the golden ones. A checkpoint that is no release is compared with its own network.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peakpoint.base.disk_space import free_room, in_words
+from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.files import Staged, fsync_directory
+from peakpoint.checkpointing.storage import listing
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.deployment.inference import exportable, golden, network, onnx_files
+from peakpoint.deployment.inference.exportable import ONNX, SUFFIXES
+from peakpoint.deployment.inference.golden import Agreement
+from peakpoint.deployment.inference.network import Description
+from peakpoint.deployment.inference.onnx_files import first_line, quiet
+
+TOLERANCE = 1e-4
+"""Of the largest golden output: float32 here and there differs by the order of its sums, by 1e-6 or so."""
+
+NOTES = "peakpoint.json"
+"""The extra file of a .pt2 that says what it was made from, as the metadata of an ONNX file do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A network in evaluation mode, float32, on the CPU, what it is, and what it answers.
+
+    `images` (N, H, W, C) are uint8, `outputs` (N, classes) float32; `released` says that they are the golden
+    ones of a release, and not those of the network as it was loaded now.
+    """
+
+    manifest: Manifest
+    network: nn.Module
+    description: Description
+    images: Tensor
+    outputs: Tensor
+    released: bool
+
+    def notes(self) -> dict[str, str]:
+        """Where an exported file comes from, how it is fed, and what its outputs mean, as text."""
+        manifest = self.manifest
+        found = {"source": manifest.file, "sha256": manifest.sha256, "run": manifest.run}
+        if manifest.tier == listing.PRODUCTION:
+            found["version"] = listing.version_of(manifest)
+        if manifest.git_commit:
+            found["git_commit"] = manifest.git_commit
+        return {**found, "config": json.dumps(self.description.config())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written and compared; `opset` is None for torch.export, `batch` None for any."""
+
+    file: Path
+    format: str
+    bytes: int
+    opset: int | None
+    batch: int | None
+    agreement: Agreement
+
+
+def source(path: Path) -> Source:
+    """What a path means, as `load_model` takes it, ready to be exported. Raises CheckpointError.
+
+    A release whose network does not give its golden outputs here is refused.
+    """
+    root, manifest = network.resolve(path)
+    built, description = network.rebuilt(root, manifest)
+    released = golden.has(manifest)
+    if released:
+        images, outputs = golden.read(root, manifest)
+        golden.check(built, description, (images, outputs))
+    else:
+        images = golden.inputs(description)
+        outputs = golden.outputs(built, description, images)
+    return Source(
+        manifest=manifest,
+        network=built,
+        description=description,
+        images=images,
+        outputs=outputs,
+        released=released,
+    )
+
+
+def check(target: Path, kind: str, *, opset: int | None, batch: int | None) -> None:
+    """Raise CheckpointError when such a file cannot be made here, before anything is computed."""
+    exportable.check(target, kind, opset=opset, batch=batch)
+    if kind == ONNX:
+        onnx_files.check(opset)
+
+
+def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: int | None) -> Exported:
+    """Export a network to a file that must not exist; `batch` None takes any number of images at a time.
+
+    `opset` None is the exporter's choice. Raises CheckpointError when the file cannot be written or answers
+    otherwise than its source; then nothing has the name.
+    """
+    check(target, kind, opset=opset, batch=batch)
+    traced = torch.zeros(batch or 2, *found.description.image_shape)  # of 1, any number would become 1
+    varies = None if batch else ({0: torch.export.Dim("batch", min=1)},)
+    if kind == ONNX:
+        content, opset = onnx_files.convert(found.network, traced, varies, opset, found.notes())
+    else:
+        content = _program(found, traced, varies)
+    with _said(target, len(content)):
+        with Staged(target, SUFFIXES[kind]) as staged:
+            staged.file.write(content)
+            staged.sync()
+            agreement = _compared(staged.path, kind, found, batch)
+            if not agreement.sound:
+                raise CheckpointError(_refusal(target, agreement))
+            staged.create()
+        fsync_directory(target.parent)
+    return Exported(
+        file=target, format=kind, bytes=len(content), opset=opset, batch=batch, agreement=agreement
+    )
+
+
+def _compared(file: Path, kind: str, found: Source, batch: int | None) -> Agreement:
+    """How far the outputs of a file are from its source's: all at once and one by one where it takes any."""
+    call = onnx_files.opened(file).run if kind == ONNX else _opened(file)
+    images = network.prepare(found.images, found.description)
+    sizes = [batch] if batch else [len(images), 1]
+    each = [golden.compare(in_batches(call, images, size), found.outputs, TOLERANCE) for size in sizes]
+    return max(each, key=lambda agreement: (not agreement.sound, agreement.largest))
+
+
+def in_batches(call: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
+    """The outputs for all images, `size` at a time; the last batch is filled up with images seen before."""
+    missing = torch.arange(-len(images) % size) % len(images)
+    with torch.inference_mode():
+        parts = [call(part) for part in torch.cat([images, images[missing]]).split(size)]
+    return torch.cat(parts)[: len(images)]
+
+
+def _program(found: Source, traced: Tensor, varies: Any) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(found.network, (traced,), dynamic_shapes=varies)
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # it names the folders of this machine
+            torch.export.save(program, buffer, extra_files={NOTES: json.dumps(found.notes())})
+    except Exception as error:  # torch.export raises many types, some of them private
+        raise CheckpointError(f"torch.export cannot export this network: {first_line(error)}") from None
+    return buffer.getvalue()
+
+
+def _opened(file: Path) -> Callable[[Tensor], Tensor]:
+    with quiet():
+        return torch.export.load(file).module()
+
+
+def _refusal(target: Path, agreement: Agreement) -> str:
+    return (
+        f"{target} was not written: its outputs differ from the golden ones by {agreement.largest:.3g}, "
+        f"{agreement.allowed:.3g} is allowed, and {agreement.flipped} of {agreement.count} images get "
+        "another class."
+    )
+
+
+@contextlib.contextmanager
+def _said(target: Path, needed: int) -> Iterator[None]:
+    """Say in one line what the operating system refuses; the staged file is gone by then."""
+    try:
+        yield
+    except FileExistsError:
+        raise CheckpointError(f"{target} exists: choose another name.") from None
+    except OSError as error:
+        free, _ = free_room(target.parent)
+        room = f"; it needs {in_words(needed)} and {in_words(free)} are free" if free is not None else ""
+        raise CheckpointError(f"{target} was not written: {os_reason(error)}{room}.") from error

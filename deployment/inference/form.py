@@ -1,0 +1,31 @@
+"""How the weights of a release are written. Needs no torch, so that a wrong form is refused at once."""
+
+from dataclasses import dataclass
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.storage.manifest import SAFETENSORS
+
+CARDS = "metadata/model_cards"
+SUFFIXES = {"pt": ".pt", "safetensors": SAFETENSORS}
+DTYPES = ("float32", "float16", "bfloat16")
+KEPT = "kept"
+"""The name of no type: each weight stays as the network has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How weights are written: format pt or safetensors, dtype float32, float16, bfloat16 or kept.
+
+    `compress` packs zeros away, exactly, which only pt can. Raises CheckpointError for anything else.
+    """
+
+    format: str
+    dtype: str
+    compress: bool
+
+    def __post_init__(self) -> None:
+        for name, known in (("format", SUFFIXES), ("dtype", (*DTYPES, KEPT))):
+            if (value := getattr(self, name)) not in known:
+                raise CheckpointError(f"{name}={value} is not one of {', '.join(known)}.")
+        if self.compress and self.format != "pt":
+            raise CheckpointError(f"{self.format} cannot be compressed: use format=pt, or compress=false.")

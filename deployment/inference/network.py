@@ -1,0 +1,243 @@
+"""A network rebuilt from what a checkpoint or a release says of itself, with nothing else given."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peakpoint import models
+from peakpoint.base import given
+from peakpoint.base import plugins as modules
+from peakpoint.base.errors import CheckpointError, UnregisteredError
+from peakpoint.checkpointing.policies.sparsity import peak
+from peakpoint.checkpointing.state import objects, serialize
+from peakpoint.checkpointing.storage import aliases, listing, locate, store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.deployment.inference import builders, weights
+
+LARGEST = 2**26
+"""Values of an image that a network may take: nothing that a file says makes its reader fill the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What it takes to build a network of `models` and to feed it.
+
+    `image_shape` is (channels, height, width); `mean` and `std` are those of each channel, in [0, 1] units.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def config(self) -> dict[str, Any]:
+        """The same as plain JSON types: the `.config.json` of a release."""
+        return {
+            "model": {"name": self.name, "options": dict(self.options)},
+            "input": {
+                "layout": "NCHW",
+                "dtype": "float32",
+                "shape": list(self.image_shape),
+                "scale": "bytes / 255, less mean, by std",
+                "mean": list(self.mean),
+                "std": list(self.std),
+            },
+            "output": {"kind": "logits", "classes": list(self.classes)},
+        }
+
+
+class UndescribedError(CheckpointError):
+    """A config is not that of a network for images, which nobody but its maker may be able to rebuild."""
+
+
+def described(config: Mapping[str, Any]) -> Description:
+    """The description in a release's config.
+
+    Raises UndescribedError when it tells none, and CheckpointError when it tells nonsense.
+    """
+    try:
+        model, fed, out = (_mapping(config)[key] for key in ("model", "input", "output"))
+        channels, height, width = map(int, _mapping(fed)["shape"])
+        found = Description(
+            name=str(_mapping(model)["name"]),
+            options=dict(_mapping(model["options"])),
+            image_shape=(channels, height, width),
+            classes=tuple(map(str, _mapping(out)["classes"])),
+            mean=tuple(map(float, fed["mean"])),
+            std=tuple(map(float, fed["std"])),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        raise UndescribedError(
+            "This checkpoint does not say which network it is of, for which images and classes: load its "
+            "network with load_model(path), or build it yourself and load_checkpoint(path, model)."
+        ) from None
+    _check(found)
+    return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value, if it is what a file should hold there: tensors and text can be indexed as well."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a {type(value).__name__} is no mapping")
+    return value
+
+
+def _check(found: Description) -> None:
+    if min(found.image_shape) < 1 or math.prod(found.image_shape) > LARGEST:
+        sides = " x ".join(map(str, found.image_shape))
+        raise CheckpointError(f"The network cannot be rebuilt: no network takes images of {sides}.")
+    if not {len(found.mean), len(found.std)} <= {found.image_shape[0]}:
+        raise CheckpointError("The network cannot be rebuilt: it takes a mean and std for each channel.")
+    if not found.classes:
+        raise CheckpointError("The network cannot be rebuilt: it has no classes.")
+    if not all(map(math.isfinite, (*found.mean, *found.std))) or min(found.std) <= 0:
+        raise CheckpointError("The network cannot be rebuilt: mean and std must be finite, and std positive.")
+
+
+def trained(saved: Mapping[str, Any]) -> Description:
+    """The description in the contents of a checkpoint: of the trainer, or with a config as releases have it.
+
+    Raises CheckpointError when there is none.
+    """
+    try:
+        model, facts = dict(_mapping(_mapping(saved["config"])["model"])), _mapping(saved["metadata"])
+        config = {
+            "model": {"name": model.pop("name"), "options": model},
+            "input": {"shape": facts["image_shape"], "mean": facts["mean"], "std": facts["std"]},
+            "output": {"classes": facts["classes"]},
+        }
+    except (KeyError, TypeError, ValueError):
+        given = saved.get("config")
+        config = dict(given) if isinstance(given, Mapping) else {}
+    return described(config)
+
+
+def build(
+    description: Description, weights: Mapping[str, Any] | None = None, config: Any = None
+) -> nn.Module:
+    """The network with fresh weights, in evaluation mode; the global generators are left alone.
+
+    With `weights` it is first compared with them without memory; `config` is that of its run, which says what
+    plugins it was trained with. Raises UnregisteredError when no network of that name is registered, and
+    CheckpointError when its options are others, or the weights are another network's.
+    """
+    if not models.registered(description.name):
+        raise UnregisteredError(builders.unregistered(description.name, config))
+
+    def make() -> nn.Module:
+        return models.create(
+            description.name,
+            image_shape=description.image_shape,
+            num_classes=len(description.classes),
+            options=description.options,
+        )
+
+    return builders.built(make, weights, f"{description.name} that it describes")
+
+
+def contents(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The weights of a verified checkpoint on the CPU, and what its file says: `config`, `metadata`."""
+    file = root / manifest.file
+    if manifest.tier == listing.PRODUCTION:
+        return weights.read(file), {"config": manifest.config or {}, "metadata": manifest.metadata or {}}
+    saved = serialize.load(file)
+    return weights.within(saved, file), saved
+
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", plugins: Sequence[str] = ()
+) -> nn.Module:
+    """The network of a release or of any checkpoint, verified, in evaluation mode, float32.
+
+    `path` is a file, a pointer, or a run: then its champion, else its highest release, else its best
+    checkpoint by the metric that it monitors. A network of one's own is rebuilt in the process that saved it,
+    and wherever it is registered: `plugins` are modules to import first, which register networks. Raises
+    CheckpointError. Never executes code from a file.
+    """
+    modules.load(plugins)
+    return load(*resolve(given.path(path)), device)
+
+
+def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
+    """The network of a verified checkpoint. Raises UnregisteredError when its code is not here."""
+    values, saved = contents(root, manifest)
+    try:
+        network, _ = with_weights(values, saved)
+    except (UndescribedError, UnregisteredError):
+        network = builders.rebuilt(root, manifest, values, saved)
+    objects.move(network, device)
+    return network
+
+
+def rebuilt(root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
+    """The network of a verified checkpoint on the CPU, in evaluation mode, and what images it takes."""
+    return with_weights(*contents(root, manifest))
+
+
+def with_weights(values: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[nn.Module, Description]:
+    """The network that a file describes, with its weights copied into the network's own float32."""
+    description = trained(saved)
+    network = build(description, values, builders.run_config(saved))
+    objects.load_weights(network, values)
+    return network, description
+
+
+def resolve(path: Path) -> tuple[Path, Manifest]:
+    """The checkpoint root and the verified manifest that a path means, as `load_model` takes it."""
+    if not path.is_dir():
+        return locate.locate(path)
+    root = listing.checkpoint_root(path)
+    known = {listing.version_of(m): m for m in listing.releases(root)}
+    version = aliases.current(root).get(aliases.CHAMPION, next(reversed(known), None))
+    if version is not None:
+        if version not in known:
+            raise CheckpointError(f"The champion {version} is not under {root}: roll back to one that is.")
+        store.verify(root, known[version])
+        return root, known[version]
+    return root, best(root)
+
+
+def best(root: Path) -> Manifest:
+    """The checkpoint that a run of the trainer has chosen: the best at the target sparsity, or of all.
+
+    Verified. The newest one says which metric was watched. Raises CheckpointError when there is none.
+    """
+    newest = locate.newest_sound(root)
+    try:
+        config = serialize.load(root / newest.file)["config"]
+        monitor = _mapping(_mapping(_mapping(config)["checkpoint"])["monitor"])
+        metric, mode = (str(monitor[key]) for key in ("metric", "mode"))
+        target = float(_mapping(config["pruning"])["target"])
+        if not 0 <= target <= 1:
+            raise ValueError(f"{target} is no sparsity")
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{root} does not say which checkpoint is its best: name a file.") from None
+    chosen = peak(listing.own(root, store.manifests(root)), metric=metric, mode=mode, target=target)
+    if chosen is None:
+        raise CheckpointError(f"{root} holds no best {metric} yet: name a file.")
+    store.verify(root, chosen)
+    return chosen
+
+
+def describe(path: str | Path) -> Description:
+    """The network that a path means, as `load_model` takes it."""
+    return trained(contents(*resolve(Path(path)))[1])
+
+
+def prepare(images: Tensor, description: Description) -> Tensor:
+    """Images (N, H, W, C) uint8 as the network takes them: (N, C, H', W') float32, normalised, resized."""
+    mean, std = (torch.tensor(v, device=images.device) for v in (description.mean, description.std))
+    scaled = ((images.to(torch.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
+    size = description.image_shape[1:]
+    if tuple(scaled.shape[2:]) != size:
+        shrinks = any(new < old for new, old in zip(size, scaled.shape[2:], strict=True))
+        scaled = F.interpolate(scaled, size, mode="bilinear", align_corners=False, antialias=shrinks)
+    return scaled.contiguous()

@@ -1,0 +1,136 @@
+"""Weights as a release holds them: pruned ones really zero, in the type that was asked for, nothing else."""
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage.manifest import SAFETENSORS
+from peakpoint.deployment.inference import form
+
+log = logging.getLogger("peakpoint")
+
+DTYPES = {name: getattr(torch, name) for name in form.DTYPES}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The weights of a release on the CPU. Raises CheckpointError when the file is not one."""
+    if file.suffix != SAFETENSORS:
+        return within(serialize.load(file), file)
+    return read_safetensors(file)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file on the CPU. Raises CheckpointError when it is not one of safetensors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found: dict[str, Tensor] = load_file(file)
+        return found
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be opened as safetensors: {error}.") from None
+
+
+def within(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The weights in a checkpoint's contents. Raises CheckpointError when there are none."""
+    found = saved.get("model_state_dict")
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} has no model_state_dict: it is not a checkpoint of a network.")
+    return found
+
+
+def of_checkpoint(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The weights in the contents of a training checkpoint, zero wherever its pruning masks say so.
+
+    Raises CheckpointError when the masks are not those of these weights.
+    """
+    weights = dict(within(saved, file))
+    try:
+        optimizer = saved.get("optimizer_state_dict") or {}
+        masks = (optimizer.get("pruning") or {}).get("masks") or []
+        groups = [group for group in optimizer["param_groups"] if group.get("prunable")] if masks else []
+        names = [name for group in groups for name in group["param_names"]]
+        for name, bits in zip(names, masks, strict=True):
+            weights[name] = _masked(name, weights[name], bits)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"The pruning masks do not fit the weights: {error}.") from None
+    return weights
+
+
+def _masked(name: str, weight: Tensor, bits: Tensor) -> Tensor:
+    """The weight, +0.0 where its packed mask (one bit a weight, in logical order) has a zero."""
+    if bits.numel() != (weight.numel() + 7) // 8:
+        raise ValueError(f"{name} has {weight.numel()} weights and a mask of {bits.numel()} bytes")
+    kept = np.unpackbits(bits.numpy(), count=weight.numel()).view(np.bool_)
+    mask = torch.from_numpy(kept).view(weight.shape)
+    masked = torch.where(mask, weight, torch.zeros((), dtype=weight.dtype))
+    if (revived := int((masked != weight).sum())) > 0:
+        log.warning("%d pruned weights of %s were not zero: in the release they are.", revived, name)
+    return masked
+
+
+def cast(weights: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The weights with every floating-point tensor in `dtype`; integers and the like are left as they are.
+
+    Raises CheckpointError when a finite value is out of the type's range.
+    """
+    if dtype == form.KEPT:
+        return dict(weights)
+    wanted = DTYPES[dtype]
+    found = {}
+    for name, tensor in weights.items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != wanted:
+            done = tensor.to(wanted)
+            if bool((tensor.isfinite() & ~done.isfinite()).any()):
+                raise CheckpointError(
+                    f"{name} holds values beyond the range of {dtype}: use dtype=float32 or bfloat16."
+                )
+            tensor = done
+        found[name] = tensor
+    return found
+
+
+def shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shape of each tensor by name."""
+    return {name: list(value.shape) for name, value in weights.items() if isinstance(value, Tensor)}
+
+
+def plain(weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights as safetensors takes them: contiguous, each with memory of its own.
+
+    Raises CheckpointError for what is not a tensor.
+    """
+    found = {}
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{name} is of type {type(value).__name__}: safetensors holds tensors alone, use format=pt."
+            )
+        found[name] = value.detach().to("cpu").contiguous().clone()
+    return found
+
+
+def packed_bytes(weights: Mapping[str, Tensor]) -> int:
+    """The bytes of a file of these alone, on any device, with the zeros packed away."""
+    counted = _Counted()
+    serialize.dump(serialize.snapshot(dict(weights)), counted, compress=True)
+    return counted.size
+
+
+class _Counted(io.BytesIO):
+    """Counts what is written to it, and keeps none."""
+
+    size = 0
+
+    def write(self, data: Any) -> int:
+        length = memoryview(data).nbytes
+        self.size += length
+        return length

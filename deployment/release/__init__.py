@@ -1,0 +1,1 @@
+"""Releases: written, signed, listed, rolled back."""

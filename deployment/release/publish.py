@@ -1,0 +1,153 @@
+"""A release on disk: which versions are taken, its files under their names, the journal, the pointers."""
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from peakpoint.base import semver
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.files import HashingWriter, Staged, fsync_directory, sweep
+from peakpoint.base.lock import briefly
+from peakpoint.checkpointing.storage import journal, listing, pointers, quarantine
+from peakpoint.checkpointing.storage.listing import PRODUCTION
+from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest
+
+log = logging.getLogger("peakpoint")
+
+EVENT = "released"
+
+
+def taken(root: Path) -> set[str]:
+    """Every version that was released, whether its files are there or not, sound or not."""
+    found = _told(root)
+    for path in (root / PRODUCTION).glob("*_v*.json"):
+        if not path.name.endswith(".config.json"):
+            with contextlib.suppress(CheckpointError):  # not a version: the file of somebody else
+                version = path.stem.rpartition("_v")[2]
+                semver.key(version)
+                found.add(version)
+    return found
+
+
+def _told(root: Path) -> set[str]:
+    """The versions that the journal says were released."""
+    return {str(fact.get("version")) for fact in journal.vouched(root) if fact["event"] == EVENT}
+
+
+@contextlib.contextmanager
+def alone(root: Path, sides: Mapping[str, bytes]) -> Iterator[None]:
+    """Be the only one who releases under `root`, with every folder made and what killed tries left swept."""
+    folders = [root / PRODUCTION, *{(root / name).parent for name in sides}]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in {root, root.parent, *(folder.parent for folder in folders)}:
+        fsync_directory(folder)
+    with briefly(root / PRODUCTION):
+        for manifest in untold(root):
+            tell(root, manifest)
+        pointers.latest_release(root)
+        for folder in folders:
+            sweep(folder)
+        yield
+
+
+@contextlib.contextmanager
+def settled(root: Path) -> Iterator[None]:
+    """Wait until no release is half-written under `root`, and keep the next one waiting within."""
+    folder = root / PRODUCTION
+    with briefly(folder, shared=True) if folder.is_dir() else contextlib.nullcontext():
+        yield
+
+
+def publish(
+    root: Path,
+    file: str,
+    produce: Callable[[BinaryIO], object],
+    sides: Mapping[str, bytes],
+    describe: Callable[[int, str], Manifest],
+) -> Manifest:
+    """Write the weights, what lies beside them, and last the manifest, each under a name that nothing has.
+
+    `describe` makes the manifest of the weights' size and sha256. Durable on return; on failure nothing of it
+    stays. Raises OSError.
+    """
+    weights = root / file
+    mark = weights.with_suffix(".json")
+    paths = [*(root / name for name in sides), *(weights.with_suffix(end) for end in SUFFIXES)]
+    _set_aside(root, [path for path in paths if os.path.lexists(path)])
+    made: list[Path] = []
+    try:
+        with Staged(weights) as data:
+            hashing = HashingWriter(data.file)
+            try:
+                produce(hashing)  # type: ignore[arg-type]
+            finally:
+                hashing.finish()
+            _create(data, weights, made)
+        for name, content in sides.items():
+            with Staged(root / name) as side:
+                side.file.write(content)
+                _create(side, root / name, made)
+        for folder in {path.parent for path in made}:
+            fsync_directory(folder)
+        manifest = describe(hashing.size, hashing.hexdigest())
+        with Staged(mark) as claim:
+            claim.file.write(manifest.to_json().encode())
+            _create(claim, mark, made)
+        fsync_directory(mark.parent)
+    except BaseException:
+        for path in reversed(made):  # the manifest first
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+    return manifest
+
+
+def _create(staged: Staged, path: Path, made: list[Path]) -> None:
+    staged.sync()
+    try:
+        staged.create()
+    except FileExistsError:  # where locks do not work
+        raise CheckpointError(f"{path} was made by another process meanwhile: try again.") from None
+    made.append(path)
+
+
+def _set_aside(root: Path, paths: list[Path]) -> None:
+    """Move what a killed try left, or somebody put there, out of the way: nobody vouches for it."""
+    folder = root / quarantine.QUARANTINE
+    for path in paths:
+        folder.mkdir(exist_ok=True)
+        name = path.relative_to(root).as_posix()
+        path.replace(folder / f"{secrets.token_hex(3)}_{name.replace('/', '_')}")
+        journal.append(root, "quarantined", name, "no manifest vouches for it")
+
+
+def tell(root: Path, manifest: Manifest) -> None:
+    """Write a release into the journal. One that could not be is written by the next release or repair."""
+    metadata = manifest.metadata or {}
+    try:
+        journal.record(
+            root,
+            EVENT,
+            {
+                "version": listing.version_of(manifest),
+                "file": manifest.file,
+                "run": manifest.run,
+                "source": metadata.get("source"),
+                "reason": metadata.get("reason", ""),
+                "git_commit": manifest.git_commit,
+                "created": manifest.created,
+            },
+        )
+    except CheckpointError as error:
+        log.warning("%s is released, and the journal does not say so yet: %s", manifest.file, error)
+
+
+def untold(root: Path) -> list[Manifest]:
+    """The releases of which the journal has no line: their writer was killed after the manifest."""
+    told = _told(root)
+    return [m for m in listing.releases(root) if listing.version_of(m) not in told]

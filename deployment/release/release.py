@@ -1,0 +1,276 @@
+"""A release: the weights of one network under a version, with all that it takes to use and to check them.
+
+Its files are written before its manifest, which is the commit mark, and no file of a release is ever written
+again. A version that was released stays taken, whatever becomes of its files: the journal remembers.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from peakpoint.base import semver
+from peakpoint.base.disk_space import failure, out_of_memory, tensor_bytes
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.text import utc_now
+from peakpoint.checkpointing.manager import VERSION
+from peakpoint.checkpointing.policy import safe_name
+from peakpoint.checkpointing.state import objects, serialize
+from peakpoint.checkpointing.storage import listing, pointers, store
+from peakpoint.checkpointing.storage.listing import PRODUCTION
+from peakpoint.checkpointing.storage.manifest import Manifest, readable
+from peakpoint.checkpointing.storage.naming import LONGEST
+from peakpoint.deployment.inference import examples, golden
+from peakpoint.deployment.inference import network as networks
+from peakpoint.deployment.inference import weights as forms
+from peakpoint.deployment.inference.form import CARDS, SUFFIXES
+from peakpoint.deployment.inference.form import Form as Form
+from peakpoint.deployment.inference.network import Description
+from peakpoint.deployment.release import publish
+
+log = logging.getLogger("peakpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What is released, and all that is known of it.
+
+    `config` is Description.config(), or the caller's own for a network that takes no images: `description`
+    is None then, and `golden` the golden file of `examples`, or None; `network` is the name of its class.
+    `source` (run, file, sha256) and `trained_with` (config, fingerprint) say where the weights come from.
+    `card` is the model card for machines; `card_text` the one for people, in Markdown.
+    """
+
+    version: str
+    name: str
+    weights: Mapping[str, Any]
+    config: Mapping[str, Any]
+    form: Form
+    reason: str
+    run: str
+    description: Description | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    sparsity: float | None = None
+    epoch: int = 0
+    global_step: int = 0
+    git_commit: str | None = None
+    source: Mapping[str, Any] | None = None
+    trained_with: Mapping[str, Any] | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+    card_text: str | None = None
+    golden_inputs: int = golden.COUNT
+    network: str | None = None
+    golden: bytes | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name of its files. Raises CheckpointError when no file can have it."""
+        stem = f"{safe_name(self.name)}_v{self.version}"
+        if not stem[0].isalnum() or len(stem) > LONGEST:
+            raise CheckpointError(
+                f"{stem} is no name for a file: it must begin with a letter or a digit and have at most "
+                f"{LONGEST} characters."
+            )
+        return stem
+
+    @property
+    def file(self) -> str:
+        """Where its weights lie, relative to the checkpoint root."""
+        return f"{PRODUCTION}/{self.stem}{SUFFIXES[self.form.format]}"
+
+
+def of(root: Path, manifest: Manifest, *, version: str, form: Form, reason: str) -> Release:
+    """What a verified checkpoint of the trainer, or an earlier release, would be as a release; no card yet.
+
+    Pruned weights are zero and all are of the form's type. Raises CheckpointError for a checkpoint whose
+    network cannot be rebuilt.
+    """
+    trained_with: Mapping[str, Any] | None
+    weights, saved = networks.contents(root, manifest)
+    description = networks.trained(saved)
+    if manifest.tier == PRODUCTION:
+        trained_with = saved["metadata"].get("trained_with")
+    else:
+        weights = forms.of_checkpoint(saved, root / manifest.file)
+        trained_with = {"config": saved["config"], "fingerprint": saved["metadata"].get("data")}
+    return Release(
+        version=version,
+        name=description.name,
+        weights=forms.cast(weights, form.dtype),
+        config=description.config(),
+        form=form,
+        reason=reason,
+        run=manifest.run,
+        description=description,
+        metrics=manifest.metrics,
+        sparsity=manifest.sparsity,
+        epoch=manifest.epoch,
+        global_step=manifest.global_step,
+        git_commit=manifest.git_commit,
+        source={"run": manifest.run, "file": manifest.file, "sha256": manifest.sha256},
+        trained_with=trained_with,
+    )
+
+
+def write(root: Path, release: Release) -> Manifest:
+    """Make a release durable under `root`; nothing that is there is written over.
+
+    Two at a time wait for each other, and of two with one version the second is refused. What a killed try
+    left, which no manifest vouches for, goes to quarantine. Raises CheckpointError for a version that is
+    taken or whose bump says too little and for weights that are no good, and SaveFailed when the operating
+    system refuses; then there is no such release, and all others are as they were.
+    """
+    semver.key(release.version)
+    expected = tensor_bytes(release.weights)
+    try:
+        release = replace(release, weights=forms.cast(release.weights, release.form.dtype))
+        expected = tensor_bytes(release.weights)
+        return _write(root, release)
+    except OSError as error:
+        raise failure(root, error, expected) from error
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for want of memory
+        refused = out_of_memory(error, expected)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+def _write(root: Path, release: Release) -> Manifest:
+    sides = _sides(release)
+    produce = _weights(release)
+    digests = {name: sha256(content).hexdigest() for name, content in sides.items()}
+
+    def describe(size: int, digest: str) -> Manifest:
+        return _manifest(release, size, digest, digests)
+
+    with publish.alone(root, sides):
+        check(root, release)
+        manifest = publish.publish(root, release.file, produce, sides, describe)
+        publish.tell(root, manifest)
+        pointers.latest_release(root)
+    return manifest
+
+
+def check(root: Path, release: Release) -> None:
+    """Raise CheckpointError when the version is taken, or says too little about what changed."""
+    semver.check_unused(release.version, publish.taken(root))
+    known = {listing.version_of(m): m for m in listing.releases(root)}
+    before = semver.neighbour(release.version, known)
+    if before is None:
+        return
+    earlier = known[before]
+    found = semver.changes(earlier.config or {}, readable(release.config))
+    try:
+        shapes = forms.shapes(forms.read(root / earlier.file))
+    except CheckpointError as error:
+        log.warning("The shapes of %s are not compared with %s: %s", release.version, before, error)
+    else:
+        found += semver.shape_changes(shapes, forms.shapes(release.weights))
+    semver.check_bump(release.version, known, before, found)
+
+
+def _sides(release: Release) -> dict[str, bytes]:
+    """The files beside the weights, by their path from the root."""
+    where = f"{CARDS}/v{release.version}"
+    found = {
+        f"{PRODUCTION}/{release.stem}.config.json": _json(release.config),
+        f"{where}.json": _json(release.card),
+    }
+    if release.card_text is not None:
+        found[f"{where}.md"] = release.card_text.encode(errors="backslashreplace")
+    if release.golden is not None:
+        found[golden.folder(release.version)] = release.golden
+    elif release.description is not None:
+        rebuilt = networks.build(release.description, release.weights)
+        objects.load_weights(rebuilt, release.weights)
+        objects.check_finite(rebuilt)
+        images = golden.inputs(release.description, release.golden_inputs)
+        logits = golden.outputs(rebuilt, release.description, images)
+        found[golden.folder(release.version)] = golden.as_bytes(images, logits)
+    return found
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(readable(value), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _weights(release: Release) -> Callable[[BinaryIO], object]:
+    """What writes the file of the weights.
+
+    Raises CheckpointError for a config or a card of other than plain types.
+    """
+    facts = serialize.snapshot({"config": dict(release.config), "model_card": dict(release.card)})
+    if release.form.format == "safetensors":
+        from safetensors.torch import save
+
+        tensors: dict[str, Tensor] = forms.plain(release.weights)
+        config = json.dumps(readable(release.config), allow_nan=False)
+        header = {"format": "pt", "version": release.version, "config": config}
+        return lambda file: file.write(save(tensors, header))
+    contents = serialize.snapshot(
+        {
+            "version": VERSION,
+            "checkpoint_type": PRODUCTION,
+            "git_commit": release.git_commit,
+            "epoch": release.epoch,
+            "global_step": release.global_step,
+            "metrics": dict(release.metrics),
+            "config": facts["config"],
+            "model_state_dict": dict(release.weights),
+            "model_version": release.version,
+            "model_card": facts["model_card"],
+        }
+    )
+    compress = release.form.compress
+    return lambda file: serialize.dump(contents, file, compress=compress)
+
+
+def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, str]) -> Manifest:
+    form = release.form
+    return Manifest(
+        file=release.file,
+        tier=PRODUCTION,
+        tags=(f"v{release.version}",),
+        policies=("",),
+        reasons=(release.reason,),
+        sequence=0,
+        run=release.run,
+        epoch=release.epoch,
+        global_step=release.global_step,
+        metrics=release.metrics,
+        sparsity=release.sparsity,
+        bytes=size,
+        sha256=digest,
+        created=utc_now(),
+        git_commit=release.git_commit,
+        config=release.config,
+        metadata={
+            "release": {"format": form.format, "dtype": form.dtype, "compress": form.compress},
+            "source": release.source,
+            "digests": digests,
+            "trained_with": release.trained_with,
+            "reason": release.reason,
+            **({objects.NETWORK: release.network} if release.network else {}),
+        },
+    )
+
+
+def verify(root: Path, manifest: Manifest, *, run: bool = False) -> None:
+    """Check every digest of a release and, with `run`, its golden outputs in the network as it loads.
+
+    Raises CheckpointError with what is wrong, UnregisteredError when the code of its network is not here.
+    """
+    store.verify(root, manifest)
+    if run:
+        content = golden.content(root, manifest)
+        network = networks.load(root, manifest)
+        if examples.are(content):
+            examples.check(network, content)
+        else:
+            description = networks.described(manifest.config or {})
+            golden.check(network, description, golden.read(root, manifest))

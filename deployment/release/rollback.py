@@ -1,0 +1,84 @@
+"""Back to an earlier release: it is verified first, then one durable line of the journal switches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peakpoint.base.errors import CheckpointError, UnregisteredError
+from peakpoint.checkpointing.storage import aliases, listing
+from peakpoint.checkpointing.storage.aliases import CHAMPION, Change
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.deployment.release import changelog
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What changed, the file that the alias means now, and what was verified before, in words."""
+
+    change: Change
+    file: str
+    checked: tuple[str, ...]
+
+
+def roll_back(root: Path, to: str | None = None, alias: str = CHAMPION, reason: str = "") -> RolledBack:
+    """Let an alias name an earlier release, which is verified first; durable on return.
+
+    `to` None is the release that had the alias before; a release that was rolled back from does not come
+    again this way. Killed at any moment, the alias names the old or the new one. Raises CheckpointError, and
+    nothing has changed, when that release is missing or damaged or has the alias already, or when another
+    process sets the alias meanwhile.
+    """
+    aliases.check(alias)
+    history = list(aliases.changes(root, alias))
+    now = history[-1].version if history else None
+    version = to if to is not None else _before(root, alias, history)
+    if version == now:
+        raise CheckpointError(f"{alias} is {version} already.")
+    manifest = _release(root, version)
+    try:
+        checked = verified(root, manifest)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} {alias} stays {now or 'as it was'}.") from None
+    change = aliases.assign(root, alias, version, reason, rolled_back=history)
+    assert change is not None
+    changelog.refresh(root)
+    return RolledBack(change, manifest.file, checked)
+
+
+def _before(root: Path, alias: str, history: Sequence[Change]) -> str:
+    version = aliases.before(history)
+    if version is None:
+        raise CheckpointError(f"{alias} has no release to go back to: say which with --to; {released(root)}.")
+    return version
+
+
+def _release(root: Path, version: str) -> Manifest:
+    found = {listing.version_of(m): m for m in listing.releases(root)}
+    if version not in found:
+        raise CheckpointError(f"{root} has no release {version}; {released(root)}.")
+    return found[version]
+
+
+def released(root: Path) -> str:
+    """Which releases there are, in words."""
+    versions = ", ".join(map(listing.version_of, listing.releases(root)))
+    return f"there are {versions}" if versions else "there is none"
+
+
+def verified(root: Path, manifest: Manifest) -> tuple[str, ...]:
+    """What is verified of a release: digests, its network and golden outputs if it has them.
+
+    Returns the names of what was; a network whose code is not here is not run. Raises CheckpointError.
+    """
+    from peakpoint.deployment.inference import golden, network
+    from peakpoint.deployment.release import release  # late: they bring torch, which no refusal waits for
+
+    try:
+        if golden.has(manifest):
+            release.verify(root, manifest, run=True)
+            return "digests", "network", "golden outputs"
+        release.verify(root, manifest)
+        network.load(root, manifest)
+    except UnregisteredError:  # raised once the digests are verified
+        return ("digests",)
+    return "digests", "network"

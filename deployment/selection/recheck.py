@@ -1,0 +1,149 @@
+"""Whether a release still does what it was released for; if not, back to an earlier one that does better."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.text import nearest
+from peakpoint.checkpointing.metrics import direction
+from peakpoint.checkpointing.policy import ranked
+from peakpoint.checkpointing.storage import aliases, listing
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.deployment.inference import evaluate, network
+from peakpoint.deployment.inference.evaluate import Measured
+from peakpoint.deployment.release import rollback
+from peakpoint.deployment.selection.measure import Appraiser, Refused
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found: `recorded` is the metric of the manifest, `measured` what it is now.
+
+    `version` is None for a checkpoint that is no release. `measured` is None when the file is damaged, and
+    `problem` says how. `back` is the version that was rolled back to, `earlier` what it measures, and `notes`
+    say why others were not.
+    """
+
+    root: Path
+    manifest: Manifest
+    version: str | None
+    metric: str
+    recorded: float
+    measured: Measured | None
+    threshold: float
+    problem: str | None = None
+    back: str | None = None
+    earlier: Measured | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the metric is worse than recorded by more than the threshold, or cannot be measured."""
+        return not self.worse <= self.threshold + 1e-12  # NaN is degraded
+
+    @property
+    def worse(self) -> float:
+        """By how much the metric is worse than recorded; NaN when it was not measured."""
+        value = math.nan if self.measured is None else self.measured.metrics[self.metric]
+        return _better(self.metric, self.recorded, value)
+
+
+def _better(metric: str, one: float, than: float) -> float:
+    """By how much a value of a metric is better than another."""
+    return than - one if direction(metric) == "min" else one - than
+
+
+def check(root: Path, alias: str, metric: str, threshold: float, appraiser: Appraiser) -> Checked:
+    """Measure what an alias names, and compare it with what was recorded when it was released.
+
+    Without a champion it is the highest release, and without a release the best checkpoint. Raises
+    CheckpointError when it cannot be measured although its file is sound.
+    """
+    version, manifest = _named(root, alias)
+    if (recorded := ranked(manifest.metrics, metric)) is None:
+        known = [name for name in manifest.metrics if ranked(manifest.metrics, name) is not None]
+        raise CheckpointError(f"{manifest.file} has not recorded {metric}{nearest(metric, known)}")
+    try:
+        appraiser.sound(root, manifest)
+    except Refused as error:
+        return Checked(root, manifest, version, metric, recorded, None, threshold, str(error))
+    measured = appraiser.measure(root, manifest)
+    if metric not in measured.metrics:
+        raise CheckpointError(f"{metric} cannot be measured{nearest(metric, measured.metrics)}")
+    return Checked(root, manifest, version, metric, recorded, measured, threshold)
+
+
+def _named(root: Path, alias: str) -> tuple[str | None, Manifest]:
+    """The version that an alias names, and its manifest, not verified; for champion as `load_model` would."""
+    aliases.check(alias)
+    released = {listing.version_of(m): m for m in listing.releases(root)}
+    version = aliases.current(root).get(alias)
+    if version is None and alias == aliases.CHAMPION:
+        if not released:
+            return None, network.best(root)
+        version = next(reversed(released))
+    if version is None:
+        raise CheckpointError(f"{alias} names no release of {root}.")
+    if version not in released:
+        raise CheckpointError(f"{alias} is {version}, which is not under {root}: roll back to one that is.")
+    return version, released[version]
+
+
+def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
+    """Let an alias name again the last release before that verifies, if it is better on the same images.
+
+    What is damaged is no match for any release that verifies. Raises CheckpointError when the alias was set
+    by somebody else meanwhile; nothing has changed then.
+    """
+    notes: list[str] = []
+    for version, manifest in _earlier(found, alias):
+        try:
+            measured = _on_the_same(found, manifest, appraiser)
+        except CheckpointError as error:
+            notes.append(f"not {version}: {error}")
+            continue
+        value = measured.metrics[found.metric]
+        if found.measured and not _better(found.metric, value, found.measured.metrics[found.metric]) > 0:
+            notes.append(f"not {version}: its {found.metric} on the same images is {value:.4f}, no better")
+            return replace(found, earlier=measured, notes=tuple(notes))
+        if aliases.current(found.root).get(alias) != found.version:
+            raise CheckpointError(f"{alias} was set to another release meanwhile: look, and check again.")
+        rollback.roll_back(found.root, version, alias, _reason(found))
+        return replace(found, back=version, earlier=measured, notes=tuple(notes))
+    return replace(found, notes=(*notes, f"{alias} named no {'other ' * bool(notes)}release before"))
+
+
+def _earlier(found: Checked, alias: str) -> Iterator[tuple[str, Manifest]]:
+    """The releases that an alias named before, newest first, as a rollback would go back to them."""
+    released = {listing.version_of(m): m for m in listing.releases(found.root)}
+    history = list(aliases.changes(found.root, alias))
+    if not history or history[-1].version != found.version:
+        return
+    while (version := aliases.before(history)) is not None:
+        if version in released:
+            yield version, released[version]
+        history = [change for change in history if change.version != version]
+
+
+def _on_the_same(found: Checked, manifest: Manifest, appraiser: Appraiser) -> Measured:
+    """Measure an earlier release on the images that the later one was measured on. Raises CheckpointError."""
+    if appraiser.own_data and found.measured:
+        now, then = (evaluate.trained_with(found.root, m) for m in (found.manifest, manifest))
+        if now["fingerprint"] != then["fingerprint"]:
+            raise CheckpointError(
+                "it was trained with other data or another split of it, perhaps with these images: compare "
+                "them on images that neither has seen, with --other-data."
+            )
+    return appraiser.measure(found.root, manifest)
+
+
+def _reason(found: Checked) -> str:
+    if found.measured is None:
+        return f"check: {found.version} is damaged"
+    value = found.measured.metrics[found.metric]
+    return (
+        f"check: {found.metric} of {found.version} is {value:.4f} on {found.measured.samples} images of "
+        f"{found.measured.split}, {found.recorded:.4f} was recorded"
+    )

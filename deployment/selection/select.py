@@ -1,0 +1,289 @@
+"""Choose the checkpoint that becomes a release: by rules over manifests, then by measuring it again."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.text import nearest
+from peakpoint.checkpointing.policy import MILESTONE, ranked
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import aliases, listing, locate, store
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.deployment.inference.evaluate import Measured
+from peakpoint.deployment.selection import judging
+from peakpoint.deployment.selection.measure import Appraiser, Refused
+from peakpoint.deployment.selection.rules import (
+    CHAMPION,
+    MEASURED,
+    REFERENCES,
+    TARGET,
+    Requirement,
+    Rules,
+)
+
+OWN = ("epoch", "global_step", "sparsity", "bytes")
+"""What every manifest says beside its metrics."""
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A checkpoint, what is known of it, and why it was rejected, in words.
+
+    `twins` are other names of the same bytes, which in a copy of a run are files of their own.
+    """
+
+    root: Path
+    manifest: Manifest
+    facts: dict[str, float]
+    twins: list[Manifest] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    rank: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.root / self.manifest.file
+
+    def later(self) -> tuple[Any, ...]:
+        """Sorts what ranks alike: the later step first, then in an order that nothing else depends on."""
+        m = self.manifest
+        return (m.global_step, m.sequence, m.run, m.file, str(self.root))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Every candidate, best first and the rejected last; `measured` is what the winner was measured at.
+
+    `champion` is the version that rules were judged against; `notes` say what was passed over.
+    """
+
+    candidates: tuple[Candidate, ...]
+    rules: Rules
+    winner: tuple[Path, Manifest] | None
+    measured: Measured | None
+    champion: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def rejected(self) -> dict[Path, tuple[str, ...]]:
+        """Why each file that was rejected was."""
+        return {c.path: tuple(c.rejected) for c in self.candidates if c.rejected}
+
+    def nothing(self) -> str:
+        """The line for when there is no winner."""
+        count = len(self.candidates)
+        return f"Nothing qualifies by {self.rules.name}: {count} looked at, {count} rejected."
+
+    def chosen(self) -> tuple[Path, Manifest]:
+        """The winner. Raises CheckpointError when there is none."""
+        if self.winner is None:
+            raise CheckpointError(self.nothing())
+        return self.winner
+
+
+def choose(
+    runs: Sequence[Path],
+    rules: Rules,
+    *,
+    champion_of: Path | None = None,
+    data_root: str | Path | None = None,
+    device: str = "cpu",
+    dry_run: bool = False,
+) -> Selection:
+    """Judge every checkpoint of some runs, and measure the best again on its run's data.
+
+    What is damaged, or measures other than it recorded, is rejected, and the next is tried. `champion_of`
+    is the run or folder whose champion the rules compare with, when `runs` do not say; `dry_run` stops before
+    the evaluation. Raises CheckpointError for rules that fit no candidate and data that cannot be read.
+    """
+    roots = sorted({Path(os.path.abspath(listing.checkpoint_root(run))) for run in runs})  # noqa: PTH100
+    found = [candidate for root in roots for candidate in candidates(root)]
+    if not found:
+        raise CheckpointError(f"{', '.join(map(str, runs))}: there is no checkpoint to choose from.")
+    _check_names(rules, found)
+    judge = _Judge(rules, roots, champion_of, Appraiser(data_root, device))
+    judge.notes += [f"passed over: {reason}" for root in roots for _, reason in store.unreadable(root)]
+    for candidate in found:
+        judge.judge(candidate)
+    measured = judge.pick((c for c in found if not c.rejected), dry_run=dry_run)
+    # Stable, and the rejected, which have no rank, stay as they were saved.
+    order = sorted(found, key=lambda c: c.rank or len(found) + 1)
+    winner = (order[0].root, order[0].manifest) if order[0].rank else None
+    return Selection(tuple(order), rules, winner, measured, judge.version, tuple(dict.fromkeys(judge.notes)))
+
+
+def candidates(root: Path) -> list[Candidate]:
+    """The checkpoints under a root, oldest first; a milestone stands for other roles of its bytes."""
+    alike: dict[Any, list[Manifest]] = {}
+    for m in sorted(listing.own(root, store.manifests(root)), key=lambda m: m.tier != MILESTONE):
+        alike.setdefault((m.sha256, repr(sorted(m.metrics.items()))), []).append(m)
+    firsts = sorted(alike.values(), key=lambda names: names[0].sequence)
+    return [Candidate(root, first, facts_of(first), twins) for first, *twins in firsts]
+
+
+def facts_of(manifest: Manifest) -> dict[str, float]:
+    """What rules may name of a manifest."""
+    own = {name: getattr(manifest, name) for name in OWN}
+    return {**manifest.metrics, **{name: float(value) for name, value in own.items() if value is not None}}
+
+
+def _check_names(rules: Rules, found: Iterable[Candidate]) -> None:
+    known = {*OWN, *MEASURED}.union(*(c.facts for c in found))
+    for metric in rules.metrics:
+        if metric not in known:
+            raise CheckpointError(
+                f"{rules.name}: no checkpoint has recorded {metric}{nearest(metric, known)}"
+            )
+
+
+class _Judge:
+    """Rules applied to candidates; `references` are what margins are measured from."""
+
+    def __init__(
+        self, rules: Rules, roots: Sequence[Path], champion_of: Path | None, appraiser: Appraiser
+    ) -> None:
+        self.rules, self.appraiser = rules, appraiser
+        self.notes: list[str] = []
+        self.version: str | None = None
+        against = {reference: [r for r in rules.require if r.versus == reference] for reference in REFERENCES}
+        self._champion: judging.Facts | None = None
+        validated: list[Any] = []
+        if against[CHAMPION]:
+            self._champion, data = self._find(roots, champion_of, against[CHAMPION])
+            validated += [data] if data else []
+        told = {root: _told(root) for root in roots} if against[TARGET] or validated or len(roots) > 1 else {}
+        self._targets = {root: target for root, (target, _) in told.items() if target is not None}
+        validated += [data for _, data in told.values() if data]
+        if any(data != validated[0] for data in validated[1:]):
+            self.notes.append(
+                "not all were validated on the same images, so their metrics differ by that too"
+            )
+
+    def _find(
+        self, roots: Sequence[Path], named: Path | None, against: Sequence[Requirement]
+    ) -> tuple[judging.Facts | None, Any]:
+        """The facts of the champion, and the data that it was validated on; None when there is none."""
+        places = [listing.checkpoint_root(named)] if named else roots
+        having = {root: v for root in places if (v := aliases.current(root).get(aliases.CHAMPION))}
+        if len(having) > 1:
+            raise CheckpointError(
+                f"{' and '.join(map(str, having))} have a champion each: say which with --champion-of."
+            )
+        for root, version in having.items():
+            found = [m for m in listing.releases(root) if listing.version_of(m) == version]
+            if not found:
+                raise CheckpointError(
+                    f"The champion {version} is not under {root}: roll back to one that is."
+                )
+            self.version = version
+            wanted = {r.metric for r in against} & set(MEASURED)
+            facts = facts_of(found[0]) | (self._measured(root, found[0], wanted) if wanted else {})
+            return facts, ((found[0].metadata or {}).get("trained_with") or {}).get("fingerprint")
+        count = len(against)
+        self.notes.append(f"there is no champion yet: {count} rule{'s'[: count - 1]} against it passed over")
+        return None, None
+
+    def _measured(self, root: Path, manifest: Manifest, wanted: set[str]) -> dict[str, float]:
+        return self.appraiser.speed(root, manifest, wanted, self.rules.latency)
+
+    def judge(self, candidate: Candidate) -> None:
+        """Reject by what is written down; what no manifest has is measured only of those that pass."""
+        self._apply(candidate, measured=False)
+        wanted = set(self.rules.metrics) & set(MEASURED)
+        if "latency_ms" in wanted:
+            how = self.rules.latency
+            self.notes.append(
+                f"latency_ms: the median of {how.repeats} passes over {how.batch} image(s) on "
+                f"{self.appraiser.device}"
+            )
+        if wanted and not candidate.rejected:
+            try:
+                self._intact(candidate)
+                candidate.facts |= self._measured(candidate.root, candidate.manifest, wanted)
+            except Refused as error:
+                candidate.rejected.append(str(error))
+            else:
+                self._apply(candidate, measured=True)
+
+    def _apply(self, candidate: Candidate, *, measured: bool) -> None:
+        facts, target = candidate.facts, self._targets.get(candidate.root)
+        references = {} if self._champion is None else {CHAMPION: self._champion}
+        if target is not None:
+            references[TARGET] = {"sparsity": target}
+        for rule in self.rules.require:
+            if (rule.metric in MEASURED) == measured:
+                reason = judging.failure(rule, facts, references)
+                candidate.rejected += [reason] if reason else []
+        for key in self.rules.rank:
+            if (key.metric in MEASURED) == measured and ranked(facts, key.metric) is None:
+                candidate.rejected.append(f"rank {key}: {judging.missing(facts, key.metric)}")
+
+    def pick(self, qualified: Iterable[Candidate], *, dry_run: bool) -> Measured | None:
+        """Rank what qualifies, number 1 being the best that holds up; what does not is rejected."""
+        left = list(qualified)
+        while left:
+            ranking = judging.by_rank(left, _facts, self.rules.rank, Candidate.later)
+            doubtful = ranking[0]
+            try:
+                ranking = self._tied_first(ranking)
+                doubtful = ranking[0]
+                measured = self._held_up(doubtful, dry_run=dry_run)
+            except Refused as error:
+                doubtful.rejected.append(str(error))
+                left.remove(doubtful)
+                continue
+            for number, candidate in enumerate(ranking, 1):
+                candidate.rank = number
+            return measured
+        return None
+
+    def _tied_first(self, ranking: list[Candidate]) -> list[Candidate]:
+        """The ranking, those that tie with its first as they are preferred. Raises Refused for the first."""
+        tie, samples = self.rules.tie, None
+        if tie is None or len(ranking) == 1:
+            return ranking
+        if tie.confidence is not None:
+            self._intact(ranking[0])
+            samples = self.appraiser.samples(ranking[0].root, ranking[0].manifest)
+            if not samples:
+                self.notes.append(
+                    f"no tie: {ranking[0].path} does not say on how many images it was evaluated"
+                )
+                return ranking
+        tied, others = judging.by_preference(ranking, _facts, tie, samples)
+        return [*tied, *others]
+
+    def _held_up(self, candidate: Candidate, *, dry_run: bool) -> Measured | None:
+        self._intact(candidate)
+        if dry_run:
+            return None
+        root, manifest = candidate.root, candidate.manifest
+        return self.appraiser.prove(root, manifest, self.rules.metrics, self.rules.tolerance)
+
+    def _intact(self, candidate: Candidate) -> None:
+        """Raise Refused unless the file is sound; when a twin is, that is the candidate from here on."""
+        try:
+            self.appraiser.sound(candidate.root, candidate.manifest)
+        except Refused as error:
+            sound = (m for m in candidate.twins if locate.is_sound(candidate.root, m))
+            if (twin := next(sound, None)) is None:
+                raise
+            self.notes.append(f"{error} {twin.file} has the same bytes, intact.")
+            candidate.manifest = twin
+
+
+def _facts(candidate: Candidate) -> judging.Facts:
+    return candidate.facts
+
+
+def _told(root: Path) -> tuple[float | None, Any]:
+    """What the newest sound checkpoint of a run tells: its target sparsity and its data; None for neither."""
+    try:
+        newest = locate.newest_sound(root)
+        saved = serialize.load(root / newest.file)
+        return float(saved["config"]["pruning"]["target"]), saved["metadata"]["data"]
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return None, None

@@ -1,0 +1,1 @@
+"""Pruning that attaches to any optimizer."""

@@ -1,0 +1,234 @@
+"""Small files that anybody may have written, read within bounds: regular, of so many bytes, so deeply nested.
+
+What reads a file of a run directory, a mirror or a user whole reads it here. A pipe would keep its reader
+waiting for ever, a device has no end, a few bytes of YAML can stand for gigabytes, and Python's own parsers
+follow nesting until their stack ends.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peakpoint.base.errors import CheckpointError, os_reason
+
+SMALL = 64 << 20
+"""Bytes of a record, a card or an index."""
+LONGEST = 16 << 20
+"""Bytes of a line."""
+LOG = 1 << 30
+"""Bytes of a file of lines."""
+WRITTEN = 256 << 10
+"""Bytes of a YAML file: people write these, and its parser takes a second for so many."""
+DEEPEST = 64
+"""Levels of lists and objects within each other."""
+
+YAML_ERRORS = (yaml.YAMLError, ValueError, ArithmeticError, RecursionError)
+"""What PyYAML raises for what is not YAML, or not a value."""
+
+_LONG_NUMBER = re.compile(r"\d{19}")
+
+
+class Absent(CheckpointError):  # noqa: N818 (the name says what is wrong)
+    """There is no such file."""
+
+
+def opened(path: Path) -> BufferedReader:
+    """A regular file, open for reading. Raises CheckpointError for anything else, Absent for nothing."""
+    try:
+        # Opening a device can already do something to it: the name is looked at first, then what was opened.
+        _regular(path, path.stat().st_mode)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.fdopen(descriptor, "rb")
+    except (OSError, ValueError) as error:
+        raise unread(path, error) from None
+    try:
+        _regular(path, os.fstat(descriptor).st_mode)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path} cannot be read: it is not a regular file.")
+
+
+def unread(path: Path, error: OSError | ValueError) -> CheckpointError:
+    """The error that says that a file could not be read, in one line."""
+    kind = Absent if isinstance(error, FileNotFoundError) else CheckpointError
+    return kind(f"{path} cannot be read: {os_reason(error)}.")
+
+
+def read_bytes(path: Path, limit: int = SMALL) -> bytes:
+    """A small file whole. Raises CheckpointError, also when it has more than `limit` bytes; or Absent."""
+    with opened(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            # A file of /proc has no size, and one that grows has another.
+            data = file.read(limit + 1) if size <= limit else b""
+        except OSError as error:
+            raise unread(path, error) from None
+    if max(size, len(data)) > limit:
+        raise CheckpointError(f"{path} has more than {limit} bytes, too many for what it is: refused.")
+    return data
+
+
+def read_text(path: Path, limit: int = SMALL) -> str:
+    """As read_bytes, decoded; what is not UTF-8 is replaced."""
+    return read_bytes(path, limit).decode(errors="replace")
+
+
+def lines(path: Path, limit: int = LOG) -> Iterator[str]:
+    """The lines of a file of up to `limit` bytes, without their ends; what is not UTF-8 is replaced.
+
+    Raises CheckpointError, also for a line of more than LONGEST bytes; or Absent.
+    """
+    with opened(path) as file:
+        try:
+            if os.fstat(file.fileno()).st_size > limit:
+                raise CheckpointError(f"{path} has more than {limit} bytes, too many for a log: refused.")
+            while line := file.readline(LONGEST + 1):
+                if len(line) > LONGEST:
+                    raise CheckpointError(f"{path} has a line of more than {LONGEST} bytes: refused.")
+                yield line.rstrip(b"\r\n").decode(errors="replace")
+        except OSError as error:
+            raise unread(path, error) from None
+
+
+def json_value(data: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also when it is nested too deep or has a giant number."""
+    text = data.decode() if isinstance(data, bytes) else data
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from None
+    except MemoryError:
+        raise ValueError("it takes too much memory") from None
+    if text.count("[") + text.count("{") > DEEPEST or _LONG_NUMBER.search(text):
+        _check(found)
+    return found
+
+
+def _check(value: Any) -> None:
+    """Raise ValueError for what is nested too deep, and for whole numbers that no float or column holds."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        children: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                children += each.values()
+            elif isinstance(each, list | tuple):
+                children += each
+            elif isinstance(each, int) and each.bit_length() > 63:
+                raise ValueError("it has a number of more than 63 bits")
+        level = children
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
+def json_object(data: str | bytes, where: object) -> dict[str, Any]:
+    """The JSON object of a text that lies at `where`. Raises CheckpointError."""
+    try:
+        found = json_value(data)
+    except ValueError as error:
+        raise CheckpointError(f"{where} is not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{where} does not hold a JSON object.")
+    return found
+
+
+def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError; Absent when there is no file."""
+    return json_object(read_bytes(path, limit), path)
+
+
+def read_yaml(path: Path, loader: Any = yaml.SafeLoader) -> dict[Any, Any]:
+    """The keys and values of a YAML file, none for an empty one. Raises as yaml_value."""
+    found = yaml_value(path, loader)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no keys with values.")
+    return found
+
+
+def yaml_value(path: Path, loader: Any = yaml.SafeLoader) -> Any:
+    """What a YAML file holds, as a loader of PyYAML understands it. Raises as yaml_text."""
+    text = yaml_text(path)
+    try:
+        found = yaml.load(text, Loader=loader)
+        _check(found)
+    except YAML_ERRORS as error:
+        raise not_yaml(path, error) from None
+    return found
+
+
+def yaml_text(path: Path) -> str:
+    """The text of a YAML file that may be given to a parser.
+
+    An alias is refused: a few lines of them can stand for more than any memory holds. Raises CheckpointError;
+    Absent when there is no file.
+    """
+    data = read_bytes(path, WRITTEN)
+    try:
+        text = data.decode()
+        _refuse_aliases(text)
+    except YAML_ERRORS as error:
+        raise not_yaml(path, error) from None
+    return text
+
+
+def not_yaml(path: Path, error: Exception) -> CheckpointError:
+    """The error that says why a file is not YAML, in one line."""
+    return CheckpointError(f"{path} is not YAML: {_reason(error)}.")
+
+
+def _refuse_aliases(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it uses the alias *{event.anchor}, which is not taken: write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:  # before the parser's own stack ends
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem[:200]} at line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())[:200]
+
+
+class _Strict(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:  # PyYAML would take the last of them
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_strict_yaml(path: Path) -> dict[Any, Any]:
+    """The keys and values of a file; nothing for an empty one. Raises CheckpointError, one line."""
+    return read_yaml(path, _Strict)
+
+
+def literal(value: Any) -> Any:
+    """A value whose strings OmegaConf does not take for references to keys or to the environment."""
+    if isinstance(value, dict):
+        return {key: literal(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [literal(child) for child in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", value)
+    return value

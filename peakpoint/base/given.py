@@ -1,0 +1,101 @@
+"""What a caller gives, looked at before it is used: paths, numbers, living objects. Needs no torch."""
+
+import operator
+import os
+from numbers import Integral, Real
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from peakpoint.base.errors import CheckpointError
+
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "None"}
+
+
+def path(value: object, name: str = "the path") -> Path:
+    """A path as a user writes it, with `~` for the home directory. Raises CheckpointError for no path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(os.fspath(value)):
+        raise CheckpointError(f"{name} is {value!r}: give a path.")
+    found = Path(value)
+    try:
+        return found.expanduser()
+    except RuntimeError:  # no such user
+        return found
+
+
+def whole(name: str, value: object, least: int = 0) -> int:
+    """A whole number, also one of NumPy or torch. Raises CheckpointError: `epoch=None is not ...`."""
+    found = None
+    try:
+        if not isinstance(value, float):
+            found = operator.index(value)  # type: ignore[arg-type]
+        elif value.is_integer():
+            found = int(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    if found is None:
+        raise CheckpointError(f"{name}={value!r} is not a whole number.")
+    if found < least:
+        raise CheckpointError(f"{name}={value} is out of range: it must be at least {least}.")
+    return found
+
+
+def text(name: str, value: object) -> str:
+    """Text that is not empty. Raises CheckpointError."""
+    if not isinstance(value, str) or not value:
+        raise CheckpointError(f"{name}={value!r} is not a name.")
+    return value
+
+
+def network(value: object) -> None:
+    """Raise CheckpointError for what is no torch.nn.Module, such as None, a class or a state_dict."""
+    if not _has(value, "parameters", "state_dict", "load_state_dict"):
+        raise CheckpointError(f"model is {_called(value)}: give the network, a torch.nn.Module.")
+
+
+def stateful(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise CheckpointError for what has no memory to save or to load, such as a list of optimizers."""
+    if (optional and value is None) or _has(value, "state_dict", "load_state_dict"):
+        return
+    sentence = f"{name} is {_called(value)}: give one object with state_dict() and load_state_dict()"
+    if isinstance(value, list | tuple | dict):
+        sentence += ", such as one of your own that joins theirs"
+    raise CheckpointError(f"{sentence}.")
+
+
+def _has(value: object, *methods: str) -> bool:
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in methods)
+
+
+def _called(value: object) -> str:
+    if value is None:
+        return "None"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+
+
+def of_kind(value: object, kind: Any) -> bool:
+    """Whether a value is of the annotated type of a field: a plain type, a union, list[X] or dict[str, X]."""
+    if kind is Any:
+        return True
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (UnionType, Union):
+        return any(of_kind(value, each) for each in inner)
+    if origin is list:
+        return isinstance(value, list | tuple) and all(of_kind(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(of_kind(each, inner[1]) for each in value.values())
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def in_words(kind: Any) -> str:
+    """An annotated type, in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (UnionType, Union):
+        return " or ".join(map(in_words, inner))
+    if origin is list:
+        return f"a list, each of which is {in_words(inner[0])}"
+    if origin is dict:
+        return f"a dict whose values are {in_words(inner[1])}"
+    return WORDS.get(kind, f"of type {getattr(kind, '__name__', kind)}")

@@ -1,0 +1,199 @@
+"""One writer a directory, by the operating system's own lock: it falls with the process that held it.
+
+The lock is on the open file, not on its name, so a file left behind by a dead holder locks nobody out.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from peakpoint.base import links
+from peakpoint.base.bounded import json_value
+from peakpoint.base.errors import BusyError, CheckpointError, os_reason
+
+log = logging.getLogger("peakpoint")
+LOCK = ".lock"
+
+
+@dataclass
+class _Held:
+    """A directory whose lock this process holds: as it was named, what it is, and where it is now."""
+
+    named: Path
+    identity: tuple[int, int]
+    place: Path
+
+
+_held: dict[int, _Held] = {}
+"""By the descriptor of the open lock file."""
+
+
+def _forget() -> None:
+    """In a forked child: a worker that outlives its parent must not keep the parent's lock."""
+    while _held:
+        os.close(_held.popitem()[0])
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def take(descriptor: int) -> bool | None:
+    """Lock an open file for as long as it stays open; False when another holds it, None where locks fail."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def briefly(directory: Path, *, shared: bool = False) -> Iterator[None]:
+    """Wait until no other run gives out names in a directory, and keep others waiting within.
+
+    `shared` is for who only looks: others who do so are not kept waiting.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def one_writer(directory: Path) -> Iterator[None]:
+    """Be the only writer to a directory that exists; afterwards its lock file is as it was before, or gone.
+
+    Raises BusyError, naming the holder's process and host, when there is one, and CheckpointError when the
+    directory cannot be written to, or a link in it leads out of it. The lock of a holder that died is free.
+    """
+    directory = Path(os.path.abspath(directory))  # noqa: PTH100, resolve() would follow a link
+    links.refuse(directory)
+    path = directory / LOCK
+    try:
+        descriptor, created, got = _locked(path)
+        held = _Held(directory, _identity(directory), directory)
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be written to: {os_reason(error)}.") from None
+    if got is False:
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        raise BusyError(f"{directory} is being written by {holder}: wait for it, or end it.")
+    if got is None:
+        log.warning("%s is on a file system without locks: a second writer goes unnoticed.", directory)
+    _held[descriptor] = held
+    try:
+        before, times = os.pread(descriptor, 4096, 0), os.fstat(descriptor)
+        _write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        try:
+            yield
+        finally:
+            if descriptor in _held:  # not in a forked child
+                with contextlib.suppress(OSError):
+                    if created:
+                        present(path).unlink()
+                    else:
+                        _write(descriptor, before)
+                        os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
+    finally:
+        if descriptor in _held:
+            del _held[descriptor]
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(*directories: Path) -> Iterator[bool]:
+    """Whether this process is the only writer to directories, by locks that it holds or can take at once."""
+    with contextlib.ExitStack() as stack:
+        yield all(_holds(each) or _takes(stack, each) for each in dict.fromkeys(directories))
+
+
+def _holds(directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        identity = _identity(directory)
+        return any(held.identity == identity for held in _held.values())
+    return False
+
+
+def _identity(directory: Path) -> tuple[int, int]:
+    status = directory.stat()
+    return status.st_dev, status.st_ino
+
+
+def present(path: Path) -> Path:
+    """A path as it is now: below a directory whose lock this process holds, where that was moved to.
+
+    Raises FileNotFoundError when such a directory was removed, or moved to another file system.
+    """
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100, as it was named
+    for descriptor, held in tuple(_held.items()):
+        if absolute.is_relative_to(held.named):
+            place = _followed(descriptor, held)
+            return path if place == held.named else place / absolute.relative_to(held.named)
+    return path
+
+
+def followed(path: Path) -> Path:
+    """As `present`; the path itself when it is nowhere, so that whoever opens it is told."""
+    with contextlib.suppress(OSError):
+        return present(path)
+    return path
+
+
+def _followed(descriptor: int, held: _Held) -> Path:
+    with contextlib.suppress(OSError):
+        if _identity(held.place) == held.identity:
+            return held.place
+    # Linux knows the present name of an open file.
+    with contextlib.suppress(OSError):
+        found = Path(f"/proc/self/fd/{descriptor}").readlink().parent
+        if _identity(found) == held.identity:
+            before, held.place = held.place, found  # first: the warning itself goes to a file there
+            log.warning("%s was moved to %s: the run goes on there.", before, found)
+            return found
+    raise FileNotFoundError(errno.ENOENT, "removed, or moved to another file system", held.place)
+
+
+def _takes(stack: contextlib.ExitStack, directory: Path) -> bool:
+    with contextlib.suppress(CheckpointError):
+        stack.enter_context(one_writer(directory))
+        return True
+    return False
+
+
+def _locked(path: Path) -> tuple[int, bool, bool | None]:
+    """An open lock file, whether it is new, and what `take` said of it. Raises OSError."""
+    while True:
+        created = not os.path.lexists(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        got = take(descriptor)
+        # The holder before removes its file: a lock on one that has no name any more keeps nobody out.
+        with contextlib.suppress(FileNotFoundError):
+            if got is False or os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor, created, got
+        os.close(descriptor)
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    """Who holds the lock, for people; a full disk does not keep anybody from holding it."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        found = json_value(os.pread(descriptor, 4096, 0))
+        return f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "another process"

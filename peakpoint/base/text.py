@@ -1,0 +1,24 @@
+"""Words of messages that several packages share: the nearest name, and the time."""
+
+import difflib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+
+def closest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name most like `word`, in any case; None where all are less like it than `cutoff`."""
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lower, 1, cutoff)
+    return lower[close[0]] if close else None
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a sentence: `: did you mean X?` with the known name closest to `word`, or all names."""
+    names = sorted(known)
+    close = closest(word, names)
+    return f": did you mean {prefix}{close}?" if close else f"; there are: {', '.join(names)}."
+
+
+def utc_now() -> str:
+    """The time in ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,1 @@
+"""The commands of `peakpoint`, a file a group. torch is imported late."""

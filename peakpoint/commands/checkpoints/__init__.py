@@ -1,0 +1,1 @@
+"""What a run has kept: looked at, verified, repaired, copied."""

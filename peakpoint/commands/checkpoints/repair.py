@@ -1,0 +1,195 @@
+"""repair: put a checkpoint folder in order from its manifests alone."""
+
+import argparse
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from peakpoint.base import files
+from peakpoint.base.bounded import read_json
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.policy import MILESTONE
+from peakpoint.checkpointing.storage import aliases, quarantine, store
+from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS, own, releases
+from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.commands.arguments import Parser, add_dry_run, add_run
+from peakpoint.commands.checkpoints.verify import examine
+from peakpoint.commands.common import checkpoint_root, locked, print_json, run_of
+from peakpoint.commands.releases.alias import troubles
+from peakpoint.deployment.release import changelog, publish
+
+
+def repair_arguments(parser: Parser) -> None:
+    """Add the arguments of `repair`."""
+    add_run(parser)
+    add_dry_run(parser)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something to put right: `action` is a word, `apply` does it."""
+
+    action: str
+    file: str
+    reason: str
+    apply: Callable[[], None]
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Quarantine what does not verify, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
+    root = checkpoint_root(options.path)
+    with contextlib.nullcontext() if options.dry_run else locked(root), publish.settled(root):
+        repairs = list(_strays(root))
+        if not options.dry_run:
+            _sweep(root)
+        verdicts = list(examine(root, only_looks=False))
+        sound = [v.manifest for v in verdicts if v.manifest and not v.problem]
+        unfinished = _unfinished(root) if options.dry_run else {}
+        repairs += [
+            unfinished.get(v.file) or _quarantined(root, v.file, v.problem) for v in verdicts if v.problem
+        ]
+        repairs += _pointers(root, sound, {v.file for v in verdicts if v.problem})
+        repairs += _untold(root, sound)
+        if not options.dry_run:
+            for each in repairs:
+                each.apply()
+        repairs += _changelog(root, options.dry_run)  # last: it tells of what is there now
+        doubt = troubles(root)
+    if options.json:
+        print_json([{"action": r.action, "file": r.file, "reason": r.reason} for r in repairs])
+        for reason in doubt:
+            Console(stderr=True).say(f"not repaired: {reason}")
+    else:
+        console = Console()
+        for r in repairs:
+            console.say(f"{r.action}  {r.file}: {r.reason}")
+        for reason in doubt:
+            console.say(f"not repaired  {reason}")
+        done = "to do" if options.dry_run else "done"
+        console.say(f"{len(sound)} checkpoints are sound; {len(repairs)} repairs {done}, in {root}")
+    return int(bool(doubt) or (bool(verdicts) and not sound))
+
+
+def _quarantined(root: Path, file: str, problem: str) -> Repair:
+    return Repair("quarantine", file, problem, lambda: quarantine.quarantine(root, file, problem))
+
+
+def _strays(root: Path) -> Iterator[Repair]:
+    """What writers that are dead left half-written."""
+    folders = {run_of(root), root, *(p for p in root.rglob("*") if p.is_dir())}
+    for folder in sorted(folders):
+        for path in sorted(folder.glob(f"{store.STAGED}*")):
+            if files.abandoned(path):
+                remove = functools.partial(path.unlink, missing_ok=True)
+                yield Repair("sweep", os.path.relpath(path, root), "its writer is dead", remove)
+
+
+def _unfinished(root: Path) -> dict[str, Repair]:
+    """What the sweep of a store would remove: bytes whose save or deletion was cut short."""
+    runs, found = {m.run for m in store.manifests(root)}, {}
+    for claim in root.glob(f"*/{store.STAGED}*{store.CLAIM}"):
+        with contextlib.suppress(CheckpointError, TypeError, KeyError):
+            raw = read_json(claim)
+            file = f"{claim.parent.name}/{Path(raw['file']).name}"
+            if files.abandoned(claim) and raw["run"] in runs:
+                reason = "a save or a deletion of it was cut short"
+                found[file] = Repair("sweep", file, reason, lambda: None)
+    return found
+
+
+def _sweep(root: Path) -> None:
+    """Let each run finish what its dead writers left half-done, as its next start would."""
+    for run in {m.run for m in store.manifests(root)}:
+        Store(root, run)
+
+
+def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repair]:
+    """The pointers that should be and are not, then those that lead nowhere."""
+    wanted: dict[tuple[str, str], Manifest] = {}
+    for manifest in own(root, sound):  # oldest first, so that the newest and the highest win
+        for name in manifest.tags if manifest.tier == MILESTONE else ("latest",):
+            wanted[manifest.tier, f"{name}{Path(manifest.file).suffix}"] = manifest
+        if manifest.tier == PRODUCTION:  # the other suffix is of lower versions
+            other = set(SUFFIXES) - {Path(manifest.file).suffix}
+            wanted.pop((PRODUCTION, f"latest{other.pop()}"), None)
+    wanted |= _named(root, sound)
+    unset = _unset(root)
+    for (tier, name), manifest in wanted.items():
+        link = root / tier / name
+        target = Path(manifest.file).name
+        if link.with_suffix(".json").exists() or (link.is_symlink() and str(link.readlink()) == target):
+            continue
+        was = f"it named {link.readlink()}" if link.is_symlink() else "it was missing"
+        yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", _pointing(link, target))
+    links = [p for tier in TIERS for end in SUFFIXES for p in (root / tier).glob(f"*{end}") if p.is_symlink()]
+    for link in sorted(links):
+        tier = link.parent.name
+        if (tier, link.name) in wanted:
+            continue
+        if tier == PRODUCTION and link.stem in unset:
+            reason = f"it names {link.readlink()}, and {link.stem} names no release"
+        elif any((tier, f"{link.stem}{end}") in wanted for end in SUFFIXES):
+            reason = f"it names {link.readlink()}, and {link.stem} is another file"
+        elif _leads_nowhere(link, bad):
+            reason = f"it names {link.readlink()}, which is no checkpoint"
+        else:
+            continue
+        yield Repair("unlink", f"{tier}/{link.name}", reason, link.unlink)
+
+
+def _named(root: Path, sound: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """The pointers of the aliases, which the journal knows; of those alone whose release is sound."""
+    try:
+        current = aliases.current(root)
+    except CheckpointError:  # a line was changed: no pointer follows it
+        return {}
+    known = {m.tags[0]: m for m in sound if m.tier == PRODUCTION}
+    named = {alias: known.get(f"v{version}") for alias, version in current.items()}
+    return {(PRODUCTION, f"{alias}{Path(m.file).suffix}"): m for alias, m in named.items() if m}
+
+
+def _unset(root: Path) -> set[str]:
+    """The aliases that were taken away."""
+    with contextlib.suppress(CheckpointError):
+        last = {change.alias: change.version for change in aliases.changes(root)}
+        return {alias for alias, version in last.items() if version is None}
+    return set()
+
+
+def _untold(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
+    """Releases whose line in the journal is missing, as when their writer was killed before it."""
+    missing: list[Manifest] = []
+    with contextlib.suppress(CheckpointError):  # a line was changed: nothing is added after it
+        missing = publish.untold(root)
+    for manifest in missing:
+        if manifest.file in {m.file for m in sound}:
+            tell = functools.partial(publish.tell, root, manifest)
+            yield Repair("journal", manifest.file, "its release was not written down", tell)
+
+
+def _changelog(root: Path, dry: bool) -> list[Repair]:
+    """The generated changelog, when it is missing or tells of what was."""
+    path = root / changelog.CHANGELOG
+    try:
+        text = changelog.text(root)
+        if changelog.is_current(path, text) or not (releases(root) or path.exists()):
+            return []
+        was = "it was out of date" if path.exists() else "it was missing"
+        if not dry:
+            changelog.write(root)
+    except CheckpointError:  # the journal: told apart
+        return []
+    return [Repair("write", changelog.CHANGELOG, was, lambda: None)]
+
+
+def _pointing(link: Path, target: str) -> Callable[[], None]:
+    return lambda: files.point(link, target)
+
+
+def _leads_nowhere(link: Path, bad: set[str]) -> bool:
+    return f"{link.parent.name}/{link.readlink()}" in bad or not link.exists()

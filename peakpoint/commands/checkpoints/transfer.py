@@ -1,0 +1,128 @@
+"""push and pull: a run's checkpoints to a remote place and back, each verified by its digest on arrival."""
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from peakpoint.base.bounded import read_json
+from peakpoint.base.disk_space import in_words
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.files import check_folder
+from peakpoint.base.terminal import Console
+from peakpoint.base.text import nearest
+from peakpoint.checkpointing.policy import MILESTONE, safe_name
+from peakpoint.checkpointing.remote import download
+from peakpoint.checkpointing.remote.client import Remote, RemoteError
+from peakpoint.checkpointing.remote.upload import Copies, local
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS, releases
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.commands.arguments import Parser, add_path, add_run
+from peakpoint.commands.common import checkpoint_root, print_json, run_of
+
+
+def push_arguments(parser: Parser) -> None:
+    """Add the arguments of `push`."""
+    add_run(parser)
+    parser.add_argument("url", metavar="URL", help="as checkpoint.mirror: s3://bucket/folder")
+    parser.add_argument(
+        "--what", metavar="A,B", help="tiers, roles, policies; what the run mirrors, and releases"
+    )
+    parser.add_argument("--verify", action="store_true", help="read what is there, and repair it")
+    parser.add_argument(
+        "--timeout", type=float, default=20, metavar="S", help="for each answer of the server"
+    )
+
+
+def pull_arguments(parser: Parser) -> None:
+    """Add the arguments of `pull`."""
+    parser.add_argument("url", metavar="URL", help="of a run, of a place with one run, or of a .pt in a run")
+    add_path(parser, "directory", "DIR", "a new directory, or that of an earlier pull of the run")
+    parser.add_argument("--newest", action="store_true", help="only the newest checkpoint that is sound")
+
+
+def push(options: argparse.Namespace) -> int:
+    """Copy what is not there yet; 1 when something could not be."""
+    root = checkpoint_root(options.path)
+    found = store.manifests(root)
+    if options.what:
+        _check_named(options.what.split(","), root, found)
+    remote = Remote(options.url, timeout_s=options.timeout, attempts=download.ATTEMPTS)
+    run, what = _run(root)
+    if remote.name == run:
+        remote = remote.above(1)
+    what = options.what.split(",") if options.what else what
+    console = Console(quiet=options.json)
+    copies = Copies(remote, run)
+    copies.open(run_of(root.absolute()).name)
+    copies.put_record(root)
+    copied: list[str] = []
+    there: list[str] = []
+    refused: list[str] = []
+    for manifest in reversed(local(root, found, what)):
+        try:
+            new = not copies.holds(manifest) or (options.verify and not copies.check(manifest))
+            if new:
+                copies.put(root, manifest)
+                copies.point()
+            copies.put_signature(root, manifest)
+        except RemoteError:
+            raise
+        except FileNotFoundError:  # the run goes on, and let it go meanwhile
+            continue
+        except CheckpointError as error:
+            refused.append(str(error))
+            console.say(f"refused  {error}")
+            continue
+        (copied if new else there).append(manifest.file)
+        if new:
+            console.say(f"pushed  {manifest.file}, {in_words(manifest.bytes)}")
+    copies.point()
+    copies.put_record(root)
+    where = copies.remote.url
+    console.say(f"{len(copied)} copied, {len(there)} were there, {len(refused)} refused, in {where}")
+    if options.json:
+        print_json({"url": where, "copied": copied, "there": there, "refused": refused})
+    return int(bool(refused))
+
+
+def _check_named(words: list[str], root: Path, found: list[Manifest]) -> None:
+    """Raise CheckpointError for a word of --what that names no tier, and no role or policy of this run."""
+    known = {
+        *TIERS,
+        *(name for m in [*found, *releases(root)] for name in (*m.tags, *filter(None, m.policies))),
+    }
+    for word in words:
+        if word not in known:
+            raise CheckpointError(f"--what {word} names nothing of {root}{nearest(word, known)}")
+
+
+def _run(root: Path) -> tuple[str, list[str]]:
+    """Whose checkpoints these are, and what is copied of them as a rule: what the run's mirror copies."""
+    what = [MILESTONE]
+    with contextlib.suppress(CheckpointError, TypeError, KeyError, AttributeError):
+        record = read_json(run_of(root) / "run.json")
+        said = record.get("config", {}).get("checkpoint", {}).get("mirror_what")
+        what = list(map(str, said)) if said else what
+        return safe_name(str(record["run"])), [*what, PRODUCTION]
+    runs = {m.run for m in store.manifests(root)}
+    name = runs.pop() if len(runs) == 1 else run_of(root.absolute()).name
+    return safe_name(name), [*what, PRODUCTION]
+
+
+def pull(options: argparse.Namespace) -> int:
+    """Copy a run, or a file, to a directory; 1 when something there is damaged."""
+    console = Console(quiet=options.json)
+    check_folder(options.directory)
+    source = download.find(options.url)
+    done = download.pull(source, options.directory, newest=options.newest, say=console.say)
+    for reason in done.refused:
+        console.say(f"refused  {reason}")
+    console.say(
+        f"{len(done.copied)} copied, {len(done.there)} were here, {len(done.refused)} refused, "
+        f"in {options.directory}",
+    )
+    if options.json:
+        facts = {"copied": done.copied, "there": done.there, "refused": done.refused}
+        print_json({"directory": str(options.directory), "run": source.run, **facts})
+    return int(bool(done.refused))

@@ -1,0 +1,185 @@
+"""verify: whether every checkpoint is what its manifest promised."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.errors import CheckpointError, UnregisteredError
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.storage.journal import JOURNAL
+from peakpoint.checkpointing.storage.listing import PRODUCTION, described_by
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.commands.arguments import Parser, a_path
+from peakpoint.commands.common import (
+    as_json,
+    checkpoint_roots,
+    everything,
+    manifest_of,
+    megabytes,
+    not_vouched_for,
+    orphans,
+    print_json,
+    verdict,
+)
+from peakpoint.commands.releases.alias import troubles
+from peakpoint.deployment.release import signing
+
+
+def verify_arguments(parser: Parser) -> None:
+    """Add the arguments of `verify`."""
+    parser.add_argument(
+        "paths", nargs="+", type=a_path, metavar="PATH", help="a file, a run, or a tree of runs"
+    )
+    parser.add_argument("--golden", action="store_true", help="run the network of each release, too")
+    parser.add_argument(
+        "--allowed-signers", type=a_path, metavar="FILE", help="releases must be signed by one of these keys"
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One file of a checkpoint root: its manifest if it can be read, and what is wrong, None for nothing.
+
+    `signed_by` is known of releases when it was asked for; `not_run` says why the network of a sound one was
+    not run when that was.
+    """
+
+    root: Path
+    file: str
+    manifest: Manifest | None
+    problem: str | None
+    signed_by: str | None = None
+    not_run: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The listing's object, with `problem`; without a manifest all that is not known is null."""
+        facts: dict[str, Any]
+        if self.manifest:
+            facts = as_json(self.root, self.manifest, self.problem is None)
+        else:
+            unknown = dict.fromkeys(("epoch", "global_step", "sparsity", "bytes"))
+            tier = (self.root / self.file).parent.name
+            facts = {"file": self.file, "root": str(self.root), "tier": tier, "tags": [], "reasons": []}
+            facts |= {**unknown, "metrics": {}, "verified": False}
+        return {**facts, "problem": self.problem, "signed_by": self.signed_by, "not_run": self.not_run}
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check files, runs and trees of runs; 1 when anything is bad, missing or without manifest.
+
+    With --golden the network of each release is rebuilt and run on its golden inputs, where its code is: one
+    that is not registered here is sound all the same, and said.
+    """
+    verdicts = [v for path in options.paths for v in _verdicts(path)]
+    if options.golden:
+        verdicts = [_with_golden(v) for v in verdicts]
+    if options.allowed_signers:
+        signing.check_allowed(options.allowed_signers)
+        verdicts = [_signed(v, options.allowed_signers) for v in verdicts]
+    bad = [v for v in verdicts if v.problem]
+    if options.json:
+        print_json([v.as_json() for v in verdicts])
+        return int(bool(bad))
+    console = Console()
+    for v in bad:
+        console.say(f"bad: {v.problem}")
+    for v in verdicts:
+        if v.signed_by:
+            console.say(f"signed by {v.signed_by}: {v.root / v.file}")
+    for v in verdicts:
+        if v.not_run:
+            console.say(f"not run: {v.root / v.file}: {v.not_run}")
+    sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
+    size = megabytes(sum(size for _, size in sound))
+    console.say(f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
+    if options.golden:
+        console.say(_golden_summary(verdicts))
+    return int(bool(bad))
+
+
+def _golden_summary(verdicts: list[Verdict]) -> str:
+    from peakpoint.deployment.inference import golden
+
+    releases = [v for v in verdicts if v.manifest and v.manifest.tier == PRODUCTION]
+    agree = [v for v in releases if v.manifest and golden.has(v.manifest) and not (v.problem or v.not_run)]
+    without = [v for v in releases if v.manifest and not golden.has(v.manifest)]
+    one = len(agree) == 1
+    said = f"{len(agree)} {'release agrees' if one else 'releases agree'} with {'its' if one else 'their'}"
+    has = f", {len(without)} {'has' if len(without) == 1 else 'have'} none" if without else ""
+    idle = sum(v.not_run is not None for v in releases)
+    return f"{said} golden outputs{has}" + (f", {idle} not run" if idle else "")
+
+
+def _with_golden(v: Verdict) -> Verdict:
+    """The verdict on a release after its network was run on its golden inputs."""
+    from peakpoint.deployment.inference import golden
+    from peakpoint.deployment.release import release  # late: they need torch
+
+    if v.problem or v.manifest is None or not golden.has(v.manifest):
+        return v
+    try:
+        release.verify(v.root, v.manifest, run=True)
+    except UnregisteredError as error:
+        return replace(v, not_run=f"its network is not registered here. {error}")
+    except CheckpointError as error:
+        return replace(v, problem=f"{v.root / v.file}: {error}")
+    return v
+
+
+def _signed(v: Verdict, allowed: Path) -> Verdict:
+    """The verdict on a release that must also be signed."""
+    if v.manifest is None or v.problem or v.manifest.tier != PRODUCTION:
+        return v
+    try:
+        return replace(v, signed_by=signing.signer((v.root / v.file).with_suffix(".json"), allowed))
+    except CheckpointError as error:
+        return replace(v, problem=str(error))
+
+
+def _verdicts(path: Path) -> Iterator[Verdict]:
+    if path.is_dir():
+        for root in checkpoint_roots(path):
+            yield from examine(root)
+            yield from (Verdict(root, JOURNAL, None, trouble) for trouble in troubles(root))
+        return
+    file = described_by(path) if path.suffix == ".json" else path
+    try:
+        root, manifest = manifest_of(file)
+    except CheckpointError as error:
+        yield Verdict(file.parent, file.name, None, str(error))
+        return
+    yield Verdict(root, manifest.file, manifest, verdict(root, manifest))
+
+
+def examine(root: Path, *, only_looks: bool = True) -> Iterator[Verdict]:
+    """Every checkpoint under a root, the oldest first, then what has no manifest that can be read.
+
+    Raises FormatError as `everything` does.
+    """
+    known: dict[tuple[object, ...], str | None] = {}
+    found, unreadable = everything(root, only_looks=only_looks)
+    for manifest in found:
+        identity = _identity(root, manifest)
+        if identity not in known:
+            known[identity] = verdict(root, manifest)
+        problem = known[identity]
+        # A run that is being written may have deleted it since it was listed.
+        if problem is None or (root / manifest.file).with_suffix(".json").exists():
+            yield Verdict(root, manifest.file, manifest, problem)
+    for file, reason in unreadable:
+        yield Verdict(root, file, None, reason)
+    for file in orphans(root):
+        yield Verdict(root, file, None, not_vouched_for(root / file))
+
+
+def _identity(root: Path, manifest: Manifest) -> tuple[object, ...]:
+    """Equal for names of the same bytes (hard links), which are then read once."""
+    if manifest.tier == PRODUCTION:  # has other files, too
+        return (manifest.file,)
+    try:
+        status = (root / manifest.file).stat()
+    except OSError:
+        return (manifest.file,)
+    return (status.st_dev, status.st_ino, manifest.sha256, manifest.bytes)

@@ -1,0 +1,159 @@
+"""What the commands share: finding checkpoints, judging them, and printing."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.lock import one_writer
+from peakpoint.checkpointing.storage import foreign
+from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage.listing import (
+    PRODUCTION,
+    TIERS,
+    is_root,
+    no_checkpoints,
+    releases,
+    unreadable_releases,
+)
+from peakpoint.checkpointing.storage.listing import checkpoint_root as checkpoint_root
+from peakpoint.checkpointing.storage.locate import newest_sound as newest_sound
+from peakpoint.checkpointing.storage.locate import run_of as run_of
+from peakpoint.checkpointing.storage.locate import verdict as verdict
+from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest, encode, read_manifest
+from peakpoint.deployment.release.publish import settled
+
+if TYPE_CHECKING:  # torch comes with it
+    from peakpoint.deployment.inference.evaluate import Measured
+
+
+def checkpoint_roots(path: Path) -> list[Path]:
+    """The checkpoint folders of a run, or of every run below a folder, by name. Raises CheckpointError."""
+    with contextlib.suppress(CheckpointError):
+        return [checkpoint_root(path)]
+    found = []
+    for folder, below, _ in os.walk(path):
+        here = Path(folder)
+        if is_root(here) and (here.name == "checkpoints" or _has_manifests(here)):
+            found.append(here)
+            below.clear()
+    if not found:
+        raise CheckpointError(no_checkpoints(path))
+    return sorted(found)
+
+
+def _has_manifests(root: Path) -> bool:
+    # Other programs have folders named `training` too.
+    return any(True for tier in TIERS for _ in (root / tier).glob("*.json"))
+
+
+def everything(root: Path, *, only_looks: bool = True) -> tuple[list[Manifest], list[tuple[str, str]]]:
+    """Every checkpoint that has a readable manifest, oldest first, then the releases by version.
+
+    With them, each with the reason, the files whose manifests cannot be read; unless the caller only looks,
+    those of another version raise FormatError.
+    """
+    index = Index(root)
+    found = [*index.look(), *releases(root)]
+    unreadable = index.unreadable(only_looks=only_looks)
+    return found, [*unreadable, *unreadable_releases(root, only_looks=only_looks)]
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Be the only writer: the trainer locks the run, the library the folder. Raises CheckpointError."""
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({run_of(root), root}):
+            stack.enter_context(one_writer(folder))
+        yield
+
+
+def manifest_of(path: Path) -> tuple[Path, Manifest]:
+    """The checkpoint root and the manifest of a file or a pointer. Raises CheckpointError."""
+    try:
+        file = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links
+        raise CheckpointError(f"{path} does not exist.") from None
+    if file.is_dir():
+        raise CheckpointError(f"{path} is a directory: name a file.{foreign.described(path)}")
+    if not file.with_suffix(".json").exists():
+        raise CheckpointError(not_vouched_for(path))
+    return file.parent.parent, read_manifest(file.with_suffix(".json"))
+
+
+def contents(path: Path) -> tuple[dict[str, Any], Manifest | None]:
+    """What a file holds, and its manifest if it has one, by which its bytes are verified.
+
+    Imports torch. Raises CheckpointError.
+    """
+    from peakpoint.checkpointing.state import serialize
+
+    manifest = None
+    if path.resolve().with_suffix(".json").exists():
+        root, manifest = manifest_of(path)
+        if wrong := verdict(root, manifest):
+            raise CheckpointError(wrong)
+    try:
+        return serialize.load(path), manifest
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{foreign.described(path)}") from None
+
+
+def not_vouched_for(path: Path) -> str:
+    """The line for a file without a manifest, which says what it is."""
+    return f"{path} has no manifest beside it, so nothing vouches for it.{foreign.described(path)}"
+
+
+def check_there(*paths: Path | None) -> None:
+    """Raise CheckpointError for the first of `paths` that does not exist; None was not given."""
+    for path in paths:
+        if path is not None and not os.path.lexists(path):
+            raise CheckpointError(f"{path} does not exist.")
+
+
+def orphans(root: Path) -> list[str]:
+    """Checkpoint files under `root` without a manifest, as `tier/name.pt`; pointers are not files."""
+    with settled(root):  # a release that is being written has none yet
+        return [
+            f"{tier}/{path.name}"
+            for tier in TIERS
+            for path in sorted(p for end in SUFFIXES for p in (root / tier).glob(f"*{end}"))
+            if not path.is_symlink() and not _vouched_for(path)
+        ]
+
+
+def _vouched_for(path: Path) -> bool:
+    mark = path.with_suffix(".json")
+    if path.parent.name != PRODUCTION or not mark.exists():
+        return mark.exists()
+    try:
+        return Path(read_manifest(mark).file).name == path.name  # which of the two suffixes it is of
+    except CheckpointError:
+        return True  # told as unreadable
+
+
+def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, Any]:
+    """A manifest as plain JSON types, its root, and whether its bytes are sound (None: not looked at)."""
+    plain = {**asdict(manifest), "metrics": {k: encode(v) for k, v in manifest.metrics.items()}}
+    return {**plain, "root": str(root), "verified": verified}
+
+
+def measured_as_json(measured: "Measured | None") -> dict[str, Any] | None:
+    """What a network was measured at as plain JSON types, None for nothing."""
+    if measured is None:
+        return None
+    return {**asdict(measured), "metrics": {name: encode(v) for name, v in measured.metrics.items()}}
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def megabytes(size: float) -> str:
+    """Bytes as a number of MB for people."""
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,118 @@
+"""What train.py does: `resume=` expanded, the configuration composed and checked, one run or a sweep of them.
+
+torch is imported only once a run begins, so that --help and tab completion answer at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.files import CONF
+from peakpoint.base.terminal import say_error, steady_output
+from peakpoint.checkpointing.remote.urls import refuse_passwords
+from peakpoint.trainer import signals
+from peakpoint.trainer.config import commandline, plugins
+from peakpoint.trainer.config.check import checked, register_schemas
+from peakpoint.trainer.config.explain import all_choices, explain
+from peakpoint.trainer.resuming import continuing, resume
+from peakpoint.trainer.resuming.place import forget
+
+EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException, OSError)
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0 only if every job ended well."""
+    debug = os.environ.get("HYDRA_FULL_ERROR", "").lower() not in ("", "0", "false", "no", "off")
+    # Hydra prints its errors over several lines and exits; with this set it raises them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with steady_output():
+        try:
+            with signals.ending_at_once():
+                code = _main()
+        except KeyboardInterrupt as end:
+            number = signals.number_of(end)
+            say_error(f"ended by {number.name}.")
+            code = 128 + number
+        except Exception as error:
+            sentence = None if debug else _sentence(error)
+            if sentence is None:
+                raise
+            say_error(sentence)
+            code = 1
+        sys.exit(code)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell of an error that a user can put right; None for a bug."""
+    if isinstance(error, ValueError):
+        if isinstance(error.__cause__, OSError):  # logging, of a file that it cannot open
+            return explain(error.__cause__)
+        if str(error).startswith("Config group override"):
+            return "null is not a choice of a group: name an option."
+    return explain(error) if isinstance(error, EXPECTED) else None
+
+
+def _rooted(word: str) -> str:
+    """An argument; a relative --config-path, which Hydra would look for beside this file, made absolute."""
+    option, equals, path = word.partition("=")
+    return (
+        f"{option}={CONF.resolve().parent / path}" if equals and option in ("--config-path", "-cp") else word
+    )
+
+
+def _main() -> int:
+    refuse_passwords(sys.argv[1:])  # before anything is written down, or repeated in an error
+    register_schemas()
+    plan = resume.plan(commandline.read(sys.argv[1:]))
+    sys.argv[1:] = map(_rooted, plan.argv)
+    OmegaConf.register_new_resolver("choices", all_choices, replace=True)
+    plugins.load(plugins.named(plan.argv))
+    codes: list[int] = []
+    errors: list[Exception] = []
+    sweeps: set[Path] = set()
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def job(cfg: DictConfig) -> None:
+        hydra_cfg = HydraConfig.get()
+        directory = Path(hydra_cfg.runtime.output_dir).resolve()  # a link may lead elsewhere later
+        if hydra_cfg.mode is RunMode.MULTIRUN:
+            with signals.deferred():
+                from peakpoint.trainer.sweep import run_job
+
+            sweeps.add(Path(hydra_cfg.sweep.dir))
+            codes.append(run_job(cfg, directory))
+            return
+        try:
+            config = checked(cfg, plan.typed)  # these two before torch is imported
+            if directory != plan.run:
+                resume.refuse_taken(directory)
+            with signals.deferred():
+                from peakpoint.trainer.run import run
+
+            codes.append(run(config, cfg, plan, directory))
+        except EXPECTED as error:  # past Hydra, which would add lines of its own
+            errors.append(error)
+
+    try:
+        job()
+    except MissingConfigException as error:
+        if lacking := continuing.lacking(plan):
+            raise UserError(f"{explain(error)} {lacking}") from None
+        raise
+    finally:
+        forget()
+        for folder in sweeps:
+            from peakpoint.trainer.sweep import print_table
+
+            print_table(folder)
+    if errors:
+        raise errors[0]
+    return max(codes, default=0)

@@ -1,0 +1,1 @@
+"""Networks compared and exported."""

@@ -1,0 +1,161 @@
+"""compare: size, accuracy and latency of networks, against the first of them. Imports torch when called."""
+
+import argparse
+import string
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.terminal import Console
+from peakpoint.commands.arguments import Parser, a_path
+from peakpoint.commands.common import check_there, print_json
+
+if TYPE_CHECKING:
+    from peakpoint.deployment.inference.timing import Latency
+    from peakpoint.deployment.selection.compare import Candidate, Row, Size
+
+LETTERS = string.ascii_uppercase
+TEST = "95 % intervals: Wilson, and Newcombe's for pairs; p: McNemar's exact test, each by itself"
+SPARSE = "zeros are multiplied like any number here: sparsity shows in `packed`, not in the time"
+
+
+def compare_arguments(parser: Parser) -> None:
+    """Add the arguments of `compare`."""
+    add = parser.add_argument
+    add(
+        "paths",
+        nargs="+",
+        type=a_path,
+        metavar="PATH",
+        help="a release, a checkpoint, a run, or an .onnx file",
+    )
+    add("--split", choices=("val", "test", "none"), default="val", help="for the accuracy")
+    add("--data-root", type=a_path, metavar="DIR", help="where the data lie now")
+    add("--batch", type=int, default=32, metavar="N", help="latency of N images, and of 1")
+    add("--rounds", type=int, default=50, metavar="N", help="calls of each network")
+    add("--threads", type=int, metavar="N", help="of the CPU; torch's choice when left out")
+    add("--device", default="cpu", metavar="NAME", help="such as cuda")
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print a table of what the networks weigh and are worth, and one of how long they take."""
+    if not 2 <= len(options.paths) <= len(LETTERS):
+        raise CheckpointError(f"Name 2 to {len(LETTERS)} networks: the others are compared with the first.")
+    for name, value, least in (("batch", options.batch, 1), ("rounds", options.rounds, 2)):
+        if value < least:
+            raise CheckpointError(f"--{name} {value} is out of range: it must be at least {least}.")
+    if options.threads is not None and options.threads < 1:
+        raise CheckpointError(f"--threads {options.threads} is out of range: it must be at least 1.")
+    check_there(*options.paths, options.data_root)
+    import torch
+
+    from peakpoint.deployment.inference import evaluate
+    from peakpoint.deployment.selection import compare
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = evaluate.usable(options.device)
+    candidates = compare.open_all(options.paths, device)
+    images = None
+    if options.split != "none":
+        images = compare.Images(options.split, options.data_root, device)
+    rows = compare.compare(
+        candidates,
+        images,
+        batches=list(dict.fromkeys((1, options.batch))),
+        rounds=options.rounds,
+        device=device,
+    )
+    how = {
+        "split": options.split,
+        "rounds": options.rounds,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "arithmetic": "float32",
+    }
+    if options.json:
+        print_json({**how, "networks": [_plain(row) for row in rows]})
+    else:
+        _print(rows, how)
+    return 0
+
+
+def _plain(row: "Row") -> dict[str, Any]:
+    found = {
+        "path": row.candidate.label,
+        "file": str(row.candidate.file),
+        "kind": row.candidate.kind,
+        **asdict(row.size),
+        "accuracy": None,
+        "against_first": asdict(row.against) if row.against else None,
+        "latency": {str(batch): asdict(each) for batch, each in row.latency.items()},
+    }
+    if row.right:
+        found["accuracy"] = {"value": row.right.accuracy, **asdict(row.right)}
+    return found
+
+
+def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
+    console = Console()
+    for letter, row in zip(LETTERS, rows, strict=False):
+        console.say(f"{letter}  {row.candidate.label}{_which(row.candidate)}")
+    named = list(zip(LETTERS, rows, strict=False))
+    batches = list(rows[0].latency)
+    sizes = ["", "file MB", "weights MB", "packed MB", "weights", "not zero", "sparsity"]
+    console.table(sizes, [[letter, *_weighs(row.size)] for letter, row in named], title="size")
+    if rows[0].right:
+        worth = ["", "right on", "accuracy", "less A's", "p"]
+        console.table(worth, [[letter, *_worth(row)] for letter, row in named], title="accuracy")
+    speed = ["", *(name for n in batches for name in (f"ms for {n}", "by A's"))]
+    taken = [[letter, *(cell for n in batches for cell in _took(row.latency[n]))] for letter, row in named]
+    console.table(speed, taken, title="time")
+    for note in _notes(rows, how):
+        console.say(note)
+
+
+def _notes(rows: "list[Row]", how: dict[str, Any]) -> list[str]:
+    found = []
+    if rows[0].right:
+        found.append(f"accuracy on {rows[0].right.count} {how['split']} images, {how['arithmetic']}; {TEST}")
+    where = how["device"] if how["device"] != "cpu" else f"CPU, threads: {how['threads']}"
+    found.append(f"time: median (quartiles) of {how['rounds']} rounds in random order, {where}")
+    if any(row.size.sparsity > 0 for row in rows):
+        found.append(SPARSE)
+    return found
+
+
+def _which(candidate: "Candidate") -> str:
+    """The file, where the path is a run or a link."""
+    return "" if Path(candidate.label) == candidate.file else f": {candidate.file.name}"
+
+
+def _weighs(size: "Size") -> list[str]:
+    in_mb = (size.file_bytes, size.weights_bytes, size.packed_bytes)
+    return [
+        *(f"{each / 1e6:,.2f}" for each in in_mb),
+        f"{size.parameters:,}",
+        f"{size.nonzero:,}",
+        f"{size.sparsity:.4f}",
+    ]
+
+
+def _worth(row: "Row") -> list[str]:
+    if row.right is None:
+        return []
+    found = [f"{row.right.right:,}", _range(row.right.accuracy, *row.right.interval, ".4f")]
+    if row.against is None:
+        return [*found, "-", "-"]
+    return [*found, _range(row.against.difference, *row.against.interval, "+.4f"), f"{row.against.p:.3g}"]
+
+
+def _range(value: float, low: float, high: float, form: str) -> str:
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _took(latency: "Latency") -> tuple[str, str]:
+    ms, ratio = latency.seconds, latency.ratio
+    return (
+        f"{ms.median * 1e3:.3g} ({ms.low * 1e3:.3g}-{ms.high * 1e3:.3g})",
+        f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
+    )

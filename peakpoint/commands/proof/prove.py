@@ -1,0 +1,218 @@
+"""prove-resume: kill a run, resume it, and compare every step with a run that was left alone.
+
+Three real processes of train.py in a temporary folder: one uninterrupted, one killed with SIGKILL, one that
+resumes it. Every step leaves a checkpoint, so that the first step that differs is found, and in it the first
+leaf. What a step is trained on is compared as well (see witness.py).
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.bounded import json_value, lines
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.storage import foreign, store
+from peakpoint.commands.arguments import Parser
+from peakpoint.commands.common import print_json
+from peakpoint.commands.proof.leaves import compare
+
+WITNESS = "peakpoint.commands.proof.witness"
+OWN = ("resume", "accept_drift", "hydra.run.dir", "hydra.output_subdir")
+
+
+def prove_resume_arguments(parser: Parser) -> None:
+    """Add the arguments of `prove-resume`."""
+    parser.add_argument("overrides", nargs="+", metavar="RUN|KEY=VALUE", help="a run, or as for train")
+    parser.add_argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first thing that differs: at which step, its path, and the two values in short."""
+
+    step: int
+    leaf: str
+    uninterrupted: str
+    resumed: str
+
+
+def prove_resume(options: argparse.Namespace) -> int:
+    """Run, kill, resume, compare; 1 when anything differs."""
+    if options.steps < 1:
+        raise CheckpointError(f"--steps {options.steps}: it must be at least 1.")
+    saved, own, plugins = _asked(options.overrides)
+    with tempfile.TemporaryDirectory(prefix="prove-resume-") as name:
+        proof = _Proof(Path(name), saved, own, plugins, options.steps)
+        first = proof.first_difference()
+    facts = {"steps": proof.steps, "killed_after": options.steps, "resumed_from": proof.resumed_from}
+    if options.json:
+        print_json({"equal": first is None, **facts, "values": proof.values, "first": first and vars(first)})
+        return int(first is not None)
+    console = Console()
+    if first is None:
+        console.say(
+            f"equal to the last bit: {proof.steps} steps, their batches and {proof.values} values; "
+            f"killed after step {options.steps}, resumed from step {proof.resumed_from}",
+        )
+        return 0
+    console.say(f"differs first at step {first.step}: {first.leaf}")
+    console.say(f"  uninterrupted  {first.uninterrupted}")
+    console.say(f"  resumed        {first.resumed}")
+    if first.step <= proof.resumed_from:
+        console.say("That is before the kill: without one the run is not repeatable either.")
+    return 1
+
+
+def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """The overrides of a record and those of the command, and the modules in plugins=.
+
+    Raises CheckpointError.
+    """
+    from peakpoint.base.errors import UserError
+    from peakpoint.trainer.config import check, commandline, hydra_overrides, plugins, recorded
+    from peakpoint.trainer.reports import run_record
+    from peakpoint.trainer.resuming import resume
+
+    def keys(overrides: list[str]) -> list[str | None]:
+        return [hydra_overrides.split(each)[0] for each in overrides]
+
+    saved: list[str] = []
+    folder = Path(arguments[0])
+    if keys(arguments)[0] is None:
+        if not (folder / run_record.RUN).exists():
+            raise CheckpointError(
+                f"{folder} is neither the directory of a run nor an override such as optimizer=adamw."
+                f"{foreign.described(folder)}"
+            )
+        arguments = arguments[1:]
+        named_again = [*keys(arguments), *OWN, *recorded.SENDS]
+        try:
+            overrides = resume.last_attempt(folder)["overrides"]
+            saved = recorded.taken(
+                [o for o in overrides if hydra_overrides.split(o)[0] not in named_again],
+                folder / run_record.RUN,
+            )
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
+    try:
+        check.register_schemas()
+        arguments = commandline.overrides(arguments)
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
+    own = [a for a in arguments if hydra_overrides.split(a)[0] not in (*OWN, "plugins")]
+    return saved, own, plugins.named(arguments)
+
+
+class _Proof:
+    """The three runs, and what came of them."""
+
+    def __init__(
+        self, folder: Path, saved: list[str], own: list[str], plugins: list[str], steps: int
+    ) -> None:
+        from peakpoint.trainer.config import recorded
+
+        overrides = [*saved, *own]
+        self.folder = folder
+        self.root = recorded.data_root(saved) or ""
+        self.plugins = f"plugins=[{','.join([*plugins, WITNESS])}]"
+        self.kill_after = steps
+        self.values = 0
+        train = [*overrides, *_settings(overrides, steps)]
+        self._train("uninterrupted", [*train, self._directory("uninterrupted")])
+        self.alone = self._steps("uninterrupted")
+        self.steps = max(self.alone, default=0)
+        if set(self.alone) != set(range(1, self.steps + 1)):
+            raise CheckpointError("The run did not save at every step: let checkpoint/policy hold interval.")
+        if self.steps <= steps:
+            raise CheckpointError(
+                f"The run has {self.steps} steps: use --steps with fewer, to kill it before."
+            )
+        self._train("killed", [*train, self._directory("killed")], kill_after=steps)
+        found = store.newest_verified(folder / "killed" / "checkpoints").manifest
+        if found is None:
+            raise CheckpointError("The killed run left no checkpoint that verifies.")
+        self.resumed_from = found.global_step
+        # It was the user's word before; nothing is sent while it is proved.
+        again = [*recorded.needs_word(overrides), "checkpoint.mirror=null"]
+        self._train("resumed", [f"resume={folder / 'killed'}", *again])
+        self.again = self._steps("killed")
+
+    def _directory(self, name: str) -> str:
+        return f"hydra.run.dir={self.folder / name}"
+
+    def _train(self, name: str, arguments: list[str], kill_after: int | None = None) -> None:
+        """Run train.py to its end, or to its death. Raises CheckpointError when it ends in another way."""
+        Console(stderr=True).say(f"{name} run ...")
+        variables = {
+            "PEAKPOINT_WITNESS_BATCHES": str(self._batches_of(name)),
+            "PEAKPOINT_WITNESS_ROOT": self.root,
+        }
+        if kill_after is not None:
+            variables["PEAKPOINT_WITNESS_KILL_AFTER"] = str(kill_after)
+        done = subprocess.run(
+            [sys.executable, "-m", "peakpoint", "train", *arguments, self.plugins],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != (0 if kill_after is None else -signal.SIGKILL):
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise CheckpointError(f"The {name} run ended with exit code {done.returncode}: {said}")
+
+    def _steps(self, name: str) -> dict[int, Path]:
+        """The checkpoint that a run has of each step."""
+        root = self.folder / name / "checkpoints"
+        return {m.global_step: root / m.file for m in store.manifests(root)}
+
+    def _batches_of(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl"
+
+    def _batches(self, name: str) -> list[dict[str, Any]]:
+        path = self._batches_of(name)
+        return [json_value(text) for text in lines(path)] if path.exists() else []
+
+    def first_difference(self) -> Difference | None:
+        """Batch and state of every step, in order."""
+        alone = self._batches("uninterrupted")
+        again = self._batches("killed")[: self.resumed_from] + self._batches("resumed")
+        for step in range(1, self.steps + 1):
+            pair = [taken[step - 1] if step <= len(taken) else None for taken in (alone, again)]
+            if pair[0] != pair[1]:
+                name = next((k for k in (pair[0] or {}) if (pair[1] or {}).get(k) != (pair[0] or {})[k]), "")
+                values = [str(each and each.get(name)) for each in pair]
+                return Difference(step, f"batch/{name}", *values)
+            if step not in self.again:
+                return Difference(step, "checkpoint", "saved", "missing")
+            count, different = compare(self.alone[step], self.again[step])
+            self.values += count
+            if different:
+                return Difference(step, *different)
+        return None
+
+
+def _settings(overrides: list[str], steps: int) -> list[str]:
+    """What makes the runs comparable: short, and a checkpoint a step, on disk before the next."""
+    from peakpoint.trainer.config.hydra_overrides import split
+
+    chosen = [
+        f"max_steps={2 * steps}",
+        "checkpoint.interval_steps=1",
+        f"checkpoint.keep_last={2 * steps + 2}",
+        "checkpoint.background=false",
+        "checkpoint.on_error=stop",
+        "checkpoint.mirror=null",
+        "test=false",
+        "tensorboard=false",
+        "plot=false",
+    ]
+    if not any(split(o)[0] == "deterministic" for o in overrides):
+        chosen.append("deterministic=true")
+    return chosen

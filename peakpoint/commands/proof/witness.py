@@ -1,0 +1,51 @@
+"""A plugin of the trainer for prove-resume: writes down every training batch, and kills the run on request.
+
+It is imported only by the runs that prove-resume starts, which name it in `plugins` and set the variables.
+"""
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from peakpoint.trainer.data import roots
+from peakpoint.trainer.data.pipeline import DataModule
+
+BATCHES, KILL_AFTER = "PEAKPOINT_WITNESS_BATCHES", "PEAKPOINT_WITNESS_KILL_AFTER"
+ROOT = "PEAKPOINT_WITNESS_ROOT"
+"""Where the data lie by the record of a run, which is proved."""
+
+
+def digest(tensor: Tensor) -> str:
+    """The sha256 of a tensor's values in logical order."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def watch(path: Path, kill_after: int | None) -> None:
+    """Have each batch that training takes noted in `path`; after `kill_after` of them, die by SIGKILL."""
+    original = DataModule.train_batches
+    taken = 0
+
+    def train_batches(self: DataModule, epoch: int, start: int = 0) -> Iterator[Any]:
+        nonlocal taken
+        for number, (images, labels) in enumerate(original(self, epoch, start), start):
+            if taken == kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            taken += 1
+            fact = {"epoch": epoch, "batch": number, "images": digest(images), "labels": digest(labels)}
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(fact) + "\n")
+            yield images, labels
+
+    DataModule.train_batches = train_batches  # type: ignore[method-assign]
+
+
+if BATCHES in os.environ:
+    after = os.environ.get(KILL_AFTER)
+    watch(Path(os.environ[BATCHES]), int(after) if after else None)
+roots.named(os.environ.get(ROOT, ""), by_record=True)

@@ -1,0 +1,1 @@
+"""From a checkpoint to a release, and which release is the champion."""

@@ -1,0 +1,228 @@
+"""alias and rollback: which release is the champion, since when, which was it on a day, and back to it."""
+
+import argparse
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.storage import aliases, listing
+from peakpoint.checkpointing.storage.aliases import Change
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.commands.arguments import Parser, add_run
+from peakpoint.commands.common import as_json, checkpoint_root, print_json, verdict
+from peakpoint.deployment.release import changelog
+
+
+def alias_arguments(parser: Parser) -> None:
+    """Add the arguments of `alias`."""
+    add_run(parser)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="champion, or challenger_1 and the like")
+    parser.add_argument("version", nargs="?", metavar="VERSION", help="the release that it is to name")
+    parser.add_argument("--remove", action="store_true", help="let it name no release any more")
+    parser.add_argument("--on", metavar="DATE", help="what it named when that local day ended, or at a time")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why, for the journal")
+
+
+def rollback_arguments(parser: Parser) -> None:
+    """Add the arguments of `rollback`."""
+    add_run(parser)
+    parser.add_argument("--to", metavar="VERSION", help="the release; default: the one before")
+    parser.add_argument("--alias", default="champion", metavar="NAME", help="default: champion")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why, for the journal")
+
+
+def alias(options: argparse.Namespace) -> int:
+    """List the aliases, show one with its history, set or remove it, or say what it named on a day."""
+    root: Path = checkpoint_root(options.path)
+    name, version = options.name, options.version
+    if options.remove and (name is None or version is not None or options.on is not None):
+        raise CheckpointError("--remove takes the name of an alias, and nothing else but --reason.")
+    if options.on is not None and version is not None:
+        raise CheckpointError("--on asks, and a version sets: give one of the two.")
+    if options.reason and version is None and not options.remove:
+        raise CheckpointError("--reason is for setting or removing an alias: name the alias and the version.")
+    if name is not None:
+        aliases.check(name)
+    if options.on is not None:
+        return _on(root, name, options.on, options.json)
+    if version is not None or options.remove:
+        return _set(root, name, version, options.reason, options.json)
+    return _list(root, options.json) if name is None else _show(root, name, options.json)
+
+
+def in_json(change: Change) -> dict[str, Any]:
+    """A change as plain JSON types; its time is UTC."""
+    return {
+        "time": change.time.astimezone(UTC).isoformat(timespec="milliseconds"),
+        **{key: getattr(change, key) for key in ("alias", "version", "before", "how", "reason")},
+    }
+
+
+def in_words(change: Change) -> str:
+    """A change as one line, at the local time."""
+    when = change.time.astimezone().isoformat(sep=" ", timespec="seconds")
+    why = f": {' '.join(change.reason.split())}" if change.reason else ""
+    return (
+        f"{when}  {change.alias}: {change.before or 'none'} -> {change.version or 'none'}, {change.how}{why}"
+    )
+
+
+def missing(root: Path, version: str | None) -> str | None:
+    """What keeps an alias from being served: its release was deleted by hand. The bytes are not verified."""
+    if version is None:
+        return None
+    files = [m.file for m in listing.releases(root) if listing.version_of(m) == version]
+    if not files:
+        return f"there is no release {version} under {root} any more: roll back to one that is"
+    return None if (root / files[0]).exists() else f"{root / files[0]} is gone: roll back to another release"
+
+
+def troubles(root: Path) -> list[str]:
+    """What people must put right: a changed journal, which has no other copy, and aliases of what is gone."""
+    try:
+        named = aliases.current(root)
+    except CheckpointError as error:
+        return [str(error)]
+    lost = {alias: missing(root, version) for alias, version in named.items()}
+    return [f"{alias}: {problem}" for alias, problem in lost.items() if problem]
+
+
+def _list(root: Path, as_data: bool) -> int:
+    last = {change.alias: change for change in aliases.changes(root)}
+    named = [change for _, change in sorted(last.items()) if change.version is not None]
+    problems = {change.alias: missing(root, change.version) for change in named}
+    if as_data:
+        print_json([{**in_json(change), "problem": problems[change.alias]} for change in named])
+        return int(any(problems.values()))
+    console = Console()
+    if not named:
+        console.say(f"No alias is set in {root}.")
+    else:
+        columns = ["alias", "version", "since", "reason"]
+        rows = [
+            [c.alias, c.version, c.time.astimezone().isoformat(sep=" ", timespec="seconds"), c.reason]
+            for c in named
+        ]
+        console.table(columns, rows, words=columns)
+    for problem_of, problem in problems.items():
+        if problem:
+            console.say(f"{problem_of}: {problem}")
+    return int(any(problems.values()))
+
+
+def _show(root: Path, name: str, as_data: bool) -> int:
+    history = list(aliases.changes(root, name))
+    version = history[-1].version if history else None
+    problem = missing(root, version)
+    if as_data:
+        found = {"changes": [in_json(change) for change in history], "doubts": aliases.doubts(history)}
+        print_json({"alias": name, "version": version, "problem": problem, **found})
+        return int(problem is not None)
+    console = Console()
+    console.say(f"{name}: {version or 'names no release'}")
+    for told in [*map(in_words, history), *aliases.doubts(history)]:
+        console.say(told)
+    if problem:
+        console.say(f"{name}: {problem}")
+    return int(problem is not None)
+
+
+def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool) -> int:
+    manifests = [m for m in listing.releases(root) if listing.version_of(m) == version]
+    if manifests and (wrong := verdict(root, manifests[0])):
+        raise CheckpointError(f"{wrong} {name} stays as it was.")
+    change = aliases.assign(root, name, version, reason)
+    if change is None:
+        raise CheckpointError(f"{name} {'names no release' if version is None else f'is {version}'} already.")
+    changelog.refresh(root)
+    if as_data:
+        print_json(in_json(change))
+    else:
+        Console().say(in_words(change))
+    return 0
+
+
+def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
+    """What an alias, or each, named at a time: for a day, when it ended."""
+    start, end = span(day)
+    if start > datetime.now(UTC):
+        raise CheckpointError(f"{day} is still to come.")
+    history = list(aliases.changes(root, name))
+    answers: list[dict[str, Any]] = []
+    for each in [name] if name else sorted({change.alias for change in history}):
+        mine = [change for change in history if change.alias == each]
+        within = [in_json(c) for c in mine if start <= c.time <= end]
+        told = {"changes": within, "doubts": aliases.doubts(mine)}
+        answers.append({"alias": each, "version": aliases.at(root, each, end), **told})
+    if as_data:
+        print_json({"at": end.astimezone(UTC).isoformat(), "answers": answers})
+        return 0
+    console = Console()
+    if not answers:
+        console.say(f"No alias was ever set in {root}.")
+    for answer in answers:
+        console.say(f"{answer['alias']} on {day}: {answer['version'] or 'no release'}")
+    for change in history:
+        if start <= change.time <= end:
+            console.say(in_words(change))
+    for answer in answers:
+        for doubt in answer["doubts"]:
+            console.say(doubt)
+    return 0
+
+
+def span(text: str) -> tuple[datetime, datetime]:
+    """The first and last moment that `text` means: a day of the local time zone, or one point in time twice.
+
+    Without an offset such as +00:00 or Z, a time is local. Raises CheckpointError for anything else.
+    """
+    try:
+        try:
+            day = date.fromisoformat(text)
+        except ValueError:
+            moment = datetime.fromisoformat(text).astimezone()
+            return moment, moment
+        start, following = (datetime.combine(d, time()).astimezone() for d in (day, day + timedelta(days=1)))
+        return start, following - timedelta(microseconds=1)
+    except (ValueError, OverflowError, OSError):
+        raise CheckpointError(
+            f"{text!r} is not a date: give it as 2026-11-01, or with a time as 2026-11-01T18:30."
+        ) from None
+
+
+def why(root: Path, manifest: Manifest, as_data: bool) -> int:
+    """What a release is from, which aliases it has and had, and in place of which."""
+    if wrong := verdict(root, manifest):
+        raise CheckpointError(f"{wrong} Restore it from a copy, and roll back what names it meanwhile.")
+    version = listing.version_of(manifest)
+    moved = [c for c in aliases.changes(root) if version in (c.version, c.before)]
+    names = sorted(alias for alias, named in aliases.current(root).items() if named == version)
+    kept = "releases are never deleted"
+    if as_data:
+        told = {"kept": [kept], "aliases": names, "changes": [in_json(c) for c in moved]}
+        print_json({**as_json(root, manifest, True), **told})
+        return 0
+    console = Console()
+    source = (manifest.metadata or {}).get("source") or {}
+    origin = f", from {source.get('file')} of run {source.get('run')}" if source else ""
+    console.say(f"released  {version}: {'; '.join(manifest.reasons)}{origin}")
+    for change in moved:
+        console.say(f"alias  {in_words(change)}")
+    console.say(f"kept   {kept}" + (f"; it is {' and '.join(names)}" if names else ""))
+    return 0
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """Verify an earlier release and let an alias name it."""
+    from peakpoint.deployment.release.rollback import roll_back
+
+    root = checkpoint_root(options.path)
+    done = roll_back(root, options.to, options.alias, options.reason)
+    if options.json:
+        print_json({**in_json(done.change), "file": str(root / done.file), "checked": list(done.checked)})
+    else:
+        Console().say(in_words(done.change))
+        Console().say(f"{root / done.file}: verified before ({', '.join(done.checked)})")
+    return 0

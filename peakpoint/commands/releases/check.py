@@ -1,0 +1,93 @@
+"""check: whether the champion still does what was recorded; beyond the threshold, back to the one before."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.storage import aliases
+from peakpoint.checkpointing.storage.listing import checkpoint_root
+from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_run
+from peakpoint.commands.common import check_there, measured_as_json, print_json
+
+if TYPE_CHECKING:
+    from peakpoint.deployment.selection.recheck import Checked
+
+
+def check_arguments(parser: Parser) -> None:
+    """Add the arguments of `check`."""
+    add_run(parser)
+    parser.add_argument("--alias", default="champion", metavar="NAME", help="which release")
+    parser.add_argument("--metric", default="accuracy", metavar="NAME", help="what to compare")
+    parser.add_argument(
+        "--threshold", type=float, default=0.05, metavar="X", help="how much worse is still sound"
+    )
+    parser.add_argument(
+        "--other-data", type=a_path, metavar="PATH", help="newer images: .npz, or a folder as data.root"
+    )
+    parser.add_argument("--roll-back", action="store_true", help="to the release before, if that is better")
+    add_evaluation(parser)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Measure and compare; 1 when it is degraded, also when it was rolled back."""
+    if not options.threshold >= 0:
+        raise CheckpointError(f"--threshold {options.threshold} is out of range: it must be at least 0.")
+    aliases.check(options.alias)
+    check_there(options.path, options.data_root, options.other_data)
+    root = checkpoint_root(options.path)
+    from peakpoint.deployment.selection import recheck  # these bring torch
+    from peakpoint.deployment.selection.measure import Appraiser
+
+    appraiser = Appraiser(options.data_root, options.device, options.other_data)
+    found = recheck.check(root, options.alias, options.metric, options.threshold, appraiser)
+    if found.degraded and options.roll_back:
+        found = recheck.roll_back(found, options.alias, appraiser)
+    if options.json:
+        print_json(_plain(found, options.alias))
+    else:
+        for text in _lines(found, options.alias, roll_back=options.roll_back):
+            Console().say(text)
+    return int(found.degraded)
+
+
+def _lines(found: "Checked", alias: str, *, roll_back: bool) -> list[str]:
+    name = f"{alias} {found.version}" if found.version else found.manifest.file
+    if found.measured is None:
+        lines = [f"damaged: {name}: {found.problem}"]
+    else:
+        value = found.measured.metrics[found.metric]
+        words = "worse by more than" if found.degraded else "within"
+        lines = [
+            f"{'degraded' if found.degraded else 'sound'}: {name}: {found.metric} is {value:.4f} on "
+            f"{found.measured.samples} images of {found.measured.split}, {found.recorded:.4f} was recorded: "
+            f"{words} {found.threshold:g}"
+        ]
+    if not (found.degraded and roll_back):
+        return lines
+    lines += found.notes
+    if found.back is None:
+        return [*lines, f"not rolled back: {alias} is still {found.version or 'not set'}"]
+    assert found.earlier
+    return [
+        *lines,
+        f"rolled back: {alias} is {found.back} again, with {found.metric} "
+        f"{found.earlier.metrics[found.metric]:.4f} on the same images",
+    ]
+
+
+def _plain(found: "Checked", alias: str) -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "version": found.version,
+        "file": str(found.root / found.manifest.file),
+        "metric": found.metric,
+        "recorded": found.recorded,
+        "measured": measured_as_json(found.measured),
+        "threshold": found.threshold,
+        "degraded": found.degraded,
+        "problem": found.problem,
+        "rolled_back_to": found.back,
+        "earlier": measured_as_json(found.earlier),
+        "notes": list(found.notes),
+    }

@@ -1,0 +1,193 @@
+"""What the record of a run says of a checkpoint: for its model card, as plain values.
+
+A run's directory has run.json, status.json and metrics.jsonl, its checkpoints the manifests and the journal.
+What is missing, as when only the checkpoints were copied, is left out; what is broken is told.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.bounded import Absent, json_value, lines, read_json
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.storage import journal
+from peakpoint.checkpointing.storage.listing import PRODUCTION, version_of
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.commands.common import run_of
+from peakpoint.deployment.inference.form import CARDS
+from peakpoint.deployment.release.card import Result
+
+_OWN = ("hydra.run.dir", "hydra.output_subdir", "resume", "data.root")
+"""Overrides that say where, on whose machine, and not what."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A checkpoint and what its run wrote down; `run` is run.json, empty when it is not there.
+
+    `earlier` is the card of the release that the checkpoint is, empty for one of the trainer.
+    """
+
+    root: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+    run: Mapping[str, Any]
+    earlier: Mapping[str, Any]
+
+    def data(self, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+        """Name, sizes, digests, and how images are changed in training."""
+        return {**fingerprint, "augmentation": _augmentation(self.config.get("data") or {})}
+
+    def training(self) -> dict[str, Any]:
+        """When in the run, by what, for how long, on what; and the peak against the end."""
+        if self.earlier:
+            return dict(self.earlier.get("training") or {})
+        config, run = self.config, self.run
+        pruning = config.get("pruning") or {}
+        hardware = run.get("hardware") or {}
+        return {
+            "epoch": self.manifest.epoch,
+            "global_step": self.manifest.global_step,
+            "epochs": config.get("epochs"),
+            "optimizer": _said(config.get("optimizer")),
+            "scheduler": _said(config.get("scheduler")),
+            "pruning": _said(pruning) if pruning.get("target") else None,
+            **{name: config.get(name) for name in ("batch_size", "precision", "seed")},
+            "hours": self.hours(),
+            "attempts": len(run.get("attempts") or []) or None,
+            "hardware": _said({k: hardware.get(k) for k in ("machine", "cpu_count", "gpus", "cuda")}),
+            "packages": _said({**(run.get("packages") or {}), "python": run.get("python")}),
+            "peaks": self.peaks(),
+        }
+
+    def hours(self) -> float | None:
+        """For how long the run was trained: from each start to the last sign of life before the next."""
+        try:
+            starts = [datetime.fromisoformat(a["started"]) for a in self.run.get("attempts") or []]
+            signs = [
+                datetime.fromisoformat(f["time"]) for f in journal.read(self.root) if f["event"] == "saved"
+            ]
+            signs.append(datetime.fromisoformat(_json(run_of(self.root) / "status.json")["time"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+        if not starts:
+            return None
+        seconds = 0.0
+        for start, until in zip(starts, [*starts[1:], None], strict=True):
+            within = [sign for sign in signs if start <= sign and (until is None or sign < until)]
+            seconds += (max(within, default=start) - start).total_seconds()
+        return round(seconds / 3600, 6)
+
+    def peaks(self) -> list[dict[str, Any]]:
+        """The best of the run against its end, over all and at its target sparsity."""
+        from peakpoint.base.errors import UserError
+        from peakpoint.trainer.reports.history import peak_rows, read_history
+
+        monitor = (self.config.get("checkpoint") or {}).get("monitor")
+        path = run_of(self.root) / "metrics.jsonl"
+        if not self.run or not monitor or not path.exists() or not any(_rows(path, "eval")):
+            return []
+        try:
+            evals = read_history(run_of(self.root)).evals
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
+        target = (self.config.get("pruning") or {}).get("target") or 0
+        rows = peak_rows(evals, monitor["metric"], monitor["mode"], [target])
+        return [{"metric": monitor["metric"], **vars(row)} for row in rows]
+
+    def tests(self) -> dict[str, float] | None:
+        """The metrics of the test set, when the run has read it with these weights."""
+        path = run_of(self.root) / "metrics.jsonl"
+        if not self.run or not path.exists():
+            return None
+        for row in _rows(path, "test"):
+            if row.get("step") == self.manifest.global_step:
+                return {name: float(value) for name, value in row["metrics"].items()}
+        return None
+
+    def results(self, measured: Result) -> list[Result]:
+        """What was measured of the release, then what the record has beside it."""
+        found = [measured]
+        if self.earlier:
+            return found
+        if (tests := self.tests()) and measured.split != "test":
+            found.append(Result("test", None, tests, "the checkpoint, at the end of the run"))
+        if measured.split != "val" and self.manifest.metrics:
+            found.append(Result("val", None, dict(self.manifest.metrics), "the checkpoint, in training"))
+        return found
+
+    def provenance(self, reason: str) -> dict[str, Any]:
+        """From which run, file and code, and why."""
+        m, diff = self.manifest, self.run.get("git_diff")
+        overrides = [a for a in self._overrides() if a.lstrip("+~").split("=")[0] not in _OWN]
+        found: dict[str, Any] = {
+            "reason": reason,
+            "run": m.run,
+            "file": m.file,
+            "sha256": m.sha256,
+            "kept_for": "; ".join(m.reasons),
+            "recorded": dict(m.metrics),
+            "git_commit": m.git_commit,
+            "uncommitted_changes": None if diff is None else bool(diff),
+            "command": " ".join(["python train.py", *overrides]) if self.run else None,
+        }
+        if self.earlier:
+            found |= {"released_before_as": version_of(m), "before": self.earlier.get("provenance")}
+        return {name: value for name, value in found.items() if value not in (None, "", {})}
+
+    def _overrides(self) -> list[str]:
+        attempts = self.run.get("attempts") or [{}]
+        return list(map(str, attempts[-1].get("overrides") or []))
+
+
+def read(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> RunRecord:
+    """The record of a verified checkpoint. Raises CheckpointError when a file of it is broken.
+
+    A run.json of another run, as beside checkpoints that were copied there, is left alone.
+    """
+    run = _json(run_of(root) / "run.json")
+    earlier: dict[str, Any] = {}
+    if manifest.tier == PRODUCTION:
+        run, earlier = {}, card_of(root, manifest)
+    return RunRecord(root, manifest, config, run if run.get("run") == manifest.run else {}, earlier)
+
+
+def card_of(root: Path, manifest: Manifest) -> dict[str, Any]:
+    """The model card of a verified release."""
+    return _json(root / CARDS / f"v{version_of(manifest)}.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except Absent:
+        return {}
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Put it back, or move it away.") from None
+
+
+def _rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    for line in lines(path):
+        try:
+            row = json_value(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("kind") == kind:
+            yield row
+
+
+def _said(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {str(k): v for k, v in (values or {}).items() if v not in (None, [], "")}
+
+
+def _augmentation(data: Mapping[str, Any]) -> str:
+    said = []
+    if padding := data.get("crop_padding"):
+        said.append(f"random crops after a padding of {padding}")
+    if data.get("flip"):
+        said.append("horizontal flips")
+    if size := data.get("cutout"):
+        said.append(f"cutout of {size} pixels")
+    return ", ".join(said) or "none"

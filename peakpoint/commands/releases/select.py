@@ -1,0 +1,116 @@
+"""select: which checkpoint the rules choose, and which rule rejected each of the others."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peakpoint.base.terminal import Console, say_error
+from peakpoint.checkpointing.storage.manifest import encode
+from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_rules
+from peakpoint.commands.common import as_json, check_there, checkpoint_roots, measured_as_json, print_json
+from peakpoint.deployment.selection import rules as rule_files
+
+if TYPE_CHECKING:
+    from peakpoint.deployment.selection.select import Candidate, Selection
+
+
+def select_arguments(parser: Parser) -> None:
+    """Add the arguments of `select`."""
+    parser.add_argument("runs", nargs="+", type=a_path, metavar="RUN", help="a run, or a tree of runs")
+    add_rules(parser)
+    parser.add_argument("--champion-of", type=a_path, metavar="RUN", help="whose champion to compare with")
+    parser.add_argument("--dry-run", action="store_true", help="do not evaluate the chosen one again")
+    add_evaluation(parser)
+
+
+def select(options: argparse.Namespace) -> int:
+    """Print every candidate; 1 when nothing qualifies."""
+    rules = rule_files.load(options.rules)
+    check_there(*options.runs, options.champion_of, options.data_root)
+    roots = [root for path in options.runs for root in checkpoint_roots(path)]
+    from peakpoint.deployment.selection.select import choose  # it brings torch
+
+    found = choose(
+        roots,
+        rules,
+        champion_of=options.champion_of,
+        data_root=options.data_root,
+        device=options.device,
+        dry_run=options.dry_run,
+    )
+    if options.json:
+        print_json(_plain(found))
+    else:
+        _print(found)
+    if found.winner is None:
+        say_error(found.nothing())
+    return int(found.winner is None)
+
+
+def shown(path: Path) -> str:
+    """A path as it is shortest to read: relative to here when it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _print(found: "Selection") -> None:
+    console = Console()
+    runs = {c.root for c in found.candidates}
+    base = Path(os.path.commonpath(runs)) if len(runs) > 1 else None
+    _table(console, found, base)
+    console.say("")
+    for c in found.candidates:
+        if c.rejected:
+            console.say(f"rejected  {_file(c, base)}: {'; '.join(c.rejected)}")
+    for note in found.notes:
+        console.say(note)
+    if found.winner is None:
+        return
+    root, manifest = found.winner
+    console.say(f"chosen by {found.rules.name}: {shown(root / manifest.file)}")
+    if found.measured is None:
+        console.say("not measured again: --dry-run")
+    else:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in found.measured.metrics.items())
+        console.say(f"measured again on {found.measured.samples} images of {found.measured.split}: {values}")
+
+
+def _table(console: Console, found: "Selection", base: Path | None) -> None:
+    names = [n for n in found.rules.metrics if n not in ("epoch", "bytes")]
+    rows: list[list[object]] = []
+    for c in found.candidates:
+        values = [_value(name, c.facts.get(name)) for name in names]
+        size = f"{c.manifest.bytes / 1e6:.1f}"
+        rows.append([c.rank or "", _file(c, base), c.manifest.epoch, *values, size])
+    console.table(["", "file", "epoch", *names, "MB"], rows, words=["file"])
+
+
+def _file(candidate: "Candidate", base: Path | None) -> str:
+    path = candidate.path
+    return str(path.relative_to(base)) if base else candidate.manifest.file
+
+
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if name.endswith("bytes") else f"{value:.4f}"
+
+
+def _plain(found: "Selection") -> dict[str, Any]:
+    return {
+        "rules": found.rules.name,
+        "champion": found.champion,
+        "winner": str(found.winner[0] / found.winner[1].file) if found.winner else None,
+        "measured": measured_as_json(found.measured),
+        "notes": list(found.notes),
+        "candidates": [
+            {
+                **as_json(c.root, c.manifest, None),
+                "facts": {name: encode(value) for name, value in c.facts.items()},
+                "rank": c.rank,
+                "rejected": c.rejected,
+            }
+            for c in found.candidates
+        ],
+    }

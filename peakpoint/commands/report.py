@@ -1,0 +1,39 @@
+"""report: the peak of a run against its end, its tests and the files that are kept. Needs no torch."""
+
+import argparse
+
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.metrics import direction
+from peakpoint.checkpointing.storage import listing, store
+from peakpoint.commands.arguments import Parser, add_path
+from peakpoint.trainer.reports import report as written
+from peakpoint.trainer.reports import run_record
+from peakpoint.trainer.reports.history import read_history
+
+
+def report_arguments(parser: Parser) -> None:
+    """Add the arguments of `report`."""
+    add_path(parser, "run", "RUN", "the directory of a run")
+    parser.add_argument("--metric", help="the metric to report; without it the one that the run monitored")
+
+
+def report(options: argparse.Namespace) -> int:
+    """Print the report of a run again, and draw its curves. Raises UserError."""
+    run = options.run
+    read_history(run)
+    monitored, mode, targets = run_record.watched(run)
+    metric = options.metric or monitored
+    if metric != monitored:
+        mode = direction(metric) or "max"
+    root = run / "checkpoints"
+    kept = [m for m in listing.own(root, store.manifests(root)) if (root / m.file).exists()]
+    if options.json:
+        print(written.as_json(run, metric, mode, targets, kept))
+    else:
+        console = Console()
+        written.print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)
+    curves = written.plot(run, metric, mode)
+    if curves and not options.json:
+        console.say("")
+        console.say(f"Curves: {curves}")
+    return 0

@@ -1,0 +1,1 @@
+"""Checkpoints for a training loop of one's own."""

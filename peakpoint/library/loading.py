@@ -1,0 +1,101 @@
+"""Load a checkpoint into a living model, optimizer and schedule; resume a training from one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from peakpoint.base import given
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.state import objects, serialize
+from peakpoint.checkpointing.state.objects import Stateful
+from peakpoint.checkpointing.storage import listing, locate
+from peakpoint.checkpointing.storage.manifest import SAFETENSORS, Manifest
+from peakpoint.deployment.inference import weights
+from peakpoint.library import others
+from peakpoint.library.recorder import MODE
+
+
+def load_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Stateful | None = None,
+    scheduler: Stateful | None = None,
+    device: str | torch.device | None = None,
+) -> dict[str, Any]:
+    """Verify a checkpoint, load it into living objects, and return the rest of it: epoch, metrics, config.
+
+    `device` is where the model is moved; None leaves it. `latest.pt`, `best_accuracy.pt` and
+    `best_accuracy_0.92.pt` mean the newest intact checkpoint of that name. Weights that another program saved
+    are loaded as well, with a warning that nothing vouches for their bytes. Raises CheckpointError for a
+    damaged file or one that does not fit. Never executes code from the file.
+    """
+    return _load(path, model, optimizer, scheduler, device=device, rng=False)
+
+
+def resume_training(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Stateful,
+    scheduler: Stateful | None = None,
+) -> dict[str, Any]:
+    """As load_checkpoint, and every random number generator with it: training goes on where it was.
+
+    The state that is returned says where to go on: batch `next_batch`, counted from 0, of epoch `next_epoch`.
+    A checkpoint that does not say how far its epoch was begins it again, so that no batch is skipped.
+    """
+    state = _load(path, model, optimizer, scheduler, device=None, rng=True)
+    if "epoch_complete" in state:
+        done = state["epoch_complete"]
+        state["next_epoch"] = state["epoch"] + done
+        state["next_batch"] = 0 if done else state["batch"] or 0
+    return state
+
+
+def _contents(root: Path, manifest: Manifest) -> dict[str, Any]:
+    file = root / manifest.file
+    if file.suffix != SAFETENSORS:
+        return serialize.load(file)
+    facts = {"epoch": manifest.epoch, "global_step": manifest.global_step, "config": manifest.config}
+    version = listing.version_of(manifest)
+    return {"model_state_dict": weights.read(file), "model_version": version, **facts}
+
+
+def _load(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Stateful | None,
+    scheduler: Stateful | None,
+    *,
+    device: str | torch.device | None,
+    rng: bool,
+) -> dict[str, Any]:
+    path = given.path(path)
+    given.network(model)
+    given.stateful("optimizer", optimizer, optional=not rng)
+    given.stateful("scheduler", scheduler, optional=True)
+    saved = _of_others(path, model, rng=rng) if others.are_at(path) else _own(path)
+    if device is not None:
+        objects.move(model, device)
+    return objects.restore(saved, model, optimizer, scheduler, rng=rng)
+
+
+def _of_others(path: Path, model: nn.Module, *, rng: bool) -> Mapping[str, Any]:
+    if rng:
+        raise CheckpointError(
+            f"{path} holds no random number generators as Peakpoint saves them, so training cannot go on "
+            "exactly: load_checkpoint(path, model, optimizer, scheduler) loads the rest of it."
+        )
+    return others.load(path, model)
+
+
+def _own(path: Path) -> dict[str, Any]:
+    root, manifest = locate.locate(path)
+    saved = _contents(root, manifest)
+    # Roles that share a file have metrics of their own, and a direction in which each is better.
+    saved["metrics"] = dict(manifest.metrics)
+    if (mode := (manifest.metadata or {}).get(MODE)) is not None:
+        saved["metadata"] = {**(saved.get("metadata") or {}), MODE: mode}
+    return saved

@@ -1,0 +1,269 @@
+"""A directory opened for writing: its run, its lock and its store, and what the library writes there."""
+
+import logging
+import secrets
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from peakpoint.base.disk_space import out_of_memory, tensor_bytes
+from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.lock import one_writer
+from peakpoint.base.text import utc_now
+from peakpoint.checkpointing.manager import VERSION
+from peakpoint.checkpointing.policy import MILESTONE, Save
+from peakpoint.checkpointing.state import objects, serialize
+from peakpoint.checkpointing.state.objects import git_commit
+from peakpoint.checkpointing.storage import listing, store
+from peakpoint.checkpointing.storage.listing import LIBRARY
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.deployment.inference import builders, examples, network
+from peakpoint.deployment.inference.form import KEPT, Form
+from peakpoint.deployment.inference.network import Description
+from peakpoint.deployment.release import card as cards
+from peakpoint.deployment.release import card_page, release
+from peakpoint.deployment.release.release import Release
+
+log = logging.getLogger("peakpoint")
+
+MODE = "mode"
+"""The note of a milestone that says which values of its metric are better."""
+
+
+class Opened:
+    """The store of a directory, locked against other processes until nobody refers to this any more."""
+
+    def __init__(self, root: Path) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(one_writer(root))
+            self.store = Store(root, run_in(root))
+            weakref.finalize(self, stack.pop_all().close)
+
+
+_OPENED: "weakref.WeakValueDictionary[Path, Opened]" = weakref.WeakValueDictionary()
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def opened(root: Path) -> Opened:
+    """Open a directory that exists, once a process: two managers of one directory share its numbering.
+
+    Raises BusyError, naming the holder, when another process has it open.
+    """
+    with _ONE_AT_A_TIME:
+        key = root.resolve()
+        found = _OPENED.get(key)
+        if found is None:
+            found = _OPENED[key] = Opened(root)
+        return found
+
+
+def run_in(root: Path) -> str:
+    """The run whose checkpoints lie in a directory, or a new one."""
+    runs = [m.run for m in [*store.manifests(root), *listing.releases(root)] if m.run.startswith(LIBRARY)]
+    return runs[-1] if runs else LIBRARY + secrets.token_hex(8)
+
+
+class Recorder:
+    """Writes the checkpoints of one training to one directory, whatever tier they are of."""
+
+    def __init__(self, root: Path, *, compress: bool) -> None:
+        self.root = root
+        self._compress = compress
+        Store(root, run_in(root))  # what cannot be written to is told before the training
+        self._git_commit = git_commit()
+        self._opened: Opened | None = None
+        # The last milestone, and the digest of what it holds.
+        self._last: tuple[Manifest, str] | None = None
+
+    @property
+    def store(self) -> Store:
+        """Locked from the first write on, so that a process that only reads is in nobody's way."""
+        if self._opened is None:
+            self._opened = opened(self.root)
+        return self._opened.store
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._opened = None
+
+    def mine(self, tier: str) -> list[Manifest]:
+        """The checkpoints of this run in a tier, oldest first."""
+        return [m for m in self.store.mine() if m.tier == tier and self.store.path(m).exists()]
+
+    def role(
+        self,
+        save: Save,
+        *,
+        epoch: int,
+        step: int,
+        metrics: dict[str, float],
+        config: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> Manifest:
+        """The manifest of a checkpoint that is still to be written."""
+        return Manifest(
+            file=self.store.free_name(save.tier, save.stem),
+            tier=save.tier,
+            tags=(save.tag,),
+            policies=("",),
+            reasons=(save.reason,),
+            sequence=0,
+            run=self.store.run,
+            epoch=int(epoch),
+            global_step=int(step),
+            metrics=metrics,
+            created=utc_now(),
+            git_commit=self._git_commit,
+            config=_plain("config", config),
+            metadata=_plain("metadata", metadata),
+        )
+
+    def save(self, role: Manifest, state: dict[str, Any], model: nn.Module, pointer: str | None) -> Manifest:
+        """One copy to host memory, one write; both files are durable on return.
+
+        A milestone of the moment and the states of the last one shares its bytes: several metrics that peak
+        together are written once.
+        """
+        objects.check_finite(model)
+        contents = {
+            "version": VERSION,
+            "checkpoint_type": role.tier,
+            "timestamp": role.created,
+            "git_commit": role.git_commit,
+            "epoch": role.epoch,
+            "global_step": role.global_step,
+            "metrics": dict(role.metrics),
+            "config": role.config,
+            "metadata": role.metadata,
+            "model_state_dict": objects.weights(model),
+            **state,
+        }
+        size = tensor_bytes(contents)
+        try:
+            copied = serialize.snapshot(contents)
+        except (MemoryError, RuntimeError) as error:
+            refused = out_of_memory(error, size)
+            if refused is None:
+                raise
+            raise refused from error
+        digest = _digest(copied) if role.tier == MILESTONE else ""
+        saved = self._same_again(role, digest)
+        if saved is None:
+            saved = self.store.save(
+                role, lambda file: serialize.dump(copied, file, compress=self._compress), expected=size
+            )
+        if pointer is not None:
+            self.store.point(role.tier, pointer, saved)
+        if role.tier == MILESTONE:
+            self._last = saved, digest
+        builders.remember(self.root, saved, model)
+        return saved
+
+    def _same_again(self, role: Manifest, digest: str) -> Manifest | None:
+        """The role with the last milestone's bytes, when they are what it would write and still sound."""
+        if self._last is None or self._last[1] != digest:
+            return None
+        last = self._last[0]
+        try:
+            store.verify(self.root, last)
+            return self.store.share(last, role)
+        except CheckpointError:  # gone, damaged, or no room for a copy: written anew, or refused by that
+            return None
+
+    def release(
+        self,
+        model: nn.Module,
+        *,
+        version: str,
+        config: Mapping[str, Any],
+        metrics: dict[str, float],
+        card: Mapping[str, Any],
+        example_inputs: Any,
+    ) -> Manifest:
+        """Write the weights alone as a release, with golden outputs for images or for its example inputs."""
+        run = self.store.run  # locks the directory
+        config, card = _plain("config", config) or {}, _plain("model_card", card) or {}
+        objects.check_finite(model)
+        facts = {"version": version, "metrics": metrics, "git_commit": self._git_commit}
+        made = Release(
+            version=version,
+            name=str(config.get("name") or objects.class_name(model)),
+            weights=objects.weights(model),
+            config=config,
+            form=Form(format="pt", dtype=KEPT, compress=self._compress),
+            reason=f"release {version}",
+            run=run,
+            metrics=metrics,
+            git_commit=self._git_commit,
+            network=objects.class_name(model),
+        )
+        made, facts["golden_outputs"] = _with_golden(made, model, example_inputs)
+        created = utc_now()
+        card = {**card, **facts, "file": made.file, "created": created}
+        page = card_page.markdown(cards.of_any(card, name=made.name, version=version, metrics=metrics))
+        manifest = release.write(self.root, replace(made, card=card, card_text=page))
+        builders.remember(self.root, manifest, model)
+        return manifest
+
+    def retire(self, mine: Iterable[Manifest], kept: Mapping[Manifest, str], reason: str) -> list[Path]:
+        """Delete what of mine is not kept."""
+        files = {m.file for m in kept}
+        doomed = [m for m in mine if m.file not in files]
+        deleted = []
+        for manifest in doomed:
+            try:
+                self.store.delete(manifest, reason)
+            except OSError as error:
+                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
+            else:
+                deleted.append(self.root / manifest.file)
+        return deleted
+
+
+def _with_golden(made: Release, model: nn.Module, example_inputs: Any) -> tuple[Release, str]:
+    """The release with what its golden outputs are made of, and in words what that is."""
+    description = _rebuilt(made)
+    if description is not None and example_inputs is not None:
+        raise CheckpointError(
+            "example_inputs: the config says which images this network takes, and golden inputs are made of "
+            "that: leave example_inputs out."
+        )
+    if description is not None:
+        return replace(made, description=description), f"for {made.golden_inputs} images"
+    if example_inputs is not None:
+        content = examples.golden_file(objects.unwrap(model), example_inputs)
+        return replace(made, golden=content), "for the example inputs that its maker gave"
+    return made, "none: no example_inputs were given"
+
+
+def _rebuilt(made: Release) -> Description | None:
+    """The description in a release's config when it is one, and of a network that takes these weights."""
+    try:
+        description = network.described(made.config)
+        objects.load_weights(network.build(description, made.weights), made.weights)
+    except CheckpointError:
+        return None
+    return description
+
+
+def _digest(copied: Mapping[str, Any]) -> str:
+    """Of all that a milestone holds but its metric, which its manifest has, the time and the random numbers.
+
+    By value, never by identity or a tensor's version: a weight may change under either.
+    """
+    notes = {key: value for key, value in (copied["metadata"] or {}).items() if key != MODE}
+    its_own = ("timestamp", "metrics", "metadata", "rng_state")
+    return serialize.digest([notes, {key: value for key, value in copied.items() if key not in its_own}])
+
+
+def _plain(name: str, value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, Mapping):
+        raise CheckpointError(f"{name} is of type {type(value).__name__}: give a dict.")
+    return None if value is None else dict(value)

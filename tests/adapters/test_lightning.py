@@ -1,0 +1,285 @@
+"""The Lightning callback, in real fits."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader, TensorDataset
+
+from peakpoint import CheckpointError, load, load_checkpoint, load_model
+from peakpoint.checkpointing.policies.best import Best
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policies.top_k import TopK, TopKSettings
+from peakpoint.checkpointing.storage import store
+from tests.checkpointing.checkpoint_cases import damage
+from tests.checkpointing.policies import policy_cases as case
+from tests.states import differences
+
+lightning = pytest.importorskip("lightning.pytorch")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+from peakpoint.adapters.lightning import PeakpointCheckpoint, newest  # noqa: E402
+
+WEIGHTS = ("model_state_dict", "optimizer_states", "lr_schedulers", "rng_state")
+
+
+class Module(lightning.LightningModule):
+    """A tiny network with dropout; its validation accuracy is what the test says."""
+
+    def __init__(self, accuracies=()):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
+        self.accuracies = accuracies
+        self.breaks_at = None
+
+    def training_step(self, batch, _):
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+    def on_train_epoch_start(self):
+        if self.breaks_at == self.current_epoch:
+            raise ValueError("broken off")
+
+    def validation_step(self, batch, _):
+        values = self.accuracies
+        value = values[self.current_epoch] if values else 0.5
+        self.log("val_acc", value)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)]
+
+
+def loaders():
+    x = torch.randn(24, 6, generator=torch.Generator().manual_seed(3))
+    data = TensorDataset(x, (x.sum(1) > 0).long())
+    return DataLoader(data, 8, shuffle=True), DataLoader(data, 8)
+
+
+def fit(root, epochs, *, policies=None, accuracies=(), ckpt_path=None, seed=0, breaks_at=None, **options):
+    torch.manual_seed(seed)
+    module = Module(accuracies)
+    module.breaks_at = breaks_at
+    policies = policies or {"rolling": Interval(IntervalSettings(epochs=1, steps=None, keep_last=2))}
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[PeakpointCheckpoint(root, policies)], **options,
+    )  # fmt: skip
+    trainer.fit(module, *loaders(), ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def best():
+    return {
+        "best": Best(case.best(val_acc="max").__class__(metrics=case.best(val_acc="max").metrics, keep=1))
+    }
+
+
+def milestones(root):
+    return [m.metrics["val_acc"] for m in store.manifests(root) if m.tier == "milestone"]
+
+
+def test_the_best_is_kept_whatever_came_first(tmp_path):
+    fit(tmp_path, 5, policies=best(), accuracies=[math.nan, 0.0, 0.9, 0.5, math.inf])
+    assert milestones(tmp_path) == pytest.approx([0.9])
+    (found,) = [m for m in store.manifests(tmp_path) if m.tier == "milestone"]
+    assert (found.epoch, found.global_step) == (2, 9)
+
+
+def test_only_the_last_ones_stay_and_both_libraries_read_them(tmp_path):
+    fit(tmp_path, 4)
+    found = store.manifests(tmp_path)
+    assert [m.epoch for m in found] == [2, 3]
+    assert [m.global_step for m in found] == [9, 12]
+    state = load(tmp_path / found[-1].file)
+    assert set(state["model_state_dict"]) == set(Module().state_dict())
+    restored = Module.load_from_checkpoint(newest(tmp_path), weights_only=True)
+    assert not differences(dict(restored.state_dict()), state["model_state_dict"])
+
+
+def test_the_end_of_an_epoch_is_saved_once(tmp_path):
+    fit(tmp_path, 2, policies=best() | {"rolling": Interval(case.interval(epochs=1))})
+    training = [m for m in store.manifests(tmp_path) if m.tier == "training"]
+    assert [m.metrics.get("val_acc") for m in training][-1] == 0.5
+    milestone = next(m for m in store.manifests(tmp_path) if m.tier == "milestone")
+    assert (tmp_path / milestone.file).stat().st_nlink == 2 or len(training) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_resumed_fit_equals_the_whole_one_bit_for_bit(tmp_path, cut):
+    fit(tmp_path / "whole", 4)
+    fit(tmp_path / "cut", cut)
+    fit(tmp_path / "cut", 4, ckpt_path=newest(tmp_path / "cut"), seed=99)
+    whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
+    assert resumed["global_step"] == whole["global_step"] == 12
+    for name in WEIGHTS:
+        assert not differences({name: resumed[name]}, {name: whole[name]}), name
+
+
+def test_a_fit_that_an_error_ended_goes_on(tmp_path):
+    fit(tmp_path / "whole", 4)
+    with pytest.raises(ValueError, match="broken off"):
+        fit(tmp_path / "cut", 4, breaks_at=2)
+    assert newest(tmp_path / "cut").stem == "checkpoint_epoch_0001_step_00000006"
+    fit(tmp_path / "cut", 4, ckpt_path=newest(tmp_path / "cut"), seed=99)
+    whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
+    assert not differences(resumed["model_state_dict"], whole["model_state_dict"])
+
+
+def test_worse_after_a_resume_is_not_best(tmp_path):
+    fit(tmp_path, 1, policies=best(), accuracies=[0.9])
+    fit(tmp_path, 2, policies=best(), accuracies=[0.9, 0.3], ckpt_path=newest(tmp_path))
+    assert milestones(tmp_path) == pytest.approx([0.9])
+
+
+def test_a_damaged_file_is_passed_over(tmp_path):
+    fit(tmp_path, 2)
+    damage(newest(tmp_path))
+    found = newest(tmp_path)
+    assert "epoch_0000" in found.name
+    trainer = fit(tmp_path, 3, ckpt_path=found)
+    assert trainer.current_epoch == 3
+
+
+def test_a_policy_stops_the_fit(tmp_path):
+    settings = EarlyStoppingSettings(metric="val_acc", mode="max", patience=2, min_delta=0.0)
+    trainer = fit(tmp_path, 9, policies={"stop": EarlyStopping(settings)})
+    assert trainer.current_epoch == 3
+
+
+def test_steps_are_optimizer_steps(tmp_path):
+    policies = {"steps": Interval(IntervalSettings(epochs=None, steps=1, keep_last=50))}
+    fit(tmp_path, 2, policies=policies, accumulate_grad_batches=3)
+    assert [m.global_step for m in store.manifests(tmp_path) if m.tags == ("interval",)] == [1, 2]
+
+
+def test_an_unwritable_place_ends_the_fit_before_it_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError):
+        fit(tmp_path / "file", 1)
+
+
+def test_compressed_a_pruned_network_is_small_and_every_bit_of_it_is_there(tmp_path):
+
+    class Pruned(Module):
+        def on_train_batch_start(self, *_):
+            self.net[0].weight.data.zero_()
+
+    sizes = {}
+    for compress in (False, True):
+        root = tmp_path / f"{compress}"
+        torch.manual_seed(0)
+        module = Pruned()
+        module.net[0] = nn.Linear(6, 4000)
+        module.net[3] = nn.Linear(4000, 2)
+        policies = {"rolling": Interval(IntervalSettings(epochs=1, steps=None, keep_last=1))}
+        trainer = lightning.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            callbacks=[PeakpointCheckpoint(root, policies, compress=compress)],
+        )  # fmt: skip
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+        module.configure_optimizers = lambda optimizer=optimizer: optimizer
+        trainer.fit(module, *loaders())
+        sizes[compress] = newest(root).stat().st_size
+    plain, packed = (load(newest(tmp_path / f"{c}")) for c in (False, True))
+    assert not differences(packed["model_state_dict"], plain["model_state_dict"])
+    assert sizes[True] < 0.5 * sizes[False]
+
+
+def test_a_checkpoint_of_lightning_itself_is_loaded_and_said(tmp_path, caplog):
+    """Its own file, without a manifest: `load_checkpoint` takes weights and optimizer."""
+    trainer = lightning.Trainer(accelerator="cpu", barebones=True, max_epochs=1)
+    module = Module()
+    trainer.fit(module, loaders()[0])
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="It is a checkpoint of Lightning: build its network"):
+        load_model(tmp_path / "last.ckpt")
+    fresh = Module()
+    optimizer = torch.optim.AdamW(fresh.parameters(), lr=0.01)
+    state = load_checkpoint(tmp_path / "last.ckpt", fresh.net, optimizer)
+    assert not differences(fresh.state_dict(), module.state_dict())
+    assert not differences(optimizer.state_dict(), trainer.optimizers[0].state_dict())
+    assert state["global_step"] == 3
+    assert "nothing vouches for its bytes" in caplog.text
+
+
+def test_a_metric_of_another_name_is_told_at_the_first_evaluation(tmp_path, caplog):
+    settings = EarlyStoppingSettings(metric="val_accuracy", mode="max", patience=1, min_delta=0.0)
+    policies = {
+        "best": Best(case.best(val_accuracy="max")),
+        "top_k": TopK(TopKSettings(metric="val_accuracy", mode="max", k=2)),
+        "stop": EarlyStopping(settings),
+    }
+    trainer = fit(tmp_path, 4, policies=policies)
+    assert trainer.global_step == 12  # early stopping stops nothing by a name that is not there
+    told = [r.message for r in caplog.records if "val_accuracy" in r.message]
+    for message, policy in zip(told, policies, strict=True):
+        assert message.startswith("val_accuracy is not measured: did you mean val_acc? Until it is, ")
+        assert f"policy {policy} does nothing" in message
+
+
+def test_epochs_are_numbered_as_lightning_shows_them(tmp_path):
+    shown = []
+
+    class Numbers(lightning.Callback):
+        def on_validation_end(self, trainer, _):
+            shown.append(trainer.current_epoch)
+
+    policies = best() | {"rolling": Interval(IntervalSettings(epochs=2, steps=None, keep_last=9))}
+    torch.manual_seed(0)
+    trainer = lightning.Trainer(
+        max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[PeakpointCheckpoint(tmp_path, policies), Numbers()],
+    )  # fmt: skip
+    trainer.fit(Module([0.1, 0.2, 0.9, 0.3, 0.2]), *loaders())
+    assert shown == [0, 1, 2, 3, 4]
+    found = store.manifests(tmp_path)
+    (peak,) = [m for m in found if m.tier == "milestone"]
+    assert (peak.epoch, peak.file) == (2, "milestone/best_val_acc_0.9000_epoch_0002.pt")
+    assert [m.epoch for m in found if "interval" in m.tags] == [1, 3]  # every second one, as Lightning counts
+    assert [(m.epoch, m.global_step) for m in found if "last" in m.tags] == [(4, 15)]
+
+
+def test_a_network_that_torch_prunes_is_measured_at_its_real_sparsity(tmp_path, caplog):
+    class Pruned(Module):
+        def on_fit_start(self):
+            for layer in (self.net[0], self.net[3]):
+                prune.l1_unstructured(layer, "weight", amount=0.75)
+
+    caplog.set_level("INFO")
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[PeakpointCheckpoint(tmp_path, best())],
+    )  # fmt: skip
+    trainer.fit(Pruned(), *loaders())
+    assert {m.sparsity for m in store.manifests(tmp_path)} == {0.75}
+    assert "sparsity 75.00% of the matrices and kernels, 64.86% of all 74 parameters" in caplog.text
+
+
+def test_a_validation_loss_that_is_not_finite_makes_no_best(tmp_path, caplog):
+    class Lost(Module):
+        def validation_step(self, batch, index):
+            super().validation_step(batch, index)
+            self.log("val_loss", math.nan if self.current_epoch == 1 else 1.0)
+
+    trainer = lightning.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[PeakpointCheckpoint(tmp_path, best())],
+    )  # fmt: skip
+    trainer.fit(Lost([0.5, 0.9, 0.7]), *loaders())
+    assert milestones(tmp_path) == pytest.approx([0.7])
+    assert "val_loss is nan at epoch 1: this network is never the best of anything" in caplog.text
+
+
+def test_a_validation_in_mid_epoch_shares_the_file_of_its_step(tmp_path):
+    rolling = {"rolling": Interval(IntervalSettings(epochs=None, steps=1, keep_last=9))}
+    fit(tmp_path, 1, policies=best() | rolling, accuracies=[0.5], val_check_interval=1)
+    for step in (1, 3):
+        there = [m for m in store.manifests(tmp_path) if m.global_step == step]
+        assert len({m.sha256 for m in there}) == 1

@@ -1,0 +1,205 @@
+"""The callback for the transformers Trainer, in real trainings."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from peakpoint import CheckpointError, load
+from peakpoint.checkpointing.policies.best import Best
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.storage import store
+from tests.checkpointing.checkpoint_cases import damage
+from tests.checkpointing.policies import policy_cases as case
+from tests.states import differences
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+from peakpoint.adapters.transformers import PeakpointCallback, newest  # noqa: E402
+
+EXACT = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "rng_state")
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
+
+    def forward(self, x, labels):
+        logits = self.net(x)
+        return {"loss": cross_entropy(logits, labels), "logits": logits}
+
+
+def rows():
+    x = torch.randn(24, 6, generator=torch.Generator().manual_seed(3))
+    return [{"x": row, "labels": int(row.sum() > 0)} for row in x]
+
+
+def rolling(keep=2, **periods):
+    return Interval(IntervalSettings(**{"epochs": None, "steps": None, **periods}, keep_last=keep))
+
+
+def train(
+    root, *, epochs=4, steps=-1, policies=None, accuracies=(), resume=False, seed=0, evaluate="no", **more
+):
+    torch.manual_seed(seed)
+    values = iter(accuracies)
+    callback = PeakpointCallback(root, policies or {"rolling": rolling(epochs=1)})
+    arguments = transformers.TrainingArguments(
+        output_dir=str(root / "hf"), num_train_epochs=epochs, per_device_train_batch_size=8,
+        save_strategy="no", eval_strategy=evaluate, report_to=[], use_cpu=True, disable_tqdm=True,
+        learning_rate=0.01, logging_strategy="no", seed=11, **more,
+    )  # fmt: skip
+
+    class Halt(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop |= state.global_step == steps
+
+    trainer = transformers.Trainer(
+        Model(), arguments, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback, Halt()],
+        compute_metrics=lambda _: {"accuracy": next(values, 0.5)},
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=callback.resume_folder() if resume else None)
+    return trainer
+
+
+def best():
+    return {"best": Best(case.best(eval_accuracy="max"))}
+
+
+def milestones(root):
+    return [m.metrics["eval_accuracy"] for m in store.manifests(root) if m.tier == "milestone"]
+
+
+def test_the_best_is_kept_whatever_came_first(tmp_path):
+    values = [math.nan, 0.0, 0.9, 0.5, math.inf]
+    train(tmp_path, epochs=5, policies=best(), accuracies=values, evaluate="epoch")
+    assert milestones(tmp_path) == [0.9]
+    (found,) = [m for m in store.manifests(tmp_path) if m.tier == "milestone"]
+    assert (found.epoch, found.global_step) == (3, 9)
+
+
+def test_only_the_last_ones_stay(tmp_path):
+    train(tmp_path)
+    assert [(m.epoch, m.global_step) for m in store.manifests(tmp_path)] == [(3, 9), (4, 12)]
+    assert set(load(newest(tmp_path))["model_state_dict"]) == set(Model().state_dict())
+
+
+@pytest.mark.parametrize("rhythm", [{"epochs": 1}, {"steps": 3}])
+def test_an_epoch_its_last_step_and_its_evaluation_share_a_file(tmp_path, rhythm):
+    policies = best() | {"rolling": rolling(**rhythm)}
+    train(tmp_path, epochs=1, policies=policies, accuracies=[0.7], evaluate="epoch")
+    milestone, training = store.manifests(tmp_path)
+    assert (milestone.tier, training.tier) == ("milestone", "training")
+    assert training.metrics["eval_accuracy"] == 0.7
+    assert milestone.sha256 == training.sha256
+    assert (tmp_path / milestone.file).samefile(tmp_path / training.file)
+
+
+def test_an_evaluation_of_the_last_step_shares_its_file(tmp_path):
+    policies = best() | {"rolling": rolling(epochs=1, steps=1, keep=9)}
+    train(tmp_path, epochs=1, policies=policies, accuracies=[0.5, 0.6, 0.7], evaluate="steps", eval_steps=1)
+    last = [m for m in store.manifests(tmp_path) if m.global_step == 3]
+    assert sorted(m.tier for m in last) == ["milestone", "training"]
+    assert len({m.sha256 for m in last}) == 1
+
+
+@pytest.mark.parametrize("cut", [3, 4, 8])
+def test_a_resumed_training_equals_the_whole_one_bit_for_bit(tmp_path, cut):
+    each = {"rolling": rolling(steps=1)}
+    train(tmp_path / "whole", policies=each)
+    train(tmp_path / "cut", policies=each, steps=cut)
+    assert load(newest(tmp_path / "cut"))["global_step"] == cut
+    train(tmp_path / "cut", policies=each, resume=True, seed=99)
+    whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
+    assert resumed["global_step"] == whole["global_step"] == 12
+    for name in EXACT:
+        assert not differences({name: resumed[name]}, {name: whole[name]}), name
+    assert not list(tmp_path.rglob(".resume"))
+
+
+def test_worse_after_a_resume_is_not_best(tmp_path):
+    train(tmp_path, policies=best(), accuracies=[0.9], evaluate="epoch", steps=3)
+    train(tmp_path, policies=best(), accuracies=[0.3, 0.2, 0.1], evaluate="epoch", resume=True)
+    assert milestones(tmp_path) == [0.9]
+
+
+def test_a_damaged_file_is_passed_over(tmp_path):
+    train(tmp_path, epochs=2)
+    damage(newest(tmp_path))
+    trainer = train(tmp_path, epochs=3, resume=True)
+    assert trainer.state.global_step == 9
+    assert len(list((tmp_path / "quarantine").glob("*.pt"))) == 1
+
+
+def test_nothing_to_resume_from_starts_anew(tmp_path):
+    assert train(tmp_path, epochs=1, resume=True).state.global_step == 3
+
+
+def test_a_policy_stops_the_training(tmp_path):
+    settings = EarlyStoppingSettings(metric="eval_accuracy", mode="max", patience=2, min_delta=0.0)
+    trainer = train(tmp_path, epochs=9, policies={"stop": EarlyStopping(settings)}, evaluate="epoch")
+    assert trainer.state.global_step == 9
+
+
+def test_an_unwritable_place_ends_the_training_before_it_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+    callback = PeakpointCallback(tmp_path / "file", {"rolling": rolling(epochs=1)})
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path / "hf"), report_to=[], use_cpu=True)
+    trainer = transformers.Trainer(Model(), arguments, train_dataset=rows(), callbacks=[callback])
+    with pytest.raises(CheckpointError):
+        trainer.train()
+
+
+def test_compressed_a_pruned_network_is_small_and_resumes_bit_for_bit(tmp_path):
+    def fit(root, *, steps, compress, resume=False):
+        torch.manual_seed(0)
+        model = Model()
+        model.net[0], model.net[3] = nn.Linear(6, 4000), nn.Linear(4000, 2)
+        model.net[0].weight.requires_grad_(False).zero_()
+        callback = PeakpointCallback(root, {"rolling": rolling(steps=1)}, compress=compress)
+        arguments = transformers.TrainingArguments(
+            output_dir=str(root / "hf"), max_steps=steps, per_device_train_batch_size=8, save_strategy="no",
+            report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no", seed=11, optim="sgd",
+            lr_scheduler_type="constant",
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, arguments, train_dataset=rows(), callbacks=[callback])
+        trainer.train(resume_from_checkpoint=callback.resume_folder() if resume else None)
+
+    for compress in (False, True):
+        fit(tmp_path / f"{compress}", steps=2, compress=compress)
+    sizes = [newest(tmp_path / name).stat().st_size for name in ("True", "False")]
+    assert sizes[0] < 0.6 * sizes[1]
+    for compress in (False, True):
+        fit(tmp_path / f"{compress}", steps=4, compress=compress, resume=True)
+    packed, plain = (load(newest(tmp_path / name)) for name in ("True", "False"))
+    assert packed["global_step"] == plain["global_step"] == 4
+    assert not differences(packed["model_state_dict"], plain["model_state_dict"])
+
+
+def test_a_metric_of_another_name_is_told_at_the_first_evaluation(tmp_path, caplog):
+    settings = EarlyStoppingSettings(metric="eval_acc", mode="max", patience=1, min_delta=0.0)
+    policies = {"best": Best(case.best(eval_acc="max")), "stop": EarlyStopping(settings)}
+    trainer = train(tmp_path, epochs=3, policies=policies, evaluate="epoch")
+    assert trainer.state.global_step == 9
+    told = [r.message for r in caplog.records if r.message.startswith("eval_acc is not measured")]
+    assert [": did you mean eval_accuracy? Until it is, the checkpoint policy" in line for line in told] == [
+        True
+    ] * 2
+
+
+def test_epochs_are_those_that_the_trainer_shows(tmp_path):
+    policies = best() | {"rolling": rolling(steps=1, keep=9)}
+    trainer = train(tmp_path, epochs=2, policies=policies, accuracies=[0.1, 0.2], evaluate="epoch")
+    shown = [row["epoch"] for row in trainer.state.log_history if "eval_accuracy" in row]
+    found = store.manifests(tmp_path)
+    assert shown == [1.0, 2.0]
+    assert [m.epoch for m in found if m.tier == "milestone"] == shown[1:]
+    # Within an epoch the Trainer shows 0.33 and 0.67 of it: the one that is under way.
+    steps = {m.global_step: m.epoch for m in found if "interval" in m.tags}
+    assert steps == {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2}

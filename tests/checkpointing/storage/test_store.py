@@ -1,0 +1,372 @@
+"""What is on disk is whole, in order, and only ever replaced or removed by its own run."""
+
+import json
+import os
+import shutil
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from peakpoint.base.errors import CheckpointError, FormatError, SaveFailed
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage.manifest import sealed
+from peakpoint.checkpointing.storage.store import Store
+from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than, manifest, saved
+
+
+@pytest.fixture
+def target(tmp_path):
+    return Store(tmp_path / "checkpoints", "run")
+
+
+def test_a_saved_checkpoint_is_a_file_and_its_manifest(target):
+    done = saved(target, value=3.0, metrics={"accuracy": 0.5})
+    assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
+    assert (done.bytes, done.sequence) == ((target.root / done.file).stat().st_size, 1)
+    assert json.loads((target.root / "training" / "a.json").read_text())["sha256"] == done.sha256
+    assert done.sha256 == store.file_digest(target.path(done))
+    store.verify(target.root, done)
+    assert serialize.load(target.path(done))["model_state_dict"]["w"].tolist() == [3.0] * 8
+
+
+def test_bytes_are_durable_before_their_name_and_the_manifest_comes_last(target, monkeypatch):
+    """The real calls, written down in order."""
+    calls = []
+    fsync, rename = os.fsync, Path.replace
+
+    def noting_fsync(descriptor):
+        kind = "directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        calls.append(f"fsync {kind}")
+        fsync(descriptor)
+
+    def noting_rename(self, goal):
+        calls.append(f"rename {Path(goal).name}")
+        assert self.parent == Path(goal).parent  # across directories a rename could be a copy
+        return rename(self, goal)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "replace", noting_rename)
+    first = saved(target)
+    written = ["fsync file", "fsync file", "rename a.pt", "rename a.json", "fsync directory"]
+    assert calls == written
+    calls.clear()
+    target.share(first, manifest("milestone/b.pt"))
+    assert calls == ["fsync file", "rename b.json", "fsync directory"]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_kill_at_any_rename_leaves_the_checkpoint_before_it(target, monkeypatch, at):
+    """The process ends just before the rename of the bytes, of the manifest, or after both."""
+    before = saved(target, "training/a.pt", 1.0)
+
+    class Killed(BaseException):
+        pass
+
+    rename, seen = Path.replace, []
+
+    def dying(self, goal):
+        if len(seen) == at:
+            raise Killed
+        seen.append(goal)
+        return rename(self, goal)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    monkeypatch.setattr(Path, "unlink", lambda self, **_: None)  # the dead do not tidy up
+    if at < 2:
+        with pytest.raises(Killed):
+            saved(target, "training/b.pt", 2.0)
+    else:
+        saved(target, "training/b.pt", 2.0)
+    monkeypatch.undo()
+    again = Store(target.root, "run")
+    found = store.newest_verified(target.root)
+    assert found.skipped == ()
+    assert found.manifest.file == ("training/b.pt" if at == 2 else before.file)
+    assert list(target.root.rglob(f"{store.STAGED}*")) == []
+    assert saved(again, again.free_name("training", "b"), 4.0).sequence == (3 if at == 2 else 2)
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(0, ""), (100, ""), (1500, ""), (2500, "x" * 9000)])
+def test_a_file_that_cannot_grow_leaves_nothing_under_a_final_name(target, limit, reason):
+    """Bytes or, in the last case, manifest: whichever is refused, the save has not happened."""
+    before = saved(target, "training/a.pt")
+    assert 1500 < target.path(before).stat().st_size < 2500
+    with files_no_larger_than(limit), pytest.raises(SaveFailed, match="too large"):
+        saved(target, "training/b.pt", reasons=(reason,))
+    assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
+    assert store.newest_verified(target.root).manifest.file == before.file
+    assert saved(target, "training/b.pt").sequence > before.sequence
+
+
+def test_a_manifest_that_cannot_be_written_takes_the_shared_name_with_it(target):
+    first = saved(target)
+    with files_no_larger_than(10), pytest.raises(SaveFailed, match="too large"):
+        target.share(first, manifest("milestone/b.pt"))
+    assert list((target.root / "milestone").iterdir()) == []
+    store.verify(target.root, first)
+
+
+def test_a_full_disk(tmp_path):
+    """A real one: a file system of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() != 0 or os.system(f"mount -t tmpfs -o size=1m tmpfs {disk} 2>/dev/null"):
+        pytest.skip("needs to mount a file system")
+    try:
+        target = Store(disk / "checkpoints", "run")
+        before = saved(target)
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 4096))
+        with pytest.raises(SaveFailed, match="No space left"):
+            target.save(manifest("training/b.pt"), lambda f: f.write(bytes(1 << 20)))
+        assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
+        store.verify(target.root, before)
+    finally:
+        os.system(f"umount {disk}")
+
+
+@pytest.mark.parametrize("where", ["root", "parent"])
+def test_a_root_that_cannot_be_written_is_one_clear_line(tmp_path, where):
+    (tmp_path / "file").write_text("in the way")
+    root = tmp_path / "file" if where == "root" else tmp_path / "file" / "below"
+    with pytest.raises(CheckpointError, match=r"Checkpoints cannot be written to .*hydra.run.dir=DIR"):
+        Store(root, "run")
+
+
+def test_roles_share_bytes_and_outlive_each_other(target):
+    first = saved(target, value=5.0)
+    role = target.share(first, manifest("milestone/b.pt", tags=("best",)))
+    assert target.path(first).samefile(target.path(role))
+    assert (role.sha256, role.bytes, role.sequence) == (first.sha256, first.bytes, 2)
+    target.delete(first)
+    store.verify(target.root, role)
+    assert serialize.load(target.path(role))["model_state_dict"]["w"][0] == 5.0
+
+
+def test_where_hard_links_do_not_work_a_role_is_a_copy(target, monkeypatch):
+    def refused(self, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    first = saved(target)
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), sync(file)))
+    role = target.share(first, manifest("milestone/b.pt"))
+    assert not target.path(first).samefile(target.path(role))
+    assert target.path(role).stat().st_ino in synced
+    store.verify(target.root, role)
+
+
+def test_files_have_the_permissions_that_the_umask_gives(target):
+    before = os.umask(0o022)
+    try:
+        done = saved(target)
+    finally:
+        os.umask(before)
+    for end in (".pt", ".json"):
+        assert stat.S_IMODE(target.path(done).with_suffix(end).stat().st_mode) == 0o644
+
+
+def test_only_files_of_this_run_are_deleted(target):
+    mine = saved(target)
+    other = saved(Store(target.root, "another run"), "training/b.pt")
+    with pytest.raises(CheckpointError, match="belongs to run another run"):
+        target.delete(other)
+    store.verify(target.root, other)
+    target.delete(mine)
+    assert sorted(p.name for p in (target.root / "training").iterdir()) == ["b.json", "b.pt"]
+
+
+@pytest.mark.parametrize("taken", ["a.pt", "a.json"])
+def test_a_name_that_is_taken_gets_a_number(target, taken):
+    assert target.free_name("training", "a") == "training/a.pt"
+    (target.root / "training" / taken).touch()
+    assert target.free_name("training", "a") == "training/a_2.pt"
+    (target.root / "training" / "a_2.pt").touch()
+    assert target.free_name("training", "a") == "training/a_3.pt"
+
+
+def test_order_is_that_of_saving_whatever_the_clock_says(target):
+    saved(target, "training/z.pt", created="2030-01-01T00:00:00.000+00:00")
+    newest = saved(target, "training/a.pt", created="1999-01-01T00:00:00.000+00:00")
+    os.utime(target.path(newest), (0, 0))
+    assert [m.file for m in store.manifests(target.root)] == ["training/z.pt", "training/a.pt"]
+    assert store.newest_verified(target.root).manifest.file == newest.file
+
+
+@pytest.mark.parametrize("how", ["move", "copy"])
+def test_a_moved_or_copied_directory_is_the_same(target, tmp_path, how):
+    saved(target, "training/a.pt", 1.0)
+    last = saved(target, "training/b.pt", 2.0)
+    target.point("training", "latest", last)
+    goal = tmp_path / "elsewhere" / "checkpoints"
+    goal.parent.mkdir()
+    if how == "move":
+        shutil.move(target.root, goal)
+    else:
+        shutil.copytree(target.root, goal)  # follows symlinks: latest.pt is a file now
+    assert store.newest_verified(goal).manifest.file == last.file
+    assert (goal / "training" / "latest.pt").resolve().read_bytes() == (goal / last.file).read_bytes()
+    again = Store(goal, "run")
+    assert saved(again, "training/c.pt").sequence == 3
+    again.point("training", "latest", last)  # over the file that the copy has made of the link
+    assert [m.file for m in store.manifests(goal)] == ["training/a.pt", "training/b.pt", "training/c.pt"]
+
+
+def test_a_pointer_is_relative_replaced_at_once_and_may_dangle(target):
+    first, second = saved(target, "training/a.pt"), saved(target, "training/b.pt", 2.0)
+    link = target.root / "training" / "latest.pt"
+    target.point("training", "latest", first)
+    target.point("training", "latest", second)
+    assert str(link.readlink()) == "b.pt"
+    target.delete(second)
+    assert link.is_symlink()
+    assert not link.exists()
+    assert store.newest_verified(target.root).manifest.file == first.file
+    assert Store(target.root, "run").sequence == 1
+
+
+def test_a_pointer_never_takes_the_place_of_a_checkpoint(target):
+    """A policy may name its file as it names its role."""
+    done = saved(target, "milestone/best.pt", 7.0)
+    target.point("milestone", "best", done)
+    store.verify(target.root, done)
+    assert serialize.load(target.path(done))["model_state_dict"]["w"][0] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda p: damage(p), "does not match the sha256"),
+        (lambda p: damage(p, flip=False), "bytes and its manifest says"),
+        (lambda p: p.write_bytes(b""), "has 0 bytes"),
+        (lambda p: p.unlink(), "cannot be read: No such file"),
+        (lambda p: p.with_suffix(".json").write_text("{"), "not a readable checkpoint manifest"),
+        (lambda p: p.with_suffix(".json").write_bytes(b"\x00\xff" * 20), "not a readable checkpoint"),
+        (lambda p: p.with_suffix(".json").write_text("[]"), "not a readable checkpoint manifest"),
+    ],
+    ids=["flipped", "cut", "empty", "gone", "torn manifest", "binary manifest", "list manifest"],
+)
+def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(target, harm, reason):
+    before, last = saved(target, "training/a.pt", 1.0), saved(target, "training/b.pt", 2.0)
+    harm(target.path(last))
+    remains = target.path(last).read_bytes() if target.path(last).exists() else None
+    found = store.newest_verified(target.root)
+    assert found.manifest.file == before.file
+    ((name, why),) = found.skipped
+    assert name == last.file
+    assert reason in why
+    assert not (target.root / quarantine.QUARANTINE).exists()  # who only reads moves nothing
+    assert quarantine.set_aside(target.root, found.skipped) == [last.file]
+    folder = target.root / quarantine.QUARANTINE
+    assert not target.path(last).exists()
+    assert not target.path(last).with_suffix(".json").exists()
+    assert [p.read_bytes() for p in folder.glob("*.pt")] == ([] if remains is None else [remains])
+    assert reason in next(folder.glob("*.txt")).read_text()
+    assert store.newest_verified(target.root).skipped == ()
+
+
+def test_two_quarantined_files_of_one_name_are_both_kept(target):
+    for value in (1.0, 2.0):
+        damage(target.path(saved(target, "training/a.pt", value)))
+        quarantine.set_aside(target.root, store.newest_verified(target.root).skipped)
+        assert store.manifests(target.root) == []
+    assert len(list((target.root / quarantine.QUARANTINE).glob("*.pt"))) == 2
+
+
+def test_nothing_there_is_nothing_found(tmp_path):
+    assert store.newest_verified(tmp_path / "nowhere") == store.Found(None, ())
+    assert store.manifests(tmp_path / "nowhere") == []
+
+
+def test_the_newest_of_a_run_is_no_other_runs(target):
+    saved(target)
+    saved(Store(target.root, "other"), "training/b.pt")
+    found = store.newest_verified(target.root, "run")
+    assert found.manifest.file == "training/a.pt"
+    assert found.others == ("training/b.pt",)
+    assert store.newest_verified(target.root).manifest.file == "training/b.pt"
+
+
+def test_bytes_without_a_manifest_are_no_checkpoint(target):
+    before = saved(target, "training/a.pt")
+    shutil.copy(target.path(before), target.root / "training" / "zz.pt")
+    assert store.newest_verified(target.root).manifest.file == before.file
+
+
+def test_half_written_files_of_a_killed_process_are_swept_and_nothing_else(target):
+    keep = saved(target)
+    stray = target.root / "training" / f"{store.STAGED}123-abc"
+    stray.write_bytes(b"half")
+    note = target.root / "training" / "notes.txt"
+    note.write_text("mine")
+    Store(target.root, "run")
+    assert not stray.exists()
+    assert note.exists()
+    store.verify(target.root, keep)
+
+
+def test_what_another_run_left_half_done_is_left_to_it(target):
+    other = Store(target.root, "other")
+    path = target.path(saved(other, "training/b.pt"))
+    claim = path.with_suffix(".json").rename(path.with_name(f"{store.STAGED}1-ab{store.CLAIM}"))
+    Store(target.root, "run")
+    assert path.exists()
+    assert claim.exists()
+    Store(target.root, "other")
+    assert not path.exists()
+    assert not claim.exists()
+
+
+def test_the_pickle_of_a_checkpoint_is_never_loaded_unverified(target, tmp_path):
+    """What torch.load would not notice, the digest does."""
+    done = saved(target)
+    path = target.path(done)
+    data = path.read_bytes()
+    at = data.index(b"\x00\x00\x80\x3f" * 8)  # eight times 1.0
+    path.write_bytes(data[:at] + b"\x00\x00\x80\x40" + data[at + 4 :])
+    assert serialize.load(path)["model_state_dict"]["w"][0] == 4.0
+    with pytest.raises(CheckpointError, match="does not match"):
+        store.verify(target.root, done)
+
+
+def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "status.json"
+    store.write_atomic(path, "old")
+    with files_no_larger_than(2), pytest.raises(OSError, match="too large"):
+        store.write_atomic(path, "newer")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_another_version_wrote_is_not_taken_for_damaged(target):
+    mark = target.path(saved(target)).with_suffix(".json")
+    body = mark.read_text().replace('"format": 1', '"format": 2')
+    mark.write_text(sealed(body.rpartition(',\n  "check": ')[0] + "}"))
+    with pytest.raises(FormatError, match="is of format 2, and this version reads 1"):
+        store.newest_verified(target.root)
+    assert Store(target.root, "run").sequence == 1  # its place in the order is not given twice
+    assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
+    assert not (target.root / "quarantine").exists()
+
+
+LARGE = {"w": torch.arange(12_000_000, dtype=torch.float32)}  # 48 MB: digested by a thread
+
+
+def test_a_large_piece_is_digested_and_written_whole(target):
+    done = target.save(manifest(), lambda file: serialize.dump(LARGE, file))
+    assert done.sha256 == store.file_digest(target.path(done))
+    assert torch.equal(serialize.load(target.path(done))["w"], LARGE["w"])
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-digest")]
+
+
+def test_a_large_piece_that_does_not_fit_is_a_failed_save(target):
+    before = saved(target)
+    with files_no_larger_than(20_000_000), pytest.raises(SaveFailed):
+        target.save(manifest("training/b.pt"), lambda file: serialize.dump(LARGE, file))
+    assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
+    store.verify(target.root, before)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-digest")]

@@ -1,0 +1,478 @@
+"""push and pull: a run goes to a remote place and comes back, whole, though what is between them is bad."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from peakpoint.checkpointing.remote import client, download, layout, upload
+from peakpoint.checkpointing.remote.client import Remote
+from peakpoint.checkpointing.storage import aliases, listing, locate, store
+from peakpoint.checkpointing.storage.manifest import sealed
+from peakpoint.checkpointing.storage.store import Store
+from peakpoint.deployment.release import release
+from tests.checkpointing.checkpoint_cases import damage, saved
+from tests.checkpointing.publish_cases import SAFE, files, small, sound, told
+from tests.conftest import ROOT
+from tests.remotes import Fault
+
+
+@pytest.fixture
+def url():
+    return f"memory://{uuid.uuid4().hex}"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+
+
+def contents(root):
+    """The files under a folder that are not links, by name."""
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def place(url, run="run"):
+    return Remote(url, timeout_s=10).below(run)
+
+
+def test_a_run_goes_and_comes_back(trained, url, tmp_path, cli_main):
+    code, out, err = cli_main("push", trained, url, "--what", "milestone,training")
+    assert (code, err) == (0, "")
+    number = len(store.manifests(trained / "checkpoints"))
+    assert f"{number} copied, 0 were there, 0 refused, in {url}/" in out
+    assert cli_main("push", trained, url, "--what", "milestone,training")[1].startswith("0 copied")
+    code, out, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err) == (0, "")
+    assert f"{number} copied, 0 were here, 0 refused" in out
+    back, here = contents(tmp_path / "back"), contents(trained)
+    assert {name: here[name] for name in back if name not in ("mirror.json", ".lock")} == {
+        name: data for name, data in back.items() if name not in ("mirror.json", ".lock")
+    }
+    assert {"run.json", "metrics.jsonl", ".hydra/config.yaml", "checkpoints/metadata/journal.jsonl"} < set(
+        back
+    )
+    assert cli_main("verify", tmp_path / "back")[0] == 0
+    for pointer in (trained / "checkpoints").rglob("*.pt"):
+        if pointer.is_symlink():
+            twin = tmp_path / "back" / pointer.relative_to(trained)
+            assert twin.readlink() == pointer.readlink()
+    assert cli_main("pull", url, tmp_path / "back")[1].count("here  ") == number
+
+
+def test_without_a_word_what_the_mirror_would_copy_is_pushed(trained, url, cli_main):
+    _, out, _ = cli_main("push", trained, url, "--json")
+    assert {file.split("/")[0] for file in json.loads(out)["copied"]} == {"milestone"}
+
+
+def test_push_verify_repairs_what_is_damaged_there(run, url, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    whole = place(url).read("checkpoints/training/a.pt")
+    place(url).write("checkpoints/training/a.pt", whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert cli_main("push", run, url, "--what", "training")[1].startswith("0 copied, 2 were there")
+    code, out, _ = cli_main("push", run, url, "--what", "training", "--verify")
+    assert (code, out.splitlines()[0].split(",")[0]) == (0, "pushed  training/a.pt")
+    assert place(url).read("checkpoints/training/a.pt") == whole
+
+
+def test_what_says_whose_folder_it_is_or_what_is_there_is_repaired(run, url, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    before = {key: place(url).read(key) for key in ("mirror.json", "checkpoints/training/a.json")}
+    for key, text in before.items():
+        place(url).write(key, text.replace(b'"run": "run"', b'"run": "ran"'))
+    code, out, _ = cli_main("push", run, url, "--what", "training")
+    assert (code, "1 copied, 1 were there" in out) == (0, True)
+    assert {key: place(url).read(key) for key in before} == before
+
+
+def test_one_file_by_its_name_or_its_role(trained, url, tmp_path, cli_main):
+    cli_main("push", trained, url, "--what", "milestone,training")
+    run = listing.in_tier(trained / "checkpoints", "milestone")[0].run
+    newest = store.manifests(trained / "checkpoints")[-1]
+    _, out, _ = cli_main("pull", f"{url}/{run}/checkpoints/training/latest.pt", tmp_path / "a", "--json")
+    assert json.loads(out)["copied"] == [newest.file]
+    code, _, _ = cli_main("pull", f"{url}/{run}/checkpoints/{newest.file}", tmp_path / "b")
+    assert code == 0
+    assert locate.locate(tmp_path / "b" / "checkpoints" / newest.file)[1].sha256 == newest.sha256
+    _, out, _ = cli_main("pull", f"{url}/{run}/checkpoints/milestone/best_loss.pt", tmp_path / "c", "--json")
+    (file,) = json.loads(out)["copied"]
+    assert file.startswith("milestone/best_loss_")
+    code, _, err = cli_main("pull", f"{url}/{run}/checkpoints/milestone/nothing.pt", tmp_path / "d")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "holds no milestone/nothing.pt" in err
+
+
+def test_a_damaged_newest_is_passed_over_for_the_one_before(run, url, tmp_path, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    first, second = (f"checkpoints/training/{name}.pt" for name in "ab")
+    whole = place(url).read(second)
+    place(url).write(second, whole[:-1] + bytes([whole[-1] ^ 1]))
+    code, out, err = cli_main("pull", url, tmp_path / "back", "--newest")
+    assert (code, err) == (1, "")
+    assert "pulled  training/a.pt" in out
+    assert "b.pt does not match its digest: it is damaged there" in out
+    assert not (tmp_path / "back" / second).exists()
+    place(url).write(first, whole[:-1])
+    code, _, err = cli_main("pull", url, tmp_path / "none", "--newest")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "holds no checkpoint that is sound" in err
+
+
+def test_what_goes_there_meanwhile_is_passed_over(run, url, tmp_path, cli_main, monkeypatch):
+    cli_main("push", run, url, "--what", "training")
+    read = download.read_index
+
+    def then_it_goes(far, sizes):
+        index = read(far, sizes)
+        far.delete("checkpoints/training/b.json")
+        far.delete("checkpoints/training/b.pt")
+        return index
+
+    monkeypatch.setattr(download, "read_index", then_it_goes)
+    code, out, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err) == (1, "")
+    assert "b.json could not be read: there is no such object" in out
+    assert "pulled  training/a.pt" in out
+
+
+def test_only_the_newest(run, url, tmp_path, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    _, out, _ = cli_main("pull", url, tmp_path / "back", "--newest", "--json")
+    assert json.loads(out)["copied"] == ["training/b.pt"]
+
+
+def test_releases_travel_with_all_that_belongs_to_them(url, tmp_path, cli_main):
+    root = tmp_path / "prod"
+    root.mkdir()
+    for version, form in (("1.0.0", {}), ("1.1.0", {"form": SAFE, "seed": 1})):
+        manifest = release.write(root, small(version, **form))
+        (root / manifest.file).with_suffix(".json.sig").write_text(f"a signature of {version}")
+    aliases.assign(root, "champion", "1.0.0", "a test")
+    cli_main("changelog", root)
+    assert cli_main("push", root, url)[0] == 0
+    code, _, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err) == (0, "")
+    back = tmp_path / "back" / "checkpoints"
+    assert contents(back) == contents(root)
+    assert cli_main("verify", "--golden", back)[0] == 0
+    assert sound(back) == sound(root)
+    assert told(back) == told(root)
+    assert aliases.current(back) == {"champion": "1.0.0"}
+    for name in ("champion.pt", "latest.safetensors"):
+        link = root / "production" / name
+        assert (back / "production" / name).readlink() == link.readlink()
+
+
+def test_a_release_goes_on_to_be_pulled_when_the_journal_has_grown(url, tmp_path, cli_main):
+    root = tmp_path / "prod"
+    root.mkdir()
+    release.write(root, small("1.0.0"))
+    cli_main("push", root, url)
+    cli_main("pull", url, tmp_path / "back")
+    release.write(root, small("1.1.0", seed=1))
+    aliases.assign(root, "champion", "1.1.0", "a test")
+    cli_main("push", root, url)
+    assert cli_main("pull", url, tmp_path / "back")[0] == 0
+    assert aliases.current(tmp_path / "back" / "checkpoints") == {"champion": "1.1.0"}
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_release_with_any_file_damaged_there_does_not_arrive(url, tmp_path, cli_main, number):
+    root = tmp_path / "prod"
+    root.mkdir()
+    release.write(root, small("1.0.0"))
+    cli_main("push", root, url)
+    victims = [p for p in files(root, "1.0.0") if p.suffix != ".sig"]
+    key = f"checkpoints/{victims[number].relative_to(root).as_posix()}"
+    whole = place(url, "prod").read(key)
+    place(url, "prod").write(key, whole[:-1] + bytes([whole[-1] ^ 1]))
+    code, _, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "holds no checkpoint that is sound" in err
+    assert listing.releases(tmp_path / "back" / "checkpoints") == []
+
+
+def test_a_release_that_another_bears_the_name_of_is_not_touched(url, tmp_path, cli_main):
+    for name, seed in (("a", 0), ("b", 1)):
+        (tmp_path / name / "prod").mkdir(parents=True)
+        release.write(tmp_path / name / "prod", small("1.0.0", seed=seed))
+    assert cli_main("push", tmp_path / "a" / "prod", url)[0] == 0
+    before = place(url, "prod").read("checkpoints/production/lenet5_v1.0.0.pt")
+    code, out, _ = cli_main("push", tmp_path / "b" / "prod", url)
+    assert code == 1
+    assert "refused" in out
+    assert place(url, "prod").read("checkpoints/production/lenet5_v1.0.0.pt") == before
+
+
+def test_a_pull_that_was_cut_off_goes_on_where_it_was(run, s3, tmp_path, cli_main, monkeypatch):
+    assert cli_main("push", run, s3.url, "--what", "training")[0] == 0
+    monkeypatch.setattr(client, "CHUNK", 300)
+    parts = -(-store.manifests(run / "checkpoints")[1].bytes // 300)
+    assert parts > 4
+    s3.proxy.seen.clear()
+    s3.proxy.faults = [Fault("none", b"b.pt", 3), Fault("drop", b"b.pt", 99)]
+    code, _, err = cli_main("pull", s3.url, tmp_path / "back")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "b.pt could not be read" in err
+    s3.proxy.seen.clear()
+    s3.proxy.faults = []
+    assert cli_main("pull", s3.url, tmp_path / "back")[0] == 0
+    assert len(s3.proxy.lines(b"b.pt")) == parts - 3
+    assert cli_main("verify", tmp_path / "back")[0] == 0
+    assert not list((tmp_path / "back").rglob(".staged-*"))
+
+
+def test_a_half_that_is_wrong_is_not_used(run, url, tmp_path, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    newest = store.manifests(run / "checkpoints")[1]
+    folder = tmp_path / "back" / "checkpoints" / "training"
+    folder.mkdir(parents=True)
+    (tmp_path / "back" / "mirror.json").write_text('{"run": "run"}')
+    (folder / f".staged-pull-{newest.sha256[:32]}").write_bytes(b"nonsense")
+    assert cli_main("pull", url, tmp_path / "back")[0] == 0
+    assert cli_main("verify", tmp_path / "back")[0] == 0
+
+
+def test_killed_in_a_pull_and_started_again(run, s3, tmp_path, cli_main):
+    assert cli_main("push", run, s3.url, "--what", "training")[0] == 0
+    s3.proxy.seen.clear()
+    s3.proxy.faults = [Fault("hang", b"a.pt", 1)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "peakpoint", "pull", s3.url, "back"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    end = time.monotonic() + 60
+    while not s3.proxy.lines(b"a.pt"):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    s3.proxy.seen.clear()
+    code, out, err = cli_main("pull", s3.url, tmp_path / "back")
+    assert (code, err) == (0, "")
+    assert "here  training/b.pt" in out
+    assert "pulled  training/a.pt" in out
+    assert s3.proxy.lines(b"b.pt") == []
+    assert cli_main("verify", tmp_path / "back")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["lie", "truncate", "reset", "drop", "busy"])
+def test_faults_that_pass_are_got_over(run, s3, tmp_path, cli_main, kind, monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 4)
+    s3.proxy.faults = [Fault(kind, b"a.pt"), Fault(kind, b"b.json"), Fault(kind, b"mirror.json")]
+    code, _, err = cli_main("push", run, s3.url, "--what", "training")
+    assert code == 0, err
+    s3.proxy.faults = [Fault(kind, b"b.pt"), Fault(kind, b"a.pt")]
+    assert cli_main("pull", s3.url, tmp_path / "back")[0] == 0
+    assert cli_main("verify", tmp_path / "back")[0] == 0
+
+
+@pytest.mark.parametrize("what", [b"mirror.json", b"b.json", b"record/0"])
+def test_what_reads_badly_once_is_read_again(trained, s3, tmp_path, cli_main, what):
+    assert cli_main("push", trained, s3.url)[0] == 0
+    if what == b"b.json":
+        what = next(m.file for m in store.manifests(trained / "checkpoints") if m.tier == "milestone")
+        what = what.replace(".pt", ".json").encode()
+    s3.proxy.faults = [Fault("lie", what)]
+    code, out, err = cli_main("pull", s3.url, tmp_path / "back")
+    assert (code, err) == (0, "")
+    assert "0 refused" in out
+    assert s3.proxy.faults[0].times == 0
+    assert (tmp_path / "back" / "run.json").exists()
+
+
+def test_a_directory_that_has_gone_on_keeps_its_record(trained, url, tmp_path, cli_main):
+    cli_main("push", trained, url)
+    cli_main("pull", url, tmp_path / "back")
+    back = tmp_path / "back"
+    for run, line in ((trained, "there"), (back, "here")):
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(f'{{"kind": "{line}"}}\n')
+        record = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps({**record, "gone_on": line}))
+    cli_main("push", trained, url)
+    before = contents(back)
+    assert cli_main("pull", url, back)[0] == 0
+    assert contents(back) == before
+    (back / "metrics.jsonl").write_text("")  # as if it had not
+    assert cli_main("pull", url, back)[0] == 0
+    assert json.loads((back / "run.json").read_text())["gone_on"] == "there"
+    assert (back / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
+
+
+def test_what_is_here_is_never_written_over(run, url, tmp_path, cli_main):
+    cli_main("push", run, url, "--what", "training")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    code, _, err = cli_main("pull", url, tmp_path / "mine")
+    assert (code, err) == (
+        1,
+        f"error: {tmp_path / 'mine'} is not empty, and not of this run: name a new directory.\n",
+    )
+    assert cli_main("pull", url, tmp_path / "back")[0] == 0
+    file = tmp_path / "back" / "checkpoints" / "training" / "a.pt"
+    damage(file)
+    before = file.read_bytes()
+    code, out, _ = cli_main("pull", url, tmp_path / "back")
+    assert code == 1
+    assert "a.pt does not match the sha256 of its manifest" in out
+    assert file.read_bytes() == before
+
+
+def test_a_place_with_several_runs_asks_which(tmp_path, url, cli_main):
+    for name in ("one", "two"):
+        saved(Store(tmp_path / name / "checkpoints", name), "training/a.pt")
+        cli_main("push", tmp_path / name, url, "--what", "training")
+    code, _, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err) == (1, f"error: {url} holds 2 runs: add one of them to it: one (one), two (two).\n")
+    assert cli_main("pull", f"{url}/two", tmp_path / "back")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("../../evil.pt",),
+        ("/evil.pt",),
+        (".evil.pt",),
+        ("a\\..\\evil.pt",),
+        ("evil\n.pt",),
+        ("x" * 300 + ".pt",),
+    ],
+)
+def test_no_name_from_there_leaves_the_directory(run, url, tmp_path, cli_main, names):
+    cli_main("push", run, url, "--what", "training")
+    text = (run / "checkpoints" / "training" / "a.json").read_bytes()
+    data = (run / "checkpoints" / "training" / "a.pt").read_bytes()
+    for name in names:  # in the way of a store whose keys are any text
+        place(url).write(f"checkpoints/training/{name}", data)
+        place(url).write(f"checkpoints/training/{name.replace('.pt', '.json')}", text)
+    before = set(tmp_path.rglob("*"))
+    assert cli_main("pull", url, tmp_path / "deep" / "er" / "back")[0] in (0, 1)
+    new = {p for p in set(tmp_path.rglob("*")) - before if "evil" in p.name or len(p.name) > 200}
+    assert new == set()
+
+
+@pytest.mark.parametrize(
+    "file", ["../../evil", "/tmp/evil", "production/../../evil", "training/evil.pt", ".evil"]
+)
+def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, file):
+    root = tmp_path / "prod"
+    root.mkdir()
+    manifest = release.write(root, small("1.0.0"))
+    cli_main("push", root, url)
+    mark = f"checkpoints/{manifest.file.replace('.pt', '.json')}"
+    raw = json.loads(place(url, "prod").read(mark))
+    del raw["check"]
+    raw["metadata"]["digests"][file] = "0" * 64
+    place(url, "prod").write(mark, sealed(json.dumps(raw, indent=2)).encode())
+    place(url, "prod").write("checkpoints/evil", b"evil")
+    code, _, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "it leaves its folder" in err
+    assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda raw: raw.update(bytes=10**15), "says 1000000000000000 bytes"),
+        (lambda raw: raw.update(bytes=-1), "bytes is -1"),
+        (lambda raw: raw.update(bytes="many"), "bytes is 'many'"),
+        (lambda raw: raw.update(format=99), "of format 99"),
+        (lambda raw: raw.pop("sha256"), "sha256"),
+    ],
+)
+def test_a_bad_manifest_is_passed_over(run, url, tmp_path, cli_main, change, says):
+    cli_main("push", run, url, "--what", "training")
+    raw = json.loads(place(url).read("checkpoints/training/b.json"))
+    del raw["check"]
+    change(raw)
+    place(url).write("checkpoints/training/b.json", sealed(json.dumps(raw, indent=2)).encode())
+    code, out, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err) == (1, "")
+    assert says in out
+    assert "pulled  training/a.pt" in out
+
+
+def test_a_manifest_as_large_as_a_bomb_is_not_read(run, url, tmp_path, cli_main, monkeypatch):
+    cli_main("push", run, url, "--what", "training")
+    place(url).write("checkpoints/training/b.json", b"[" * 100_000)
+    place(url).write("checkpoints/training/c.json", b" " * 100_001)
+    monkeypatch.setattr(layout, "LARGEST", 100_000)
+    code, out, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err) == (1, "")
+    assert "pulled  training/a.pt" in out
+    assert "c.json has 100001 bytes, too many for a manifest" in out
+
+
+def test_a_record_holds_only_what_belongs_there(trained, url, tmp_path, cli_main):
+    cli_main("push", trained, url)
+    (run,) = Remote(url, timeout_s=1).folders()
+    far = place(url, run)
+    raw = json.loads(far.read("record/000001.json"))
+    del raw["check"]
+    raw["files"] |= {"../evil.txt": "x", "/tmp/evil.txt": "x", "train.py": "x", ".hydra/../evil.yaml": "x"}
+    far.write("record/000002.json", sealed(json.dumps(raw)).encode())
+    code, out, _ = cli_main("pull", url, tmp_path / "back")
+    assert code == 1
+    assert out.count("in its record: it is not written here") == 4
+    assert not list(tmp_path.rglob("evil*"))
+    assert not (tmp_path / "back" / "train.py").exists()
+
+
+def test_room_that_is_not_there_is_told_before(run, url, tmp_path, cli_main, monkeypatch):
+    cli_main("push", run, url, "--what", "training")
+    monkeypatch.setattr(download, "free_room", lambda path: (100, None))
+    code, _, err = cli_main("pull", url, tmp_path / "back")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "and 100 bytes are free: make room" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("push", "nowhere", "memory://x"), "nowhere does not exist"),
+        (("push", "run", "memory://x", "--what", "training,mileston"), "--what mileston names nothing of "),
+        (("push", "run", "nowhere"), "not a URL such as s3://bucket/folder"),
+        (("push", "run", "foo://x"), "fsspec knows no protocol foo"),
+        (("pull", "foo://x", "back"), "fsspec knows no protocol foo"),
+        (("pull", "memory://nothing-here", "back"), "holds no copies of a run"),
+        (("push", "run", "ftp://me:hunter22@h/x"), "holds a password"),
+        (("ls", "run", "ftp://me:hunter22@h/x"), "holds a password"),
+    ],
+)
+def test_wrong_words_are_one_line(run, cli_main, monkeypatch, arguments, says):
+    monkeypatch.chdir(run.parent)
+    code, out, err = cli_main(*arguments)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert says in err
+    assert "hunter22" not in err
+
+
+def test_a_server_that_is_not_there_is_one_line(run, s3, tmp_path, cli_main):
+    s3.proxy.faults = [Fault("drop", times=10**6)]
+    for arguments in (("push", run, s3.url), ("pull", s3.url, tmp_path / "back")):
+        code, _, err = cli_main(*arguments)
+        assert (code, err.count("\n")) == (1, 1)
+        assert s3.url in err
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_came_back_can_be_pushed_on(run, url, tmp_path, cli_main):
+    """The copy is as good as the original."""
+    cli_main("push", run, url, "--what", "training")
+    cli_main("pull", url, tmp_path / "back")
+    shutil.rmtree(run)
+    other = f"memory://{uuid.uuid4().hex}"
+    assert cli_main("push", tmp_path / "back", other, "--what", "training")[0] == 0
+    assert cli_main("pull", other, tmp_path / "again")[0] == 0
+    assert cli_main("verify", tmp_path / "again")[0] == 0
+    assert upload.read_mark(place(other))["run"] == "run"

@@ -1,0 +1,88 @@
+"""compare: what a person and a program are told, of a real run."""
+
+import json
+import re
+
+import pytest
+
+from peakpoint.deployment.inference import network
+
+
+@pytest.fixture
+def pair(finished):
+    """What the run chose, and its newest state."""
+    return finished, finished / "checkpoints" / "training" / "latest.pt"
+
+
+def test_the_tables_of_two_networks(pair, cli_main):
+    code, said, err = cli_main("compare", *pair, "--rounds", "3", "--batch", "4", "--threads", "1")
+    assert (code, err) == (0, "")
+    lines = [line.rstrip() for line in said.splitlines()]
+    assert lines[0].startswith(f"A  {pair[0]}: best_accuracy_")
+    assert lines[1].startswith(f"B  {pair[1]}: checkpoint_epoch_")
+    cells = [line.split() for line in lines if line[:2] in ("A ", "B ")][2:]
+    sizes, worths, times = cells[:2], cells[2:4], cells[4:]
+    manifest = network.best(pair[0] / "checkpoints")
+    assert sizes[0][-1] == f"{manifest.sparsity:.4f}"
+    assert worths[0][2] == f"{manifest.metrics['accuracy']:.4f}"
+    assert worths[0][-2:] == ["-", "-"]
+    assert worths[1][6][0] in "+-"
+    assert times[0][3] == "1.00"
+    assert len(times) == 2
+    assert "accuracy on 14 val images, float32; 95 % intervals: Wilson, and Newcombe's for pairs" in said
+    assert "median (quartiles) of 3 rounds in random order, CPU, threads: 1" in said
+    assert "zeros are multiplied like any number here" in said
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_narrow_terminal_shows_the_same_numbers(columns, pair, cli_main, on_a_terminal):
+    def numbers(said):  # of the tables of sizes and of accuracy; times differ
+        return re.findall(r"[\d.,]+", said.partition("\nsize\n")[2].partition("\ntime\n")[0])
+
+    assert numbers(on_a_terminal(columns, "compare", *pair, "--rounds", "2")) == numbers(
+        cli_main("compare", *pair, "--rounds", "2")[1]
+    )
+
+
+def test_without_data_there_is_no_accuracy(pair, cli_main):
+    code, said, _ = cli_main("compare", *pair, "--split", "none", "--rounds", "2")
+    assert code == 0
+    assert "accuracy" not in said.replace("best_accuracy", "")
+
+
+def test_json_has_every_figure(pair, cli_main):
+    code, said, err = cli_main("compare", *pair, *pair, "--rounds", "3", "--split", "test", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(said)
+    assert (found["split"], found["rounds"], found["device"]) == ("test", 3, "cpu")
+    assert len(found["networks"]) == 4
+    first, second, third, _ = found["networks"]
+    assert first["against_first"] is None
+    assert first["accuracy"]["count"] == 40
+    assert first["accuracy"]["value"] == first["accuracy"]["right"] / 40
+    assert third["against_first"]["p"] == 1
+    assert sum(second["against_first"][key] for key in ("both", "first", "second", "neither")) == 40
+    assert set(first["latency"]) == {"1", "32"}
+    assert first["latency"]["1"]["ratio"] == {"low": 1, "median": 1, "high": 1}
+    assert first["packed_bytes"] < first["weights_bytes"] < first["file_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("{run}",), "Name 2 to 26 networks"),
+        (("{run}", "nowhere.pt"), "nowhere.pt does not exist"),
+        (("{run}", "{run}", "--batch", "0"), "--batch 0 is out of range: it must be at least 1"),
+        (("{run}", "{run}", "--rounds", "1"), "--rounds 1 is out of range: it must be at least 2"),
+        (("{run}", "{run}", "--threads", "0"), "--threads 0 is out of range: it must be at least 1"),
+        (("{run}", "{run}", "--device", "abacus"), "There is no device 'abacus' here"),
+        (("{run}", "{run}/nothing.onnx"), "nothing.onnx does not exist."),
+    ],
+)
+def test_what_goes_wrong_is_one_line(finished, tmp_path, monkeypatch, cli_main, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, said, err = cli_main("compare", *(a.format(run=finished) for a in arguments))
+    assert (code, said) == (1, "")
+    assert words in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1

@@ -1,0 +1,76 @@
+"""export: what a person and a program are told, of a real run."""
+
+import json
+
+import onnxruntime
+import pytest
+
+from peakpoint.checkpointing.storage import store
+from peakpoint.deployment.inference import network
+from tests.checkpointing.checkpoint_cases import damage
+
+
+def test_a_run_as_onnx_is_told_in_three_lines(finished, tmp_path, cli_main):
+    out = tmp_path / "a.onnx"
+    code, said, err = cli_main("export", finished, out)
+    assert (code, err) == (0, "")
+    first, second, third = said.splitlines()
+    assert first.startswith(f"{out}: ONNX, opset ")
+    assert first.endswith(network.best(finished / "checkpoints").file)
+    assert second == "takes any x 3 x 12 x 12 float32 as `images`, normalised"
+    assert third.startswith("compared with the outputs of the network: largest error ")
+    assert third.endswith("the same class for 8 of 8 images")
+    assert onnxruntime.InferenceSession(str(out)).get_inputs()[0].shape[1:] == [3, 12, 12]
+
+
+def test_json_says_what_was_made_of_what(finished, tmp_path, cli_main):
+    root = finished / "checkpoints"
+    out, latest = tmp_path / "a.pt2", root / "training" / "latest.pt"
+    code, said, err = cli_main("export", latest, out, "--format", "torch", "--batch", "2", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(said)
+    newest = [m for m in store.manifests(root) if m.tier == "training"][-1]
+    assert (found["source"], found["sha256"]) == (newest.file, newest.sha256)
+    assert (found["file"], found["bytes"]) == (str(out), out.stat().st_size)
+    assert (found["format"], found["opset"], found["batch"]) == ("torch", None, 2)
+    assert found["config"] == network.describe(latest).config()
+    assert found["compared_with"] == "network"
+    assert found["agreement"]["sound"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere.pt", "a.onnx"), "nowhere.pt does not exist"),
+        ((".", "a.onnx"), "has no checkpoints"),
+        (("{run}", "a.onnx", "--opset", "4"), "--opset 4 cannot be written"),
+        (("{run}", "a.pt"), "must end in .onnx"),
+        (("{run}", "nowhere/a.onnx"), "is not a directory"),
+        (("{run}", "/sys/a.pt2", "--format", "torch"), "/sys/a.pt2 was not written: "),
+    ],
+)
+def test_what_goes_wrong_is_one_line(finished, tmp_path, monkeypatch, cli_main, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, said, err = cli_main("export", *(a.format(run=finished) for a in arguments))
+    assert (code, said) == (1, "")
+    assert words in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path, cli_main):
+    file = network.best(trained / "checkpoints").file
+    damage(trained / "checkpoints" / file)
+    code, _, err = cli_main("export", trained / "checkpoints" / file, tmp_path / "a.onnx")
+    assert code == 1
+    assert "does not match the sha256" in err
+    assert not (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.parametrize("batch", ["many", "1.5", ""])
+def test_a_batch_is_dynamic_or_a_number(batch, tmp_path, capsys, cli_main):
+    with pytest.raises(SystemExit) as ended:
+        cli_main("export", "a", "b.onnx", "--batch", batch)
+    assert ended.value.code == 2
+    assert f"{batch!r} is neither dynamic nor a number of images" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""check on the command line: one line, an exit code, and a rollback only when it was told to."""
+
+import json
+
+import pytest
+
+from peakpoint.checkpointing.storage import aliases
+from tests.checkpoint_fixtures import patterns
+from tests.checkpointing.trained_releases import flip_a_byte, released
+
+EARLY, FINAL = 22, 66
+
+
+@pytest.fixture
+def harder(tmp_path):
+    return patterns(tmp_path / "new" / "harder.npz", 200, seed=7, noise=0.6)
+
+
+def test_sound_is_one_line_and_exit_code_0(cli_main, measured_copy):
+    accuracy = released(measured_copy, "1.0.0", FINAL).metrics["accuracy"]
+    code, out, err = cli_main("check", measured_copy, "--roll-back")
+    assert (code, err) == (0, "")
+    assert out == (
+        f"sound: champion 1.0.0: accuracy is {accuracy:.4f} on 60 images of val, "
+        f"{accuracy:.4f} was recorded: within 0.05\n"
+    )
+
+
+def test_degraded_is_exit_code_1_and_rolls_back_only_when_told_to(cli_main, measured_copy, harder):
+    root = measured_copy / "checkpoints"
+    released(measured_copy, "1.0.0", FINAL)
+    released(measured_copy, "1.1.0", EARLY)
+    code, out, _ = cli_main("check", measured_copy, "--other-data", harder)
+    assert code == 1
+    assert out.startswith("degraded: champion 1.1.0: accuracy is 0.")
+    assert "on 200 images of harder.npz" in out
+    assert out.endswith("worse by more than 0.05\n")
+    assert out.count("\n") == 1
+    assert aliases.current(root) == {"champion": "1.1.0"}
+    assert cli_main("check", measured_copy, "--other-data", harder, "--threshold", "0.5")[0] == 0
+    code, out, _ = cli_main("check", measured_copy, "--other-data", harder, "--roll-back")
+    assert code == 1
+    assert "\nrolled back: champion is 1.0.0 again, with accuracy 0." in out
+    assert aliases.current(root) == {"champion": "1.0.0"}
+
+
+def test_not_rolled_back_says_why(cli_main, measured_copy, harder):
+    released(measured_copy, "1.0.0", EARLY)
+    released(measured_copy, "1.1.0", FINAL)
+    code, out, _ = cli_main("check", measured_copy, "--other-data", harder, "--roll-back")
+    assert code == 1
+    assert "not 1.0.0: its accuracy on the same images is 0." in out
+    assert out.endswith("not rolled back: champion is still 1.1.0\n")
+
+
+def test_damaged_is_told_from_degraded(cli_main, measured_copy):
+    final = released(measured_copy, "1.0.0", FINAL)
+    flip_a_byte(measured_copy / "checkpoints" / final.file)
+    code, out, _ = cli_main("check", measured_copy)
+    assert code == 1
+    assert out.startswith("damaged: champion 1.0.0: ")
+    code, out, _ = cli_main("check", measured_copy, "--json", "--roll-back")
+    found = json.loads(out)
+    assert (code, found["degraded"], found["measured"], found["rolled_back_to"]) == (1, True, None, None)
+    assert found["notes"] == ["champion named no release before"]
+
+
+def test_json_has_the_numbers(cli_main, measured_copy, harder):
+    released(measured_copy, "1.0.0", FINAL)
+    released(measured_copy, "1.1.0", EARLY, alias="challenger_1")
+    options = ("--alias", "challenger_1", "--other-data", harder, "--json", "--metric", "loss")
+    code, out, _ = cli_main("check", measured_copy, *options, "--threshold", "0.01")
+    found = json.loads(out)
+    assert code == 1
+    assert (found["alias"], found["version"], found["metric"]) == ("challenger_1", "1.1.0", "loss")
+    assert found["measured"]["metrics"]["loss"] > found["recorded"] + 0.01
+    assert (found["measured"]["samples"], found["threshold"]) == (200, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--threshold", "-0.1"), "--threshold -0.1 is out of range"),
+        (("--threshold", "nan"), "--threshold nan is out of range"),
+        (("--other-data", "nowhere.npz"), "nowhere.npz"),
+        (("--data-root", "nowhere"), "nowhere does not exist."),
+        (("--metric", "speed"), "has not recorded speed"),
+        (("--device", "warp"), "There is no device 'warp' here"),
+    ],
+)
+def test_a_wrong_option_is_one_line(cli_main, measured_copy, options, line):
+    released(measured_copy, "1.0.0", FINAL)
+    code, out, err = cli_main("check", measured_copy, *options)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert line in err
+    assert err.count("\n") == 1

@@ -1,0 +1,101 @@
+"""What the record of a run says of its checkpoints: of a run that was killed and resumed, above all."""
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.storage import journal, store
+from peakpoint.commands.releases import run_facts
+from peakpoint.deployment.inference import evaluate
+from tests.conftest import TINY, run_main
+
+
+def of(run, **facts):
+    """The record of the newest checkpoint of a run."""
+    root = run / "checkpoints"
+    manifest = store.newest_verified(root).manifest
+    config = evaluate.trained_with(root, manifest)["config"]
+    return run_facts.read(root, replace(manifest, **facts), config)
+
+
+@pytest.fixture(scope="session")
+def resumed_once(tmp_path_factory):
+    """A run that was stopped after 8 steps and went on."""
+    run = tmp_path_factory.mktemp("resumed") / "run"
+    assert run_main(*TINY, "max_steps=8", f"hydra.run.dir={run}").code == 0
+    done = run_main(f"resume={run}", "max_steps=24")
+    assert done.code == 0, done.err
+    return run
+
+
+@pytest.fixture
+def resumed(resumed_once, tmp_path):
+    shutil.copytree(resumed_once, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def test_the_hours_between_a_kill_and_the_resume_do_not_count(resumed):
+    record = json.loads((resumed / "run.json").read_text())
+    assert len(record["attempts"]) == 2
+    before = of(resumed).hours()
+    assert 0 < before < 0.1
+    # As if it had lain killed for a day before it was resumed.
+    day = timedelta(days=1)
+
+    def later(text):
+        return (datetime.fromisoformat(text) + day).isoformat()
+
+    again = record["attempts"][1]["started"]
+    record["attempts"][1]["started"] = later(again)
+    (resumed / "run.json").write_text(json.dumps(record))
+    status = json.loads((resumed / "status.json").read_text())
+    (resumed / "status.json").write_text(json.dumps(status | {"time": later(status["time"])}))
+    path = resumed / "checkpoints" / journal.JOURNAL
+    facts = [json.loads(text) for text in path.read_text().splitlines()]
+    moved = [f | {"time": later(f["time"])} if f["time"] >= again else f for f in facts]
+    path.write_text("".join(json.dumps(f) + "\n" for f in moved))
+    assert of(resumed).hours() == pytest.approx(before, abs=1e-5)
+
+
+def test_a_clock_that_went_backwards_takes_no_time_away(resumed):
+    record = json.loads((resumed / "run.json").read_text())
+    record["attempts"][0]["started"] = "2099-01-01T00:00:00+00:00"
+    (resumed / "run.json").write_text(json.dumps(record))
+    assert of(resumed).hours() >= 0
+
+
+def test_what_a_resumed_run_was_told_is_told(resumed):
+    found = of(resumed).provenance("because")
+    assert found["command"].startswith("python train.py model=lenet5 ")
+    assert found["command"].endswith("max_steps=24")
+    assert str(resumed.parent) not in found["command"]
+    assert of(resumed).training()["attempts"] == 2
+
+
+def test_the_test_set_is_of_the_same_weights_or_not_told(resumed):
+    assert of(resumed).tests().keys() == {"loss", "accuracy", "top5_accuracy", "f1_score"}
+    assert of(resumed, global_step=23).tests() is None
+
+
+@pytest.mark.parametrize("attempts", [None, [], [{}], [{"started": "x"}]])
+def test_a_record_without_times_has_no_hours(attempts, resumed):
+    record = json.loads((resumed / "run.json").read_text())
+    (resumed / "run.json").write_text(json.dumps(record | {"attempts": attempts}))
+    assert of(resumed).hours() is None
+
+
+def test_a_run_without_metrics_has_no_peaks_and_broken_ones_are_told(resumed):
+    rows = (resumed / "metrics.jsonl").read_text()
+    (resumed / "metrics.jsonl").write_text('{"kind": "eval"}\n' + rows)
+    with pytest.raises(CheckpointError, match="line 1 is not a row of metrics"):
+        of(resumed).peaks()
+    kept = [row for row in rows.splitlines(keepends=True) if '"kind": "eval"' not in row]
+    (resumed / "metrics.jsonl").write_text("".join(kept))
+    assert of(resumed).peaks() == []  # it was killed before its first evaluation
+    (resumed / "metrics.jsonl").unlink()
+    assert of(resumed).peaks() == []
+    assert of(resumed).tests() is None

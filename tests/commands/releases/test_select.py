@@ -1,0 +1,87 @@
+"""select on the command line: every candidate, the rule that rejected it, and the exit code."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from peakpoint.checkpointing.storage import store
+
+
+def best(run):
+    """The file with the best accuracy, and that accuracy."""
+    link = run / "checkpoints" / "milestone" / "best_accuracy.pt"
+    manifest = next(m for m in store.manifests(run / "checkpoints") if m.file.endswith(link.readlink().name))
+    return manifest.file, manifest.metrics["accuracy"]
+
+
+def test_every_candidate_is_printed_with_what_rejected_it(cli_main, measured_run, monkeypatch):
+    monkeypatch.chdir(measured_run.parent)
+    code, out, err = cli_main("select", "run")
+    assert (code, err) == (0, "")
+    file, accuracy = best(measured_run)
+    assert f"chosen by default.yaml: run/checkpoints/{file}\n" in out
+    assert f", accuracy {accuracy:.4f}, " in out.partition("measured again on 60 images of val: loss ")[2]
+    assert "there is no champion yet: 1 rule against it passed over" in out
+    early = "training/checkpoint_epoch_0002_step_00000022.pt"
+    assert f"rejected  {early}: sparsity min_delta 0 vs target: it is 0.479981, the target 0.6\n" in out
+
+
+def test_a_narrow_terminal_cuts_no_reason_off(on_a_terminal, measured_run):
+    out = " ".join(on_a_terminal(50, "select", measured_run, "--rules", "best_practice").split())
+    assert out.count(" rejected ") == 3
+    assert out.count("; epoch above 20: it is ") == 3
+
+
+def test_nothing_qualifies_is_one_clear_line_and_exit_code_1(cli_main, measured_run):
+    code, out, err = cli_main("select", measured_run, "--rules", "best_practice")
+    assert code == 1
+    assert err == "error: Nothing qualifies by best_practice.yaml: 3 looked at, 3 rejected.\n"
+    assert out.count("epoch above 20") == 3
+    assert "chosen" not in out
+
+
+def test_json_has_the_same_in_full(cli_main, measured_copy):
+    root = measured_copy / "checkpoints"
+    early = next(m for m in store.manifests(root) if m.global_step == 22)
+    claimed = replace(early, metrics={"accuracy": math.nan})
+    (root / early.file).with_suffix(".json").write_text(claimed.to_json())
+    code, out, _ = cli_main("select", measured_copy, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["winner"] == str(root / best(measured_copy)[0])
+    assert found["measured"]["samples"] == 60
+    assert [c["rank"] for c in found["candidates"]] == [1, None, None]
+    nan = next(c for c in found["candidates"] if c["global_step"] == 22)
+    assert nan["facts"]["accuracy"] == "nan"
+    assert "rank accuracy: accuracy is nan" in nan["rejected"]
+    code, out, err = cli_main("select", measured_copy, "--json", "--rules", "best_practice")
+    assert (code, json.loads(out)["winner"], json.loads(out)["measured"]) == (1, None, None)
+    assert err.startswith("error: Nothing qualifies")
+
+
+def test_a_tree_of_runs_names_each_file_from_their_common_folder(cli_main, measured_copy, measured_run):
+    (measured_copy.parent / "other").symlink_to(measured_run)
+    code, out, _ = cli_main("select", measured_copy, measured_copy.parent / "other", "--dry-run")
+    assert code == 0
+    assert "run/checkpoints/training/checkpoint_epoch_0002" in out.replace("\n", "")
+    assert "other/checkpoints/training" in out
+    assert "not measured again: --dry-run" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--rules", "defalt"), "did you mean default?"),
+        (("--data-root", "nowhere"), "nowhere does not exist."),
+        (("--device", "warp"), "There is no device 'warp' here"),
+        (("--champion-of", "nowhere"), "nowhere does not exist."),
+    ],
+)
+def test_a_wrong_option_is_one_line(cli_main, measured_run, options, line):
+    code, out, err = cli_main("select", measured_run, *options)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert line in err
+    assert err.count("\n") == 1

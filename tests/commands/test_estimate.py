@@ -1,0 +1,115 @@
+"""estimate: what a run will store, against what runs do store."""
+
+import json
+
+import pytest
+import torch
+
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.store import Store
+from tests.checkpointing.checkpoint_cases import manifest
+from tests.conftest import TINY, run_main
+
+
+def estimated(cli_main, *overrides):
+    code, out, err = cli_main("estimate", "--json", *overrides)
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("optimizer", ["adamwprune", "adamwspam", "sgd"])
+def test_it_is_what_a_run_stores(optimizer, tmp_path, cli_main):
+    chosen = (*TINY, "model.dropout=0", f"optimizer={optimizer}", "epochs=1")
+    found = estimated(cli_main, *chosen)
+    assert run_main(*chosen, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    root = tmp_path / "run" / "checkpoints"
+    newest = store.manifests(root)[-1]
+    state = serialize.load(root / newest.file)
+    weights = state["model_state_dict"].values()
+    assert found["parameters"] == sum(w.numel() for w in weights)
+    assert found["weights_bytes"] == sum(w.nbytes for w in weights)
+    kept = [t for s in state["optimizer_state_dict"]["state"].values() for t in s.values()]
+    assert found["optimizer_bytes"] == sum(t.nbytes for t in kept if isinstance(t, torch.Tensor))
+    assert found["checkpoint_bytes"] == pytest.approx(newest.bytes, rel=0.05)
+
+
+def test_compressed_is_what_compression_gives(whole_run, tmp_path, cli_main):
+    found = estimated(cli_main, *TINY)
+    root = whole_run / "checkpoints"
+    state = serialize.load(root / store.manifests(root)[-1].file)
+    saved = Store(tmp_path / "checkpoints", "run").save(
+        manifest("training/a.pt"), lambda f: serialize.dump(state, f, compress=True)
+    )
+    assert found["sparsity"] == 0.7
+    assert found["compressed_bytes"] == pytest.approx(saved.bytes, rel=0.15)
+    assert found["compressed_bytes"] < 0.5 * found["checkpoint_bytes"]
+
+
+def test_what_is_kept_covers_what_a_run_kept(finished, cli_main):
+    found = estimated(cli_main, *TINY, "checkpoint.interval_steps=4", "checkpoint.keep_last=2")
+    assert found["kept"] == {
+        "interval": 2, "best": 2, "top_k": 3, "sparsity": 2, "early_stopping": 0, "newest": 1, "in flight": 1,
+    }  # fmt: skip
+    assert found["peak_bytes"] == 11 * found["checkpoint_bytes"]
+    root = finished / "checkpoints"
+    held = store.manifests(root)
+    assert len(held) <= 10
+    assert sum({m.sha256: m.bytes for m in held}.values()) <= found["peak_bytes"]
+
+
+def test_the_run_of_the_defaults_without_its_data(cli_main):
+    found = estimated(cli_main)
+    assert (found["network"], found["parameters"]) == ("resnet50", 23_705_252)
+    assert found["kept"]["interval"] == 3
+    code, out, _ = cli_main("estimate", "pruning.target=0", "checkpoint/policy=[best]")
+    assert code == 0
+    for word in (
+        "resnet50, adamwprune: 23,705,252 parameters",
+        "one checkpoint",
+        "in flight",
+        "peak on disk",
+    ):
+        assert word in out
+
+
+def test_the_table_of_well_known_networks(cli_main):
+    code, out, _ = cli_main("estimate", "--table", "--json")
+    found = {row["network"]: row for row in json.loads(out)}
+    assert code == 0
+    # LeCun et al. 1998; torchvision's model pages; Radford et al. 2019 as released (124M ... 1558M).
+    counts = {
+        "LeNet-5 (MNIST)": 61_706,
+        "ResNet-18 (ImageNet)": 11_689_512,
+        "ResNet-50 (ImageNet)": 25_557_032,
+        "GPT-2 small": 124_439_808,
+        "GPT-2 medium": 354_823_168,
+        "GPT-2 large": 774_030_080,
+        "GPT-2 XL": 1_557_611_200,
+    }
+    assert {name: found[name]["parameters"] for name in counts} == counts
+    for row in found.values():
+        assert row["checkpoint_bytes"] == pytest.approx(12 * row["parameters"], rel=0.06)
+        assert row["compressed_bytes"] < 0.5 * row["checkpoint_bytes"]
+        assert row["every_10_of_100_epochs_bytes"] == 10 * row["checkpoint_bytes"]
+    assert "GPT-2 XL" in cli_main("estimate", "--table")[1]
+    code, out, err = cli_main("estimate", "--table", "optimizer=sgd")
+    assert (code, out) == (1, "")
+    assert err == "error: --table is of well-known networks: leave out optimizer=sgd.\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optimizer=nope", "optimizer=nope is not a choice"),
+        ("optimizer.lrr=1", "did you mean optimizer.lr?"),
+        ("batch_size=0", "batch_size=0 is out of range"),
+        ("data=npz", "train.npz"),
+        ("plugins=[no_such_module_of_mine]", "plugins: no_such_module_of_mine cannot be imported"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(override, sentence, cli_main, tmp_path, monkeypatch):
+    monkeypatch.setenv("PEAKPOINT_DATA", str(tmp_path))
+    code, out, err = cli_main("estimate", override)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert sentence in err

@@ -1,0 +1,92 @@
+"""The report of an experiment, from a log that a router and users of known habits wrote."""
+
+import json
+import random
+
+import pytest
+
+from peakpoint.deployment.abtest import Log, Router, Rule, design, report, study
+
+WEIGHTS = {"champion": 2.0, "challenger_1": 1.0, "challenger_2": 1.0, "challenger_off": 0.0}
+VERSIONS = {"champion": "1.0.0", "challenger_1": "1.1.0", "challenger_2": "1.2.0"}
+RATES = {"champion": 0.3, "challenger_1": 0.7, "challenger_2": 0.3}
+RULE = Rule(alpha=0.04, planned=200, least=50)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return Log(tmp_path / "log.jsonl", "colours")
+
+
+def visited(log, users, weights=WEIGHTS, *, lost=()):
+    """Users are routed, shown, and succeed at the rate of their arm; outcomes of `lost` arms never come."""
+    router, of, chance = Router("colours", weights), design(weights, VERSIONS), random.Random(0)
+    for i in range(users):
+        alias = router.route(f"user-{i}")
+        log.exposed(f"user-{i}", alias, VERSIONS[alias], of)
+        succeeded = chance.random() < RATES[alias]
+        if alias not in lost:
+            log.outcome(f"user-{i}", succeeded)
+
+
+def reported(log, weights=WEIGHTS):
+    found = study(log.path, "colours")
+    return report(found, design(weights, VERSIONS), weights, RULE, binary=True)
+
+
+def test_each_challenger_has_its_own_verdict(log):
+    visited(log, 1200)
+    found = reported(log)
+    assert {alias: f.verdict.decision for alias, f in found.findings.items()} == {
+        "challenger_1": "promote",
+        "challenger_2": "continue",
+    }
+    better = found.findings["challenger_1"]
+    assert better.comparison.method == "newcombe"
+    assert better.verdict.interval[0] < 0.4 < better.verdict.interval[1]
+    assert better.verdict.n == found.outcomes["champion"] + found.outcomes["challenger_1"]
+    assert sum(found.users.values()) == 1200
+    assert found.outcomes == found.users
+    assert found.ratio.ok is True
+    assert (found.set_aside, found.crossed, found.strays, found.unreadable) == (0, 0, 0, 0)
+
+
+def test_several_challengers_share_alpha(log):
+    visited(log, 1200)
+    both = reported(log).findings["challenger_1"].verdict.interval
+    found = study(log.path, "colours")
+    one = report(found, design(WEIGHTS, VERSIONS), {"champion": 1, "challenger_1": 1}, RULE, binary=True)
+    alone = one.findings["challenger_1"].verdict.interval
+    assert both[0] < alone[0] < alone[1] < both[1]
+
+
+def test_lost_outcomes_and_users_sent_past_the_router_stop_the_verdict(log):
+    visited(log, 1200, lost=("challenger_2",))
+    found = reported(log)
+    assert (found.ratio.ok, found.outcome_ratio.ok) == (True, False)
+    assert found.findings["challenger_1"].verdict.decision == "continue"
+    assert found.findings["challenger_1"].verdict.reason.startswith("Sample-ratio mismatch")
+
+    for i in range(300):
+        log.exposed(f"past-{i}", "challenger_1", "1.1.0", design(WEIGHTS, VERSIONS))
+    assert reported(log).ratio.ok is False
+
+
+def test_users_of_other_weights_are_set_aside_and_those_who_crossed_are_counted(log):
+    later = {"champion": 1.0, "challenger_1": 3.0}
+    visited(log, 400)
+    visited(log, 700, later)
+    first, second = reported(log), reported(log, later)
+    assert (sum(first.users.values()), first.set_aside) == (400, 300)
+    assert (sum(second.users.values()), second.set_aside) == (300, 400)
+    old, new = Router("colours", WEIGHTS), Router("colours", later)
+    moved = sum(old.route(f"user-{i}") != new.route(f"user-{i}") for i in range(400))
+    assert first.crossed == second.crossed == moved > 0
+
+
+def test_an_experiment_nobody_came_to_is_a_report_in_strict_json(log):
+    found = reported(log)
+    plain = json.loads(json.dumps(found.plain(), allow_nan=False))
+    assert plain["users"] == {"champion": 0, "challenger_1": 0, "challenger_2": 0}
+    assert plain["findings"]["challenger_1"]["verdict"]["interval"] == [None, None]
+    assert plain["ratio"]["ok"] is None

@@ -1,0 +1,95 @@
+"""A network measured again gives what its run recorded, on the data of that run and on no other."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from peakpoint import CheckpointManager
+from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.storage import store
+from peakpoint.deployment.inference import evaluate, network
+from tests.checkpoint_fixtures import patterns
+
+
+def evaluated(run):
+    """The root of a run, and a checkpoint with metrics."""
+    root = run / "checkpoints"
+    return root, next(m for m in store.manifests(root) if m.tier == "milestone")
+
+
+def test_what_was_recorded_is_measured_again(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluate.trained_with(root, manifest)
+    found = evaluate.measure(network.load(root, manifest), facts)
+    assert (found.samples, found.split) == (60, "val")
+    assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
+    assert evaluate.measure(network.load(root, manifest), facts, split="test").samples == 80
+
+
+def test_a_run_in_bfloat16_is_measured_in_bfloat16(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluate.trained_with(root, manifest)
+    half = {**facts, "config": {**facts["config"], "precision": "bf16"}}
+    loss = evaluate.measure(network.load(root, manifest), half).metrics["loss"]
+    assert loss != manifest.metrics["loss"]
+    assert loss == pytest.approx(manifest.metrics["loss"], rel=0.05)
+
+
+def test_a_manifest_of_a_release_says_it_without_its_file(measured_run, tmp_path):
+    root, manifest = evaluated(measured_run)
+    facts = evaluate.trained_with(root, manifest)
+    released = replace(manifest, tier="production", metadata={"trained_with": facts})
+    assert evaluate.trained_with(tmp_path, released) == facts
+    with pytest.raises(CheckpointError, match="which data"):
+        evaluate.trained_with(tmp_path, replace(released, metadata=None))
+    less = {**facts, "config": {k: v for k, v in facts["config"].items() if k != "precision"}}
+    with pytest.raises(CheckpointError, match="which data"):
+        evaluate.trained_with(tmp_path, replace(released, metadata={"trained_with": less}))
+
+
+def test_one_reading_serves_several_networks(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluate.trained_with(root, manifest)
+    data = evaluate.data_of(facts)
+    for _ in range(2):
+        found = evaluate.measure(network.load(root, manifest), facts, data=data)
+        assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
+
+
+def test_data_that_was_moved_is_found_and_other_data_refused(measured_run, tmp_path):
+    root, manifest = evaluated(measured_run)
+    facts = dict(evaluate.trained_with(root, manifest))
+    gone = {**facts["config"]["data"], "root": str(tmp_path / "gone")}
+    moved = {**facts, "config": {**facts["config"], "data": gone}}
+    weights = network.load(root, manifest)
+    with pytest.raises(CheckpointError, match="gone"):
+        evaluate.measure(weights, moved)
+    there = shutil.copytree(measured_run.parent / "data", tmp_path / "there")
+    found = evaluate.measure(weights, moved, data_root=there)
+    assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
+    patterns(there / "train.npz", 240, seed=3)
+    with pytest.raises(CheckpointError, match="fingerprint differs"):
+        evaluate.measure(weights, moved, data_root=there)
+
+
+def test_what_the_library_saved_says_nothing_of_data(tmp_path):
+    manager = CheckpointManager(tmp_path / "checkpoints")
+    manager.save_milestone_checkpoint(torch.nn.Linear(2, 2), 0.5, "accuracy", epoch=1, config={})
+    root = tmp_path / "checkpoints"
+    with pytest.raises(CheckpointError, match="which data"):
+        evaluate.trained_with(root, store.manifests(root)[0])
+
+
+def test_wrong_splits_and_devices_are_one_line(measured_run):
+    root, manifest = evaluated(measured_run)
+    facts = evaluate.trained_with(root, manifest)
+    weights = network.load(root, manifest)
+    with pytest.raises(CheckpointError, match="val, test"):
+        evaluate.measure(weights, facts, split="train")
+    if not torch.cuda.is_available():
+        assert evaluate.usable("auto") == torch.device("cpu")
+    for device in ("cuda:99", "nonsense", "meta"):
+        with pytest.raises(CheckpointError, match=f"no device '{device}'"):
+            evaluate.measure(weights, facts, device=device)

@@ -1,0 +1,452 @@
+"""Releases of a run that pruned: what is written, in which form, and what a later one must say."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from peakpoint import CheckpointError, load_checkpoint, load_model
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import journal, listing, locate, store
+from peakpoint.checkpointing.storage.manifest import read_manifest
+from peakpoint.deployment.inference import golden, network, weights
+from peakpoint.deployment.release import release
+from peakpoint.deployment.release.release import Form
+from tests.checkpointing.publish_cases import (
+    DESCRIPTION,
+    PLAIN,
+    SAFE,
+    contents,
+    files,
+    small,
+    sound,
+    told,
+)
+
+
+@pytest.fixture
+def root(pruned_run, tmp_path):
+    """A copy of the checkpoints of a pruned run."""
+    shutil.copytree(pruned_run / "checkpoints", tmp_path / "checkpoints", symlinks=True)
+    return tmp_path / "checkpoints"
+
+
+def best(root):
+    """The checkpoint of the run that would be released."""
+    return network.best(root)
+
+
+def of(root, version="1.0.0", form=PLAIN, **more):
+    made = release.of(root, best(root), version=version, form=form, reason="the best so far")
+    return replace(made, **more)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class TestFiles:
+    def test_every_file_has_its_name_and_its_digest(self, root):
+        manifest = release.write(root, of(root, card={"license": "mit"}, card_text="# A card\n"))
+        assert manifest.file == "production/lenet5_v1.0.0.pt"
+        assert [p.relative_to(root).as_posix() for p in files(root, "1.0.0")] == [
+            "metadata/golden/v1.0.0.safetensors",
+            "metadata/model_cards/v1.0.0.json",
+            "metadata/model_cards/v1.0.0.md",
+            "production/lenet5_v1.0.0.config.json",
+            "production/lenet5_v1.0.0.pt",
+            "production/lenet5_v1.0.0.json",
+        ]
+        beside = [p for p in files(root, "1.0.0") if p.suffix != ".pt"][:-1]
+        assert manifest.metadata["digests"] == {
+            p.relative_to(root).as_posix(): store.file_digest(p) for p in beside
+        }
+        assert (root / "metadata/model_cards/v1.0.0.md").read_text() == "# A card\n"
+        assert json.loads((root / "metadata/model_cards/v1.0.0.json").read_text()) == {"license": "mit"}
+        assert str((root / "production/latest.pt").readlink()) == "lenet5_v1.0.0.pt"
+
+    def test_the_manifest_says_where_it_comes_from(self, root):
+        source = best(root)
+        written = release.write(root, of(root))
+        manifest = read_manifest(root / "production/lenet5_v1.0.0.json")
+        assert (manifest.file, manifest.sha256, manifest.bytes) == (
+            written.file,
+            written.sha256,
+            (root / written.file).stat().st_size,
+        )
+        assert manifest.tags == ("v1.0.0",)
+        facts = ("metrics", "sparsity", "epoch", "global_step", "git_commit", "run")
+        assert [getattr(manifest, f) for f in facts] == [getattr(source, f) for f in facts]
+        metadata = dict(manifest.metadata)
+        saved = serialize.load(root / source.file)
+        assert metadata.pop("trained_with") == {
+            "config": saved["config"],
+            "fingerprint": saved["metadata"]["data"],
+        }
+        assert metadata.pop("digests")
+        assert metadata == {
+            "release": {"format": "pt", "dtype": "float32", "compress": False},
+            "source": {"run": source.run, "file": source.file, "sha256": source.sha256},
+            "reason": "the best so far",
+        }
+        config = json.loads((root / "production/lenet5_v1.0.0.config.json").read_text())
+        assert config == manifest.config == network.describe(root / source.file).config()
+
+    def test_the_journal_has_a_durable_line(self, root):
+        release.write(root, of(root))
+        fact = next(f for f in journal.vouched(root) if f["event"] == "released")
+        assert fact["version"] == "1.0.0"
+        assert fact["file"] == "production/lenet5_v1.0.0.pt"
+        assert fact["source"]["file"] == best(root).file
+        assert fact["reason"] == "the best so far"
+        assert fact["git_commit"] == best(root).git_commit
+
+    def test_the_optimizer_and_all_else_of_the_training_are_gone(self, root):
+        manifest = release.write(root, of(root))
+        held = torch.load(root / manifest.file, weights_only=True)
+        assert set(held) == {
+            "version", "checkpoint_type", "git_commit", "epoch", "global_step", "metrics", "config",
+            "model_state_dict", "model_version", "model_card",
+        }  # fmt: skip
+        values = sum(t.nbytes for t in held["model_state_dict"].values())
+        assert manifest.bytes < values + 20_000
+
+    def test_what_the_masks_prune_is_zero_whatever_the_checkpoint_holds(self, root):
+        source = best(root)
+        state = serialize.load(root / source.file)
+        for weight in state["model_state_dict"].values():
+            weight[weight == 0] = 0.5
+        revived = store.Store(root, source.run).save(
+            replace(source, file="milestone/revived.pt", sequence=0), lambda file: serialize.dump(state, file)
+        )
+        made = release.of(root, revived, version="1.0.0", form=PLAIN, reason="a loop that forgot its masks")
+        assert equal(made.weights, of(root).weights)
+        release.write(root, made)
+        assert equal(load_model(root).state_dict(), load_model(root / source.file).state_dict())
+
+    def test_config_and_weights_alone_rebuild_the_network(self, root):
+        for form in (PLAIN, SAFE):
+            manifest = release.write(root, of(root, f"{len(told(root)) + 1}.0.0", form))
+            file = root / manifest.file
+            config = json.loads(file.with_suffix(".config.json").read_text())
+            model = network.build(network.described(config))
+            model.load_state_dict(weights.read(file))
+            assert equal(model.state_dict(), load_model(file).state_dict())
+
+    def test_of_a_checkpoint_that_packs_its_zeros(self, root):
+        source = best(root)
+        state = serialize.load(root / source.file)
+        packed = store.Store(root, source.run).save(
+            replace(source, file="milestone/packed.pt", sequence=0),
+            lambda file: serialize.dump(state, file, compress=True),
+        )
+        made = release.of(root, packed, version="1.0.0", form=PLAIN, reason="packed")
+        assert equal(made.weights, of(root).weights)
+
+    def test_into_another_folder(self, root, tmp_path):
+        made = release.write(tmp_path / "prod", of(root))
+        assert sound(tmp_path / "prod", run=True) == ["1.0.0"]
+        trained = load_model(root / best(root).file)
+        assert equal(load_model(tmp_path / "prod").state_dict(), trained.state_dict())
+        assert listing.releases(root) == []
+        assert made.metadata["source"]["file"] == best(root).file
+
+
+class TestForms:
+    @pytest.mark.parametrize("compress", [False, True])
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "kept"])
+    @pytest.mark.parametrize("format", ["pt", "safetensors"])
+    def test_the_network_comes_back(self, root, format, dtype, compress):
+        if compress and format == "safetensors":
+            with pytest.raises(CheckpointError, match="safetensors cannot be compressed: use format=pt"):
+                Form(format=format, dtype=dtype, compress=compress)
+            return
+        form = Form(format=format, dtype=dtype, compress=compress)
+        manifest = release.write(root, of(root, form=form))
+        release.verify(root, manifest, run=True)
+        trained = load_model(root / best(root).file)
+        for path in (root, root / manifest.file, root / "production/latest.pt", root / "production"):
+            if path.is_dir() and path.name == "production":
+                continue
+            loaded = load_model(path)
+            assert not loaded.training
+            for name, value in loaded.state_dict().items():
+                expected = trained.state_dict()[name]
+                assert value.dtype == expected.dtype
+                if expected.is_floating_point() and dtype in weights.DTYPES:
+                    expected = expected.to(weights.DTYPES[dtype]).to(expected.dtype)
+                assert torch.equal(value, expected), name
+
+    def test_half_is_half_and_compressed_is_small(self, root):
+        sizes = {}
+        for number, (dtype, compress) in enumerate(
+            [("float32", False), ("bfloat16", False), ("float32", True)]
+        ):
+            form = Form(format="pt", dtype=dtype, compress=compress)
+            manifest = release.write(root, of(root, f"1.{number}.0", form))
+            sizes[dtype, compress] = manifest.bytes - 6000  # what is no weight
+        dense = sizes["float32", False]
+        assert sizes["bfloat16", False] < 0.6 * dense
+        assert sizes["float32", True] < 0.5 * dense  # of 0.7 sparsity
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"format": "onnx"}, "format=onnx is not one of pt, safetensors"),
+            ({"dtype": "int8"}, "dtype=int8 is not one of float32, float16, bfloat16, kept"),
+        ],
+    )
+    def test_what_there_is_not_is_refused(self, given, said):
+        with pytest.raises(CheckpointError, match=said):
+            Form(**{"format": "pt", "dtype": "float32", "compress": False, **given})
+
+    def test_the_pointer_has_the_suffix_of_the_highest_version(self, root):
+        release.write(root, of(root, "1.0.0"))
+        release.write(root, of(root, "1.2.0", SAFE))
+        names = {p.name for p in (root / "production").iterdir() if p.is_symlink()}
+        assert names == {"latest.safetensors"}
+        release.write(root, of(root, "1.1.0"))
+        assert str((root / "production/latest.safetensors").readlink()) == "lenet5_v1.2.0.safetensors"
+        release.write(root, of(root, "1.10.0"))
+        names = {p.name: str(p.readlink()) for p in (root / "production").iterdir() if p.is_symlink()}
+        assert names == {"latest.pt": "lenet5_v1.10.0.pt"}
+
+    def test_a_release_loads_into_a_network_of_ones_own(self, root):
+        for number, form in enumerate((PLAIN, SAFE)):
+            manifest = release.write(root, of(root, f"1.{number}.0", form))
+            model = network.build(network.describe(root))
+            state = load_checkpoint(root / manifest.file, model)
+            assert equal(model.state_dict(), load_model(root).state_dict())
+            assert state["metrics"] == manifest.metrics
+            assert state["model_version"] == f"1.{number}.0"
+
+    def test_a_safetensors_file_says_which_network_it_is_of(self, root):
+        from safetensors import safe_open
+
+        manifest = release.write(root, of(root, form=SAFE))
+        with safe_open(root / manifest.file, "pt") as file:
+            facts = file.metadata()
+        assert facts["version"] == "1.0.0"
+        assert network.described(json.loads(facts["config"])) == network.describe(root)
+
+    def test_a_release_can_be_released_again(self, root):
+        first = release.write(root, of(root, "1.0.0-rc.1", SAFE))
+        again = release.of(root, first, version="1.0.0", form=PLAIN, reason="the candidate was good")
+        second = release.write(root, again)
+        assert second.metadata["trained_with"] == first.metadata["trained_with"]
+        assert second.metadata["source"]["file"] == first.file
+        assert equal(load_model(root / first.file).state_dict(), load_model(root / second.file).state_dict())
+        assert sound(root, run=True) == ["1.0.0-rc.1", "1.0.0"]
+
+
+class TestImmutable:
+    @pytest.mark.parametrize("name", ["lenet5", "another"])
+    def test_a_version_is_used_once(self, root, name):
+        release.write(root, of(root, card_text="first"))
+        before = contents(root)
+        with pytest.raises(CheckpointError, match=r"1\.0\.0 is released already: a release is never"):
+            release.write(root, of(root, form=SAFE, name=name, card_text="second"))
+        with pytest.raises(CheckpointError, match=r"1\.0\.0\+b is released already, as 1\.0\.0"):
+            release.write(root, of(root, "1.0.0+b"))
+        assert contents(root) == before
+        assert told(root) == ["1.0.0"]
+
+    def test_it_stays_taken_when_its_files_are_gone(self, root):
+        release.write(root, of(root))
+        for path in files(root, "1.0.0"):
+            path.unlink()
+        with pytest.raises(CheckpointError, match="is released already"):
+            release.write(root, of(root))
+
+    def test_it_stays_taken_when_its_manifest_is_damaged_and_the_journal_gone(self, root):
+        release.write(root, of(root))
+        mark = root / "production/lenet5_v1.0.0.json"
+        mark.write_text("{")
+        (root / "metadata/journal.jsonl").unlink()
+        with pytest.raises(CheckpointError, match="is released already"):
+            release.write(root, of(root, name="another"))
+        assert mark.read_text() == "{"
+
+    def test_a_line_that_is_missing_in_the_journal_is_added(self, root):
+        first = release.write(root, of(root))
+        (root / "metadata/journal.jsonl").unlink()
+        release.write(root, of(root, "1.1.0"))
+        assert told(root) == ["1.0.0", "1.1.0"]
+        fact = journal.vouched(root)[0]
+        assert (fact["file"], fact["created"]) == (first.file, first.created)
+
+    def test_what_no_manifest_vouches_for_is_moved_aside_not_lost(self, root):
+        production = root / "production"
+        production.mkdir()
+        (production / "lenet5_v1.0.0.pt").write_text("of a killed try, or of the user")
+        (production / "lenet5_v1.0.0.safetensors").write_text("the same")
+        cards = root / "metadata/model_cards"
+        cards.mkdir(parents=True)
+        (cards / "v1.0.0.md").write_text("notes")
+        release.write(root, of(root, card_text="the card"))
+        assert sound(root, run=True) == ["1.0.0"]
+        assert not (production / "lenet5_v1.0.0.safetensors").exists()
+        found = {p.name[7:]: p.read_text() for p in (root / "quarantine").iterdir()}
+        assert found == {
+            "production_lenet5_v1.0.0.pt": "of a killed try, or of the user",
+            "production_lenet5_v1.0.0.safetensors": "the same",
+            "metadata_model_cards_v1.0.0.md": "notes",
+        }
+        assert [f["event"] for f in store.journal(root)].count("quarantined") == 3
+
+    def test_a_renamed_release_is_none(self, root):
+        release.write(root, of(root))
+        for path in (root / "production").glob("lenet5_v1.0.0.*"):
+            shutil.copy(path, path.with_name(path.name.replace("v1.0.0", "v2.0.0")))
+        assert [m.file for m in listing.releases(root)] == ["production/lenet5_v1.0.0.pt"]
+        ((file, reason),) = listing.unreadable_releases(root)
+        assert file == "production/lenet5_v2.0.0.pt"
+        assert "is v1.0.0 by its manifest: it was renamed" in reason
+
+
+class TestBump:
+    def test_the_same_network_may_have_any_version(self, tmp_path):
+        for version in ("1.1.0", "1.0.0", "1.0.1", "1.2.0-rc.1", "3.0.0", "0.1.0"):
+            release.write(tmp_path, small(version, seed=len(version)))
+        assert sound(tmp_path) == ["0.1.0", "1.0.0", "1.0.1", "1.1.0", "1.2.0-rc.1", "3.0.0"]
+
+    @pytest.mark.parametrize(
+        ("facts", "said"),
+        [
+            ({"options": {"dropout": 0.5}}, r"the model's option dropout is 0\.5 and was 0\.0"),
+            ({"mean": (0.4, 0.5, 0.5)}, r"the input's mean is \[0\.4, 0\.5, 0\.5\] and was \[0\.5,"),
+            ({"classes": ("a", "b", "d", "c")}, "the list of classes is"),
+            ({"classes": ("a", "b", "c")}, "the list of classes has 3 entries and had 4, and 2 more"),
+            ({"image_shape": (3, 16, 16)}, r"the input's shape is \[3, 16, 16\] and was \[3, 12, 12\]"),
+        ],
+    )
+    def test_a_changed_network_or_input_needs_a_major(self, tmp_path, facts, said):
+        other = replace(DESCRIPTION, **facts)
+        release.write(tmp_path, small("1.1.0"))
+        release.write(tmp_path, small("2.3.0"))
+        before = contents(tmp_path)
+        refused = rf"1\.2\.0 would not fit 1\.1\.0: {said}.* a new major version: 3\.0\.0\.$"
+        with pytest.raises(CheckpointError, match=refused):
+            release.write(tmp_path, small("1.2.0", description=other))
+        assert contents(tmp_path) == before
+        release.write(tmp_path, small("3.0.0", description=other))
+        assert sound(tmp_path, run=True) == ["1.1.0", "2.3.0", "3.0.0"]
+
+    @pytest.mark.parametrize("form", [PLAIN, SAFE])
+    def test_shapes_are_compared_where_configs_say_nothing(self, tmp_path, form):
+        plain = {"description": None, "config": {"width": 3}, "form": form, "name": "net"}
+        release.write(tmp_path, small("1.0.0", weights={"w": torch.ones(2, 3)}, **plain))
+        release.write(tmp_path, small("1.1.0", weights={"w": torch.zeros(2, 3)}, **plain))
+        with pytest.raises(CheckpointError, match=r"fit 1\.1\.0: w is \[2, 4\] and was \[2, 3\]\."):
+            release.write(tmp_path, small("1.2.0", weights={"w": torch.zeros(2, 4)}, **plain))
+
+    def test_a_damaged_predecessor_is_in_nobodys_way(self, tmp_path, caplog):
+        first = release.write(tmp_path, small("1.0.0"))
+        (tmp_path / first.file).write_bytes(b"")
+        release.write(tmp_path, small("1.1.0"))
+        assert "shapes of 1.1.0 are not compared with 1.0.0" in caplog.text
+        with pytest.raises(CheckpointError, match="the list of classes"):
+            release.write(tmp_path, small("1.2.0", description=replace(DESCRIPTION, classes=("a", "b"))))
+
+
+class TestRefused:
+    def bad(self, name, value):
+        made = small("1.0.0")
+        changed = {key: tensor.clone() for key, tensor in made.weights.items()}
+        changed[name].view(-1)[0] = value
+        return replace(made, weights=changed)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_finite(self, tmp_path, value):
+        name = next(iter(small("1.0.0").weights))
+        with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinite values"):
+            release.write(tmp_path, self.bad(name, value))
+        assert contents(tmp_path) == {}
+
+    def test_values_that_half_cannot_hold(self, tmp_path):
+        name = next(iter(small("1.0.0").weights))
+        made = self.bad(name, 1e6)
+        half = Form(format="pt", dtype="float16", compress=False)
+        with pytest.raises(CheckpointError, match=rf"{name} holds values beyond the range of float16: use"):
+            release.write(tmp_path, replace(made, form=half))
+        release.write(tmp_path, replace(made, form=Form(format="pt", dtype="bfloat16", compress=False)))
+
+    def test_a_network_whose_outputs_are_not_finite(self, tmp_path):
+        made = small("1.0.0")
+        huge = {name: torch.full_like(tensor, 1e30) for name, tensor in made.weights.items()}
+        with pytest.raises(CheckpointError, match="The network's output is NaN or infinite"):
+            release.write(tmp_path, replace(made, weights=huge))
+
+    def test_weights_of_another_network(self, tmp_path):
+        made = small("1.0.0")
+        fewer = dict(list(made.weights.items())[1:])
+        with pytest.raises(CheckpointError, match="of another network"):
+            release.write(tmp_path, replace(made, weights=fewer))
+
+    @pytest.mark.parametrize("form", [PLAIN, SAFE], ids=lambda form: form.format)
+    @pytest.mark.parametrize("where", ["config", "card"])
+    def test_what_is_not_plain(self, tmp_path, form, where):
+        plain = {"description": None, "config": {}, "card": {}}
+        with pytest.raises(CheckpointError, match=r"\['path'\] is of type pathlib\."):
+            release.write(tmp_path, small("1.0.0", form=form, **{**plain, where: {"path": tmp_path}}))
+        assert contents(tmp_path) == {}
+
+    def test_a_place_that_is_a_file(self, tmp_path):
+        (tmp_path / "root").write_text("")
+        with pytest.raises(CheckpointError, match="could not be written to"):
+            release.write(tmp_path / "root", small("1.0.0"))
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "production").write_text("")
+        with pytest.raises(CheckpointError, match="could not be written to"):
+            release.write(tmp_path / "other", small("1.0.0"))
+
+    def test_a_journal_that_was_changed_stops_before_anything_is_written(self, tmp_path):
+        release.write(tmp_path, small("1.0.0"))
+        before = contents(tmp_path)
+        path = tmp_path / "metadata" / "journal.jsonl"
+        path.write_text(path.read_text().replace("a test of", "the test of"))
+        with pytest.raises(CheckpointError, match="was changed after it was written"):
+            release.write(tmp_path, small("1.1.0"))
+        assert contents(tmp_path) == before
+
+    def test_a_name_that_no_file_can_have(self, tmp_path):
+        for name in ("", ".hidden", "x" * 200):
+            with pytest.raises(CheckpointError, match="is no name for a file"):
+                release.write(tmp_path, small("1.0.0", name=name))
+        assert contents(tmp_path) == {}
+
+    def test_a_checkpoint_that_does_not_say_its_network(self, manager, tmp_path, t):
+        path = manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=0)
+        root, manifest = locate.locate(path)
+        with pytest.raises(CheckpointError, match="does not say which network it is of"):
+            release.of(root, manifest, version="1.0.0", form=PLAIN, reason="")
+
+    def test_what_is_no_tensor_in_safetensors(self, tmp_path):
+        facts = {"description": None, "weights": {"a": torch.ones(2), "extra": 3}}
+        with pytest.raises(CheckpointError, match="extra is of type int: safetensors holds tensors alone"):
+            release.write(tmp_path, small("1.0.0", form=SAFE, **facts))
+        release.write(tmp_path, small("1.0.0", **facts))
+
+
+class TestLibrary:
+    def test_the_config_of_a_rebuildable_network_brings_golden_outputs(self, manager, root, pruned_run):
+        model, description = load_model(pruned_run), network.describe(pruned_run)
+        facts = {"metrics": {}, "model_card": {}}
+        for version, config in (("1.0.0", description.config()), ("1.0.1", {"name": "lenet5"})):
+            manager.save_production_checkpoint(model, version=version, config=config, **facts)
+        first, second = listing.releases(root)
+        assert (golden.has(first), golden.has(second)) == (True, False)
+        release.verify(root, first, run=True)
+        assert equal(load_model(root / first.file).state_dict(), model.state_dict())
+        with pytest.raises(CheckpointError, match="released without golden outputs"):
+            release.verify(root, second, run=True)
+        assert equal(load_model(root / second.file).state_dict(), model.state_dict())  # saved by this process
+
+    def test_a_config_of_another_network_brings_none(self, manager, root, t):
+        path = manager.save_production_checkpoint(
+            t.model, version="1.0.0", config=DESCRIPTION.config(), metrics={}, model_card={}
+        )
+        assert not golden.has(listing.releases(root)[0])
+        assert path.name == "bayesian_transformer_v1.0.0.pt"

@@ -1,0 +1,110 @@
+"""Signatures: with the real ssh-keygen and keys made here."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from peakpoint.base.errors import CheckpointError
+from peakpoint.deployment.release import signing
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+
+
+def make_key(path: Path) -> Path:
+    """An SSH key without a passphrase."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path), "-C", "x"], check=True)
+    return path
+
+
+def allow(path: Path, *keys: tuple[str, Path], options: str = "") -> Path:
+    """A list of who may sign."""
+    lines = [f"{name} {options} {key.with_suffix('.pub').read_text()}" for name, key in keys]
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def key(tmp_path):
+    return make_key(tmp_path / "key")
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    path = tmp_path / "a_v1.0.0.json"
+    path.write_text('{"sha256": "abc"}\n')
+    return path
+
+
+def refusal(manifest, allowed):
+    with pytest.raises(CheckpointError) as refused:
+        signing.signer(manifest, allowed)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_signature_names_its_signer(manifest, key, tmp_path):
+    other = make_key(tmp_path / "other")
+    allowed = allow(tmp_path / "allowed", ("ci@lab", other), ("ada@lab,ada", key))
+    assert signing.sign(manifest, key) == tmp_path / "a_v1.0.0.json.sig"
+    assert signing.signer(manifest, allowed) == "ada@lab"
+    assert list(tmp_path.glob(".staged-*")) == []
+
+
+def test_the_signature_is_what_ssh_keygen_makes_and_takes(manifest, key, tmp_path):
+    allowed = allow(tmp_path / "allowed", ("ada@lab", key))
+    arguments = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(key), "-n", signing.NAMESPACE, str(manifest)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert signing.signer(manifest, allowed) == "ada@lab"
+
+
+def test_what_is_not_signed_as_it_must_be_is_refused(manifest, key, tmp_path):
+    allowed = allow(tmp_path / "allowed", ("ada@lab", key))
+    assert "is not signed" in refusal(manifest, allowed)
+    signing.sign(manifest, key)
+    manifest.write_text('{"sha256": "abd"}\n')
+    assert "was changed after it was signed" in refusal(manifest, allowed)
+    signing.sign(manifest, key)
+    stranger = allow(tmp_path / "strangers", ("eve@lab", make_key(tmp_path / "eve")))
+    assert "signed with a key that" in refusal(manifest, stranger)
+    signing.signature_of(manifest).write_text("not a signature")
+    assert str(manifest) in refusal(manifest, allowed)
+    assert "does not exist: name a file of allowed signers" in refusal(manifest, tmp_path / "nothing")
+
+
+def test_a_signature_made_for_something_else_does_not_count(manifest, key, tmp_path):
+    allowed = allow(tmp_path / "allowed", ("ada@lab", key))
+    arguments = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(key), "-n", "git", str(manifest)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert "was not signed for peakpoint" in refusal(manifest, allowed)
+    signing.sign(manifest, key)
+    only_git = allow(tmp_path / "git", ("ada@lab", key), options='namespaces="git"')
+    refusal(manifest, only_git)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: None, "does not exist: sign= takes the file of an SSH key."),
+        (lambda path: path.write_text("not a key"), "cannot sign: "),
+        (lambda path: make_key(path).chmod(0o644), "cannot sign: Permissions 0644 for"),
+    ],
+)
+def test_a_key_that_cannot_sign_is_one_line(make, sentence, tmp_path):
+    make(tmp_path / "key")
+    with pytest.raises(CheckpointError) as refused:
+        signing.check_key(tmp_path / "key")
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_without_ssh_keygen(key, manifest, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CheckpointError, match=r"ssh-keygen cannot be run.*install OpenSSH"):
+        signing.check_key(key)
+
+
+def test_a_key_in_the_home_directory(key, manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    signing.check_key(Path("~/key"))

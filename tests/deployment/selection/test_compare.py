@@ -1,0 +1,203 @@
+"""Networks of real runs side by side: their records, their files and other code say the same."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from peakpoint import CheckpointError, CheckpointManager, load_model
+from peakpoint.checkpointing.state import serialize
+from peakpoint.deployment.inference import evaluate, export, network
+from peakpoint.deployment.release import release
+from peakpoint.deployment.selection import compare as comparison
+from peakpoint.deployment.selection.compare import Images, compare, open_all
+from tests.conftest import TINY, run_main
+
+CPU = torch.device("cpu")
+
+
+def finished(folder, *overrides):
+    done = run_main(*TINY, *overrides, f"hydra.run.dir={folder}")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs of one network, `dense`, `pruned` and `other` (another seed), and what was made of `pruned`."""
+    folder = tmp_path_factory.mktemp("compared")
+    finished(folder / "dense", "pruning=none", "data.val_fraction=0.3")
+    finished(folder / "pruned", "data.val_fraction=0.3", "checkpoint.compress=true")
+    finished(folder / "other", "data.val_fraction=0.3", "epochs=1", "seed=9")
+    chosen = network.resolve(folder / "pruned")
+    form = release.Form(format="safetensors", dtype="float16", compress=False)
+    half = release.of(*chosen, version="1.0.0", form=form, reason="as a test")
+    release.write(folder / "served", half)
+    found = export.source(folder / "pruned")
+    for batch in (None, 2):
+        export.write(found, folder / f"batch_{batch}.onnx", "onnx", opset=None, batch=batch)
+    return folder
+
+
+def rows(*paths, split="val", data_root=None, rounds=2):
+    images = None if split is None else Images(split, data_root, CPU)
+    return compare(open_all(paths, CPU), images, batches=(1, 3), rounds=rounds, device=CPU)
+
+
+def test_the_accuracy_measured_is_the_one_recorded(folder):
+    found = rows(folder / "dense", folder / "pruned")
+    for row, run in zip(found, ("dense", "pruned"), strict=True):
+        manifest = network.best(folder / run / "checkpoints")
+        assert row.right.accuracy == pytest.approx(manifest.metrics["accuracy"], abs=1e-9)
+        low, high = row.right.interval
+        assert low < row.right.accuracy < high
+        assert row.right.count == 43
+    first, second = found
+    assert first.against is None
+    assert second.against.difference == pytest.approx(second.right.accuracy - first.right.accuracy)
+    assert second.against.both + second.against.first == first.right.right
+
+
+def test_the_test_set_is_measured_as_elsewhere(folder):
+    found = rows(folder / "dense", folder / "other", split="test")
+    for row, run in zip(found, ("dense", "other"), strict=True):
+        root, manifest = network.resolve(folder / run)
+        expected = evaluate.measure(
+            network.load(root, manifest), evaluate.trained_with(root, manifest), split="test"
+        )
+        assert row.right.accuracy == pytest.approx(expected.metrics["accuracy"], abs=1e-9)
+        assert row.right.count == expected.samples == 40
+
+
+def test_images_that_one_may_have_trained_on_are_refused(folder):
+    with pytest.raises(CheckpointError, match="one may have trained on the other's: compare them on"):
+        rows(folder / "dense", folder / "other")
+
+
+def test_sizes_are_those_of_the_files(folder):
+    dense, pruned, half = (
+        row.size for row in rows(folder / "dense", folder / "pruned", folder / "served", split=None)
+    )
+    for size, path in ((dense, folder / "dense"), (pruned, folder / "pruned"), (half, folder / "served")):
+        root, manifest = network.resolve(path)
+        assert size.file_bytes == (root / manifest.file).stat().st_size == manifest.bytes
+        weights = network.load(root, manifest).state_dict()  # LeNet-5 has no buffers
+        assert size.parameters == sum(w.numel() for w in weights.values())
+        assert size.nonzero == sum(int((w != 0).sum()) for w in weights.values())
+        assert size.sparsity == pytest.approx(manifest.sparsity, abs=1e-9)
+    assert (dense.sparsity, dense.weights_bytes) == (0, 4 * dense.parameters)
+    assert pruned.weights_bytes == dense.weights_bytes
+    assert half.weights_bytes == dense.weights_bytes / 2
+    assert pruned.sparsity == half.sparsity == pytest.approx(0.7, abs=1e-3)
+    assert half.packed_bytes < pruned.packed_bytes < 0.45 * dense.packed_bytes
+
+
+def test_packed_is_what_the_packed_weights_take_on_disk(folder, tmp_path):
+    (row, _) = rows(folder / "pruned", folder / "dense", split=None)
+    with (tmp_path / "a.pt").open("wb") as file:
+        serialize.dump(dict(row.candidate.weights), file, compress=True)
+    assert row.size.packed_bytes == (tmp_path / "a.pt").stat().st_size
+
+
+def test_an_onnx_file_and_a_release_are_right_on_the_same_images_as_their_source(folder):
+    paths = (folder / "pruned", folder / "batch_None.onnx")
+    source, converted = rows(*paths)
+    assert (converted.against.first, converted.against.second, converted.against.p) == (0, 0, 1)
+    assert converted.right == source.right
+    assert converted.size.sparsity == source.size.sparsity
+    assert converted.size.nonzero == source.size.nonzero  # no batch normalisation was folded in
+    # Fed as the other, whatever their order.
+    assert [row.right for row in rows(*reversed(paths))] == [source.right, source.right]
+    kinds = [row.candidate.kind for row in rows(folder / "served", paths[1], split=None)]
+    assert kinds == ["release", "onnx"]
+    half = rows(folder / "pruned", folder / "served")[1]
+    assert half.against.first + half.against.second <= 1  # float16 rounds
+
+
+def test_nan_is_never_right(folder):
+    def broken(images):
+        return torch.full((len(images), 4), torch.nan)
+
+    root, manifest = network.resolve(folder / "dense")
+    images = Images("val", None, CPU)
+    hits = images.hits(broken, images.of(evaluate.trained_with(root, manifest)))
+    assert len(hits) == 43
+    assert not any(hits)
+
+
+def test_latency_is_measured_of_every_network_and_batch(folder):
+    found = rows(folder / "pruned", folder / "batch_None.onnx", split=None, rounds=5)
+    for row in found:
+        assert sorted(row.latency) == [1, 3]
+        for latency in row.latency.values():
+            assert 0 < latency.seconds.low <= latency.seconds.median <= latency.seconds.high
+    assert found[0].latency[1].ratio == comparison.timing.Spread(1, 1, 1)
+
+
+def test_what_cannot_be_compared_is_one_line(folder, tmp_path):
+    fixed, free = folder / "batch_2.onnx", folder / "batch_None.onnx"
+    with pytest.raises(CheckpointError, match="takes 2 images at a time, no more and no less"):
+        open_all([folder / "dense", fixed], CPU)
+    with pytest.raises(CheckpointError, match="compare it with a checkpoint or a release of the same run"):
+        rows(free, free)
+    larger = finished(tmp_path / "larger", "epochs=1", "data.native_size=14")
+    with pytest.raises(CheckpointError, match="take other images or have other classes"):
+        open_all([folder / "dense", larger], CPU)
+    with pytest.raises(CheckpointError, match="runs in onnxruntime on the CPU"):
+        open_all([free], torch.device("cuda"))
+    nameless = tmp_path / "nameless.onnx"
+    nameless.write_bytes(free.read_bytes().replace(b"peakpoint.config", b"someone.config_"))
+    with pytest.raises(CheckpointError, match="nameless"):
+        open_all([nameless], CPU)
+    (tmp_path / "a.onnx").write_bytes(b"\x00\x01")
+    with pytest.raises(CheckpointError, match="cannot be opened in onnxruntime"):
+        open_all([tmp_path / "a.onnx"], CPU)
+
+
+def test_a_network_that_names_no_data_is_weighed_alone(folder):
+    """As the library releases it, whose training is not the trainer's."""
+    manager = CheckpointManager(folder / "library")
+    config = network.describe(folder / "dense").config()
+    manager.save_production_checkpoint(
+        load_model(folder / "dense"), version="1.0.0", config=config, metrics={}, model_card={}
+    )
+    manager.close()
+    with pytest.raises(CheckpointError, match="which data it was trained with: use --split none"):
+        rows(folder / "dense", folder / "library")
+    assert rows(folder / "dense", folder / "library", split=None)[1].size.sparsity == 0
+
+
+def test_data_that_moved_and_data_that_changed(tmp_path):
+    draw = np.random.default_rng(0)
+    for name, count in (("train", 144), ("test", 40)):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.savez(
+            tmp_path / "data" / f"{name}.npz",
+            images=draw.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8),
+            labels=np.arange(count) % 4,
+        )
+    overrides = [o for o in TINY if not o.startswith("data")]
+    done = run_main(
+        *overrides,
+        "epochs=1",
+        "data=npz",
+        f"data.root={tmp_path / 'data'}",
+        "data.val_fraction=0.2",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    assert done.code == 0, done.err
+    paths = (tmp_path / "run", tmp_path / "run" / "checkpoints" / "training" / "latest.pt")
+    before = rows(*paths)[0].right
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    with pytest.raises(CheckpointError) as refused:
+        rows(*paths)
+    assert "\n" not in str(refused.value)
+    assert rows(*paths, data_root=tmp_path / "moved")[0].right == before
+    assert rows(*paths, split="test", data_root=tmp_path / "moved")[0].right.count == 40
+    changed = np.load(tmp_path / "moved" / "train.npz")
+    labels = changed["labels"].copy()
+    labels[:2] = labels[1::-1]
+    np.savez(tmp_path / "moved" / "train.npz", images=changed["images"], labels=labels)
+    with pytest.raises(CheckpointError, match="fingerprint differs"):
+        rows(*paths, data_root=tmp_path / "moved")

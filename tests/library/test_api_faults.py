@@ -1,0 +1,265 @@
+"""The library API when something is damaged, refused, foreign or gone."""
+
+import contextlib
+import copy
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from peakpoint import CheckpointError, CheckpointManager, load_checkpoint, resume_training
+from peakpoint.checkpointing.storage.manifest import read_manifest
+from peakpoint.library.recorder import Recorder
+from tests.checkpointing.api_cases import BayesianTransformer, Training, python, save
+from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
+from tests.faults.fault_cases import mounted
+from tests.states import differences
+
+
+def test_the_newest_intact_one_is_resumed_from(manager, root, t, caplog):
+    good = save(manager, t, step=1)
+    damage(save(manager, t, step=2))
+    assert manager.get_latest_checkpoint("training") == good
+    assert "checkpoint_epoch_0000_step_00000002.pt is damaged" in caplog.text
+    damage(save(manager, t, step=3), flip=False)
+    # The symlink still names the damaged file.
+    assert resume_training(root / "training/latest.pt", t.model, t.optimizer)["global_step"] == 1
+    assert len(list((root / "quarantine").glob("*.pt"))) == 2
+
+
+def test_a_damaged_manifest_is_passed_over_and_told(manager, root, t, caplog):
+    good = save(manager, t, step=1)
+    damage(save(manager, t, step=2).with_suffix(".json"), flip=False)
+    assert manager.get_latest_checkpoint("training") == good
+    assert "checkpoint_epoch_0000_step_00000002.pt is damaged" in caplog.text
+    damage(save(manager, t, step=3).with_suffix(".json"), flip=False)
+    assert load_checkpoint(root / "training" / "latest.pt", t.model)["global_step"] == 1
+    assert len(list((root / "quarantine").glob("*.pt"))) == 2
+
+
+def test_a_damaged_file_that_is_named_is_refused_and_nothing_is_loaded(manager, t):
+    path = save(manager, t)
+    damage(path)
+    other = Training(1)
+    before = other.state()
+    with pytest.raises(CheckpointError, match="does not match the sha256"):
+        manager.load_checkpoint(path, other.model, other.optimizer)
+    assert not differences(other.state(), before)
+
+
+@pytest.mark.parametrize("harm", ["gone", "dangling", "loop"])
+def test_a_pointer_may_be_lost(manager, root, t, harm):
+    save(manager, t, step=4)
+    link = root / "training" / "latest.pt"
+    link.unlink()
+    if harm != "gone":
+        link.symlink_to("nowhere.pt" if harm == "dangling" else "latest.pt")
+    assert resume_training(link, t.model, t.optimizer)["global_step"] == 4
+
+
+def test_a_pointer_of_ones_own_is_followed(manager, tmp_path, t):
+    (tmp_path / "mine.pt").symlink_to(save(manager, t, step=6))
+    assert load_checkpoint(tmp_path / "mine.pt", t.model)["global_step"] == 6
+
+
+def test_cleanup_does_not_count_a_damaged_one(manager, t):
+    for step in (1, 2, 3):
+        path = save(manager, t, step=step)
+    damage(path)
+    manager.cleanup_old_checkpoints("training", keep=1)
+    assert [p.stem[-1] for p in manager.list_checkpoints()["training"]] == ["2"]
+
+
+def test_files_of_others_are_never_deleted(manager, root, t):
+    foreign = save(manager, t, step=1)
+    mark = foreign.with_suffix(".json")
+    mark.write_text(replace(read_manifest(mark), run="of a trainer").to_json())
+    (root / "training" / "notes.pt").write_text("mine")
+    for step in range(2, 7):
+        save(manager, t, step=step)
+    manager.cleanup_old_checkpoints("training", keep=1)
+    names = {p.name for p in (root / "training").glob("*.pt") if not p.is_symlink()}
+    assert names == {foreign.name, "notes.pt", "checkpoint_epoch_0000_step_00000006.pt"}
+
+
+def test_weights_that_are_not_finite_are_not_saved_and_masks_may_be(manager, root, t):
+    t.model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    good = save(manager, t, step=1)
+    with torch.no_grad():
+        t.model.head.weight[0, 0] = math.nan
+    with pytest.raises(CheckpointError, match=r"head\.weight holds NaN"):
+        save(manager, t, step=2)
+    assert manager.get_latest_checkpoint("training") == good
+
+
+def test_running_statistics_that_are_not_finite_make_no_milestone(manager, t):
+    t.model.norm = torch.nn.Sequential(torch.nn.BatchNorm1d(2, affine=False))
+    t.model.norm[0].running_var[1] = math.inf
+    with pytest.raises(CheckpointError, match=r"norm\.0\.running_var holds NaN or infinite values"):
+        manager.save_milestone_checkpoint(t.model, 0.9, "accuracy", 1)
+    assert manager.list_checkpoints()["milestone"] == []
+
+
+@pytest.mark.parametrize("bad", [{"path": Path("x")}, {"n": np.float32(1)}, {1j: 2}])
+def test_what_is_not_plain_is_refused_when_saving(manager, t, bad):
+    with pytest.raises(CheckpointError, match=r"state\['config'\]"):
+        save(manager, t, config=bad)
+    assert manager.list_checkpoints()["training"] == []
+
+
+def test_a_metric_that_is_no_number_is_named(manager, t):
+    with pytest.raises(CheckpointError, match="The metric loss is 'low'"):
+        manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=0, metrics={"loss": "low"})
+
+
+def test_a_full_disk_leaves_the_older_ones(manager, root, t):
+    good = save(manager, t, step=1)
+    with files_no_larger_than(2000), pytest.raises(CheckpointError, match="could not be written"):
+        save(manager, t, step=2)
+    assert manager.get_latest_checkpoint("training") == good
+    assert not list(root.rglob(".staged-*"))
+    save(manager, t, step=3)
+
+
+def test_another_network_is_refused_in_one_line(manager, t):
+    path = save(manager, t)
+    with pytest.raises(CheckpointError, match=r"of another network: size mismatch for body\.0\.weight"):
+        load_checkpoint(path, BayesianTransformer(17))
+
+
+@pytest.mark.parametrize("wrong", ["network", "optimizer"])
+def test_what_does_not_fit_leaves_the_living_as_they_were(manager, t, wrong):
+    """torch itself loads the layers that fit before it refuses the one that does not."""
+    path = save(manager, t)
+    model = BayesianTransformer(17 if wrong == "network" else 16)
+    groups = [{"params": [p]} for p in model.parameters()]
+    optimizer = torch.optim.AdamW(groups if wrong == "optimizer" else model.parameters())
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    with pytest.raises(CheckpointError, match=r"of another network|does not fit"):
+        load_checkpoint(path, model, optimizer)
+    assert not differences({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, before)
+
+
+def test_a_file_without_weights_is_refused(tmp_path, t):
+    torch.save({}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x\.pt holds no weights under"):
+        load_checkpoint(tmp_path / "x.pt", t.model)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path / "y.pt", t.model)
+
+
+def test_one_process_writes_at_a_time_and_others_read(manager, root, t, tmp_path):
+    save(manager, t, step=1)
+    script = tmp_path / "second.py"
+    script.write_text(_SECOND)
+    done = python(script, root)
+    assert "step 1 read" in done.stdout
+    assert f"process {os.getpid()} on" in done.stdout
+    manager.close()
+    done = python(script, root)
+    assert "saved" in done.stdout, done.stderr
+
+
+def test_two_managers_of_one_process_share_the_order(root, t):
+    first, second = CheckpointManager(root), CheckpointManager(root)
+    paths = [save(m, t, step=n) for n, m in enumerate([first, second, first])]
+    sequences = [read_manifest(p.with_suffix(".json")).sequence for p in paths]
+    assert sequences == [1, 2, 3]
+
+
+def test_a_killed_save_loses_nothing(root, tmp_path, t):
+    script = tmp_path / "killed.py"
+    script.write_text(_KILLED)
+    assert python(script, root).returncode == -9
+    manager = CheckpointManager(root)
+    assert manager.get_latest_checkpoint("training").stem.endswith("1")
+    save(manager, t, step=3)
+    assert not list(root.rglob(".staged-*"))
+
+
+def test_an_unwritable_directory_is_told_before_training(tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    # Root may write into any folder, but not to a file system that is mounted read-only.
+    as_root = os.geteuid() == 0
+    read_only = mounted(locked, "-t tmpfs -o ro tmpfs") if as_root else contextlib.nullcontext()
+    with read_only, pytest.raises(CheckpointError, match="cannot be written to"):
+        CheckpointManager(locked / "checkpoints")
+
+
+def test_a_place_that_is_a_file_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written to"):
+        CheckpointManager(tmp_path / "file")
+    with pytest.raises(CheckpointError, match="max_training_checkpoints=0"):
+        CheckpointManager(tmp_path / "ok", max_training_checkpoints=0)
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_what_is_no_longer_sound_is_not_shared(manager, t, harm):
+    first = manager.save_milestone_checkpoint(t.model, 0.5, "accuracy", 1)
+    first.unlink() if harm == "gone" else damage(first)
+    second = manager.save_milestone_checkpoint(t.model, 0.5, "f1_score", 1)
+    assert load_checkpoint(second, BayesianTransformer())["metrics"] == {"f1_score": 0.5}
+
+
+_SECOND = """
+import sys
+from peakpoint import CheckpointManager
+from peakpoint.base.errors import BusyError
+from tests.checkpointing.api_cases import Training
+
+t = Training()
+manager = CheckpointManager(sys.argv[1])
+latest = manager.get_latest_checkpoint("training")
+print("step", manager.load_checkpoint(latest, t.model)["global_step"], "read")
+try:
+    manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=9, metrics={})
+    print("saved")
+except BusyError as error:
+    print(error)
+"""
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from peakpoint import CheckpointManager
+from tests.checkpointing.api_cases import Training
+
+t = Training()
+manager = CheckpointManager(sys.argv[1])
+manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=1, metrics={})
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=2, metrics={})
+"""
+
+
+def test_nothing_older_is_retired_before_the_new_one_was_read_back(root, t, monkeypatch):
+    manager = CheckpointManager(root, max_training_checkpoints=1)
+    first = save(manager, t, step=1)
+    write = Recorder.save
+
+    def torn(*args, **kwargs):
+        made = write(*args, **kwargs)
+        damage(root / made.file)
+        return made
+
+    monkeypatch.setattr(Recorder, "save", torn)
+    with pytest.raises(CheckpointError, match="does not match the sha256"):
+        save(manager, t, step=2)
+    assert load_checkpoint(first, t.model)["global_step"] == 1
+
+
+def test_a_milestone_after_reopening_has_the_step_of_the_training(root, t):
+    manager = CheckpointManager(root)
+    save(manager, t, step=12)
+    manager.close()
+    path = CheckpointManager(root).save_milestone_checkpoint(t.model, 0.9, "accuracy", 1)
+    assert read_manifest(path.with_suffix(".json")).global_step == 12

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from peakpoint.optimizers import CRITERIA, SCHEDULES
+from tests.optimizers.optimizer_cases import settings
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedule_is_zero_at_the_start_and_exactly_the_target_at_the_end(schedule):
+    ramp = settings(schedule=schedule, target=0.9, start_step=100, end_step=1000)
+    assert [ramp.sparsity_at(t) for t in (0, 100)] == [0.0, 0.0]
+    assert [ramp.sparsity_at(t) for t in (1000, 5000)] == [0.9, 0.9]
+    steps = [ramp.sparsity_at(t) for t in range(100, 1001)]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "half"), [("cubic", 0.875), ("linear", 0.5), ("convex", 0.125), ("cosine", 0.5)]
+)
+def test_schedule_half_way(schedule, half):
+    ramp = settings(schedule=schedule, target=0.8, start_step=100, end_step=300)
+    assert ramp.sparsity_at(200) == pytest.approx(0.8 * half)
+
+
+def test_updates_come_at_the_beat_and_at_the_end():
+    ramp = settings(start_step=4, end_step=21, frequency=5)
+    assert [t for t in range(40) if ramp.due(t, 0.7)] == [4, 9, 14, 19, 21]
+
+
+def test_an_update_past_the_end_catches_up():
+    ramp = settings(start_step=4, end_step=21, target=0.7)
+    assert ramp.due(30, 0.69)
+    assert not ramp.due(30, 0.7)
+
+
+def test_a_ramp_of_no_length_prunes_at_once():
+    assert settings(start_step=10, end_step=10).sparsity_at(10) == 0.7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"criterion": "bitter77"}, "no pruning criterion named 'bitter77'. Did you mean bitter7?"),
+        ({"schedule": "square"}, "There are: cubic, linear, convex, cosine"),
+        ({"allocation": "uniform"}, "There are: global"),
+        ({"target": 1.0}, "at least 0 and below 1"),
+        ({"target": -0.1}, "at least 0 and below 1"),
+        ({"target": float("nan")}, "at least 0 and below 1"),
+        ({"frequency": 0}, "at least 1 step"),
+        ({"start_step": 30}, "from step 30 to step 21 is not a ramp"),
+        ({"start_step": -1}, "is not a ramp"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(changes, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        settings(**changes)
+
+
+def test_scores_are_the_published_formulas():
+    generator = torch.Generator().manual_seed(0)
+    w, m, v = torch.randn(3, 50, generator=generator, dtype=torch.float64)
+    v = v.abs()
+    state = {"exp_avg": m, "exp_avg_sq": v}
+    expected = {
+        "magnitude": w.abs(),
+        "bitter0": w**2 * m.abs() / (v.sqrt() + 1e-8),
+        "bitter7": w.abs() * (v + 1e-8) ** 0.25,
+    }
+    for name, score in expected.items():
+        before = (w.clone(), m.clone(), v.clone())
+        torch.testing.assert_close(CRITERIA[name].score(w, state), score)
+        assert all(torch.equal(a, b) for a, b in zip((w, m, v), before, strict=True))

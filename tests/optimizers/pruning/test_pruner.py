@@ -1,0 +1,220 @@
+import math
+
+import pytest
+import torch
+
+from peakpoint.optimizers import Pruner, build_adamw, param_groups, select_lowest
+from tests.optimizers.optimizer_cases import (
+    ADAM,
+    BUILDERS,
+    gradients,
+    network,
+    pruned_run,
+    settings,
+    train,
+    zeros,
+)
+
+PRUNABLE = ["adam", "adamw", "amsgrad", "adamwspam", "sgd", "adamwprune"]
+
+
+@pytest.mark.parametrize("name", PRUNABLE)
+def test_exactly_k_weights_are_zero_after_each_step_and_stay_so(name):
+    """Momentum, weight decay and AMSGrad's maximum must not bring a pruned weight back."""
+    net, optimizer, pruner = pruned_run(name)
+    total = sum(weight.numel() for weight in pruner.params)
+    gone = [torch.zeros_like(weight, dtype=torch.bool) for weight in pruner.params]
+    expected, version = 0, 0
+    for step in range(1, 61):
+        train(net, optimizer, step, step)
+        if step in (7, 12, 17, 21):
+            expected = math.ceil(pruner.settings.sparsity_at(step) * total - 1e-9)
+            version += 1
+        assert zeros(pruner) == expected
+        assert pruner.mask_version == version
+        for weight, before in zip(pruner.params, gone, strict=True):
+            assert (weight[before] == 0).all()
+            before |= weight == 0
+    assert pruner.sparsity == 0.7
+    assert 0.7 <= zeros(pruner) / total < 0.7 + 1 / total
+    for weight, kept in zip(pruner.params, pruner.masks, strict=True):
+        assert torch.equal(kept, weight != 0)
+        for value in optimizer.state[weight].values():
+            assert value.ndim == 0 or (value[~kept] == 0).all()
+
+
+def test_biases_and_normalisation_are_never_pruned():
+    net, optimizer, _ = pruned_run(target=0.9)
+    train(net, optimizer, 1, 40)
+    assert (net[0].bias != 0).all()
+    assert (net[2].weight != 0).all()
+
+
+def test_ties_do_not_overshoot():
+    _net, optimizer, pruner = pruned_run("sgd", decay=0.0, target=0.5, start_step=1, end_step=1)
+    for weight in pruner.params:
+        torch.nn.init.ones_(weight)
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    total = sum(weight.numel() for weight in pruner.params)
+    assert zeros(pruner) == math.ceil(total / 2)
+    flat = torch.cat([weight.detach().flatten() for weight in pruner.params])
+    assert (flat[: math.ceil(total / 2)] == 0).all()
+
+
+def test_a_product_that_rounding_lifts_above_a_whole_number_prunes_no_weight_more():
+    assert 0.55 * 100 > 55
+    layer = torch.nn.Linear(10, 10, bias=False)
+    optimizer = BUILDERS["sgd"](param_groups(layer, 0.0))
+    pruner = Pruner(optimizer, settings(target=0.55, start_step=1, end_step=1))
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    optimizer.step()
+    assert zeros(pruner) == 55
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "bitter0", "bitter7"])
+def test_the_lowest_scores_go(criterion):
+    net, optimizer, pruner = pruned_run(criterion=criterion, target=0.3, start_step=5, end_step=5)
+    dense_net, dense = network(), None
+    dense = build_adamw(param_groups(dense_net, 0.05), **ADAM, amsgrad=False)
+    train(net, optimizer, 1, 5)
+    train(dense_net, dense, 1, 5)
+    scores = []
+    for weight in dense.param_groups[0]["params"]:
+        m, v = dense.state[weight]["exp_avg"], dense.state[weight]["exp_avg_sq"]
+        w = weight.detach()
+        scores.append(
+            {
+                "magnitude": w.abs(),
+                "bitter0": w * w * m.abs() / (v.sqrt() + 1e-8),
+                "bitter7": w.abs() * (v + 1e-8) ** 0.25,
+            }[criterion]
+        )
+    lowest = select_lowest(scores, math.ceil(0.3 * sum(score.numel() for score in scores)))
+    assert sum(int((a != ~b).sum()) for a, b in zip(pruner.masks, lowest, strict=True)) == 0
+
+
+def test_a_nan_weight_is_pruned_first_and_becomes_zero():
+    net, optimizer, pruner = pruned_run(target=0.5, start_step=1, end_step=1)
+    gradients(net, 1)
+    with torch.no_grad():
+        net[8].weight[2, 3] = torch.nan
+    optimizer.step()
+    assert net[8].weight[2, 3] == 0
+    assert all(torch.isfinite(weight).all() for weight in pruner.params)
+
+
+def test_a_pruned_weight_stays_pruned_when_others_score_lower():
+    net, optimizer, pruner = pruned_run(target=0.5, start_step=4, end_step=24, frequency=10)
+    train(net, optimizer, 1, 14)
+    before = [mask.clone() for mask in pruner.masks]
+    with torch.no_grad():
+        net[0].weight.fill_(torch.nan)
+    train(net, optimizer, 15, 24)
+    assert pruner.mask_version == 2
+    assert not any((now & ~then).any() for now, then in zip(pruner.masks, before, strict=True))
+
+
+def test_masked_gradients_become_plus_zero_whatever_they_were():
+    net, optimizer, pruner = pruned_run("sgd", start_step=1, end_step=1)
+    train(net, optimizer, 1, 1)
+    for value in (torch.nan, torch.inf, -1.0):
+        for weight, kept in zip(pruner.params, pruner.masks, strict=True):
+            weight.grad = torch.where(kept, 0.01, value)
+        optimizer.step()
+        for weight, kept in zip(pruner.params, pruner.masks, strict=True):
+            assert (weight[~kept].view(torch.int32) == 0).all()
+            assert torch.isfinite(weight).all()
+
+
+def test_nothing_happens_before_the_first_pruning():
+    net, optimizer, pruner = pruned_run(start_step=10)
+    plain_net = network()
+    plain = build_adamw(param_groups(plain_net, 0.05), **ADAM, amsgrad=False)
+    train(net, optimizer, 1, 14)
+    train(plain_net, plain, 1, 14)
+    assert pruner.masks == []
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain_net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_the_gradient_scaler_skips_is_a_step_of_the_ramp(fused):
+    """A fused optimizer's step() is called even then; without one its user tells the pruner."""
+    net, optimizer, pruner = pruned_run(target=0.5, start_step=0, end_step=4, frequency=1)
+    optimizer._step_supports_amp_scaling = fused
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for step, bad in enumerate((True, False, False, True), 1):
+        before = net[0].bias.detach().clone()
+        net.zero_grad()
+        scaler.scale(net(torch.ones(4, 3, 6, 6)).square().sum()).backward()
+        if bad:
+            net[0].bias.grad[0] = torch.inf
+        scaler.step(optimizer)
+        scaler.update()
+        if bad and not fused:
+            pruner.advance()
+        assert pruner.step == step
+        assert torch.equal(before, net[0].bias) == bad
+        assert pruner.sparsity == pruner.settings.sparsity_at(step)
+    assert zeros(pruner) == math.ceil(0.5 * sum(weight.numel() for weight in pruner.params))
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+def test_hooks_run_once_a_step_for_every_class():
+    """A step() that calls its parent's would run them twice once a plain AdamW exists."""
+    for name in PRUNABLE:
+        net, optimizer, pruner = pruned_run(name)
+        train(net, optimizer, 1, 3)
+        assert pruner.step == 3, name
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_channels_last_prunes_the_same_weights(name):
+    """Ties, of which there are many here, go by logical index in both layouts."""
+    masks = []
+    for channels_last in (False, True):
+        _net, optimizer, pruner = pruned_run(name, channels_last, start_step=1, end_step=1, target=0.55)
+        with torch.no_grad():
+            for weight in pruner.params:
+                weight.copy_((weight * 20).round())
+                weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        assert all(m.stride() == w.stride() for m, w in zip(pruner.masks, pruner.params, strict=True))
+        masks.append([mask.contiguous() for mask in pruner.masks])
+    assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
+
+
+def test_a_weight_without_gradient_is_scored_too():
+    net, optimizer, pruner = pruned_run(criterion="bitter7", start_step=1, end_step=1)
+    gradients(net, 1)
+    net[8].weight.grad = None
+    optimizer.step()
+    assert zeros(pruner) == math.ceil(0.7 * sum(weight.numel() for weight in pruner.params))
+
+
+def test_state_criteria_need_moments():
+    message = (
+        r"pruning=state \(bitter7\) needs an optimizer of the Adam family .* use pruning=magnitude with sgd"
+    )
+    with pytest.raises(ValueError, match=message):
+        Pruner(BUILDERS["sgd"](param_groups(network(), 0.0)), settings(criterion="bitter7"))
+
+
+def test_nothing_to_prune():
+    optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="no parameter group carries prunable=True"):
+        Pruner(optimizer, settings())
+
+
+def test_eps_zero_would_make_nan_of_pruned_weights():
+    optimizer = build_adamw(param_groups(network(), 0.0), **(ADAM | {"eps": 0.0}), amsgrad=False)
+    with pytest.raises(ValueError, match="eps above 0"):
+        Pruner(optimizer, settings())
+
+
+def test_a_closure_is_refused():
+    _, optimizer, _ = pruned_run()
+    with pytest.raises(ValueError, match="without a closure"):
+        optimizer.step(lambda: 0.0)

@@ -1,0 +1,1 @@
+"""The configuration: typed, checked and explained."""

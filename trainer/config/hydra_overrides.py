@@ -1,0 +1,105 @@
+"""Overrides as text: split, quoted, and which of a record outlive what is typed now."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """Hydra's options that say where its configuration lies as one argument each: a path may have a `=`."""
+    rest, found = list(argv), []
+    while rest:
+        word = rest.pop(0)
+        found.append(f"{word}={rest.pop(0)}" if word in PLACES and rest else word)
+    return found
+
+
+def keys(overrides: Iterable[str]) -> tuple[str, ...]:
+    """The keys that overrides name; other arguments are passed over."""
+    return tuple(key for override in overrides if (key := split(override)[0]) is not None)
+
+
+def outliving(overrides: Sequence[Any], typed: Sequence[str], choices: Mapping[str, Any]) -> list[Any]:
+    """The recorded overrides that a command line leaves in force.
+
+    A key that is typed again replaces the recorded one. A group that is chosen anew takes with it what was
+    set below the earlier choice, whose keys the new one may lack; `choices` are those of the attempt, none in
+    an older record.
+    """
+    kept = [o for o in overrides if split(o)[0] not in (*keys(typed), *OWN)]
+    chosen: dict[Any, Any] = {**dict(map(split, overrides)), **choices}
+    for override in typed:
+        group, choice = split(override)
+        if group is None or "." in group or override.startswith("~"):
+            continue
+        members = re.findall(r"[\w-]+", choice) if choice.startswith("[") else None
+        if members is None and chosen.get(group) != unquote(choice):
+            members = []
+        if members is not None:
+            kept = [o for o in kept if not under(_dotted(o), (group,)) or _belongs(o, group, members)]
+    return kept
+
+
+def _dotted(override: str) -> str:
+    return str(split(override)[0]).replace("/", ".")
+
+
+def _belongs(override: str, group: str, members: Sequence[str]) -> bool:
+    """Whether an override sets something of one of the `members` chosen of a group."""
+    name = _dotted(override).removeprefix(group.replace("/", ".")).lstrip(".").partition(".")[0]
+    return name in members and not override.startswith("~")
+
+
+def split(argument: str) -> tuple[str | None, str]:
+    """An argument as (key, value) of an override, without `+` and `~`; (None, ...) when it is not one."""
+    match = re.match(r"^(?:\+\+?|~)?([\w./@:-]+?)(?:=(.*))?$", argument, re.DOTALL)
+    if match is None or argument.startswith("-") or (match[2] is None and not argument.startswith("~")):
+        return None, argument
+    return match[1], match[2] or ""
+
+
+def quote(value: str) -> str:
+    """A value that Hydra's override grammar takes literally."""
+    # Hydra reads a backslash as one, except before a quote and at the end.
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
+
+
+def override(run: Path) -> str:
+    """resume= of a path, as Hydra reads it; a shell needs quotes of its own around it."""
+    plain = re.fullmatch(r"[\w./:@%+-]+", str(run))  # Hydra's grammar takes these characters without quotes
+    return f"resume={run if plain else quote(str(run))}"
+
+
+def unquote(value: str) -> str:
+    """A value without the quotes that protected it from Hydra's grammar."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return re.sub(rf"(\\+)({value[0]}|\Z)", lambda m: m[1][: len(m[1]) // 2] + m[2], value[1:-1])
+    return value
+
+
+def under(key: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether `key` is one of `prefixes` or lies below one; `a/b` and `a.b` are the same."""
+    return any(key == p or key.startswith(f"{p}.") for p in (q.replace("/", ".") for q in prefixes))
+
+
+def flat(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """The leaves of a configuration as (dotted key, value), interpolations as they are written."""
+
+    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, child in value.items():
+                yield from walk(child, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, value
+
+    yield from walk(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), "")
+
+
+OWN = ("resume", "accept_drift")
+
+
+PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+"""Options of Hydra with a value."""

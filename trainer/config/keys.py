@@ -1,0 +1,75 @@
+"""The keys of the configuration, and which one people mean who know it by another library's name."""
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from peakpoint.base.text import closest
+
+SYNONYMS = {
+    "lr": "learning_rate base_lr max_lr learningrate",
+    "batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size",
+    "epochs": "epoch num_epochs max_epochs n_epochs num_train_epochs",
+    "weight_decay": "wd decay",
+    "momentum": "mom",
+    "beta1": "betas beta",
+    "seed": "random_seed manual_seed",
+    "target": "sparsity target_sparsity final_sparsity amount",
+    "device": "gpu gpus accelerator",
+    "precision": "amp fp16 bf16 mixed_precision",
+    "clip_norm": "clip grad_clip max_grad_norm gradient_clip_val",
+    "grad_accumulation": "accumulate_grad_batches gradient_accumulation_steps grad_accum",
+    "data": "dataset",
+    "root": "data_dir data_path data_root dataset_path",
+    "model": "network net arch",
+    "optimizer": "optim opt optimiser",
+    "scheduler": "lr_scheduler",
+    "max_steps": "steps num_steps total_steps",
+    "warmup_epochs": "warmup warmup_steps",
+    "label_smoothing": "smoothing",
+    "resume": "ckpt ckpt_path checkpoint_path resume_from resume_from_checkpoint",
+    "hydra.run.dir": "output_dir out_dir save_dir logdir log_dir",
+}
+"""Our name -> what others call it."""
+
+_OURS = {theirs: ours for ours, names in SYNONYMS.items() for theirs in names.split()}
+
+
+def leaves() -> dict[str, Any]:
+    """Every key of the registered schemas with its type, such as optimizer.lr: float."""
+    found: dict[str, Any] = {}
+    for group, members in ConfigStore.instance().repo.get("schema", {}).items():
+        nodes = members.items() if isinstance(members, dict) else [("", members)]
+        for name, node in nodes:
+            kind = OmegaConf.get_type(node.node)
+            policy = f"checkpoint.policy.{name.removesuffix('.yaml')}."
+            prefix = "" if group == "config.yaml" else policy if group == "policy" else f"{group}."
+            if is_dataclass(kind):
+                found |= {f"{prefix}{f.name}": f.type for f in fields(kind)}
+    return found
+
+
+def meant(key: str, known: Iterable[str], prefix: str = "") -> str | None:
+    """The whole key that was meant by `key`, where the names in `known` are those behind `prefix`."""
+    names = {name.lower(): name for name in known}
+    wanted = [key.lower(), _OURS.get(key.lower(), key.lower())]
+    for word in reversed(wanted):
+        if word in names:
+            return f"{prefix}{names[word]}"
+        if "." in word:
+            return word
+    close = closest(wanted[0], names.values())
+    if prefix and close:
+        return f"{prefix}{close}"
+    everywhere = sorted(leaves(), key=lambda leaf: (leaf.count("."), leaf))
+    for leaf in everywhere:
+        if leaf.rpartition(".")[2] in wanted:
+            return leaf
+    if close:
+        return close
+    last = {leaf.rpartition(".")[2]: leaf for leaf in reversed(everywhere)}
+    close = closest(wanted[0], last, 0.75)
+    return last[close] if close else None

@@ -1,0 +1,60 @@
+"""What was typed and comes to nothing: refused where it has no effect, told where it cannot happen."""
+
+import re
+from collections.abc import Collection, Iterator
+
+from omegaconf import DictConfig, OmegaConf
+
+from peakpoint.checkpointing.policies.early_stopping import EarlyStoppingSettings
+from peakpoint.checkpointing.policies.sparsity import SparsitySettings
+from peakpoint.trainer.config import schema as c
+
+SHARED = {
+    "optimizer.variant": "choose pruning=state",
+    "checkpoint.interval": "add interval to checkpoint/policy",
+    "checkpoint.interval_steps": "add interval to checkpoint/policy",
+    "checkpoint.interval_minutes": "add wall_clock to checkpoint/policy",
+    "checkpoint.keep_last": "add interval or wall_clock to checkpoint/policy",
+}
+"""Keys that work only where another value refers to them, and what brings such a value."""
+
+
+def idle(cfg: DictConfig, config: c.Config, typed: Collection[str]) -> Iterator[str]:
+    """Sentences on keys that were typed and have no effect; `cfg` is the configuration as composed."""
+    written = OmegaConf.to_yaml(cfg, resolve=False)
+    for key, remedy in SHARED.items():
+        if key in typed and not re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b(?!\.)", written):
+            yield f"{key} has no effect here, since nothing refers to it: {remedy}, or leave it out."
+    for end in ("start", "end"):
+        given = [
+            f"pruning.{end}_{unit}"
+            for unit in ("step", "epoch")
+            if getattr(config.pruning, f"{end}_{unit}") is not None
+        ]
+        key = f"pruning.{end}_fraction"
+        if key in typed and given:
+            yield f"{key} has no effect beside {''.join(given)}: keep one of them."
+    for key in typed:
+        if key.startswith("checkpoint.mirror_") and config.checkpoint.mirror is None:
+            yield f"{key} has no effect without a mirror: add checkpoint.mirror=URL, or leave it out."
+
+
+def doubts(config: c.Config, typed: Collection[str]) -> list[str]:
+    """Sentences on what the policies wait for and this run cannot bring."""
+    found = []
+    for name, settings in config.checkpoint.policy.items():
+        key = f"checkpoint.policy.{name}"
+        if isinstance(settings, EarlyStoppingSettings) and settings.patience >= config.epochs:
+            found.append(
+                f"{key} cannot stop this run: patience={settings.patience}, and there are "
+                f"{config.epochs} evaluations."
+            )
+        if isinstance(settings, SparsitySettings) and f"{key}.targets" in typed:
+            slack = settings.tolerance if settings.rule == "window" else 0.0
+            high = [t for t in settings.targets if t - slack > config.pruning.target]
+            if high:
+                found.append(
+                    f"{key}.targets: {', '.join(f'{t:g}' for t in high)} cannot be reached with "
+                    f"pruning.target={config.pruning.target:g}."
+                )
+    return found

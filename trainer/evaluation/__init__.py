@@ -1,0 +1,1 @@
+"""What is measured, and measured again."""

@@ -1,0 +1,115 @@
+"""Measure a network again, on the data that its run was trained with."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from peakpoint.base import bounded, plugins
+from peakpoint.base.errors import UserError
+from peakpoint.optimizers.kinds import zeros
+from peakpoint.trainer.data import roots, sources
+from peakpoint.trainer.data.pipeline import DataModule, build_data
+from peakpoint.trainer.data.readers import Images, load_npz
+from peakpoint.trainer.data.sources import load_test
+from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, evaluate
+
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics` over `samples` images of a split."""
+
+    metrics: dict[str, float]
+    samples: int
+    split: str
+
+
+def data_of(
+    config: Mapping[str, Any],
+    fingerprint: Mapping[str, Any] | None,
+    *,
+    root: str | None,
+    device: torch.device,
+) -> DataModule:
+    """The data of a run, from its resolved configuration; `root` says where it lies when it was moved.
+
+    Raises UserError when it cannot be read, or is other data than `fingerprint` tells of.
+    """
+    typed = _data(config, root)
+    try:
+        sizes = {name: int(config[name]) for name in ("seed", "batch_size", "eval_batch_size")}
+        channels_last = bool(config["channels_last"])
+    except (KeyError, TypeError, ValueError):
+        raise _silent() from None
+    roots.named(typed.root, by_record=root is None)
+    data = build_data(typed, **sizes, device=device, channels_last=channels_last)
+    if fingerprint is not None and dict(fingerprint) != data.fingerprint:
+        raise UserError(
+            f"{typed.root or typed.name} is not the data that the run was trained with: "
+            "its fingerprint differs."
+        )
+    return data
+
+
+def _data(config: Mapping[str, Any], root: str | None) -> Any:
+    try:
+        given = {**config["data"], **({"root": root} if root else {})}
+        schema = sources.find(given["name"]).settings
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), bounded.literal(given)))
+    except (KeyError, TypeError, ValueError, OmegaConfBaseException):
+        raise _silent() from None
+    except UserError as error:  # a source of a plugin
+        raise UserError(f"{error} {plugins.hint(config)}.") from None
+
+
+def _silent() -> UserError:
+    return UserError("The checkpoint does not say which data it was trained with.")
+
+
+def measure(network: nn.Module, data: DataModule, config: Mapping[str, Any], split: str) -> Evaluation:
+    """The metrics of a network over a split of its run's data, in the arithmetic of the run."""
+    batches = data.val_batches() if split == "val" else data.test_batches()
+    return over(network, batches, data.num_classes, config, split)
+
+
+def over(
+    network: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    num_classes: int,
+    config: Mapping[str, Any],
+    name: str,
+) -> Evaluation:
+    """The metrics of a network over any batches, in the arithmetic of its run; `name` says what they are."""
+    device = next(network.parameters()).device
+    if config["channels_last"]:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    metrics = Classification(num_classes, device)
+    found = evaluate(
+        network, batches, metrics, autocast=autocast_for(device, bf16=config["precision"] == "bf16")
+    )
+    return Evaluation(found, metrics.count, name)
+
+
+def other_images(config: Mapping[str, Any], path: Path) -> Images:
+    """Images that a run has not seen: an .npz of `images` and `labels`, or the test set in a folder.
+
+    The folder is laid out as `data.root` of the run. Raises UserError.
+    """
+    if path.is_file():
+        return load_npz(path)
+    if not _data(config, None).root:
+        name = config["data"]["name"]
+        raise UserError(f"{path} is no file, and {name} is read from no folder: give an .npz file.")
+    return load_test(_data(config, str(path)))
+
+
+def sparsity(network: nn.Module) -> float:
+    """The fraction of zeros among the prunable weights of a network."""
+    return zeros(network).prunable

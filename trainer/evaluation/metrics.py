@@ -1,0 +1,110 @@
+"""What is measured: loss, accuracy, top-5 accuracy and macro F1."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peakpoint.base.errors import UserError
+
+
+class Classification:
+    """Metrics of a classifier over the batches of one evaluation.
+
+    Sums stay on the device in float64 and int64: `update` never waits for it, `compute` does once. `count` is
+    how many samples there were.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
+        self._k = min(5, num_classes)
+        self.count = 0
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._top1 = torch.zeros((), dtype=torch.int64, device=device)
+        self._top5 = torch.zeros((), dtype=torch.int64, device=device)
+        # By class: samples that have it, samples predicted as it, and both at once.
+        self._labelled = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self._predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self._right = torch.zeros(num_classes, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (batch, num_classes) of any float type, labels (batch,) int64.
+
+        A sample with a NaN among its logits has no prediction and counts as wrong.
+        """
+        self.count += len(labels)
+        self._loss += F.cross_entropy(logits.float(), labels, reduction="none").sum(dtype=torch.float64)
+        top = logits.topk(self._k, dim=1).indices
+        hits = (top == labels[:, None]) & ~logits.isnan().any(dim=1, keepdim=True)
+        first = hits[:, 0].to(torch.int64)
+        self._top1 += first.sum()
+        self._top5 += hits.sum()
+        self._labelled.index_add_(0, labels, torch.ones_like(labels))
+        self._predicted.index_add_(0, top[:, 0], torch.ones_like(labels))
+        self._right.index_add_(0, labels, first)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics so far; all but the loss are fractions in [0, 1].
+
+        `loss` is the mean cross-entropy in nats, without label smoothing. `top5_accuracy` counts a label
+        among the 5 largest logits, or among all when there are fewer classes. `f1_score` is the mean of the
+        classes' F1 over those that occur as a label or a prediction (scikit-learn's average="macro").
+        Raises UserError when there was no sample.
+        """
+        if self.count == 0:
+            raise UserError(
+                "There is nothing to evaluate: the split holds no image. Enlarge data.val_fraction."
+            )
+        occurring = self._labelled + self._predicted
+        f1 = 2 * self._right.double() / occurring.clamp(min=1)
+        f1_score = f1.sum() / (occurring > 0).sum()
+        sums = torch.stack([self._loss, self._top1.double(), self._top5.double(), f1_score])
+        loss, top1, top5, macro_f1 = sums.tolist()
+        return {
+            "loss": loss / self.count,
+            "accuracy": top1 / self.count,
+            "top5_accuracy": top5 / self.count,
+            "f1_score": macro_f1,
+        }
+
+
+def check_logits(logits: object, images: int, classes: int) -> None:
+    """Raise UserError unless a network's output is logits: floats of shape (images, classes)."""
+    if isinstance(logits, Tensor) and logits.shape == (images, classes) and logits.is_floating_point():
+        return
+    found = f"of type {type(logits).__name__}"
+    if isinstance(logits, Tensor):
+        found = f"of {str(logits.dtype).removeprefix('torch.')} and shape {tuple(logits.shape)}"
+    raise UserError(
+        f"The output of the network is {found}, and must be a tensor of floats of shape "
+        f"({images}, {classes}), a logit for each image and class: let its forward return that."
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    metrics: Classification,
+    *,
+    autocast: AbstractContextManager,
+    cut_short: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """The metrics of a model, put into evaluation mode, over `batches`; empty when cut short."""
+    model.eval()
+    with torch.no_grad():
+        for images, labels in batches:
+            with autocast:
+                logits = model(images)
+            check_logits(logits, len(images), metrics.num_classes)
+            metrics.update(logits.float(), labels)
+            if cut_short():
+                return {}
+    return metrics.compute()
+
+
+def autocast_for(device: torch.device, *, bf16: bool) -> AbstractContextManager:
+    """bfloat16 arithmetic within, or nothing at all."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

@@ -1,0 +1,126 @@
+"""What a run wrote of its metrics, read back: evaluations, losses, tests, and the peak among them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base import bounded
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.checkpointing.policy import order, ranked
+from peakpoint.checkpointing.storage import foreign
+
+SLACK = 1e-6
+"""A mask reaches its target to within so much."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The rows of metrics.jsonl by kind, oldest first; `unreadable` counts torn lines but the last."""
+
+    evals: list[EvalEnd]
+    train: list[dict[str, Any]]
+    tests: dict[str, dict[str, Any]]
+    unreadable: int
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out, as their loss or gradients were not finite."""
+        return int(self.train[-1]["skipped"]) if self.train else 0
+
+
+@dataclass(frozen=True)
+class PeakRow:
+    """Peak against final within a scope; `final` is NaN when the last value was not finite.
+
+    `degradation` is what was lost since the peak, in units of the metric, and not negative.
+    """
+
+    scope: str
+    best_epoch: int
+    best: float
+    final: float
+    degradation: float
+
+
+def read_history(run: Path) -> History:
+    """Read `<run>/metrics.jsonl`. Raises UserError when it is missing, has another shape, or no evaluation.
+
+    A line torn by a kill does not count. A run resumed from an older checkpoint takes steps again; then the
+    rows that it had written for them do not count either.
+    """
+    path = run / "metrics.jsonl"
+    try:
+        lines = list(bounded.lines(path))
+    except CheckpointError as error:
+        raise UserError(f"{error} Name the directory of a run.{foreign.described(run)}") from None
+    history = History([], [], {}, 0)
+    unreadable = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            row = bounded.json_value(line)
+        except ValueError:
+            unreadable += number < len(lines)
+            continue
+        try:
+            _add(history, row)
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise UserError(
+                f"{path}, line {number} is not a row of metrics ({type(error).__name__}: {error})."
+            ) from None
+    if not history.evals:
+        raise UserError(f"{path} holds no evaluation yet: there is nothing to report.")
+    return History(history.evals, history.train, history.tests, unreadable)
+
+
+def _add(history: History, row: dict[str, Any]) -> None:
+    if row["kind"] == "eval":
+        metrics = {name: float(value) for name, value in row["metrics"].items()}
+        event = EvalEnd(
+            int(row["epoch"]),
+            int(row["step"]),
+            metrics,
+            float(row["sparsity"]),
+            row["mask_version"],
+            row.get("sparsity_of_all"),
+        )
+        while history.evals and history.evals[-1].step >= event.step:
+            history.evals.pop()
+        history.evals.append(event)
+    elif row["kind"] == "train":
+        plain = {name: float(row[name]) for name in ("step", "loss", "lr")}
+        plain["skipped"] = int(row.get("skipped", 0))
+        while history.train and history.train[-1]["step"] >= plain["step"]:
+            history.train.pop()
+        history.train.append(plain)
+    elif row["kind"] == "test":
+        metrics = {name: float(value) for name, value in row["metrics"].items()}
+        history.tests[str(row["which"])] = {
+            "epoch": int(row["epoch"]),
+            "metrics": metrics,
+            "file": row.get("file"),
+        }
+
+
+def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:
+    """Peak against final over all evaluations, then over those that reached each sparsity target.
+
+    A scope without a finite value has no row. Of equal values the earliest epoch is the peak; `final` is the
+    last evaluation of the scope, whatever its value.
+    """
+    scopes = [("overall", list(evals))]
+    for target in sorted({round(t, 6) for t in targets if t > 0}):
+        name = f"sparsity >= {target:.2f}" if round(target, 2) == target else f"sparsity >= {target:g}"
+        scopes.append((name, [e for e in evals if e.sparsity >= target - SLACK]))
+    rows = []
+    for scope, members in scopes:
+        values = [(value, e.epoch) for e in members if (value := ranked(e.metrics, metric)) is not None]
+        if not values:
+            continue
+        best, epoch = max(values, key=lambda pair: (order(pair[0], mode), -pair[1]))
+        last = ranked(members[-1].metrics, metric)
+        final = math.nan if last is None else last
+        rows.append(PeakRow(scope, epoch, best, final, best - final if mode == "max" else final - best))
+    return rows

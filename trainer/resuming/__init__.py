@@ -1,0 +1,1 @@
+"""What a resumed command line means, and where a start may write."""

@@ -1,0 +1,113 @@
+"""What is said to who wants a run to go on: the command that resumes it, and what a finished one needs."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+
+from peakpoint.base.errors import UserError
+from peakpoint.trainer.config import hydra_overrides, recorded
+from peakpoint.trainer.config.schema import Config
+from peakpoint.trainer.reports import run_record
+from peakpoint.trainer.resuming import resume
+
+SEARCHED = "hydra.searchpath"
+"""The override that says where more of the configuration lies."""
+PLACES = ("--config-path", "--config-name", "--config-dir")
+LENGTH = ("epochs", "max_steps")
+_PROGRAMS = {"peakpoint": ["peakpoint", "train"], "__main__.py": ["python", "-m", "peakpoint", "train"]}
+
+
+def command(directory: Path, *more: str) -> str:
+    """The line that resumes a run when it is pasted into a shell of this directory, with `more` overrides.
+
+    A record is not believed where the configuration lies, what to import, what to read of the environment and
+    where to send copies: the line says so itself.
+    """
+    here = Path.cwd()
+    path = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    program = _PROGRAMS.get(Path(sys.argv[0]).name, ["python", sys.argv[0]])
+    words = [
+        *_options(sys.argv[1:]),
+        *(o for o in run_record.typed("hydra") if hydra_overrides.split(o)[0] == SEARCHED),
+        *recorded.needs_word(run_record.typed()),
+    ]
+    return shlex.join([*program, *words, hydra_overrides.override(path), *more])
+
+
+def _options(argv: list[str]) -> list[str]:
+    """The options of Hydra that say where its configuration lies."""
+    given, _ = get_args_parser().parse_known_args(argv)
+    named = {
+        "config-path": given.config_path,
+        "config-name": given.config_name,
+        "config-dir": given.config_dir,
+    }
+    return [word for name, value in named.items() if value for word in (f"--{name}", value)]
+
+
+def lacking(plan: resume.Plan) -> str:
+    """A sentence when the attempt that is resumed was given options that this command line leaves out.
+
+    Empty when there are none. The record says which; of what they held nothing is printed or followed.
+    """
+    if plan.attempt is None:
+        return ""
+    try:
+        words = shlex.split(str(plan.attempt.get("command", "")))
+    except ValueError:
+        return ""
+    before, now = _named(words), _named(plan.argv)
+    missing = [name for name in before if name not in now]
+    return f"The run was started with {' and '.join(missing)}: add what was given there." if missing else ""
+
+
+def _named(words: Sequence[str]) -> list[str]:
+    """Which of what says where the configuration lies is among the words of a command."""
+    names = {word.partition("=")[0] for word in words}
+    options = get_args_parser()._option_string_actions
+    given = {options[name].option_strings[0] for name in names if name in options}
+    return [name for name in (*PLACES, SEARCHED) if name in given | names]
+
+
+def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:
+    """The overrides without which a run that has done so much is over, and their bounds in words."""
+    more = []
+    if epoch >= config.epochs:
+        more.append(("epochs=N", f"N above {epoch}"))
+    if config.max_steps is not None and step >= config.max_steps:
+        more.append(("max_steps=M", f"M above {step}, or null"))
+    return [word for word, _ in more], " and ".join(bound for _, bound in more)
+
+
+def finished(cfg: DictConfig, config: Config, plan: resume.Plan) -> str | None:
+    """A sentence when the run that is to be resumed is done and nothing was asked for that goes beyond.
+
+    Raises UserError for a change that may not be, or that comes to nothing because no step is left.
+    """
+    assert plan.run
+    assert plan.attempt
+    if not os.path.lexists(plan.run / run_record.STATUS):
+        return None
+    try:
+        status = run_record.read_status(plan.run)
+    except UserError as error:
+        raise UserError(f"{error} Move it away to resume without it.") from None
+    if plan.file or status["state"] != "finished":
+        return None
+    epoch, step = status["epoch"], status["step"]
+    more, bounds = needed(config, epoch, step)
+    asked = [k for k in plan.typed if k not in (*hydra_overrides.OWN, "plugins", SEARCHED)]
+    if asked and not more:
+        return None
+    where = f"epoch {epoch + bool(status.get('batch'))}, step {step}"
+    done = f"{plan.run} is finished at {where}: {status['reason']}."
+    advice = f"To train on: {command(plan.run, *more)} with {bounds or 'another setting of what ended it'}."
+    changed = resume.asked(cfg, run_record.saved_config(plan.run, plan.attempt), plan.typed) if asked else []
+    if idle := [key for key in changed if key not in LENGTH]:
+        raise UserError(f"{done} No step is left for {', '.join(idle)} to change. {advice}")
+    return f"{done} {advice}"

@@ -1,0 +1,126 @@
+"""Where a start may write: looked at before Hydra makes a directory, and left as it was when it is refused.
+
+Hydra itself writes nothing into the directory of a run: `.hydra` and train.log are written by the run, once
+it holds the directory's lock and nothing is left that could refuse it.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.terminal import say_error
+from peakpoint.trainer.config.explain import explain
+from peakpoint.trainer.reports import run_record
+from peakpoint.trainer.resuming import resume
+
+LOG = "peakpoint.trainer.listeners.jsonl.PatientHandler"
+SWEEP = "multirun.yaml"
+
+_made: list[Path] = []
+"""What this start made, or lets Hydra make, and takes away again if nothing comes of it; innermost first."""
+
+
+class Before(Callback):
+    """Refuses a start before Hydra has made anything for it."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Note which directories are new; that of a sweep has its own record."""
+        with _refusing(config):
+            directory = _expanded("hydra.run.dir", config.hydra.run.dir)
+            if os.path.lexists(directory / SWEEP) and not os.path.lexists(directory / run_record.RUN):
+                raise UserError(f"{directory} holds a sweep: choose another hydra.run.dir.")
+            _note(directory)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Take the sweep's directory: two sweeps in one would overwrite each other's record."""
+        with _refusing(config):
+            directory = _expanded("hydra.sweep.dir", config.hydra.sweep.dir)
+            _note(directory)
+            resume.refuse_taken(directory.resolve())
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                (directory / SWEEP).touch(exist_ok=False)
+            except FileExistsError:
+                raise UserError(
+                    f"{directory} holds a sweep already: choose another hydra.sweep.dir."
+                ) from None
+            _made.insert(0, directory / SWEEP)
+
+
+def _expanded(key: str, directory: str) -> Path:
+    """A directory that Hydra will make. `~` was expanded on the command line, and is refused in conf/.
+
+    Raises UserError, also where something else lies there: a file, a link to nothing.
+    """
+    if directory.startswith("~"):
+        raise UserError(f"{key}={directory} would make a folder named ~: write ${{oc.env:HOME}} instead.")
+    path = Path(directory)
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
+    if not there.is_dir():
+        raise UserError(f"{key}={directory} cannot be made: {there} is not a directory.")
+    return path
+
+
+@contextlib.contextmanager
+def _refusing(config: DictConfig) -> Iterator[None]:
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.set_config(config)  # ${hydra:...} in the name of the directory
+    try:
+        run_record.refuse_passwords(config)
+        _check_writers(config)
+        yield
+    except (UserError, CheckpointError) as error:
+        say_error(str(error))
+        sys.exit(1)  # of an Exception in a callback Hydra makes a warning
+    except (OSError, OmegaConfBaseException) as error:
+        say_error(explain(error))
+        sys.exit(1)
+    finally:
+        hydra.cfg = before
+        OmegaConf.set_readonly(config.hydra, None)
+
+
+def _check_writers(config: DictConfig) -> None:
+    """Nobody but the run writes to its directory. Raises UserError."""
+    if config.hydra.output_subdir is not None:
+        raise UserError(
+            f"hydra.output_subdir={config.hydra.output_subdir} cannot be set: "
+            "a run saves its configuration in .hydra itself."
+        )
+    for group in ("job_logging", "hydra_logging"):
+        settings: Any = OmegaConf.to_container(config.hydra[group], resolve=False) or {}
+        for name, handler in (settings.get("handlers") or {}).items():
+            if "filename" in handler and handler.get("class") != LOG:
+                raise UserError(
+                    f"hydra.{group}.handlers.{name} opens a file before the directory is the run's: "
+                    f"let its class be {LOG}."
+                )
+
+
+def _note(directory: Path) -> None:
+    _made[:] = [path for path in (directory, *directory.parents) if not path.exists()]
+
+
+def keep() -> None:
+    """Leave what was made for this start: it is accepted."""
+    _made.clear()
+
+
+def forget() -> None:
+    """Take away what was made for a start of which nothing came."""
+    made, _made[:] = _made[:], []
+    if made and made[0].name == SWEEP and len(list(made[0].parent.iterdir())) == 1:
+        made[0].unlink()
+    for path in made:
+        with contextlib.suppress(OSError):  # it holds something
+            path.rmdir()

@@ -1,0 +1,71 @@
+"""What becomes of pruned weights at a resume: they stay pruned, unless `pruning=regrow` says otherwise."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from peakpoint.base.errors import UserError, restoring
+
+log = logging.getLogger("peakpoint")
+
+REGROW = "regrow"
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Where a ramp of pruning begins: a step of the run, and the sparsity of the network at it."""
+
+    begin: int
+    initial: float
+
+
+FROM_THE_START = Ramp(0, 0.0)
+
+
+@restoring("pruning")
+def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, Ramp]:
+    """The configuration of a run that goes on from a checkpoint, and the ramp of its pruning.
+
+    A target of 0 becomes the sparsity that the network has, so that policies and reports count what is true.
+    `saved` loses its masks with pruning=regrow. Raises UserError for a target below the present sparsity,
+    CheckpointError for masks that are none.
+    """
+    if saved is None:
+        return cfg, FROM_THE_START
+    before: dict[str, Any] = saved.get("optimizer_state_dict", {}).get("pruning", {})
+    sparsity = float(before.get("sparsity", 0.0))
+    if cfg.pruning.method == REGROW and sparsity:
+        log.warning("pruning=regrow: the %.2f %% that were pruned are trained again", 100 * sparsity)
+        sparsity = 0.0
+    target = _target(cfg.pruning, sparsity)
+    if target == 0:
+        saved["optimizer_state_dict"] = _without_masks(saved.get("optimizer_state_dict", {}))
+        return cfg, FROM_THE_START
+    cfg = cfg.copy()
+    OmegaConf.update(cfg, "pruning.target", target)
+    settings = before.get("settings", {})
+    if settings.get("target") == target:
+        return cfg, Ramp(int(settings.get("begin", 0)), float(settings.get("initial", 0.0)))
+    step = int(saved["progress"]["step"])
+    if target > sparsity:
+        log.info("pruning goes on at step %d, from %.2f %% to %.2f %%", step, 100 * sparsity, 100 * target)
+    return cfg, Ramp(step, sparsity)
+
+
+def _target(pruning: Any, sparsity: float) -> float:
+    """The sparsity to reach or to keep."""
+    wanted = float(pruning.target)
+    if wanted == 0 and sparsity:
+        log.info("%.2f %% of the weights stay pruned; pruning=regrow lets them grow back", 100 * sparsity)
+    elif wanted < sparsity:
+        raise UserError(
+            f"pruning.target={wanted:g} is below the sparsity of this network, {sparsity:g}, and pruned "
+            "weights stay pruned: keep it with pruning=none, or let them grow back with pruning=regrow first."
+        )
+    return wanted or sparsity
+
+
+def _without_masks(optimizer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in optimizer.items() if key != "pruning"}
