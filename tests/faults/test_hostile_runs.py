@@ -259,11 +259,11 @@ def test_one_bad_status_does_not_end_the_table_of_a_sweep(tree, capsys):
     [('{"kind": "eval"}', 1), ('{"kind": "train", "step": [1]}', 1), ("5", 1), ("[" * DEEP, 0)],
 )
 def test_metrics_of_any_kind_are_one_line_of_a_report(tree, capsys, row, ends):
-    from peakpoint.commands.report import main
+    from peakpoint.__main__ import main
 
     with (tree / "first" / "metrics.jsonl").open("a") as file:
         file.write(f"{row}\n")
-    assert main([str(tree / "first")]) == ends
+    assert main(["report", str(tree / "first")]) == ends
     assert capsys.readouterr().err.count("\n") == ends
 
 
