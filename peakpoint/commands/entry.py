@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base.errors import CheckpointError, UserError
@@ -60,6 +60,25 @@ def _sentence(error: Exception) -> str | None:
     return explain(error) if isinstance(error, EXPECTED) else None
 
 
+_HELP = """\
+Peakpoint: train, prune, and never lose the peak.
+
+Use:
+  python train.py optimizer=adamwprune checkpoint.interval=10
+  python train.py -m optimizer=adamwprune,adamw,sgd pruning.target=0.5,0.7,0.9
+  python train.py resume=outputs/RUN epochs=200
+  python train.py experiment=demo
+
+Choices (group=option):
+{choices}
+
+Values (key=value); python train.py --cfg job shows all of them.
+Precedence: conf/ < experiment < command line < command line of a resume.
+
+Tab completion: eval "$(python train.py -sc install=bash)"
+All flags of Hydra: python train.py --hydra-help"""
+
+
 def _rooted(word: str) -> str:
     """An argument; a relative --config-path, which Hydra would look for beside this file, made absolute."""
     option, equals, path = word.partition("=")
@@ -73,8 +92,10 @@ def _main() -> int:
     register_schemas()
     plan = resume.plan(commandline.read(sys.argv[1:]))
     sys.argv[1:] = map(_rooted, plan.argv)
-    OmegaConf.register_new_resolver("choices", all_choices, replace=True)
     plugins.load(plugins.named(plan.argv))
+    if {"-h", "--help"} & set(plan.argv):  # Hydra's own takes a second, and shows the schemas as choices
+        print(_HELP.format(choices=all_choices()))
+        return 0
     codes: list[int] = []
     errors: list[Exception] = []
     sweeps: set[Path] = set()

@@ -46,7 +46,7 @@ def explain(error: BaseException) -> str:
 
 
 def all_choices() -> str:
-    """A line for each group with its options, for --help; Hydra's own list shows the schemas too."""
+    """A line for each group with its options, for --help."""
     return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups())
 
 
