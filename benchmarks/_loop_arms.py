@@ -28,8 +28,10 @@ from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.check import checked
 from peakpoint.trainer.config.schema import Config, Precision
 from peakpoint.trainer.evaluation.metrics import autocast_for
+from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
 from peakpoint.trainer.listeners.events import Listener, Publisher
-from peakpoint.trainer.listeners.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard
+from peakpoint.trainer.listeners.jsonl import JsonLines
+from peakpoint.trainer.listeners.tensorboard import TensorBoard
 
 LOG_EVERY = 50
 BARE, AGAIN, OURS, LIGHTNING = "bare", "bare, again", "peakpoint", "lightning"

@@ -12,7 +12,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
-from peakpoint.trainer.reports import report, run_record
+from peakpoint.trainer.reports import plots, run_record, tables
 
 log = logging.getLogger("peakpoint")
 
@@ -72,10 +72,10 @@ class Ending:
         watched = {"metric": monitor.metric, "mode": monitor.mode}
         with self.without("no report"):
             files = kept.mine()
-            report.print_report(self.console, self.directory, **watched, targets=targets, kept=files)
+            tables.print_report(self.console, self.directory, **watched, targets=targets, kept=files)
         if self.config.plot:
             with self.without("no curves"):
-                if curves := report.plot(self.directory, monitor.metric, monitor.mode):
+                if curves := plots.plot(self.directory, monitor.metric, monitor.mode):
                     log.info("curves: %s", curves)
                 else:
                     log.info("no curves.png, since matplotlib is not installed")

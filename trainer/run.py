@@ -28,16 +28,12 @@ from peakpoint.trainer.config.check import name_template, plain
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.data import roots
 from peakpoint.trainer.ending import Ending
-from peakpoint.trainer.listeners import mirroring
+from peakpoint.trainer.listeners import mirror
+from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
 from peakpoint.trainer.listeners.events import Listener, Publisher
-from peakpoint.trainer.listeners.jsonl import open_logs
-from peakpoint.trainer.listeners.listeners import (
-    ConsoleHandler,
-    ConsoleListener,
-    JsonLines,
-    TensorBoard,
-    check_tensorboard,
-)
+from peakpoint.trainer.listeners.jsonl import JsonLines
+from peakpoint.trainer.listeners.retrying_file import open_logs
+from peakpoint.trainer.listeners.tensorboard import TensorBoard, check_tensorboard
 from peakpoint.trainer.nonfinite import with_last_good
 from peakpoint.trainer.reports import run_record as record
 from peakpoint.trainer.reports.final import read_test_set
@@ -72,7 +68,7 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
     went wrong as one line. From the moment the attempt is recorded it is also in status.json and train.log; a
     start that is refused leaves every byte as it was.
     """
-    place = mirroring.place(config.checkpoint)
+    place = mirror.place(config.checkpoint)
     console = Console()
     with one_writer(directory), _logging_to(console):
         if plan.run and (done := continuing.finished(cfg, config, plan)):
@@ -98,7 +94,7 @@ def run(config: Config, cfg: DictConfig, plan: resume.Plan, directory: Path) -> 
             for doubt in unheeded.doubts(config, plan.typed):
                 log.warning(doubt)
             ending = Ending(config, directory, console)
-            with mirroring.mirror(config.checkpoint, place, target) as mirrors:
+            with mirror.mirror(config.checkpoint, place, target) as mirrors:
                 with _recording(directory):
                     manager = _manager(config, parts, start, target)
                     if saved:

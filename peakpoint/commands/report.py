@@ -6,8 +6,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import direction
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.commands.arguments import Parser, add_path
-from peakpoint.trainer.reports import report as written
-from peakpoint.trainer.reports import run_record
+from peakpoint.trainer.reports import plots, run_record, tables
 from peakpoint.trainer.reports.history import read_history
 
 
@@ -28,11 +27,11 @@ def report(options: argparse.Namespace) -> int:
     root = run / "checkpoints"
     kept = [m for m in listing.own(root, store.manifests(root)) if (root / m.file).exists()]
     if options.json:
-        print(written.as_json(run, metric, mode, targets, kept))
+        print(tables.as_json(run, metric, mode, targets, kept))
     else:
         console = Console()
-        written.print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)
-    curves = written.plot(run, metric, mode)
+        tables.print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)
+    curves = plots.plot(run, metric, mode)
     if curves and not options.json:
         console.say("")
         console.say(f"Curves: {curves}")

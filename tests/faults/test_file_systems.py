@@ -16,7 +16,7 @@ from peakpoint.base import files
 from peakpoint.base.errors import SaveFailed, os_reason
 from peakpoint.checkpointing.storage import journal, store
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.trainer.listeners.jsonl import PatientFile
+from peakpoint.trainer.listeners.retrying_file import RetryingFile
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT, TINY
 from tests.faults.fault_cases import put, sound, tidy
@@ -135,7 +135,7 @@ def test_a_refusal_says_why_and_what_to_do_wherever_it_is_told(tmp_path, monkeyp
     assert "it needs 5.0 kB" in str(refused.value)
     assert (" are free" in str(refused.value)) == (name != "EDQUOT")  # the rest is not for this user
     real = os.write
-    waiting = PatientFile(tmp_path / "metrics.jsonl")
+    waiting = RetryingFile(tmp_path / "metrics.jsonl")
     monkeypatch.setattr(os, "write", lambda *_: produce(None))
     waiting.write(b"{}\n")
     monkeypatch.setattr(os, "write", real)

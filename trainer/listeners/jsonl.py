@@ -1,140 +1,88 @@
-"""Files that wait for room: a disk that refuses a line of the record must not end the training."""
+"""metrics.jsonl: a row for each event, and what becomes of rows that a resumed run writes again."""
 
-import logging
-import os
-from collections import deque
+import json
 from pathlib import Path
+from typing import Any
 
-from peakpoint.base.errors import os_reason
-from peakpoint.base.lock import present
-from peakpoint.base.terminal import escaped
-
-log = logging.getLogger("peakpoint")
-
-WAITING = 100_000
-"""How many records wait at most; then the oldest are let go.
-
-A row is about 200 bytes, so this is 20 MB of memory, and at a row every 50 steps five million steps without
-room: a run ends before.
-"""
+from peakpoint.base.bounded import json_value, lines
+from peakpoint.checkpointing.events import EvalEnd, Saved, Skipped, StepEnd
+from peakpoint.checkpointing.storage.store import write_atomic
+from peakpoint.trainer.listeners.events import Logged, Published, Tested
+from peakpoint.trainer.listeners.retrying_file import RetryingFile
+from peakpoint.trainer.reports.run_record import METRICS, finite
 
 
-class PatientFile:
-    """A file that whole records are appended to; what cannot be written waits in memory for the next try.
+def row(event: Published) -> dict[str, Any] | None:
+    """An event as a row of metrics.jsonl, or None when it has none."""
+    match event:
+        case Logged(epoch, step, loss, lr, rate, skipped):
+            values = {"loss": loss, "lr": lr, "images_per_second": rate, "skipped": skipped}
+            return {"kind": "train", "epoch": epoch, "step": step, **values}
+        case EvalEnd(epoch, step, metrics, sparsity, version, overall):
+            facts: dict[str, Any] = {"metrics": dict(metrics), "sparsity": sparsity, "mask_version": version}
+            facts |= {} if overall is None else {"sparsity_of_all": overall}
+            return {"kind": "eval", "epoch": epoch, "step": step, **facts}
+        case Tested(which, epoch, step, metrics, sparsity, file):
+            facts = {"metrics": dict(metrics), "sparsity": sparsity, "file": file}
+            return {"kind": "test", "which": which, "epoch": epoch, "step": step, **facts}
+        case Saved(file, tags, size, stall, total):
+            facts = {"tags": list(tags), "bytes": size, "stall_s": stall, "total_s": total}
+            return {"kind": "save", "file": file, **facts}
+        case Skipped(epoch, step, tags):
+            return {"kind": "skipped save", "epoch": epoch, "step": step, "tags": list(tags)}
+    return None
 
-    Opened for each record, so that one that was moved or deleted is made again. The user is told once, until
-    there is room again. Never raises OSError.
+
+class JsonLines:
+    """Appends a row an event to metrics.jsonl; each line is whole in the file before the next event.
+
+    Without room the rows wait, and `missing` says how many.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._waiting: deque[bytes] = deque()
-        self._lost = 0
-        self._refused = False
-        self._try()
+    def __init__(self, run: Path, step: int, evaluated: set[int]) -> None:
+        path = run / METRICS
+        if path.exists():
+            _set_aside(path, step, evaluated)
+        self._file = RetryingFile(path)
 
-    def write(self, record: bytes) -> None:
-        """Append a record, after those that wait."""
-        if len(self._waiting) == WAITING:
-            self._waiting.popleft()
-            self._lost += 1
-        self._waiting.append(record)
-        self._try()
+    def __call__(self, event: Published) -> None:
+        """Write an event."""
+        values = None if isinstance(event, StepEnd) else row(event)
+        if values is not None:
+            self._file.write(f"{json.dumps(finite(values))}\n".encode())
 
     @property
     def missing(self) -> int:
-        """How many records the file lacks."""
-        return len(self._waiting) + self._lost
-
-    def flush(self) -> None:
-        """Try again to write what waits."""
-        if self._waiting:
-            self._try()
-
-    def _try(self) -> None:
-        waited = len(self._waiting)
-        try:
-            self._write()
-        except OSError as error:
-            if not self._refused:
-                self._refused = True  # before the warning: this may be the file that it goes to
-                log.warning(
-                    "%s cannot be written: %s. What belongs there waits in memory; training goes on.",
-                    self._path,
-                    os_reason(error),
-                )
-        else:
-            if self._refused:
-                self._refused = False
-                lost = f", the oldest {self._lost} are lost" if self._lost else ""
-                log.warning("%s is written again: %d records had waited%s.", self._path, waited, lost)
-
-    def _write(self) -> None:
-        # Neither through a link, which could lead anywhere, nor to a pipe, whose reader may never come.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(present(self._path), flags, 0o666)
-        try:
-            while self._waiting:
-                _append(descriptor, self._waiting[0])
-                self._waiting.popleft()
-        finally:
-            os.close(descriptor)
+        """How many rows found no room."""
+        return self._file.missing
 
     def close(self) -> None:
-        """Try once more; says what could never be written."""
-        self.flush()
-        if self.missing:
-            log.warning("%s lacks %d records: there was no room for them.", self._path, self.missing)
+        """Close the file."""
+        self._file.close()
 
 
-def _append(descriptor: int, record: bytes) -> None:
-    """All of a record or nothing: a disk that is almost full takes the first half."""
-    size = os.fstat(descriptor).st_size
-    rest = memoryview(record)
-    try:
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-    except OSError:
-        os.ftruncate(descriptor, size)
-        raise
+def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
+    """Move the rows that will be written again to metrics.superseded.jsonl.
 
-
-class PatientHandler(logging.Handler):
-    """Log lines to a file, as logging.FileHandler, whose answer to a full disk is a traceback a line.
-
-    Until `open` the lines wait: nothing is written to a directory that may turn out to be another run's.
+    Those are: training losses and skipped saves after `step`, evaluations at steps not in `evaluated`, every
+    reading of the test set, and the torn last line of a killed run.
     """
-
-    def __init__(self, filename: str) -> None:
-        super().__init__()
-        self._path = Path(filename)
-        self._early: list[bytes] = []
-        self._file: PatientFile | None = None
-
-    def open(self) -> None:
-        """Begin to write, with the lines that waited."""
-        if self._file is None:
-            self._file = PatientFile(self._path.parent.resolve() / self._path.name)
-            for line in self._early:
-                self._file.write(line)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        text = escaped(self.format(record), keep="\n\t")  # a traceback has lines
-        line = f"{text}\n".encode()
-        if self._file is None:
-            self._early.append(line)
-        else:
-            self._file.write(line)
-
-    def flush(self) -> None:
-        """Try again to write what waits."""
-        if self._file is not None:
-            self._file.flush()
-
-
-def open_logs() -> None:
-    """Open the log files that waited until the directory is the run's own."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, PatientHandler):
-            handler.open()
+    kept: list[str] = []
+    superseded: list[str] = []
+    for line in lines(path):
+        try:
+            values = json_value(line)
+            kind = values["kind"]
+            again = (
+                kind == "test"
+                or (kind == "eval" and values["step"] not in evaluated)
+                or (kind in ("train", "skipped save") and values["step"] > step)
+            )
+        except (ValueError, KeyError, TypeError):
+            again = True
+        (superseded if again else kept).append(line + "\n")
+    if superseded:
+        aside = RetryingFile(path.with_name("metrics.superseded.jsonl"))
+        aside.write("".join(superseded).encode())
+        aside.close()
+        write_atomic(path, "".join(kept))

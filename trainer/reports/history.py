@@ -124,3 +124,12 @@ def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterabl
         final = math.nan if last is None else last
         rows.append(PeakRow(scope, epoch, best, final, best - final if mode == "max" else final - best))
     return rows
+
+
+def peaks(history: History, metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:
+    """The rows of peak_rows. Raises UserError for a metric without a finite value."""
+    rows = peak_rows(history.evals, metric, mode, targets)
+    if not rows:
+        names = ", ".join(sorted({name for e in history.evals for name in e.metrics}))
+        raise UserError(f"No evaluation has a finite {metric}; the metrics of this run are: {names}.")
+    return rows

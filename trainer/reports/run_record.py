@@ -148,6 +148,8 @@ def finite(value: Any) -> Any:
         return repr(value)
     if isinstance(value, Mapping):
         return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
     return value
 
 

@@ -22,7 +22,7 @@ from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.resuming import resume
 
-LOG = "peakpoint.trainer.listeners.jsonl.PatientHandler"
+LOG = "peakpoint.trainer.listeners.retrying_file.RetryingHandler"
 SWEEP = "multirun.yaml"
 
 _made: list[Path] = []

@@ -20,8 +20,10 @@ from peakpoint.checkpointing.events import (
     Verified,
 )
 from peakpoint.trainer.listeners import events
+from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
 from peakpoint.trainer.listeners.events import Logged
-from peakpoint.trainer.listeners.listeners import ConsoleHandler, ConsoleListener, JsonLines, TensorBoard, row
+from peakpoint.trainer.listeners.jsonl import JsonLines, row
+from peakpoint.trainer.listeners.tensorboard import TensorBoard
 from peakpoint.trainer.reports.history import read_history
 from tests.conftest import TINY, Screen, rows
 

@@ -17,7 +17,9 @@ from peakpoint.base.errors import UserError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.trainer.reports.report import PeakRow, peak_rows, plot, print_report, read_history, shown
+from peakpoint.trainer.reports.history import PeakRow, peak_rows, read_history
+from peakpoint.trainer.reports.plots import plot
+from peakpoint.trainer.reports.tables import print_report, shown
 from tests.conftest import ROOT, Screen
 
 NAN, INF = math.nan, math.inf

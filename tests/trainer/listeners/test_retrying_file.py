@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from peakpoint.trainer.listeners import jsonl
-from peakpoint.trainer.listeners.jsonl import PatientFile, PatientHandler
+from peakpoint.trainer.listeners import retrying_file
+from peakpoint.trainer.listeners.retrying_file import RetryingFile, RetryingHandler
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 
 RECORDS = [f"record {number:02d} of ten bytes or more\n".encode() for number in range(20)]
@@ -21,7 +21,7 @@ def warnings(caplog):
 @pytest.mark.parametrize("limit", range(0, 120, 7))
 def test_wherever_room_ends_the_file_holds_whole_records_in_order(tmp_path, warnings, limit):
     path = tmp_path / "metrics.jsonl"
-    file = PatientFile(path)
+    file = RetryingFile(path)
     with files_no_larger_than(limit):
         for number, record in enumerate(RECORDS[:10], 1):
             file.write(record)
@@ -42,7 +42,7 @@ def test_wherever_room_ends_the_file_holds_whole_records_in_order(tmp_path, warn
 
 
 def test_it_is_told_again_when_it_happens_again(tmp_path, warnings):
-    file = PatientFile(tmp_path / "f")
+    file = RetryingFile(tmp_path / "f")
     for _ in range(2):
         with files_no_larger_than(0):
             file.write(b"one")
@@ -54,8 +54,8 @@ def test_it_is_told_again_when_it_happens_again(tmp_path, warnings):
 
 
 def test_more_than_may_wait_pushes_the_oldest_out_and_says_so(tmp_path, warnings, monkeypatch):
-    monkeypatch.setattr(jsonl, "WAITING", 5)
-    file = PatientFile(tmp_path / "f")
+    monkeypatch.setattr(retrying_file, "WAITING", 5)
+    file = RetryingFile(tmp_path / "f")
     with files_no_larger_than(0):
         for record in RECORDS:
             file.write(record)
@@ -67,7 +67,7 @@ def test_more_than_may_wait_pushes_the_oldest_out_and_says_so(tmp_path, warnings
 
 
 def test_what_never_finds_room_is_told_at_the_end(tmp_path, warnings):
-    file = PatientFile(tmp_path / "f")
+    file = RetryingFile(tmp_path / "f")
     with files_no_larger_than(0):
         file.write(b"one")
         file.close()
@@ -75,7 +75,7 @@ def test_what_never_finds_room_is_told_at_the_end(tmp_path, warnings):
 
 
 def test_a_file_that_was_moved_is_made_again(tmp_path):
-    file = PatientFile(tmp_path / "f")
+    file = RetryingFile(tmp_path / "f")
     file.write(b"one\n")
     (tmp_path / "f").rename(tmp_path / "g")
     file.write(b"two\n")
@@ -88,7 +88,7 @@ def test_nothing_is_written_through_a_link_or_to_a_pipe(tmp_path, warnings, kind
     if kind == "link":
         target.write_text("theirs")
     os.mkfifo(path) if kind == "pipe" else path.symlink_to(target)
-    file = PatientFile(path)
+    file = RetryingFile(path)
     file.write(b"one\n")
     assert file.missing == 1
     assert len(warnings()) == 1
@@ -101,7 +101,7 @@ def test_nothing_is_written_through_a_link_or_to_a_pipe(tmp_path, warnings, kind
 def test_the_log_takes_its_own_warning_and_prints_no_traceback(tmp_path, capsys):
     log = logging.getLogger("peakpoint")
     path = tmp_path / "train.log"
-    handler = PatientHandler(str(path))
+    handler = RetryingHandler(str(path))
     log.addHandler(handler)
     try:
         log.warning("waits until the directory is the run's")

@@ -1,0 +1,104 @@
+"""The console: one line an evaluation or a save, and a progress bar on a terminal."""
+
+import logging
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
+from peakpoint.trainer.listeners.events import Logged, Published, Tested
+
+log = logging.getLogger("peakpoint")
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log lines through the console that also draws the progress bar, so that they do not mix."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the bare message."""
+        self.console.say(record.getMessage())
+
+
+class ConsoleListener:
+    """One line an evaluation; between them a bar on a terminal, a line a logged loss elsewhere."""
+
+    def __init__(self, console: Console, *, total_steps: int, start_step: int) -> None:
+        self._total = total_steps
+        self._drawn = 0.0
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("steps", total=total_steps, completed=start_step, rate="")
+            self._bar.start()
+
+    def __call__(self, event: Published) -> None:
+        """Show an event."""
+        if isinstance(event, StepEnd):
+            if self._bar and (now := time.monotonic()) - self._drawn > 0.1:
+                self._drawn = now
+                self._bar.update(self._task, completed=event.step, description=f"epoch {event.epoch}")
+        elif isinstance(event, Logged):
+            self._log(event)
+        else:
+            self._say(event)
+
+    def _log(self, event: Logged) -> None:
+        rate, now = f"{event.images_per_second:.0f} images/s", time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, rate=rate)
+        elif now - self._drawn > 1:  # metrics.jsonl has every one
+            self._drawn = now
+            log.info(
+                f"epoch {event.epoch} step {event.step}/{self._total} loss {event.loss:.4f} "
+                f"lr {event.lr:.2e} {rate}{f', {event.skipped} skipped' if event.skipped else ''}"
+            )
+
+    def _say(self, event: Published) -> None:
+        if isinstance(event, EvalEnd):
+            m = event.metrics
+            log.info(
+                f"epoch {event.epoch}: accuracy {m['accuracy']:.2%}, top-5 {m['top5_accuracy']:.2%}, "
+                f"F1 {m['f1_score']:.4f}, loss {m['loss']:.4f}, sparsity {event.sparsity:.2%}{_of_all(event)}"
+            )
+        elif isinstance(event, Saved):
+            log.info(
+                f"saved {event.file} ({', '.join(event.tags)}): {event.bytes / 1e6:.1f} MB in "
+                f"{event.total_s:.2f} s, training waited {event.stall_s:.3f} s"
+            )
+        elif isinstance(event, Skipped):
+            log.info(
+                f"epoch {event.epoch} step {event.step} is not saved ({', '.join(event.tags)}): "
+                "the save before it is still being written"
+            )
+        elif isinstance(event, Deleted):
+            log.debug(f"deleted {event.file}: nothing keeps it any more")
+        elif isinstance(event, Tested):
+            log.info(
+                f"test, {event.which} weights (epoch {event.epoch}): accuracy "
+                f"{event.metrics['accuracy']:.2%}, loss {event.metrics['loss']:.4f}"
+            )
+        elif isinstance(event, RunEnd):
+            log.info(f"training ended at epoch {event.epoch}, step {event.step}: {event.reason}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+
+def _of_all(event: EvalEnd) -> str:
+    """A pruned network's zeros among all its parameters: it has others than prunable weights."""
+    return f" ({event.overall:.2%} of all parameters)" if event.overall and event.sparsity > 0 else ""

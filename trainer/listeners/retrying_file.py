@@ -1,0 +1,140 @@
+"""Files that wait for room: a disk that refuses a line of the record must not end the training."""
+
+import logging
+import os
+from collections import deque
+from pathlib import Path
+
+from peakpoint.base.errors import os_reason
+from peakpoint.base.lock import present
+from peakpoint.base.terminal import escaped
+
+log = logging.getLogger("peakpoint")
+
+WAITING = 100_000
+"""How many records wait at most; then the oldest are let go.
+
+A row is about 200 bytes, so this is 20 MB of memory, and at a row every 50 steps five million steps without
+room: a run ends before.
+"""
+
+
+class RetryingFile:
+    """A file that whole records are appended to; what cannot be written waits in memory for the next try.
+
+    Opened for each record, so that one that was moved or deleted is made again. The user is told once, until
+    there is room again. Never raises OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: deque[bytes] = deque()
+        self._lost = 0
+        self._refused = False
+        self._try()
+
+    def write(self, record: bytes) -> None:
+        """Append a record, after those that wait."""
+        if len(self._waiting) == WAITING:
+            self._waiting.popleft()
+            self._lost += 1
+        self._waiting.append(record)
+        self._try()
+
+    @property
+    def missing(self) -> int:
+        """How many records the file lacks."""
+        return len(self._waiting) + self._lost
+
+    def flush(self) -> None:
+        """Try again to write what waits."""
+        if self._waiting:
+            self._try()
+
+    def _try(self) -> None:
+        waited = len(self._waiting)
+        try:
+            self._write()
+        except OSError as error:
+            if not self._refused:
+                self._refused = True  # before the warning: this may be the file that it goes to
+                log.warning(
+                    "%s cannot be written: %s. What belongs there waits in memory; training goes on.",
+                    self._path,
+                    os_reason(error),
+                )
+        else:
+            if self._refused:
+                self._refused = False
+                lost = f", the oldest {self._lost} are lost" if self._lost else ""
+                log.warning("%s is written again: %d records had waited%s.", self._path, waited, lost)
+
+    def _write(self) -> None:
+        # Neither through a link, which could lead anywhere, nor to a pipe, whose reader may never come.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(present(self._path), flags, 0o666)
+        try:
+            while self._waiting:
+                _append(descriptor, self._waiting[0])
+                self._waiting.popleft()
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Try once more; says what could never be written."""
+        self.flush()
+        if self.missing:
+            log.warning("%s lacks %d records: there was no room for them.", self._path, self.missing)
+
+
+def _append(descriptor: int, record: bytes) -> None:
+    """All of a record or nothing: a disk that is almost full takes the first half."""
+    size = os.fstat(descriptor).st_size
+    rest = memoryview(record)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
+class RetryingHandler(logging.Handler):
+    """Log lines to a file, as logging.FileHandler, whose answer to a full disk is a traceback a line.
+
+    Until `open` the lines wait: nothing is written to a directory that may turn out to be another run's.
+    """
+
+    def __init__(self, filename: str) -> None:
+        super().__init__()
+        self._path = Path(filename)
+        self._early: list[bytes] = []
+        self._file: RetryingFile | None = None
+
+    def open(self) -> None:
+        """Begin to write, with the lines that waited."""
+        if self._file is None:
+            self._file = RetryingFile(self._path.parent.resolve() / self._path.name)
+            for line in self._early:
+                self._file.write(line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        text = escaped(self.format(record), keep="\n\t")  # a traceback has lines
+        line = f"{text}\n".encode()
+        if self._file is None:
+            self._early.append(line)
+        else:
+            self._file.write(line)
+
+    def flush(self) -> None:
+        """Try again to write what waits."""
+        if self._file is not None:
+            self._file.flush()
+
+
+def open_logs() -> None:
+    """Open the log files that waited until the directory is the run's own."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RetryingHandler):
+            handler.open()

@@ -1,0 +1,76 @@
+"""TensorBoard: scalars of a run, as records that TensorBoard reads."""
+
+import importlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.events import EvalEnd, StepEnd
+from peakpoint.trainer.listeners.events import Logged, Published, Tested
+from peakpoint.trainer.listeners.retrying_file import RetryingFile
+from peakpoint.trainer.reports.run_record import sentence
+
+
+def check_tensorboard(run: Path) -> None:
+    """Raise UserError where TensorBoard's records cannot be written, while nothing has begun."""
+    folder = run / "tensorboard"
+    try:
+        importlib.import_module("tensorboard.summary.writer.record_writer")
+    except Exception as error:  # a package that does not go with NumPy or protobuf raises almost anything
+        reason = f"cannot be loaded ({sentence(error)})"
+    else:
+        if folder.is_dir() or not os.path.lexists(folder):
+            return
+        reason = f"cannot write, since {folder} is no folder"
+    raise UserError(f"TensorBoard {reason}: mend that, or do without by tensorboard=false.")
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, in the run directory; rows after a resume replace what they repeat.
+
+    TensorBoard's records in a file that waits for room: the writer that comes with it ends for good at the
+    first refusal.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+        folder = run / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"  # read by name
+        self._file = RetryingFile(folder / name)
+        self._records: Any = RecordWriter(self._file)
+        self._event, self._summary = Event, Summary
+        self._write(file_version="brain.Event:2")
+        if step:
+            self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def __call__(self, event: Published) -> None:
+        """Write an event's numbers."""
+        if isinstance(event, StepEnd):
+            return
+        if isinstance(event, Logged):
+            rate = event.images_per_second
+            self._add("train", event.step, {"loss": event.loss, "lr": event.lr, "images_per_second": rate})
+        elif isinstance(event, EvalEnd):
+            self._add("val", event.step, {**event.metrics, "sparsity": event.sparsity})
+        elif isinstance(event, Tested):
+            self._add(f"test_{event.which}", event.step, event.metrics)
+
+    def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Scalars of one moment as one record."""
+        scalars = [self._summary.Value(tag=f"{group}/{n}", simple_value=v) for n, v in values.items()]
+        self._write(step=step, summary=self._summary(value=scalars))
+
+    def _write(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.close()

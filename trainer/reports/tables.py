@@ -1,0 +1,100 @@
+"""The report of a run: peak against final, test results and kept files.
+
+Works from what a run wrote (metrics.jsonl and the manifests beside its checkpoints) and needs no torch.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.policy import ranked
+from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.trainer.reports.history import peaks, read_history
+from peakpoint.trainer.reports.run_record import finite
+
+FRACTIONS = ("accuracy", "top5_accuracy", "f1_score")
+"""Metrics that are printed in percent."""
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A metric's value for people: percent for fractions, four decimals for the rest, `-` for None."""
+    if value is None:
+        return "-"
+    return f"{value:.2%}" if metric in FRACTIONS and math.isfinite(value) else f"{value:.4f}"
+
+
+def print_report(
+    console: Console, run: Path, *, metric: str, mode: str, targets: Iterable[float], kept: Sequence[Manifest]
+) -> None:
+    """Print the peak against the final epoch, the test results, and where each of the `kept` files is.
+
+    Raises UserError as read_history does, and for a metric without a finite value.
+    """
+    history = read_history(run)
+    rows = peaks(history, metric, mode, targets)
+    console.table(
+        [f"Validation {metric}", "best epoch", "best", "final", "degradation"],
+        [
+            [row.scope, row.best_epoch, *(shown(metric, v) for v in (row.best, row.final, row.degradation))]
+            for row in rows
+        ],
+    )
+    if history.tests:
+        names = list(dict.fromkeys(name for test in history.tests.values() for name in test["metrics"]))
+        console.say("")
+        console.table(
+            ["Test", "epoch", *names],
+            [
+                [which, test["epoch"], *(shown(name, test["metrics"].get(name)) for name in names)]
+                for which, test in sorted(history.tests.items(), reverse=True)
+            ],
+        )
+    if kept:
+        console.say("")
+        _print_kept(console, run, metric, kept)
+    last = history.evals[-1]
+    if last.sparsity > 0 and last.overall is not None:
+        console.say("")
+        console.say(
+            f"Zeros at the end: {last.sparsity:.2%} of the prunable weights, {last.overall:.2%} of all "
+            "parameters."
+        )
+    if history.skipped:
+        steps = int(history.train[-1]["step"])
+        console.say("")
+        console.say(f"Skipped, as they were not finite: {history.skipped} of {steps} steps.")
+    if history.unreadable:
+        console.say("")
+        console.say(
+            f"Lines of metrics.jsonl that could not be read: {history.unreadable}. They do not count."
+        )
+
+
+def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifest]) -> None:
+    ordered = sorted(kept, key=lambda m: (m.tier, m.sequence))
+    rows: list[list[object]] = []
+    for number, m in enumerate(ordered, 1):
+        sparsity = "-" if m.sparsity is None else f"{m.sparsity:.2%}"
+        value = shown(metric, ranked(m.metrics, metric))
+        rows.append([number, m.epoch, value, sparsity, f"{m.bytes / 1e6:.1f}", "; ".join(m.reasons)])
+    console.table(["Kept", "epoch", metric, "sparsity", "MB", "why"], rows, words=["why"])
+    console.say("")
+    for number, m in enumerate(ordered, 1):
+        console.say(f"{number}  {run / 'checkpoints' / m.file}")
+
+
+def as_json(run: Path, metric: str, mode: str, targets: list[float], kept: Sequence[Manifest]) -> str:
+    """The report as JSON, NaN and infinities as strings. Raises UserError as print_report does."""
+    history = read_history(run)
+    plain = {
+        "metric": metric,
+        "mode": mode,
+        "peaks": [asdict(row) for row in peaks(history, metric, mode, targets)],
+        "tests": history.tests,
+        "skipped_steps": history.skipped,
+        "kept": [asdict(m) for m in kept],
+    }
+    return json.dumps(finite(plain), indent=2, allow_nan=False)
