@@ -53,7 +53,7 @@ def all_choices() -> str:
 def groups() -> list[str]:
     """The groups of conf/ that a choice is made in, such as optimizer and checkpoint/policy."""
     folders = sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*") if p.is_dir())
-    return [name for name in folders if not name.startswith(("hydra", "release", "__"))]
+    return [name for name in folders if not name.startswith(("hydra", "release", "schema", "__"))]
 
 
 def choices(group: str) -> list[str]:

@@ -13,6 +13,7 @@ from peakpoint.base.text import nearest
 from peakpoint.trainer.build import build_model
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.check import METRICS, SCHEMAS, checked
+from peakpoint.trainer.config.explain import all_choices, groups
 from peakpoint.trainer.data.sources import sources
 from tests.conftest import ROOT
 from tests.trainer.parts import compose
@@ -42,7 +43,7 @@ def test_no_dataclass_has_a_value_of_its_own():
     """The values are in conf/, and nowhere else."""
     schemas = [schema for members in SCHEMAS.values() for schema in members.values()]
     # Other tests register plugins, whose classes do have values.
-    ours = [s for s in schemas if s.__module__.startswith(("trainer.", "checkpointing."))]
+    ours = [s for s in schemas if s.__module__.startswith("peakpoint.")]
     classes = [c.Config, c.Monitor, *ours]
     for each in classes:
         for field in fields(each):
@@ -52,11 +53,20 @@ def test_no_dataclass_has_a_value_of_its_own():
 
 def test_every_file_in_conf_is_typed():
     """A typing error in one of them is found while it is composed."""
-    others = {"hydra", "experiment", "release"}  # release has a loader of its own
+    # release has a loader of its own; what is below schema is merged into a typed node.
+    others = {"hydra", "experiment", "release", "schema"}
     files = [p for p in CONF.rglob("*.yaml") if not others & set(p.relative_to(CONF).parts)]
     assert len(files) > 25
     for path in files:
         assert "schema/" in path.read_text(), path
+
+
+@pytest.mark.parametrize("base", sorted((CONF / "schema").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_what_choices_share_is_used_and_is_no_choice(base):
+    used = f"/{base.relative_to(CONF).with_suffix('')}@_here_"
+    assert sum(used in path.read_text() for path in CONF.rglob("*.yaml")) > 1
+    assert not [group for group in groups() if group.startswith("schema")]
+    assert "schema" not in all_choices()
 
 
 def test_past_the_check_nothing_is_of_omegaconf():
