@@ -23,7 +23,7 @@ from peakpoint.trainer.config import plugins
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data.pipeline import DataModule, build_data
 from peakpoint.trainer.loop import Loop, LoopSettings
-from peakpoint.trainer.resuming.pruning import FROM_THE_START, Ramp
+from peakpoint.trainer.resume.pruning import FROM_THE_START, Ramp
 from peakpoint.trainer.state import Meter, Progress, TrainState, arithmetic, seed_everything
 
 log = logging.getLogger("peakpoint")

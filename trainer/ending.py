@@ -9,10 +9,17 @@ from typing import Any
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.lock import followed
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.policies.sparsity import peak
+from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
+from peakpoint.trainer.listeners.events import Publisher, Tested
 from peakpoint.trainer.reports import plots, run_record, tables
+from peakpoint.trainer.state import load_model
 
 log = logging.getLogger("peakpoint")
 
@@ -79,3 +86,38 @@ class Ending:
                     log.info("curves: %s", curves)
                 else:
                     log.info("no curves.png, since matplotlib is not installed")
+
+
+def select(config: Config, target: Store) -> Manifest | None:
+    """The checkpoint that validation chose: the best at the target sparsity, or of all when dense.
+
+    None when no policy kept one.
+    """
+    monitor = config.checkpoint.monitor
+    return peak(target.mine(), metric=monitor.metric, mode=monitor.mode, target=config.pruning.target)
+
+
+def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Ending) -> None:
+    """Evaluate the final and the selected weights on the test set: the only time that it is looked at.
+
+    A signal cuts it short: a resumed run does it again.
+    """
+    loop, progress = parts.loop, parts.state.progress
+
+    def test(which: str, epoch: int, step: int, file: str | None) -> None:
+        metrics = loop.evaluate(parts.data.test_batches())
+        if loop.signal is None:
+            publish.tell(Tested(which, epoch, step, metrics, loop.zeros().prunable, file))
+
+    with ending.without("the final weights were not tested"):
+        test("final", progress.number, progress.step, None)
+    if loop.signal is not None:
+        return
+    with ending.without("the selected checkpoint was not tested"):
+        chosen = select(ending.config, target)
+        if chosen is None:
+            log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")
+            return
+        store.verify(target.root, chosen)
+        load_model(parts.state.model, serialize.load(target.path(chosen))["model_state_dict"])
+        test("selected", chosen.epoch, chosen.global_step, str(target.path(chosen)))

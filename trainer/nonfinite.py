@@ -15,7 +15,7 @@ from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.state import objects
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.trainer.resuming import continuing
+from peakpoint.trainer.resume import advice
 from peakpoint.trainer.state import Progress
 
 log = logging.getLogger("peakpoint")
@@ -105,7 +105,7 @@ def with_last_good(root: Path, run: str, classes: int) -> Iterator[None]:
         if good is None:
             what = "No checkpoint of this run was evaluated with a good loss, so start again."
         else:
-            loss, again = good.metrics["loss"], continuing.command(root / good.file)
+            loss, again = good.metrics["loss"], advice.command(root / good.file)
             what = (
                 f"The last good checkpoint is that of epoch {good.epoch}, step {good.global_step} (loss "
                 f"{loss:.4f}), and is intact; to go on from it: {again}"

@@ -18,7 +18,7 @@ from peakpoint.trainer.listeners.retrying_file import open_logs
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.reports.history import peak_rows, read_history
 from peakpoint.trainer.reports.tables import shown
-from peakpoint.trainer.resuming import resume
+from peakpoint.trainer.resume.plan import Plan, last_attempt
 from peakpoint.trainer.signals import Ended
 
 _told: set[str] = set()
@@ -34,7 +34,7 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
     Console().say(f"job {HydraConfig.get().job.num}: {' '.join(overrides)}")
     try:
         run_record.refuse_passwords(cfg)
-        plan = resume.Plan([], typed=hydra_overrides.keys(overrides))
+        plan = Plan([], typed=hydra_overrides.keys(overrides))
         config = checked(cfg)
         for line in unheeded.idle(cfg, config, plan.typed):  # it may be typed for other jobs
             if line not in _told:
@@ -123,7 +123,7 @@ def _overrides(run: Path) -> list[str]:
     A job that was resumed has those of its latest attempt; one that failed before it began has no record.
     """
     try:
-        found: Any = resume.last_attempt(run)["overrides"]
+        found: Any = last_attempt(run)["overrides"]
     except UserError:
         try:
             found = bounded.yaml_value(run / run_record.HYDRA / "overrides.yaml")

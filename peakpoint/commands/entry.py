@@ -18,12 +18,12 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.files import CONF
 from peakpoint.base.terminal import say_error, steady_output
 from peakpoint.checkpointing.remote.urls import refuse_passwords
-from peakpoint.trainer import signals
+from peakpoint.trainer import run_directory, signals
 from peakpoint.trainer.config import commandline, plugins
 from peakpoint.trainer.config.check import checked, register_schemas
 from peakpoint.trainer.config.explain import all_choices, explain
-from peakpoint.trainer.resuming import continuing, resume
-from peakpoint.trainer.resuming.place import forget
+from peakpoint.trainer.resume import advice
+from peakpoint.trainer.resume.plan import make_plan
 
 EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException, OSError)
 
@@ -90,7 +90,7 @@ def _rooted(word: str) -> str:
 def _main() -> int:
     refuse_passwords(sys.argv[1:])  # before anything is written down, or repeated in an error
     register_schemas()
-    plan = resume.plan(commandline.read(sys.argv[1:]))
+    plan = make_plan(commandline.read(sys.argv[1:]))
     sys.argv[1:] = map(_rooted, plan.argv)
     plugins.load(plugins.named(plan.argv))
     if {"-h", "--help"} & set(plan.argv):  # Hydra's own takes a second, and shows the schemas as choices
@@ -114,7 +114,7 @@ def _main() -> int:
         try:
             config = checked(cfg, plan.typed)  # these two before torch is imported
             if directory != plan.run:
-                resume.refuse_taken(directory)
+                run_directory.refuse_taken(directory)
             with signals.deferred():
                 from peakpoint.trainer.run import run
 
@@ -125,11 +125,11 @@ def _main() -> int:
     try:
         job()
     except MissingConfigException as error:
-        if lacking := continuing.lacking(plan):
+        if lacking := advice.lacking(plan):
             raise UserError(f"{explain(error)} {lacking}") from None
         raise
     finally:
-        forget()
+        run_directory.forget()
         for folder in sweeps:
             from peakpoint.trainer.sweep import print_table
 

@@ -54,7 +54,7 @@ def register_schemas() -> None:
     for group, members in SCHEMAS.items():
         for name, schema in members.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
-    before = {"before": {"_target_": "peakpoint.trainer.resuming.place.Before"}}
+    before = {"before": {"_target_": "peakpoint.trainer.run_directory.Before"}}
     store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
 
 

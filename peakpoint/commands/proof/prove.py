@@ -78,7 +78,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
     from peakpoint.base.errors import UserError
     from peakpoint.trainer.config import check, commandline, hydra_overrides, plugins, recorded
     from peakpoint.trainer.reports import run_record
-    from peakpoint.trainer.resuming import resume
+    from peakpoint.trainer.resume.plan import last_attempt
 
     def keys(overrides: list[str]) -> list[str | None]:
         return [hydra_overrides.split(each)[0] for each in overrides]
@@ -94,7 +94,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
         arguments = arguments[1:]
         named_again = [*keys(arguments), *OWN, *recorded.SENDS]
         try:
-            overrides = resume.last_attempt(folder)["overrides"]
+            overrides = last_attempt(folder)["overrides"]
             saved = recorded.taken(
                 [o for o in overrides if hydra_overrides.split(o)[0] not in named_again],
                 folder / run_record.RUN,

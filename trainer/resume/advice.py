@@ -13,7 +13,8 @@ from peakpoint.base.errors import UserError
 from peakpoint.trainer.config import hydra_overrides, recorded
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.reports import run_record
-from peakpoint.trainer.resuming import resume
+from peakpoint.trainer.resume import changes
+from peakpoint.trainer.resume.plan import Plan
 
 SEARCHED = "hydra.searchpath"
 """The override that says where more of the configuration lies."""
@@ -50,7 +51,7 @@ def _options(argv: list[str]) -> list[str]:
     return [word for name, value in named.items() if value for word in (f"--{name}", value)]
 
 
-def lacking(plan: resume.Plan) -> str:
+def lacking(plan: Plan) -> str:
     """A sentence when the attempt that is resumed was given options that this command line leaves out.
 
     Empty when there are none. The record says which; of what they held nothing is printed or followed.
@@ -84,7 +85,7 @@ def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:
     return [word for word, _ in more], " and ".join(bound for _, bound in more)
 
 
-def finished(cfg: DictConfig, config: Config, plan: resume.Plan) -> str | None:
+def finished(cfg: DictConfig, config: Config, plan: Plan) -> str | None:
     """A sentence when the run that is to be resumed is done and nothing was asked for that goes beyond.
 
     Raises UserError for a change that may not be, or that comes to nothing because no step is left.
@@ -107,7 +108,7 @@ def finished(cfg: DictConfig, config: Config, plan: resume.Plan) -> str | None:
     where = f"epoch {epoch + bool(status.get('batch'))}, step {step}"
     done = f"{plan.run} is finished at {where}: {status['reason']}."
     advice = f"To train on: {command(plan.run, *more)} with {bounds or 'another setting of what ended it'}."
-    changed = resume.asked(cfg, run_record.saved_config(plan.run, plan.attempt), plan.typed) if asked else []
+    changed = changes.asked(cfg, run_record.saved_config(plan.run, plan.attempt), plan.typed) if asked else []
     if idle := [key for key in changed if key not in LENGTH]:
         raise UserError(f"{done} No step is left for {', '.join(idle)} to change. {advice}")
     return f"{done} {advice}"

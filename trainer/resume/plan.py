@@ -7,40 +7,30 @@ nothing that a run directory holds is executed.
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 from peakpoint.base import given, links
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import say_error
+from peakpoint.checkpointing.policy import MILESTONE, TRAINING
 from peakpoint.checkpointing.remote.urls import is_url
 from peakpoint.checkpointing.storage.foreign import described
+from peakpoint.checkpointing.storage.listing import PRODUCTION
+from peakpoint.checkpointing.storage.manifest import read_manifest
+from peakpoint.checkpointing.storage.quarantine import QUARANTINE
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.config.hydra_overrides import (
-    OWN,
     _joined,
-    flat,
     keys,
     outliving,
     override,
     quote,
     split,
-    under,
     unquote,
 )
-from peakpoint.trainer.reports.run_record import HYDRA, RUN, read_run
-from peakpoint.trainer.resuming import named
-
-FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
-"""What a resumed run may not change: it would no longer be the same run."""
-FREE = ("data.root",)
-"""What may change below a frozen key."""
-OWNED = ("checkpoints", HYDRA)
-"""The folders of a run in which nothing else may be written."""
+from peakpoint.trainer.reports.run_record import RUN, read_run
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class Plan:
     root_recorded: bool = False
 
 
-def plan(argv: list[str]) -> Plan:
+def make_plan(argv: list[str]) -> Plan:
     """Expand resume= in a command line (without the program's name). Raises UserError."""
     argv = _joined(argv)
     values = [value for key, value in map(split, argv) if key == "resume"]
@@ -69,14 +59,14 @@ def plan(argv: list[str]) -> Plan:
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         raise UserError("resume= goes on with one run: leave out --multirun.")
     if is_url(unquote(values[-1])):
-        from peakpoint.trainer.resuming.fetch import fetched  # late: fsspec costs a tenth of a second
+        from peakpoint.trainer.resume.fetch import fetched  # late: fsspec costs a tenth of a second
 
         argv = fetched(argv, unquote(values[-1]))
         values = [value for key, value in map(split, argv) if key == "resume"]
     run, file = locate(unquote(values[-1]))
     attempt = last_attempt(run)
     if file is not None:
-        named.check(
+        _check_file(
             run / "checkpoints", file, f"{shlex.quote(override(run))} goes on from its newest checkpoint"
         )
     typed = keys(argv)
@@ -90,21 +80,6 @@ def plan(argv: list[str]) -> Plan:
     if "hydra.run.dir" not in typed:
         argv.append(f"hydra.run.dir={quote(str(run))}")
     return Plan(argv, run, file, typed, attempt, recorded.data_root(saved) is not None)
-
-
-def refuse_taken(directory: Path) -> None:
-    """Raise UserError when a fresh run would be written over another, or among what belongs to one."""
-    folders = (directory, *directory.parents)
-    holder = next((folder for folder in folders if os.path.lexists(folder / RUN)), None)
-    if holder == directory and not (directory / RUN).is_file():
-        raise UserError(f"{directory / RUN} is not the record of a run: choose another directory.")
-    if holder == directory:
-        raise UserError(
-            f"{directory} holds a run already: go on with {shlex.quote(override(directory))}, or choose "
-            "another directory."
-        )
-    if holder and directory.relative_to(holder).parts[0] in OWNED:
-        raise UserError(f"{directory} belongs to the run in {holder}: choose another directory.")
 
 
 def locate(value: str) -> tuple[Path, Path | None]:
@@ -167,66 +142,33 @@ def last_attempt(run: Path) -> dict[str, Any]:
     return attempt
 
 
-def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) -> list[str]:
-    """Compare the composed configuration with the saved one; returns what the command line changed.
+def _check_file(root: Path, file: Path, go_on: str) -> None:
+    """Raise UserError unless `file` is a checkpoint under `root` with its manifest; its bytes are not read.
 
-    Raises UserError when something changed that may not, or that nobody asked for: the files in conf/ may
-    have changed since.
+    `go_on` is the end of a sentence: what to type instead.
     """
-    old, new = dict(flat(saved)), dict(flat(cfg))
-    wanted = asked(cfg, saved, typed)
-    changed = _changed(cfg, saved)
-    drift = [key for key in changed if key not in wanted]
-    if drift and not cfg.accept_drift:
-        key = drift[0]
-        raise UserError(
-            f"{key} was {old.get(key)} and is {new.get(key)} now, and the command does not name it: conf/ "
-            f"has changed since. Add {key}={old.get(key)} to keep it, or accept_drift=true."
+    if reason := _reason(root, file, go_on):
+        raise UserError(f"{file} {reason}")
+
+
+def _reason(root: Path, file: Path, go_on: str) -> str | None:
+    tier = file.parent.name if file.parent.parent == root else None
+    if tier == PRODUCTION:
+        return (
+            "is of a release, which holds weights alone and not the state of their training, so it cannot "
+            f"be resumed: {go_on}, and peakpoint.load_model opens a release."
         )
-    lines = []
-    for key in changed:
-        gone = _gone(key, new)
-        lines.append(f"{gone}: removed" if gone else f"{key}: {old.get(key)} -> {new.get(key)}")
-    return list(dict.fromkeys(lines))
-
-
-def _gone(key: str, new: Mapping[str, Any]) -> str | None:
-    """What `key` went with: the first node above it that the new configuration lacks."""
-    names = key.split(".")
-    above = (".".join(names[:count]) for count in range(1, len(names)))
-    return next((node for node in above if not any(under(left, (node,)) for left in new)), None)
-
-
-def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:
-    """The keys that a command line changed. Raises UserError when something changed that may not."""
-    old, new = dict(flat(saved)), dict(flat(cfg))
-    changed = _changed(cfg, saved)
-    for key in sorted(changed, key=lambda key: not key.endswith(".name")):
-        if under(key, FROZEN) and not under(key, FREE):
-            raise UserError(
-                f"{key} was {old.get(key)} in this run and is {new.get(key)} now: a resumed run keeps its "
-                "model, data, seed, batch size and optimizer. Start a new run instead."
-            )
-    # A group or an experiment that was named may change anything.
-    free = bool({"experiment", "optimizer"} & set(typed))
-    return [key for key in changed if free or under(key, tuple(typed))]
-
-
-def _changed(cfg: DictConfig, saved: DictConfig) -> list[str]:
-    """The keys whose values differ, less the settings that only one of the two versions of Peakpoint has."""
-    old, new = dict(flat(saved)), dict(flat(cfg))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [key for key in changed if not under(key, OWN) and not _of_one_version(key, cfg, saved)]
-
-
-def _of_one_version(key: str, cfg: DictConfig, saved: DictConfig) -> bool:
-    """Whether a key is a setting that the other configuration cannot have: one of its typed node lacks it."""
-    new: Any = cfg
-    old: Any = saved
-    for name in key.split("."):
-        if not isinstance(new, DictConfig) or not isinstance(old, DictConfig):
-            return False
-        if (name in new) != (name in old):
-            return is_dataclass(OmegaConf.get_type(new))
-        new, old = new._get_node(name), old._get_node(name)
-    return False
+    if tier == QUARANTINE:
+        return f"was set aside as damaged: {go_on}."
+    if tier not in (TRAINING, MILESTONE) or file.suffix not in (".pt", ".json"):
+        return f"is not a checkpoint: {go_on}, and the files under {root} are those to choose from."
+    mark = file.with_suffix(".json")
+    if file == mark:
+        return f"is a manifest: name the checkpoint beside it, {file.with_suffix('.pt').name}."
+    if not mark.exists():
+        return f"has no manifest beside it, so it cannot be resumed from: {go_on}.{described(file)}"
+    try:
+        read_manifest(mark)
+    except CheckpointError as error:
+        return f"cannot be verified: {error} {go_on}."
+    return None

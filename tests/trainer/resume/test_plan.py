@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.config.hydra_overrides import keys, quote, split, under, unquote
-from peakpoint.trainer.resuming.resume import Plan, check_changes, locate, plan
+from peakpoint.trainer.resume.changes import check_changes
+from peakpoint.trainer.resume.plan import Plan, locate, make_plan
 
 ARGUMENTS = [
     ("epochs=3", "epochs", "3"),
@@ -85,12 +86,12 @@ def place(tmp_path, monkeypatch):
 
 def test_without_resume_a_command_line_stays_as_it_is(place):
     for argv in ([], ["epochs=3", "-m"], ["resume=null"], ["resume="], ["resume=''", "a=1"]):
-        assert plan(argv) == Plan(argv, typed=keys(argv))
+        assert make_plan(argv) == Plan(argv, typed=keys(argv))
 
 
 def test_the_saved_overrides_come_before_the_new_ones(place):
     run = place("run", "model=lenet5", "epochs=3", "optimizer.lr=1", "resume=x", "accept_drift=true")
-    found = plan(["--config-dir", "x", "optimizer.lr=2", "resume=run", "+a=b", "seed=1"])
+    found = make_plan(["--config-dir", "x", "optimizer.lr=2", "resume=run", "+a=b", "seed=1"])
     assert found.argv == [
         "--config-dir=x",
         "model=lenet5", "epochs=3",
@@ -104,10 +105,10 @@ def test_the_saved_overrides_come_before_the_new_ones(place):
 @pytest.mark.parametrize("option", ["--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"])
 def test_the_value_of_an_option_is_no_override(place, option):
     run = place("run", "seed=0")
-    found = plan([option, "/a=b c", "resume=run"])
+    found = make_plan([option, "/a=b c", "resume=run"])
     assert found.argv == [f"{option}=/a=b c", "seed=0", f'resume="{run}"', f'hydra.run.dir="{run}"']
     assert found.typed == ("resume",)
-    assert plan([option, "/a=b"]).typed == ()
+    assert make_plan([option, "/a=b"]).typed == ()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_the_value_of_an_option_is_no_override(place, option):
 )
 def test_a_key_that_is_typed_again_replaces_the_saved_one(place, saved, typed):
     place("run", saved, "seed=0")
-    assert plan([typed, "resume=run"]).argv[:2] == ["seed=0", typed]
+    assert make_plan([typed, "resume=run"]).argv[:2] == ["seed=0", typed]
 
 
 RECORD = ("pruning=magnitude", "pruning.target=0.5", "scheduler.final_factor=0.1", "epochs=3")
@@ -148,7 +149,7 @@ RECORD = ("pruning=magnitude", "pruning.target=0.5", "scheduler.final_factor=0.1
 )
 def test_a_group_that_is_chosen_anew_takes_with_it_what_was_set_below(place, saved, typed, left):
     place("run", *saved)
-    assert plan([*typed, "resume=run"]).argv[: len(left) + 1] == [*left, typed[0]]
+    assert make_plan([*typed, "resume=run"]).argv[: len(left) + 1] == [*left, typed[0]]
 
 
 def test_a_choice_that_is_typed_again_changes_nothing(place):
@@ -156,20 +157,20 @@ def test_a_choice_that_is_typed_again_changes_nothing(place):
     record = json.loads((run / "run.json").read_text())
     record["attempts"][-1]["choices"] = {"optimizer": "adamw", "model": "lenet5"}
     (run / "run.json").write_text(json.dumps(record))
-    assert plan(["model=lenet5", "resume=run"]).argv[:2] == ["optimizer.lr=1", "model.dropout=0.3"]
-    assert plan(["model=resnet20", "resume=run"]).argv[:2] == ["optimizer.lr=1", "model=resnet20"]
+    assert make_plan(["model=lenet5", "resume=run"]).argv[:2] == ["optimizer.lr=1", "model.dropout=0.3"]
+    assert make_plan(["model=resnet20", "resume=run"]).argv[:2] == ["optimizer.lr=1", "model=resnet20"]
 
 
 def test_the_last_resume_counts(place):
     place("a")
     second = place("b")
-    assert plan(["resume=a", "resume=b"]).run == second
-    assert plan(["resume=a", "resume=null"]).run is None
+    assert make_plan(["resume=a", "resume=b"]).run == second
+    assert make_plan(["resume=a", "resume=null"]).run is None
 
 
 def test_a_directory_of_its_own_makes_a_fork(place):
     place("run", "epochs=3")
-    argv = plan(["resume=run", "hydra.run.dir=fork"]).argv
+    argv = make_plan(["resume=run", "hydra.run.dir=fork"]).argv
     assert "hydra.run.dir=fork" in argv
     assert not any(a.startswith('hydra.run.dir="') for a in argv)
 
@@ -177,7 +178,7 @@ def test_a_directory_of_its_own_makes_a_fork(place):
 @pytest.mark.parametrize("name", ["a run", 'quo"te', "it's", "back\\slash", "[x], {y: 1}", "a=b", "ünï"])
 def test_a_directory_of_any_name_is_quoted_for_hydra(place, name):
     run = place(name)
-    found = plan([f"resume={quote(name)}"])
+    found = make_plan([f"resume={quote(name)}"])
     assert found.run == run
     parser = OverridesParser.create()
     values = [parser.parse_override(a).value() for a in found.argv[:2]]
@@ -188,14 +189,14 @@ def test_a_directory_of_any_name_is_quoted_for_hydra(place, name):
 def test_a_sweep_does_not_resume(place, argument):
     place("run")
     with pytest.raises(UserError, match=r"resume= goes on with one run"):
-        plan(["resume=run", argument])
+        make_plan(["resume=run", argument])
 
 
 def test_plugins_are_imported_only_at_the_users_word(place):
     place("run", "plugins=[evil]")
     with pytest.raises(UserError, match=r"add 'plugins=\[evil\]' to the command"):
-        plan(["resume=run"])
-    assert "plugins=[evil]" not in plan(["resume=run", "plugins=[mine]"]).argv
+        make_plan(["resume=run"])
+    assert "plugins=[evil]" not in make_plan(["resume=run", "plugins=[mine]"]).argv
 
 
 def test_a_run_is_named_by_directory_file_or_link(place, monkeypatch, tmp_path):
@@ -249,7 +250,7 @@ def test_what_is_no_run_is_one_clear_line(place, tmp_path, value, sentence):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(text)
     with pytest.raises(UserError, match=sentence):
-        plan([f"resume={value}"])
+        make_plan([f"resume={value}"])
 
 
 def config(**changes):

@@ -6,6 +6,7 @@ it holds the directory's lock and nothing is left that could refuse it.
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import say_error
 from peakpoint.trainer.config.explain import explain
+from peakpoint.trainer.config.hydra_overrides import override
 from peakpoint.trainer.reports import run_record
-from peakpoint.trainer.resuming import resume
 
 LOG = "peakpoint.trainer.listeners.retrying_file.RetryingHandler"
 SWEEP = "multirun.yaml"
+OWNED = ("checkpoints", run_record.HYDRA)
+"""The folders of a run in which nothing else may be written."""
 
 _made: list[Path] = []
 """What this start made, or lets Hydra make, and takes away again if nothing comes of it; innermost first."""
@@ -45,7 +48,7 @@ class Before(Callback):
         with _refusing(config):
             directory = _expanded("hydra.sweep.dir", config.hydra.sweep.dir)
             _note(directory)
-            resume.refuse_taken(directory.resolve())
+            refuse_taken(directory.resolve())
             directory.mkdir(parents=True, exist_ok=True)
             try:
                 (directory / SWEEP).touch(exist_ok=False)
@@ -109,6 +112,21 @@ def _check_writers(config: DictConfig) -> None:
 
 def _note(directory: Path) -> None:
     _made[:] = [path for path in (directory, *directory.parents) if not path.exists()]
+
+
+def refuse_taken(directory: Path) -> None:
+    """Raise UserError when a fresh run would be written over another, or among what belongs to one."""
+    folders = (directory, *directory.parents)
+    holder = next((folder for folder in folders if os.path.lexists(folder / run_record.RUN)), None)
+    if holder == directory and not (directory / run_record.RUN).is_file():
+        raise UserError(f"{directory / run_record.RUN} is not the record of a run: choose another directory.")
+    if holder == directory:
+        raise UserError(
+            f"{directory} holds a run already: go on with {shlex.quote(override(directory))}, or choose "
+            "another directory."
+        )
+    if holder and directory.relative_to(holder).parts[0] in OWNED:
+        raise UserError(f"{directory} belongs to the run in {holder}: choose another directory.")
 
 
 def keep() -> None:

@@ -9,7 +9,7 @@ from peakpoint.checkpointing.storage import store
 from peakpoint.trainer.config.hydra_overrides import quote
 from tests.conftest import TINY, rows, status
 from tests.states import newest
-from tests.trainer.resuming.test_place import listing
+from tests.trainer.test_run_directory import listing
 
 
 def test_a_pointer_to_the_newest_goes_on_in_place(train, tmp_path):

@@ -1,0 +1,1 @@
+"""resume=: the command line that continues a run, and what it may change."""

@@ -1,1 +1,0 @@
-"""What a resumed command line means, and where a start may write."""
