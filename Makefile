@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-cuda check format clean
+.PHONY: demo test test-cuda check docs format clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo hydra.run.dir=outputs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -21,6 +21,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, from the Markdown of docs/ and the docstrings; `make test` builds it too (tests/docs/test_site.py).
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -33,4 +37,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache docs/_build

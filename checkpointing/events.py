@@ -1,4 +1,4 @@
-"""What happens during a run, as values. Each is published only once it is true.
+"""What happens during a run, as values. Each is published only once it is true::
 
     for epoch in 1, 2, ...:
         for batch in epoch:
