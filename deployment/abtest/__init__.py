@@ -1,4 +1,4 @@
-"""Releases compared on users: who sees which, what came of it, and when that is enough to decide."""
+"""A/B tests of releases: routing, the exposure log, the ratio checks and the stopping rule."""
 
 from peakpoint.deployment.abtest.exposure import Log, Study, design, study
 from peakpoint.deployment.abtest.ratio import RatioCheck, sample_ratio

@@ -1,7 +1,7 @@
-"""Who was shown which release, and what came of it: a log of JSON lines, only ever appended to.
+"""The append-only log of an experiment as JSON lines: exposures of users to releases, and their outcomes.
 
-Several processes of a machine may write to one log. A line that a crash cut short is passed over, and the
-next stands on its own. Lines are not synced one by one: a power cut may take the last seconds.
+Several processes of a machine may write to one log. A line that a crash cut short is skipped; the next one is
+whole. Lines are not synced individually: a power cut may lose the last seconds.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ OUTCOME = "outcome"
 
 
 def design(weights: Mapping[str, float], versions: Mapping[str, str]) -> str:
-    """A short name for what is compared: the share of each arm and the release that its alias names.
+    """Return a digest of the design: the share of each arm and the release that its alias names.
 
-    Users of two designs are not compared with each other: pooled over a change of the shares, the arms would
-    differ in when their users came (Simpson's paradox), and over a rollback in what they were shown.
+    Users of two designs are not compared: pooled over a change of the shares, the arms would differ in the
+    time of their users (Simpson's paradox), and over a rollback in the release shown.
     """
     parts = {alias: (f"{share:.9f}", versions.get(alias)) for alias, share in shares(weights).items()}
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -38,8 +38,8 @@ def design(weights: Mapping[str, float], versions: Mapping[str, str]) -> str:
 class Log:
     """Writes the lines of one experiment. Raises CheckpointError when the file cannot be written to.
 
-    With `hash_users` no id is stored, but a hash of it and the experiment's name: enough to count, not to
-    hide ids that can be guessed. Choose once: a log of both has every user twice.
+    `hash_users` stores a keyed hash in place of each id: enough to count users, not to hide ids that can be
+    guessed. Keep the choice for the whole log, or every user counts twice.
     """
 
     def __init__(self, path: Path, experiment: str, *, hash_users: bool = False) -> None:
@@ -50,16 +50,16 @@ class Log:
         self._write(b"")
 
     def exposed(self, user_id: str, alias: str, version: str, design: str) -> None:
-        """Note that a user was shown a release; call it as the answer is given."""
-        self._note(EXPOSURE, user_id, {"alias": alias, "version": version, "design": design})
+        """Log that a user was shown a release; call it as the answer is given."""
+        self._append(EXPOSURE, user_id, {"alias": alias, "version": version, "design": design})
 
     def outcome(self, user_id: str, value: float) -> None:
-        """Note what came of it: True and False, or a number of which more is better."""
+        """Log the outcome of a user: True or False, or a number where more is better."""
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise CheckpointError(f"{value!r} is not an outcome: give true, false or a finite number.")
-        self._note(OUTCOME, user_id, {"value": float(value)})
+        self._append(OUTCOME, user_id, {"value": float(value)})
 
-    def _note(self, event: str, user_id: str, facts: Mapping[str, Any]) -> None:
+    def _append(self, event: str, user_id: str, facts: Mapping[str, Any]) -> None:
         raw = encoded(user_id, "user id")
         if self._hash_users:
             user_id = hashlib.blake2b(raw, key=self._key, digest_size=16).hexdigest()
@@ -68,13 +68,13 @@ class Log:
         self._write(json.dumps(line).encode() + b"\n")
 
     def _write(self, line: bytes) -> None:
-        """One write for a line: with O_APPEND, lines of several processes do not mix on a local disk."""
+        """Write a line in one call: with O_APPEND, lines of several processes do not mix on a local disk."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
             descriptor = os.open(self.path, flags, 0o666)
             try:
                 size = os.fstat(descriptor).st_size
-                # Cut short by a crash, or under way in another process: then an empty line comes of it.
+                # Cut short by a crash; one under way in another process makes this an empty line.
                 if size and os.pread(descriptor, 1, size - 1) != b"\n":
                     line = b"\n" + line
                 if os.write(descriptor, line) < len(line):
@@ -89,7 +89,7 @@ class Log:
 
 @dataclass
 class Subject:
-    """A user: where its first exposure put it, its first outcome after that, and every arm that it saw."""
+    """A user: arm and design of the first exposure, the first outcome after it, and all arms seen."""
 
     alias: str
     design: str
@@ -99,10 +99,9 @@ class Subject:
 
 @dataclass
 class Study:
-    """What a log says of an experiment.
+    """The log of an experiment: subjects by user, and the number of lines that are not counted.
 
-    `subjects` are by user, `strays` counts outcomes of users without an exposure before them, `unreadable`
-    lines that are torn or not of this kind.
+    `strays` are outcomes without an earlier exposure, `unreadable` lines that are torn or of another kind.
     """
 
     subjects: dict[str, Subject] = field(default_factory=dict)
@@ -110,32 +109,32 @@ class Study:
     unreadable: int = 0
 
     def within(self, design: str) -> list[Subject]:
-        """The users first exposed under a design: these are compared, by the arm that they saw then.
+        """Return the users first exposed under a design, who are compared by the arm of that exposure.
 
-        A user who later saw another arm stays where it was put first (intention to treat): the users who come
-        back to be moved are the active ones, and without them an arm would look worse than it is.
+        A user who later saw another arm stays with the first (intention to treat): users who come back to be
+        moved are the active ones, and an arm without them would look worse than it is.
         """
         return [subject for subject in self.subjects.values() if subject.design == design]
 
     @property
     def crossed(self) -> int:
-        """How many users saw more than one arm."""
+        """The number of users who saw more than one arm."""
         return sum(len(subject.arms) > 1 for subject in self.subjects.values())
 
 
 def study(path: Path, experiment: str) -> Study:
-    """Read a log; "first" is by its lines, as clocks differ. Raises CheckpointError when there is none."""
+    """Read a log in the order of its lines, as clocks differ. Raises CheckpointError when there is none."""
     found = Study()
     for line in lines(path, sys.maxsize):  # the log of a busy service is long; it is not held in memory
         fact = _fact(line)
         if fact is None:
             found.unreadable += bool(line.strip())
         elif fact["experiment"] == experiment:
-            _take(found, fact)
+            _add(found, fact)
     return found
 
 
-def _take(found: Study, fact: Mapping[str, Any]) -> None:
+def _add(found: Study, fact: Mapping[str, Any]) -> None:
     subject = found.subjects.get(fact["user"])
     if fact["event"] == EXPOSURE:
         alias = fact["alias"]
@@ -153,7 +152,7 @@ _STRINGS = {EXPOSURE: ("experiment", "user", "alias", "version", "design"), OUTC
 
 
 def _fact(line: str) -> dict[str, Any] | None:
-    """A line of `Log`, or None for anything else."""
+    """Return the values of a line of `Log`, or None for anything else."""
     with contextlib.suppress(ValueError):
         fact = json_value(line)
         names = _STRINGS.get(fact["event"]) if isinstance(fact, dict) and _is(fact, "event") else None

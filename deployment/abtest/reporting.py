@@ -1,4 +1,4 @@
-"""An experiment at a glance: who saw what, the ratio checks, and a verdict for each challenger."""
+"""The report of an experiment: users by arm, the ratio checks, and a verdict for each challenger."""
 
 import math
 from collections import Counter
@@ -24,12 +24,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a log says of one design of an experiment.
+    """The report of one design of an experiment.
 
-    `users` and `outcomes` are by alias, one a user. `set_aside` counts users first exposed under another
-    design, `crossed` users who saw several arms; `strays` and `unreadable` are those of `Study`. `ratio`
-    tests the users by arm, `outcome_ratio` those of them who have an outcome: an arm whose outcomes get lost
-    shows there.
+    `users` and `outcomes` are counts by alias. `set_aside` counts users first exposed under another design,
+    `crossed` users who saw several arms; `strays` and `unreadable` are those of `Study`. `ratio` tests the
+    users by arm, `outcome_ratio` only those with an outcome, which shows an arm that loses outcomes.
     """
 
     users: dict[str, int]
@@ -43,7 +42,7 @@ class Report:
     findings: dict[str, Finding]
 
     def plain(self) -> dict[str, Any]:
-        """The same as strict JSON types; None stands for what is not known yet."""
+        """Return it as strict JSON types, with None for values that are not finite."""
         found: dict[str, Any] = _plain(asdict(self))
         return found
 

@@ -1,4 +1,4 @@
-"""Which release a user sees: the same one in every process, on every machine, after every restart.
+"""Routing of users to releases, the same in every process, on every machine and after every restart.
 
 Weighted rendezvous hashing: each arm draws a number for the user from a keyed hash, and the best draw wins.
 Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998; the weights as in
@@ -16,11 +16,10 @@ from peakpoint.checkpointing.storage import aliases
 class Router:
     """Routes users to aliases, in proportion to their weights.
 
-    A user's arm depends on the experiment's name, the weights and the user's id, and on nothing else: two
-    experiments are independent of each other, and weights count relative to each other. When weights change,
-    a user moves only to an arm whose weight grew relative to that of the arm that it leaves; when one arm
-    changes, comes or goes, no routing moves fewer users. Raises CheckpointError for weights or names that
-    cannot be used.
+    A user's arm depends only on the experiment's name, the user's id and the relative weights, so experiments
+    are independent of each other. When weights change, a user moves only to an arm whose weight grew relative
+    to that of the arm it leaves; when a single arm changes, comes or goes, no routing moves fewer users.
+    Raises CheckpointError for weights or names that cannot be used.
     """
 
     def __init__(self, experiment: str, weights: Mapping[str, float]) -> None:
@@ -36,12 +35,12 @@ class Router:
         }
 
     def route(self, user_id: str) -> str:
-        """The alias for a user. Raises CheckpointError for an id that is no string, or empty."""
+        """Return the alias for a user. Raises CheckpointError for an id that is empty or not a string."""
         user = encoded(user_id, "user id")
         return min(self._draws, key=lambda alias: self._arrival(alias, user))
 
     def _arrival(self, alias: str, user: bytes) -> float:
-        """An exponential time of rate `share`: the first to arrive is `alias` with probability `share`.
+        """Return an exponential time of rate `share`, so that `alias` arrives first with probability `share`.
 
         The inverse of the score -share / ln(u), which does not overflow.
         """
@@ -53,7 +52,7 @@ class Router:
 
 
 def shares(weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights as parts of one, by alias. Raises CheckpointError unless they can be."""
+    """Return the weights, normalised to a sum of 1, by alias. Raises CheckpointError for unusable ones."""
     if not weights:
         raise CheckpointError("There are no weights: give at least one, such as champion=1.0.")
     for alias, weight in weights.items():
@@ -80,7 +79,7 @@ def _usable(weight: object) -> bool:
 
 
 def encoded(text: str, what: str) -> bytes:
-    """A name as UTF-8. Raises CheckpointError unless it is a string that is not empty."""
+    """Return a name as UTF-8. Raises CheckpointError unless it is a string that is not empty."""
     if not isinstance(text, str) or not text:
         raise CheckpointError(f"{text!r} is not a {what}: it must be a string, and not empty.")
     try:

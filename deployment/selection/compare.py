@@ -21,8 +21,7 @@ from peakpoint.deployment.inference import evaluate, golden, network, onnx_files
 from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.inference.timing import Call, Latency
-from peakpoint.deployment.selection import paired
-from peakpoint.deployment.selection.paired import Paired, Right
+from peakpoint.deployment.selection.intervals import Accuracy, Paired, compare_pairs
 
 Data = Any
 """A `DataModule` of the trainer, which only evaluate.py looks into."""
@@ -63,11 +62,11 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was measured of a network; `right` and `against` are None without data, `against` of the first."""
+    """Measurements of a network; `accuracy` is None without data, `against` also for the first network."""
 
     candidate: Candidate
     size: Size
-    right: Right | None
+    accuracy: Accuracy | None
     against: Paired | None
     latency: Mapping[int, Latency]
 
@@ -247,8 +246,8 @@ def compare(
         Row(
             candidate=each,
             size=size(each),
-            right=paired.right(hits[number]) if hits else None,
-            against=paired.compare(hits[0], hits[number]) if hits and number else None,
+            accuracy=Accuracy.of(hits[number]) if hits else None,
+            against=compare_pairs(hits[0], hits[number]) if hits and number else None,
             latency={batch: found[number] for batch, found in by_batch.items()},
         )
         for number, each in enumerate(candidates)

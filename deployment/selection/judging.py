@@ -8,7 +8,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.metrics import bad_loss
 from peakpoint.checkpointing.policies.sparsity import SLACK
 from peakpoint.checkpointing.policy import order, ranked
-from peakpoint.deployment.selection.intervals import Sample, wilson
+from peakpoint.deployment.selection.intervals import wilson
 from peakpoint.deployment.selection.rules import Key, Requirement, Tie
 
 Facts = Mapping[str, float]
@@ -99,7 +99,7 @@ def by_preference(
             raise CheckpointError(
                 f"tie.confidence: {tie.metric} {best:g} is no fraction of 1: use tie.within, a distance."
             )
-        low, _ = wilson(Sample(samples, best, 0.0), 1 - tie.confidence)
+        low, _ = wilson(best, samples, 1 - tie.confidence)
         distance = Decimal(repr(max(0.0, best - low)))  # at 0, low is off by rounding
 
     def tied(one: T) -> bool:

@@ -39,7 +39,7 @@ def compare_arguments(parser: Parser) -> None:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Print a table of what the networks weigh and are worth, and one of how long they take."""
+    """Print tables of the networks' sizes, accuracy and latency."""
     if not 2 <= len(options.paths) <= len(LETTERS):
         raise CheckpointError(f"Name 2 to {len(LETTERS)} networks: the others are compared with the first.")
     for name, value, least in (("batch", options.batch, 1), ("rounds", options.rounds, 2)):
@@ -91,8 +91,8 @@ def _plain(row: "Row") -> dict[str, Any]:
         "against_first": asdict(row.against) if row.against else None,
         "latency": {str(batch): asdict(each) for batch, each in row.latency.items()},
     }
-    if row.right:
-        found["accuracy"] = {"value": row.right.accuracy, **asdict(row.right)}
+    if row.accuracy:
+        found["accuracy"] = {"value": row.accuracy.value, **asdict(row.accuracy)}
     return found
 
 
@@ -103,21 +103,22 @@ def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
     named = list(zip(LETTERS, rows, strict=False))
     batches = list(rows[0].latency)
     sizes = ["", "file MB", "weights MB", "packed MB", "weights", "not zero", "sparsity"]
-    console.table(sizes, [[letter, *_weighs(row.size)] for letter, row in named], title="size")
-    if rows[0].right:
-        worth = ["", "right on", "accuracy", "less A's", "p"]
-        console.table(worth, [[letter, *_worth(row)] for letter, row in named], title="accuracy")
+    console.table(sizes, [[letter, *_sizes(row.size)] for letter, row in named], title="size")
+    if rows[0].accuracy:
+        columns = ["", "right on", "accuracy", "less A's", "p"]
+        console.table(columns, [[letter, *_accuracy(row)] for letter, row in named], title="accuracy")
     speed = ["", *(name for n in batches for name in (f"ms for {n}", "by A's"))]
-    taken = [[letter, *(cell for n in batches for cell in _took(row.latency[n]))] for letter, row in named]
-    console.table(speed, taken, title="time")
+    times = [[letter, *(cell for n in batches for cell in _times(row.latency[n]))] for letter, row in named]
+    console.table(speed, times, title="time")
     for note in _notes(rows, how):
         console.say(note)
 
 
 def _notes(rows: "list[Row]", how: dict[str, Any]) -> list[str]:
     found = []
-    if rows[0].right:
-        found.append(f"accuracy on {rows[0].right.count} {how['split']} images, {how['arithmetic']}; {TEST}")
+    if rows[0].accuracy:
+        images = f"{rows[0].accuracy.count} {how['split']} images"
+        found.append(f"accuracy on {images}, {how['arithmetic']}; {TEST}")
     where = how["device"] if how["device"] != "cpu" else f"CPU, threads: {how['threads']}"
     found.append(f"time: median (quartiles) of {how['rounds']} rounds in random order, {where}")
     if any(row.size.sparsity > 0 for row in rows):
@@ -130,7 +131,7 @@ def _which(candidate: "Candidate") -> str:
     return "" if Path(candidate.label) == candidate.file else f": {candidate.file.name}"
 
 
-def _weighs(size: "Size") -> list[str]:
+def _sizes(size: "Size") -> list[str]:
     in_mb = (size.file_bytes, size.weights_bytes, size.packed_bytes)
     return [
         *(f"{each / 1e6:,.2f}" for each in in_mb),
@@ -140,10 +141,10 @@ def _weighs(size: "Size") -> list[str]:
     ]
 
 
-def _worth(row: "Row") -> list[str]:
-    if row.right is None:
+def _accuracy(row: "Row") -> list[str]:
+    if row.accuracy is None:
         return []
-    found = [f"{row.right.right:,}", _range(row.right.accuracy, *row.right.interval, ".4f")]
+    found = [f"{row.accuracy.right:,}", _range(row.accuracy.value, *row.accuracy.interval, ".4f")]
     if row.against is None:
         return [*found, "-", "-"]
     return [*found, _range(row.against.difference, *row.against.interval, "+.4f"), f"{row.against.p:.3g}"]
@@ -153,7 +154,7 @@ def _range(value: float, low: float, high: float, form: str) -> str:
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
-def _took(latency: "Latency") -> tuple[str, str]:
+def _times(latency: "Latency") -> tuple[str, str]:
     ms, ratio = latency.seconds, latency.ratio
     return (
         f"{ms.median * 1e3:.3g} ({ms.low * 1e3:.3g}-{ms.high * 1e3:.3g})",

@@ -90,10 +90,10 @@ def _sample(values):
     return Sample(len(values), float(values.mean()), float(values.var(ddof=1)))
 
 
-def test_an_experiment_without_an_effect_ends_when_a_least_worth_is_given():
+def test_an_experiment_without_an_effect_ends_when_a_margin_is_given():
     none = proportion(5000, 10_000)
     assert decide(none, none, Rule(), binary=True).decision == "continue"
-    verdict = decide(none, none, Rule(worth=0.05), binary=True)
+    verdict = decide(none, none, Rule(margin=0.05), binary=True)
     assert verdict.decision == "keep"
     assert "not better by 0.05" in verdict.reason
 
@@ -122,7 +122,7 @@ def test_it_is_tightest_at_the_users_that_were_planned(planned, alpha):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"alpha": 0.0}, {"planned": 0}, {"least": 1}, {"worth": -1.0}, {"worth": math.nan}]
+    "bad", [{"alpha": 0.0}, {"planned": 0}, {"least": 1}, {"margin": -1.0}, {"margin": math.nan}]
 )
 def test_a_rule_that_cannot_be_is_one_clear_line(bad):
     with pytest.raises(CheckpointError) as caught:

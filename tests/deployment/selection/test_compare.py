@@ -49,14 +49,14 @@ def test_the_accuracy_measured_is_the_one_recorded(folder):
     found = rows(folder / "dense", folder / "pruned")
     for row, run in zip(found, ("dense", "pruned"), strict=True):
         manifest = network.best(folder / run / "checkpoints")
-        assert row.right.accuracy == pytest.approx(manifest.metrics["accuracy"], abs=1e-9)
-        low, high = row.right.interval
-        assert low < row.right.accuracy < high
-        assert row.right.count == 43
+        assert row.accuracy.value == pytest.approx(manifest.metrics["accuracy"], abs=1e-9)
+        low, high = row.accuracy.interval
+        assert low < row.accuracy.value < high
+        assert row.accuracy.count == 43
     first, second = found
     assert first.against is None
-    assert second.against.difference == pytest.approx(second.right.accuracy - first.right.accuracy)
-    assert second.against.both + second.against.first == first.right.right
+    assert second.against.difference == pytest.approx(second.accuracy.value - first.accuracy.value)
+    assert second.against.both + second.against.first == first.accuracy.right
 
 
 def test_the_test_set_is_measured_as_elsewhere(folder):
@@ -66,8 +66,8 @@ def test_the_test_set_is_measured_as_elsewhere(folder):
         expected = evaluate.measure(
             network.load(root, manifest), evaluate.trained_with(root, manifest), split="test"
         )
-        assert row.right.accuracy == pytest.approx(expected.metrics["accuracy"], abs=1e-9)
-        assert row.right.count == expected.samples == 40
+        assert row.accuracy.value == pytest.approx(expected.metrics["accuracy"], abs=1e-9)
+        assert row.accuracy.count == expected.samples == 40
 
 
 def test_images_that_one_may_have_trained_on_are_refused(folder):
@@ -104,11 +104,11 @@ def test_an_onnx_file_and_a_release_are_right_on_the_same_images_as_their_source
     paths = (folder / "pruned", folder / "batch_None.onnx")
     source, converted = rows(*paths)
     assert (converted.against.first, converted.against.second, converted.against.p) == (0, 0, 1)
-    assert converted.right == source.right
+    assert converted.accuracy == source.accuracy
     assert converted.size.sparsity == source.size.sparsity
     assert converted.size.nonzero == source.size.nonzero  # no batch normalisation was folded in
     # Fed as the other, whatever their order.
-    assert [row.right for row in rows(*reversed(paths))] == [source.right, source.right]
+    assert [row.accuracy for row in rows(*reversed(paths))] == [source.accuracy, source.accuracy]
     kinds = [row.candidate.kind for row in rows(folder / "served", paths[1], split=None)]
     assert kinds == ["release", "onnx"]
     half = rows(folder / "pruned", folder / "served")[1]
@@ -188,13 +188,13 @@ def test_data_that_moved_and_data_that_changed(tmp_path):
     )
     assert done.code == 0, done.err
     paths = (tmp_path / "run", tmp_path / "run" / "checkpoints" / "training" / "latest.pt")
-    before = rows(*paths)[0].right
+    before = rows(*paths)[0].accuracy
     shutil.move(tmp_path / "data", tmp_path / "moved")
     with pytest.raises(CheckpointError) as refused:
         rows(*paths)
     assert "\n" not in str(refused.value)
-    assert rows(*paths, data_root=tmp_path / "moved")[0].right == before
-    assert rows(*paths, split="test", data_root=tmp_path / "moved")[0].right.count == 40
+    assert rows(*paths, data_root=tmp_path / "moved")[0].accuracy == before
+    assert rows(*paths, split="test", data_root=tmp_path / "moved")[0].accuracy.count == 40
     changed = np.load(tmp_path / "moved" / "train.npz")
     labels = changed["labels"].copy()
     labels[:2] = labels[1::-1]

@@ -1,14 +1,23 @@
-"""The intervals for one look are those of the books and of scipy."""
+"""The intervals are those of the published tables and of scipy, and cover as often as they promise."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import stats
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.deployment.selection.intervals import Sample, compare, incomplete_beta, t_quantile, wilson
+from peakpoint.deployment.selection.intervals import (
+    Accuracy,
+    Sample,
+    compare,
+    compare_pairs,
+    mcnemar,
+    newcombe_paired,
+    wilson,
+)
 
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=50)
 ones = st.lists(st.integers(0, 1), min_size=1, max_size=300)
@@ -31,18 +40,12 @@ def test_means_have_scipys_welch_interval(champion, challenger, alpha):
         assert found.interval == pytest.approx((reference.low, reference.high), rel=1e-7, abs=1e-7)
 
 
-@given(ones, ones, alphas)
+@given(ones, alphas)
 @settings(max_examples=200, deadline=None)
-def test_proportions_have_newcombes_interval_from_scipys_wilson(champion, challenger, alpha):
-    found = compare(champion, challenger, binary=True, alpha=alpha)
-    (p, p_low, p_high), (q, q_low, q_high) = (
-        (sum(some) / len(some), *stats.binomtest(sum(some), len(some)).proportion_ci(1 - alpha, "wilson"))
-        for some in (champion, challenger)
-    )
-    low = q - p - math.sqrt((q - q_low) ** 2 + (p_high - p) ** 2)
-    high = q - p + math.sqrt((q_high - q) ** 2 + (p - p_low) ** 2)
-    assert found.interval == pytest.approx((low, high), abs=1e-9)
-    assert wilson(found.champion, alpha) == pytest.approx((p_low, p_high), abs=1e-9)
+def test_a_proportion_has_scipys_wilson_interval(outcomes, alpha):
+    reference = stats.binomtest(sum(outcomes), len(outcomes)).proportion_ci(1 - alpha, "wilson")
+    found = wilson(sum(outcomes) / len(outcomes), len(outcomes), alpha)
+    assert found == pytest.approx((reference.low, reference.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -54,36 +57,98 @@ def test_proportions_have_newcombes_interval_from_scipys_wilson(champion, challe
         ((10, 10), (0, 10), 0.6075, 1.0000),
     ],
 )
-def test_proportions_have_the_intervals_that_newcombe_printed(one, other, low, high):
+def test_a_difference_of_proportions_has_the_published_interval(one, other, low, high):
     found = compare(yes(*other), yes(*one), binary=True, alpha=0.05)
     assert found.interval == pytest.approx((low, high), abs=6e-5)
 
 
-@given(st.floats(0.5, 0.9999995), st.floats(1, 1e6))
-@settings(max_examples=300, deadline=None)
-def test_the_quantile_of_t_is_scipys(p, dof):
-    assert t_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-7, abs=1e-7)
+@pytest.mark.parametrize(
+    ("table", "published"),
+    [
+        # Newcombe 1998, Stat. Med. 17:2635, method 10: first less second.
+        ((36, 12, 2, 0), (0.0569, 0.3404)),
+        # Fagerland, Lydersen & Laake 2014, Stat. Med. 33:2850: airway hyper-responsiveness.
+        ((1, 1, 7, 12), (-0.507, -0.026)),
+        # Altman, Machin, Bryant & Gardner 2000, Statistics with Confidence, p. 52.
+        ((14, 5, 0, 22), (0.011, 0.226)),
+    ],
+)
+def test_a_paired_difference_has_the_published_interval(table, published):
+    low, high = newcombe_paired(*table, 0.05)
+    assert (-high, -low) == pytest.approx(published, abs=6e-4)
 
 
-@given(st.floats(0, 1), st.floats(0.5, 1e5), st.floats(0.5, 50))
-@settings(max_examples=300, deadline=None)
-def test_the_incomplete_beta_is_scipys(x, a, b):
-    assert incomplete_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-7, abs=1e-12)
+@pytest.mark.parametrize(("first", "second"), [(1, 7), (0, 5), (0, 0), (4, 4), (250, 301), (0, 900)])
+def test_p_is_that_of_the_binomial_test(first, second):
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == mcnemar(second, first) == pytest.approx(expected, rel=1e-9)
+
+
+def test_pairs_are_counted_image_by_image():
+    first = [True, True, True, False, False, False, True]
+    second = [True, False, True, True, False, True, True]
+    found = compare_pairs(first, second)
+    assert (found.both, found.first, found.second, found.neither) == (3, 1, 2, 1)
+    assert found.difference == pytest.approx(1 / 7)
+    assert found.interval == newcombe_paired(3, 1, 2, 1, 0.05)
+    back = compare_pairs(second, first)
+    assert (back.difference, back.p) == (-found.difference, found.p)
+    assert back.interval == pytest.approx((-found.interval[1], -found.interval[0]))
+
+
+def test_the_same_network_twice_is_no_different():
+    hits = [i % 3 > 0 for i in range(300)]
+    found = compare_pairs(hits, hits)
+    assert (found.difference, found.p) == (0, 1)
+    assert found.interval[0] < 0 < found.interval[1]
+    assert found.interval[1] < 0.01
+    for all_alike in ([True] * 50, [False] * 50):
+        low, high = compare_pairs(all_alike, all_alike).interval
+        assert -0.2 < low <= 0 <= high < 0.2
+
+
+def test_pairs_separate_what_two_samples_would_not():
+    first, second = ([True] * right + [False] * (1000 - right) for right in (800, 815))
+    found = compare_pairs(first, second)
+    assert found.interval[0] > 0
+    assert found.p < 0.001
+    assert Accuracy.of(first).interval[1] > Accuracy.of(second).interval[0]  # their own intervals overlap
+
+
+def test_the_intervals_cover_as_often_as_they_promise():
+    draw, n, times = random.Random(7), 120, 2000
+    covered = alone = 0
+    cases, weights = [(True, True), (True, False), (False, True), (False, False)], (0.60, 0.16, 0.06, 0.18)
+    for _ in range(times):
+        first, second = zip(*draw.choices(cases, weights, k=n), strict=True)
+        low, high = compare_pairs(first, second).interval
+        covered += low <= 0.06 - 0.16 <= high
+        low, high = Accuracy.of(first).interval
+        alone += low <= 0.76 <= high
+    assert 0.935 < covered / times < 0.975
+    assert 0.935 < alone / times < 0.97
 
 
 @pytest.mark.parametrize(
     ("champion", "challenger", "binary"),
     [([], [1.0, 2.0], False), ([1.0], [1.0, 2.0], False), ([0.1] * 6, [0.7] * 6, False), ([], [1], True)],
 )
-def test_nothing_is_claimed_of_too_little(champion, challenger, binary):
+def test_too_few_outcomes_have_an_infinite_interval(champion, challenger, binary):
     found = compare(champion, challenger, binary=binary, alpha=0.05)
     assert found.interval == (-math.inf, math.inf)
 
 
-def test_bad_input_is_one_clear_line():
-    with pytest.raises(CheckpointError, match="NaN or infinite"):
-        Sample.of([1.0, math.nan])
-    with pytest.raises(CheckpointError, match="neither 0 nor 1"):
-        compare([0, 1], [0, 0.5], binary=True, alpha=0.05)
-    with pytest.raises(CheckpointError, match="alpha=1"):
-        compare([0, 1], [0, 1], binary=True, alpha=1)
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: Sample.of([1.0, math.nan]), "NaN or infinite"),
+        (lambda: compare([0, 1], [0, 0.5], binary=True, alpha=0.05), "neither 0 nor 1"),
+        (lambda: compare([0, 1], [0, 1], binary=True, alpha=1), "alpha=1"),
+        (lambda: compare_pairs([], []), "cannot be the same ones"),
+        (lambda: compare_pairs([True], [True, False]), "cannot be the same ones"),
+        (lambda: Accuracy.of([]), "no image"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, sentence):
+    with pytest.raises(CheckpointError, match=sentence):
+        call()
