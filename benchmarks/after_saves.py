@@ -117,8 +117,8 @@ def report(found: dict[str, dict[str, list[float]]]) -> None:
             f"{ratio.median:>20.3f}{ratio.min:>7.3f}{ratio.max:>7.3f}"
         )
     median = summary(found[OURS]["ratio"]).median
-    said = "met" if median <= GOAL else "not met"
-    print(f"a step after the last save at most {GOAL} of the bare loop's: {median:.3f}, {said}")
+    verdict = "met" if median <= GOAL else "not met"
+    print(f"a step after the last save at most {GOAL} of the bare loop's: {median:.3f}, {verdict}")
 
 
 def default_run(options: argparse.Namespace) -> dict[str, list[float]]:

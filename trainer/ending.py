@@ -1,4 +1,4 @@
-"""The end of a run: it is trained, and what fails from here on is told and does not undo that."""
+"""The end of a run: its test, its record and its report. A failure here is a warning: the run is trained."""
 
 import contextlib
 import logging
@@ -107,7 +107,7 @@ def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Endin
     def test(which: str, epoch: int, step: int, file: str | None) -> None:
         metrics = loop.evaluate(parts.data.test_batches())
         if loop.signal is None:
-            publish.tell(Tested(which, epoch, step, metrics, loop.zeros().prunable, file))
+            publish.notify(Tested(which, epoch, step, metrics, loop.zeros().prunable, file))
 
     with ending.without("the final weights were not tested"):
         test("final", progress.number, progress.step, None)

@@ -66,11 +66,11 @@ class Loop:
         reason = "all epochs are done"
         while not self.done:
             epoch = progress.epoch + 1
-            with _one_value_told():
+            with _explained():
                 last = self._train_epoch(epoch, publish)
             try:
                 metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
-                if math.isfinite(metrics.get("loss", math.nan)):  # else no policy takes it, and it is told
+                if math.isfinite(metrics.get("loss", math.nan)):  # else check_alive follows the evaluation
                     check_alive(self.state.model, progress.step)
             except BaseException:
                 publish(*last)
@@ -111,7 +111,7 @@ class Loop:
                 rate = (progress.step - first) * self.data.batch_size / (now - since)
                 since, first = now, progress.step
                 lr = self.state.optimizer.param_groups[0]["lr"]
-                publish.tell(Logged(epoch, progress.step, loss, lr, rate, progress.skipped))
+                publish.notify(Logged(epoch, progress.step, loss, lr, rate, progress.skipped))
             if progress.step >= limit or progress.batch == per_epoch:
                 last = [StepEnd(epoch, progress.step)]
                 break
@@ -237,7 +237,7 @@ class Loop:
 
 
 @contextmanager
-def _one_value_told() -> Iterator[None]:
+def _explained() -> Iterator[None]:
     """Within: a normalisation that gets one value is a UserError; a network may come to it at any step."""
     try:
         yield

@@ -39,7 +39,7 @@ class Skipping:
     def __init__(self, model: nn.Module, optimizer: Optimizer, progress: Progress, limit: int) -> None:
         self._model, self._optimizer, self._progress, self._limit = model, optimizer, progress, limit
         self._statistics: dict[str, Tensor] = {}
-        self._told = False
+        self._warned = False
 
     def remember(self) -> None:
         """Before the forward pass: copy the statistics that it changes."""
@@ -66,8 +66,8 @@ class Skipping:
         progress = self._progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             what = "a gradient" if math.isfinite(loss) else "its loss"
             log.warning("step %d is skipped: %s is not finite", progress.step + 1, what)
         if progress.skipped_in_a_row >= self._limit:

@@ -55,7 +55,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         effective, ramp = pruning.resumed(cfg, saved)
         config = plain(effective)
         if plan.run:
-            roots.named(config.data.root, by_record=plan.root_recorded)
+            roots.note(config.data.root, by_record=plan.root_recorded)
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
         restore(start, config, parts, saved, named=plan.file is not None)

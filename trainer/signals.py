@@ -23,20 +23,20 @@ def number_of(end: KeyboardInterrupt) -> signal.Signals:
     return end.number if isinstance(end, Ended) else signal.SIGINT
 
 
-_came: list[int] = []
+_received: list[int] = []
 """The signals that raised Ended, wherever that led."""
 
 
 def end_at_once(number: int, _frame: FrameType | None) -> None:
     """Raise Ended, as Python's own handler of Ctrl-C raises KeyboardInterrupt."""
-    _came.append(number)
+    _received.append(number)
     raise Ended(number)
 
 
 def check() -> None:
     """Raise Ended, again, for a signal whose first one somebody caught on its way."""
-    if _came:
-        raise Ended(_came[0])
+    if _received:
+        raise Ended(_received[0])
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def handled(handler: Handler) -> Iterator[None]:
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Within: a signal raises Ended, also where a library makes another error of it."""
-    _came.clear()
+    _received.clear()
     with handled(end_at_once):
         try:
             yield

@@ -21,8 +21,8 @@ from peakpoint.trainer.reports.tables import shown
 from peakpoint.trainer.resume.plan import Plan, last_attempt
 from peakpoint.trainer.signals import Ended
 
-_told: set[str] = set()
-"""What was said of an earlier job of this sweep."""
+_printed: set[str] = set()
+"""Lines that were printed for an earlier job of this sweep."""
 
 
 def run_job(cfg: DictConfig, directory: Path) -> int:
@@ -37,8 +37,8 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
         plan = Plan([], typed=hydra_overrides.keys(overrides))
         config = checked(cfg)
         for line in unheeded.idle(cfg, config, plan.typed):  # it may be typed for other jobs
-            if line not in _told:
-                _told.add(line)
+            if line not in _printed:
+                _printed.add(line)
                 Console().say(line)
         from peakpoint.trainer.run import run  # it brings torch
 
@@ -52,7 +52,7 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
 
 
 def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
-    """Note a failure where the table finds it, if the directory is the job's; returns what to tell.
+    """Note a failure where the table finds it, if the directory is the job's; returns the sentence to print.
 
     A run that has begun has noted it itself, and in a directory that is another's nothing is noted.
     """

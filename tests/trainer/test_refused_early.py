@@ -111,7 +111,7 @@ def test_a_sweep_says_of_each_job_what_is_wrong_with_it(train):
 
 
 def test_what_other_jobs_of_a_sweep_heed_is_said_once(train, monkeypatch):
-    monkeypatch.setattr("peakpoint.trainer.sweep._told", set())
+    monkeypatch.setattr("peakpoint.trainer.sweep._printed", set())
     more = ("-m", "optimizer=adamwprune", "max_steps=2", "test=false", "optimizer.variant=bitter0")
     done = train(*TINY, *more, "pruning=magnitude,state", "pruning.target=0.6,0.7", "hydra.sweep.dir=sweep")
     assert done.code == 0, done.err

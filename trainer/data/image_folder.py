@@ -35,7 +35,7 @@ _MAP_BYTES = 2**30  # above this the array is mapped, not read
 def load(root: Path, split: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images (N, H, W, C) uint8, labels (N,) int64 and the names of the classes, in order of path.
 
-    Images in subfolders of a class are of that class; what else lies there is told.
+    Images in subfolders of a class are of that class; other files are passed over with a warning.
     With `image_size` the shorter side is resized to it and the centre is cut out; without it all images
     must have one size. There is one channel when every file is grey, three otherwise.
     Raises UserError that names the file or folder at fault.
@@ -48,7 +48,7 @@ def load(root: Path, split: str, image_size: int | None) -> tuple[np.ndarray, np
             f"Class {odd!r} is only in {root / where}: {split} must have the class folders of train."
         )
     loose = [p for p in (root / split).iterdir() if not p.is_dir() and p.name[0] != "."]
-    _tell(loose, "images belong in the folder of a class")
+    _warn_unread(loose, "images belong in the folder of a class")
     groups = [_files(root / split / name) for name in classes]
     files = [path for group in groups for path in group]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group in groups])
@@ -66,7 +66,7 @@ def _classes(root: Path, split: str) -> tuple[str, ...]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The images under the folder of a class, in its subfolders too; what else there is, is told."""
+    """The images under the folder of a class, in its subfolders too; warns of other files."""
     images: list[Path] = []
     others: list[Path] = []
     seen = set()
@@ -80,7 +80,7 @@ def _files(folder: Path) -> list[Path]:
             (images if path.suffix.lower() in EXTENSIONS else others).append(path)
     if not images:
         raise UserError(f"{folder} holds no images ({', '.join(sorted(EXTENSIONS))}).")
-    _tell(others, f"images end in {', '.join(sorted(EXTENSIONS))}")
+    _warn_unread(others, f"images end in {', '.join(sorted(EXTENSIONS))}")
     return sorted(images)
 
 
@@ -88,7 +88,7 @@ def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read: {error.strerror or error}.") from None
 
 
-def _tell(others: list[Path], reason: str) -> None:
+def _warn_unread(others: list[Path], reason: str) -> None:
     if others:
         count = f" and {len(others) - 1} more" if len(others) > 1 else ""
         log.warning("%s%s not read: %s", min(others), f"{count} are" if count else " is", reason)

@@ -79,10 +79,10 @@ def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator
 
 def from_torchvision(class_name: str, cfg: Data, split: str) -> Images:
     """A split of a dataset that torchvision knows. Raises UserError."""
-    from peakpoint.trainer.data import torchvision_data  # late: torchvision costs a second
+    from peakpoint.trainer.data import torchvision  # late: torchvision costs a second
 
     root = given.path(cfg.root, "data.root")
-    images, labels, classes = torchvision_data.load(root, class_name, cfg.name, split)
+    images, labels, classes = torchvision.load(root, class_name, cfg.name, split)
     return Images(images, labels, classes)
 
 

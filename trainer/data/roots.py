@@ -11,7 +11,7 @@ from peakpoint.base import given
 _recorded: set[Path] = set()
 
 
-def named(root: str, *, by_record: bool) -> None:
+def note(root: str, *, by_record: bool) -> None:
     """Note whether a record alone says that data lie in `root`, or the user as well."""
     if root:
         (_recorded.add if by_record else _recorded.discard)(given.path(root, "data.root").resolve())

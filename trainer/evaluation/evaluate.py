@@ -48,7 +48,7 @@ def data_of(
         channels_last = bool(config["channels_last"])
     except (KeyError, TypeError, ValueError):
         raise _silent() from None
-    roots.named(typed.root, by_record=root is None)
+    roots.note(typed.root, by_record=root is None)
     data = build_data(typed, **sizes, device=device, channels_last=channels_last)
     if fingerprint is not None and dict(fingerprint) != data.fingerprint:
         raise UserError(

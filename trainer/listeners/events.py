@@ -1,11 +1,11 @@
-"""How events reach whoever listens. What they are, and in which order they come: checkpointing/events.py.
+"""How events reach the listeners; checkpointing/events.py lists the events and their order.
 
     publish(EvalEnd, EpochEnd)      events of one moment, in order
       -> each listener              console, metrics.jsonl, TensorBoard
       -> the checkpoint manager     which asks its policies and may answer Stop
 
-Two more come from the loop, for listeners only: `Logged`, a training loss every so many steps, and `Tested`,
-when the test set has been read.
+Two more are for listeners only: `Logged`, the training loss every `log_every` steps, and `Tested`, the
+metrics of the test set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,10 +48,10 @@ Published = Event | Fact | Logged | Tested
 
 
 class Listener(Protocol):
-    """Hears of everything that is published."""
+    """Receives everything that is published."""
 
     def __call__(self, event: Published) -> None:
-        """Something happened."""
+        """Handle an event."""
         ...
 
     def close(self) -> None:
@@ -60,12 +60,12 @@ class Listener(Protocol):
 
 
 class Publisher:
-    """Tells every listener, then the checkpoint manager, whose facts come back to the listeners."""
+    """Passes events to every listener, then to the manager, whose facts come back to the listeners."""
 
     def __init__(self, listeners: Sequence[Listener], manager: Manager) -> None:
         self._listeners = tuple(listeners)
         self._handle = manager.handle
-        manager.subscribe(self.tell)
+        manager.subscribe(self.notify)
 
     def __call__(self, *events: Event) -> Stop | None:
         """Publish the events of one moment; returns a Stop when a policy asks for one."""
@@ -74,7 +74,7 @@ class Publisher:
                 listener(event)
         return self._handle(*events)
 
-    def tell(self, fact: Published) -> None:
-        """Publish something that the manager need not hear of."""
+    def notify(self, fact: Published) -> None:
+        """Publish what concerns the listeners alone."""
         for listener in self._listeners:
             listener(fact)

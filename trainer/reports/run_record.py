@@ -29,7 +29,7 @@ from peakpoint.checkpointing.storage.store import write_atomic
 from peakpoint.trainer.config.hydra_overrides import flat
 
 log = logging.getLogger("peakpoint")
-file_only = logging.getLogger("train.log")  # what the console is told in another way
+file_only = logging.getLogger("train.log")  # for what the console shows otherwise
 
 HYDRA = ".hydra"
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
@@ -281,8 +281,8 @@ def sentence(error: BaseException) -> str:
 
 def log_failure(error: BaseException) -> None:
     """Note in train.log what ended a run, a bug with its traceback."""
-    told = isinstance(error, UserError | CheckpointError | KeyboardInterrupt)
-    file_only.error("failed: %s", sentence(error), exc_info=None if told else error)
+    expected = isinstance(error, UserError | CheckpointError | KeyboardInterrupt)
+    file_only.error("failed: %s", sentence(error), exc_info=None if expected else error)
 
 
 def end(run: Path, state: str, **facts: Any) -> None:

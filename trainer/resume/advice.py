@@ -1,4 +1,4 @@
-"""What is said to who wants a run to go on: the command that resumes it, and what a finished one needs."""
+"""The command that resumes a run, and the changes without which a finished run has nothing to train."""
 
 import os
 import shlex

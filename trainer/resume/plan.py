@@ -102,7 +102,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
     typed = given.path(value)
     path = typed.resolve()
     if path.is_dir():
-        if os.path.lexists(path / RUN):  # what is no record is told by who reads it
+        if os.path.lexists(path / RUN):  # its content is checked where it is read
             return path, None
         above = _run_above(path)
         what = f", but lies in one: {shlex.quote(override(above))}." if above else f".{described(path)}"

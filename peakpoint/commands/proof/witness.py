@@ -48,4 +48,4 @@ def watch(path: Path, kill_after: int | None) -> None:
 if BATCHES in os.environ:
     after = os.environ.get(KILL_AFTER)
     watch(Path(os.environ[BATCHES]), int(after) if after else None)
-roots.named(os.environ.get(ROOT, ""), by_record=True)
+roots.note(os.environ.get(ROOT, ""), by_record=True)

@@ -9,7 +9,7 @@ import torch
 from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.state import serialize
-from peakpoint.trainer.data import roots, torchvision_data
+from peakpoint.trainer.data import roots, torchvision
 from peakpoint.trainer.evaluation import evaluate
 from tests.conftest import TINY
 from tests.states import newest
@@ -81,7 +81,7 @@ def test_a_measurement_makes_none_either(run, cache, tmp_path):
 
 
 def test_nothing_is_downloaded_there(tmp_path):
-    roots.named(str(tmp_path / "far"), by_record=True)
+    roots.note(str(tmp_path / "far"), by_record=True)
     with pytest.raises(UserError, match="nothing is downloaded to it until the command does"):
-        torchvision_data.load(tmp_path / "far", "MNIST", "mnist", "train")
+        torchvision.load(tmp_path / "far", "MNIST", "mnist", "train")
     assert not (tmp_path / "far").exists()
