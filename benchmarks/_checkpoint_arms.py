@@ -1,6 +1,5 @@
 """The state that `benchmarks.checkpoint_cost` saves, and each way to save it."""
 
-import hashlib
 import io
 import itertools
 import logging
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peakpoint.base import digests
 from peakpoint.checkpointing.events import Event, StepEnd
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.policy import Decision, Save
@@ -169,10 +169,10 @@ def unpack(of: Subject) -> Arm:
     return whole(of, lambda _: packing.unpack(packed, 1 << 40))
 
 
-def sha256(of: Subject) -> Arm:
+def blake3(of: Subject) -> Arm:
     """Of the same bytes, in memory: what a digest costs alone."""
     raw = _bytes(of)
-    return whole(of, lambda _: hashlib.sha256(raw).digest())
+    return whole(of, lambda _: digests.of_bytes(raw, digests.BLAKE3))
 
 
 def _bytes(of: Subject) -> memoryview:
@@ -343,7 +343,7 @@ def lightning(of: Subject) -> Arm:
     return arm
 
 
-RAW, COPY, DIGEST = "raw write + fsync", "plain host copy", "sha256 in memory"
+RAW, COPY, DIGEST = "raw write + fsync", "plain host copy", "BLAKE3 in memory"
 PACK, UNPACK = "pack in memory", "unpack in memory"
 OURS, PACKED = "ours", "ours, compressed"
 
@@ -351,7 +351,7 @@ ARMS: dict[str, Callable[[Subject], Arm]] = {
     "nothing": nothing,
     COPY: plain_copy,
     "pinned copy": pinned_copy,
-    DIGEST: sha256,
+    DIGEST: blake3,
     PACK: pack,
     UNPACK: unpack,
     RAW: raw_fsync,

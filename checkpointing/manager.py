@@ -292,7 +292,7 @@ class Manager:
             return
         # Roles that are copies, not links, are read each.
         for role in {self.store.path(m).stat().st_ino: m for m in written}.values():
-            store.verify(self.store.root, role)
+            store.verify(self.store.root, role, threads=1)
         self._facts.append(Verified(written[-1].file))
         for manifest in doomed:
             try:

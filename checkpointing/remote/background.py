@@ -189,4 +189,4 @@ class Mirror:
 
 def _key(manifest: Manifest) -> tuple[str, str]:
     """Other roles of the same bytes are other files, and so are other bytes under the same name."""
-    return manifest.file, manifest.sha256
+    return manifest.file, manifest.digest

@@ -5,7 +5,6 @@ every failure is one RemoteError whose line shows no password. The place is reac
 """
 
 import copy
-import hashlib
 import logging
 import os
 import posixpath
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from peakpoint.base import digests
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.remote.urls import S3, check_url, shown
 
@@ -237,7 +237,7 @@ class Remote:
             log.debug("%s/%s reads differently after try %d", shown(self._url), key, attempt + 1)
         raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
 
-    def upload(self, key: str, file: Path, sha256: str, size: int) -> None:
+    def upload(self, key: str, file: Path, digest: str, size: int) -> None:
         """Put a file, and read it back to see that it is there: digest and size."""
 
         def work(fs: Any, path: str) -> None:
@@ -253,7 +253,7 @@ class Remote:
         for attempt in range(self._attempts):
             self._do("written", key, work)
             try:
-                return self.verify(key, sha256, size)
+                return self.verify(key, digest, size)
             except Differs:
                 if attempt + 1 == self._attempts:
                     raise
@@ -270,15 +270,15 @@ class Remote:
             self._ask(fs, "makedirs", posixpath.dirname(path), exist_ok=True)
         put(path)
 
-    def verify(self, key: str, sha256: str, size: int) -> None:
+    def verify(self, key: str, digest: str, size: int) -> None:
         """Read an object to its end and compare."""
         found = self._do("read", key, lambda fs, path: self._ask(fs, "size", path))
         if found != size:
             raise Differs(f"{shown(self._url)}/{key} has {found} bytes there and {size} here.")
-        digest = hashlib.sha256()
+        reading = digests.hasher(digests.algorithm_of(digest))
         for chunk in self.chunks(key, 0, size):
-            digest.update(chunk)
-        if digest.hexdigest() != sha256:
+            reading.update(chunk)
+        if digests.named(reading) != digest:
             raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
 
     def copy(self, source: str, target: str) -> None:

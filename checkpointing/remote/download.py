@@ -4,7 +4,6 @@ What was cut off goes on: a half of a file waits under a staged name, and is use
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peakpoint.base import files
+from peakpoint.base import digests, files
 from peakpoint.base.bounded import read_bytes, read_json
 from peakpoint.base.disk_space import failure, free_room, in_words
 from peakpoint.base.errors import CheckpointError, os_reason
@@ -132,7 +131,7 @@ def pull(
             except OSError as error:
                 raise failure(root, error, manifest.bytes) from error
             (result.copied if new else result.there).append(manifest.file)
-            have[manifest.sha256] = root / manifest.file
+            have[manifest.digest] = root / manifest.file
             say(f"{'pulled' if new else 'here'}  {manifest.file}, {in_words(manifest.bytes)}")
             if newest or source.file is not None:
                 break
@@ -191,7 +190,7 @@ def _fetch(
             )
         store.verify(root, manifest)
         return False
-    wanted = {**sides(manifest), manifest.file: manifest.sha256}
+    wanted = {**sides(manifest), manifest.file: manifest.digest}
     for file, digest in wanted.items():
         if file not in sizes:
             raise CheckpointError(f"{remote.url} lacks {file}, which belongs to {manifest.file}.")
@@ -219,13 +218,13 @@ def _create(path: Path, data: bytes) -> None:
         raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
 
 
-def _download(remote: Remote, key: str, path: Path, sha256: str, size: int) -> None:
+def _download(remote: Remote, key: str, path: Path, digest: str, size: int) -> None:
     """A file under its name once its digest is right; goes on with the half that an earlier try left."""
     if path.exists():
-        if path.stat().st_size != size or files.file_digest(path) != sha256:
+        if path.stat().st_size != size or not digests.matches(path, digest):
             raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
         return
-    part = path.with_name(f"{STAGED}pull-{sha256[:32]}")
+    part = path.with_name(f"{STAGED}pull-{digest[-32:]}")
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "r+b") as file:
         take(descriptor)  # or a sweep would take it for what a dead writer left
@@ -234,9 +233,9 @@ def _download(remote: Remote, key: str, path: Path, sha256: str, size: int) -> N
             if attempt or os.fstat(descriptor).st_size > size:
                 os.ftruncate(descriptor, 0)
             file.seek(0)
-            digest = hashlib.sha256()
+            found = digests.hasher(digests.algorithm_of(digest))
             while piece := file.read(1 << 20):
-                digest.update(piece)
+                found.update(piece)
             have = file.tell()
             free, _ = free_room(path.parent)
             if free is not None and free < size - have:
@@ -244,8 +243,8 @@ def _download(remote: Remote, key: str, path: Path, sha256: str, size: int) -> N
                 raise CheckpointError(f"{path} takes {need} more, and {in_words(free)} are free: make room.")
             for piece in remote.chunks(key, have, size):
                 file.write(piece)
-                digest.update(piece)
-            if digest.hexdigest() == sha256:
+                found.update(piece)
+            if digests.named(found) == digest:
                 break
         else:
             part.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from peakpoint.base import bounded
 from peakpoint.base.bounded import LOG
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.remote.client import SMALL, Differs, Missing, Remote, RemoteError
-from peakpoint.checkpointing.storage import listing, locate
+from peakpoint.checkpointing.storage import companions, listing, locate
 from peakpoint.checkpointing.storage.manifest import LARGEST, Manifest, parse_manifest, unsealed
 
 FORMAT = 1
@@ -46,13 +46,11 @@ def sides(manifest: Manifest) -> dict[str, str]:
 
     Paths are relative to the checkpoint folder and stay within it. Raises CheckpointError for others.
     """
-    digests = (manifest.metadata or {}).get("digests") or {}
-    found = {}
-    for file, digest in digests.items() if manifest.tier == listing.PRODUCTION else ():
-        parts = str(file).split("/")
+    found = companions.listed(manifest)
+    for file in found:
+        parts = file.split("/")
         if not all(map(safe, parts)) or parts[0] not in (listing.PRODUCTION, "metadata"):
             raise CheckpointError(f"{manifest.file} names {file!r} among its files: it leaves its folder.")
-        found[str(file)] = str(digest)
     return found
 
 

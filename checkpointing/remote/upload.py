@@ -17,8 +17,8 @@ from pathlib import Path
 
 from peakpoint.base import files, semver
 from peakpoint.base.bounded import Absent, opened, read_bytes
+from peakpoint.base.digests import matches
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.files import file_digest
 from peakpoint.base.lock import take
 from peakpoint.base.text import utc_now
 from peakpoint.checkpointing.policy import MILESTONE, TRAINING
@@ -85,12 +85,12 @@ class Copies:
     def holds(self, manifest: Manifest) -> bool:
         """Whether a checkpoint is there; its manifest is written only once its bytes were verified."""
         there = self.index.get(manifest.file)
-        return there is not None and there.sha256 == manifest.sha256
+        return there is not None and there.digest == manifest.digest
 
     def check(self, manifest: Manifest) -> bool:
         """Read a checkpoint that is there; one that is damaged does not count as there any more."""
         try:
-            self.remote.verify(f"checkpoints/{manifest.file}", manifest.sha256, manifest.bytes)
+            self.remote.verify(f"checkpoints/{manifest.file}", manifest.digest, manifest.bytes)
             for file, digest in sides(manifest).items():
                 self.remote.verify(f"checkpoints/{file}", digest, self._sizes.get(file, 0))
         except (Missing, Differs):
@@ -115,12 +115,12 @@ class Copies:
                 raise Unsound(f"{manifest.file} lacks {file}, which belongs to it: it is not copied.")
             size = path.stat().st_size
             self._put_file(f"checkpoints/{file}", path, digest, size)
-        twin = next((m.file for m in self.index.values() if m.sha256 == manifest.sha256), None)
+        twin = next((m.file for m in self.index.values() if m.digest == manifest.digest), None)
         if (root / manifest.file).is_symlink():
             raise Unsound(f"{manifest.file} is a link, and no file of its own: it is not copied.")
         with held(root / manifest.file) as path:
             try:
-                self._put_file(f"checkpoints/{manifest.file}", path, manifest.sha256, manifest.bytes, twin)
+                self._put_file(f"checkpoints/{manifest.file}", path, manifest.digest, manifest.bytes, twin)
             except Unsound:
                 if locate.verdict(root, manifest) is not None:
                     raise
@@ -138,16 +138,16 @@ class Copies:
             self.remote.write(f"checkpoints/{signature}", data)
             self._sizes[signature] = len(data)
 
-    def _put_file(self, key: str, path: Path, sha256: str, size: int, twin: str | None = None) -> None:
+    def _put_file(self, key: str, path: Path, digest: str, size: int, twin: str | None = None) -> None:
         if twin is not None:  # the same bytes in another role
             with contextlib.suppress(RemoteError):
                 self.remote.copy(f"checkpoints/{twin}", key)
-                self.remote.verify(key, sha256, size)
+                self.remote.verify(key, digest, size)
                 return
         try:
-            self.remote.upload(key, path, sha256, size)
+            self.remote.upload(key, path, digest, size)
         except RemoteError:
-            if path.exists() and (path.stat().st_size != size or file_digest(path) != sha256):
+            if path.exists() and (path.stat().st_size != size or not matches(path, digest)):
                 raise Unsound(
                     f"{key.removeprefix('checkpoints/')} is damaged here, so it is not copied: "
                     "peakpoint repair RUN sets it aside."
@@ -157,7 +157,7 @@ class Copies:
     def _make_way(self, manifest: Manifest) -> None:
         """Another checkpoint has this name there: an older one goes, a newer one is not ours to touch."""
         there = self.index.get(manifest.file)
-        if there is None or there.sha256 == manifest.sha256:
+        if there is None or there.digest == manifest.digest:
             return
         if manifest.tier == listing.PRODUCTION or there.sequence >= manifest.sequence:
             raise Unsound(
@@ -196,14 +196,14 @@ class Copies:
                 newest = max(releases, key=lambda m: semver.key(listing.version_of(m)))
                 targets["production/latest"] = newest
         for name, manifest in targets.items():
-            if self._pointed.get(name) != manifest.sha256 + manifest.file:
+            if self._pointed.get(name) != manifest.digest + manifest.file:
                 facts: dict[str, str | int] = {
                     "file": f"checkpoints/{manifest.file}",
-                    "sha256": manifest.sha256,
+                    "digest": manifest.digest,
                 }
                 facts |= {"bytes": manifest.bytes, "epoch": manifest.epoch, "step": manifest.global_step}
                 self.remote.write(f"pointers/{name}.json", sealed(json.dumps(facts, indent=2)).encode())
-                self._pointed[name] = manifest.sha256 + manifest.file
+                self._pointed[name] = manifest.digest + manifest.file
 
     def retire(self, here: Collection[str], keep: int | None) -> list[str]:
         """Delete there what is neither `here` nor among the `keep` newest of one of its roles; None: nothing.

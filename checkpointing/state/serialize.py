@@ -1,6 +1,5 @@
 """State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file."""
 
-import hashlib
 import math
 import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from peakpoint.base import given
 from peakpoint.base.bounded import DEEPEST
+from peakpoint.base.digests import BLAKE3, LARGE, Hasher, HashingWriter, hasher, named
 from peakpoint.base.errors import CheckpointError, os_reason
-from peakpoint.base.files import LARGE, HashingWriter
 from peakpoint.checkpointing.state import packing
 from peakpoint.checkpointing.state.archive import check_archive
 
@@ -86,13 +85,13 @@ def _name(value: Any) -> str:
 
 
 def digest(snapshot: Any) -> str:
-    """The sha256 of a snapshot: the same only for the same keys, types, strides and values, bit for bit."""
-    found = hashlib.sha256()
+    """The digest of a snapshot: the same only for the same keys, types, strides and values, bit for bit."""
+    found = hasher(BLAKE3)
     _feed(found, snapshot)
-    return found.hexdigest()
+    return named(found)
 
 
-def _feed(found: "hashlib._Hash", value: Any) -> None:
+def _feed(found: Hasher, value: Any) -> None:
     if isinstance(value, Tensor):
         found.update(f"{value.dtype}{tuple(value.shape)}{value.stride()}".encode())
         found.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
@@ -149,7 +148,7 @@ def dump(state: Any, file: BinaryIO | HashingWriter, *, compress: bool = False) 
     """Write a snapshot as a `.pt` file, in one sequential pass; with `compress`, zeros packed away."""
     if compress:
         state = packing.pack(state)
-    # The zip format's CRC is most of torch.save's CPU time, and the manifest's sha256 says more.
+    # The zip format's CRC is most of torch.save's CPU time, and the manifest's digest says more.
     with_crc = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     lender = _Lender(state, file) if isinstance(file, HashingWriter) else None

@@ -2,13 +2,13 @@
 
 from pathlib import Path, PurePosixPath
 
+from peakpoint.base.digests import matches, parsed
 from peakpoint.base.errors import CheckpointError, os_reason
-from peakpoint.base.files import file_digest
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 def listed(manifest: Manifest) -> dict[str, str]:
-    """The sha256 of each file by its path from the checkpoint root.
+    """The digest of each file by its path from the checkpoint root.
 
     Raises CheckpointError for a path that leaves the root.
     """
@@ -19,15 +19,15 @@ def listed(manifest: Manifest) -> dict[str, str]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise CheckpointError(f"{manifest.file} claims {name}, which is not under its root.")
-    return {str(name): str(digest) for name, digest in found.items()}
+    return {str(name): parsed(digest) for name, digest in found.items()}
 
 
-def check(root: Path, manifest: Manifest) -> None:
+def check(root: Path, manifest: Manifest, threads: int) -> None:
     """Raise CheckpointError unless every file beside the weights is as its digest says."""
     for name, digest in listed(manifest).items():
         path = root / name
         try:
-            if file_digest(path) != digest:
+            if not matches(path, digest, threads):
                 raise CheckpointError(f"{path} does not match its digest in the manifest: its bytes changed.")
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None

@@ -13,10 +13,12 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
+from peakpoint.base import digests
 from peakpoint.base.bounded import json_value, read_bytes
 from peakpoint.base.errors import CheckpointError, FormatError
 
-FORMAT = 1
+FORMAT = 2
+"""Of the manifests that are written; those of format 1 have their digest under `sha256`."""
 LARGEST = 16 << 20
 """Bytes of a manifest."""
 SAFETENSORS = ".safetensors"
@@ -24,7 +26,7 @@ SUFFIXES = (".pt", SAFETENSORS)
 """Of the files that manifests describe."""
 TYPES: dict[str, type | UnionType] = {
     "run": str,
-    "sha256": str,
+    "digest": str,
     "sequence": int,
     "bytes": int,
     "epoch": int,
@@ -49,7 +51,8 @@ class Manifest:
 
     `file` is relative to the checkpoint root; `tags`, `policies` and `reasons` are parallel: the role, the
     policy (by its name in the configuration) that asked for it, and its reason in words. `sequence` is the
-    order of saving within the run (clocks go backwards, a sequence does not); `created` is UTC, ISO 8601.
+    order of saving within the run (clocks go backwards, a sequence does not); `created` is UTC, ISO 8601;
+    `digest` names its algorithm.
     `config` and `metadata` are for people, and absent from the file when they are None.
     """
 
@@ -65,7 +68,7 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     sparsity: float | None = None
     bytes: int = 0
-    sha256: str = ""
+    digest: str = ""
     created: str = ""
     git_commit: str | None = None
     format: int = FORMAT
@@ -132,9 +135,9 @@ def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
     """As read_manifest, of the bytes of one that lies at `where` and describes `file`, as `tier/name`."""
     try:
         raw = unsealed(data)
-        if raw["format"] != FORMAT:
+        if raw["format"] not in range(1, FORMAT + 1):
             raise FormatError(
-                f"{where} is of format {raw['format']}, and this version reads {FORMAT}: "
+                f"{where} is of format {raw['format']}, and this version reads up to {FORMAT}: "
                 "use the version of Peakpoint that wrote it."
             )
         raw["tier"] = file.split("/")[0]
@@ -162,14 +165,15 @@ def _from_plain(raw: dict[str, Any]) -> Manifest:
     if wrong := [tag for tag in known["tags"] if not _TAG.fullmatch(tag)]:
         raise ValueError(f"{_short(wrong[0])} is not a tag")
     known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}
+    known.setdefault("digest", raw.get("sha256"))
     for name, kind in TYPES.items():
         if not isinstance(known.get(name), kind) or isinstance(known.get(name), bool):
             raise TypeError(f"{name} is {_short(known.get(name))}")
     for name in ("sequence", "bytes"):
         if known[name] < 0:
             raise ValueError(f"{name} is {known[name]}")
-    if not re.fullmatch(r"([0-9a-f]{64})?", known["sha256"]):
-        raise ValueError(f"sha256 is {_short(known['sha256'])}")
+    if known["digest"]:  # else it was never written
+        known["digest"] = digests.parsed(known["digest"])
     if known["tier"] == "production":
         _check_release(known.get("metadata") or {})
     return Manifest(**known)
@@ -180,8 +184,8 @@ def _check_release(metadata: Mapping[str, Any]) -> None:
         value = metadata.get(name)
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} is {_short(value)}")
-    if not all(isinstance(digest, str) for digest in (metadata.get("digests") or {}).values()):
-        raise TypeError("digests are not texts")
+    for digest in (metadata.get("digests") or {}).values():
+        digests.parsed(digest)
 
 
 def _short(value: Any) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from peakpoint.base import digests
 from peakpoint.base.bounded import read_json
+from peakpoint.base.digests import HashingWriter
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
-from peakpoint.base.files import CHUNK, HashingWriter, Staged, abandoned, point, staged_name
+from peakpoint.base.files import CHUNK, Staged, abandoned, point, staged_name
 from peakpoint.base.files import STAGED as STAGED
-from peakpoint.base.files import file_digest as file_digest
 from peakpoint.base.files import fsync_directory as fsync_directory
 from peakpoint.base.files import sweep as sweep
 from peakpoint.base.files import write_atomic as write_atomic
@@ -157,7 +158,7 @@ class Store:
             finally:
                 hashing.finish()
             data.sync()
-            done = replace(manifest, bytes=hashing.size, sha256=hashing.hexdigest(), sequence=sequence)
+            done = replace(manifest, bytes=hashing.size, digest=hashing.digest, sequence=sequence)
             return self._commit(done, data.publish)
 
     def share(self, source: Manifest, role: Manifest) -> Manifest:
@@ -166,7 +167,7 @@ class Store:
         Raises SaveFailed as `save` does.
         """
         sequence = role.sequence or self.number()
-        done = replace(role, bytes=source.bytes, sha256=source.sha256, sequence=sequence)
+        done = replace(role, bytes=source.bytes, digest=source.digest, sequence=sequence)
         with self._failing(source.bytes):
             return self._commit(done, lambda target: self._link(self.path(source), target))
 
@@ -288,21 +289,21 @@ def unreadable(root: Path) -> list[tuple[str, str]]:
     return index.unreadable()
 
 
-def verify(root: Path, manifest: Manifest) -> None:
+def verify(root: Path, manifest: Manifest, threads: int = digests.ALL) -> None:
     """Check the bytes of a checkpoint, of a release every file, against its manifest.
 
-    Raises CheckpointError with what is wrong.
+    On one thread where a training goes on beside it. Raises CheckpointError with what is wrong.
     """
     path = root / manifest.file
     try:
         size = path.stat().st_size
         if size != manifest.bytes:
             raise CheckpointError(f"{path} has {size} bytes and its manifest says {manifest.bytes}.")
-        if file_digest(path) != manifest.sha256:
-            raise CheckpointError(f"{path} does not match the sha256 of its manifest: its bytes changed.")
+        if not digests.matches(path, manifest.digest, threads):
+            raise CheckpointError(f"{path} does not match the digest in its manifest: its bytes changed.")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
-    companions.check(root, manifest)
+    companions.check(root, manifest, threads)
 
 
 def look(root: Path, manifest: Manifest) -> Manifest | None:

@@ -37,7 +37,7 @@ def remember(root: Path, manifest: Manifest, model: nn.Module) -> None:
 
 def _keys(root: Path, manifest: Manifest, noted: Any) -> tuple[Any, ...]:
     """A file by its bytes; else, when an earlier process wrote it, what was last saved under its root."""
-    return manifest.sha256, (root.resolve(), noted)
+    return manifest.digest, (root.resolve(), noted)
 
 
 def rebuilt(

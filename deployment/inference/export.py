@@ -51,7 +51,7 @@ class Source:
     def notes(self) -> dict[str, str]:
         """Where an exported file comes from, how it is fed, and what its outputs mean, as text."""
         manifest = self.manifest
-        found = {"source": manifest.file, "sha256": manifest.sha256, "run": manifest.run}
+        found = {"source": manifest.file, "digest": manifest.digest, "run": manifest.run}
         if manifest.tier == listing.PRODUCTION:
             found["version"] = listing.version_of(manifest)
         if manifest.git_commit:

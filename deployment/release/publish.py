@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from peakpoint.base import semver
+from peakpoint.base.digests import SHA256, HashingWriter
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.files import HashingWriter, Staged, fsync_directory, sweep
+from peakpoint.base.files import Staged, fsync_directory, sweep
 from peakpoint.base.lock import briefly
 from peakpoint.checkpointing.storage import journal, listing, pointers, quarantine
 from peakpoint.checkpointing.storage.listing import PRODUCTION
@@ -72,7 +73,7 @@ def publish(
 ) -> Manifest:
     """Write the weights, what lies beside them, and last the manifest, each under a name that nothing has.
 
-    `describe` makes the manifest of the weights' size and sha256. Durable on return; on failure nothing of it
+    `describe` makes the manifest of the weights' size and digest. Durable on return; on failure nothing of it
     stays. Raises OSError.
     """
     weights = root / file
@@ -82,7 +83,7 @@ def publish(
     made: list[Path] = []
     try:
         with Staged(weights) as data:
-            hashing = HashingWriter(data.file)
+            hashing = HashingWriter(data.file, SHA256)
             try:
                 produce(hashing)  # type: ignore[arg-type]
             finally:
@@ -94,7 +95,7 @@ def publish(
                 _create(side, root / name, made)
         for folder in {path.parent for path in made}:
             fsync_directory(folder)
-        manifest = describe(hashing.size, hashing.hexdigest())
+        manifest = describe(hashing.size, hashing.digest)
         with Staged(mark) as claim:
             claim.file.write(manifest.to_json().encode())
             _create(claim, mark, made)

@@ -8,13 +8,13 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from torch import Tensor
 
 from peakpoint.base import semver
+from peakpoint.base.digests import SHA256, of_bytes
 from peakpoint.base.disk_space import failure, out_of_memory, tensor_bytes
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import utc_now
@@ -42,7 +42,7 @@ class Release:
 
     `config` is Description.config(), or the caller's own for a network that takes no images: `description`
     is None then, and `golden` the golden file of `examples`, or None; `network` is the name of its class.
-    `source` (run, file, sha256) and `trained_with` (config, fingerprint) say where the weights come from.
+    `source` (run, file, digest) and `trained_with` (config, fingerprint) say where the weights come from.
     `card` is the model card for machines; `card_text` the one for people, in Markdown.
     """
 
@@ -112,7 +112,7 @@ def of(root: Path, manifest: Manifest, *, version: str, form: Form, reason: str)
         epoch=manifest.epoch,
         global_step=manifest.global_step,
         git_commit=manifest.git_commit,
-        source={"run": manifest.run, "file": manifest.file, "sha256": manifest.sha256},
+        source={"run": manifest.run, "file": manifest.file, "digest": manifest.digest},
         trained_with=trained_with,
     )
 
@@ -143,7 +143,7 @@ def write(root: Path, release: Release) -> Manifest:
 def _write(root: Path, release: Release) -> Manifest:
     sides = _sides(release)
     produce = _weights(release)
-    digests = {name: sha256(content).hexdigest() for name, content in sides.items()}
+    digests = {name: of_bytes(content, SHA256) for name, content in sides.items()}
 
     def describe(size: int, digest: str) -> Manifest:
         return _manifest(release, size, digest, digests)
@@ -245,7 +245,7 @@ def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, st
         metrics=release.metrics,
         sparsity=release.sparsity,
         bytes=size,
-        sha256=digest,
+        digest=digest,
         created=utc_now(),
         git_commit=release.git_commit,
         config=release.config,

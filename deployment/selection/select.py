@@ -119,7 +119,7 @@ def candidates(root: Path) -> list[Candidate]:
     """The checkpoints under a root, oldest first; a milestone stands for other roles of its bytes."""
     alike: dict[Any, list[Manifest]] = {}
     for m in sorted(listing.own(root, store.manifests(root)), key=lambda m: m.tier != MILESTONE):
-        alike.setdefault((m.sha256, repr(sorted(m.metrics.items()))), []).append(m)
+        alike.setdefault((m.digest, repr(sorted(m.metrics.items()))), []).append(m)
     firsts = sorted(alike.values(), key=lambda names: names[0].sequence)
     return [Candidate(root, first, facts_of(first), twins) for first, *twins in firsts]
 

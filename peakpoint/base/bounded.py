@@ -32,6 +32,14 @@ DEEPEST = 64
 YAML_ERRORS = (yaml.YAMLError, ValueError, ArithmeticError, RecursionError)
 """What PyYAML raises for what is not YAML, or not a value."""
 
+RUN_NAMES = (
+    *("checkpoints", "training", "milestone", "production", "metadata", "quarantine"),
+    *(".hydra", "tensorboard", "run.json", "status.json", "metrics.jsonl"),
+)
+"""Folders and records of a run or of a checkpoint folder."""
+RUN_FOLDERS = ("checkpoints", ".hydra", ".hydra/resume-*")
+"""Folders whose entries are folders or records, too."""
+
 _LONG_NUMBER = re.compile(r"\d{19}")
 
 
@@ -59,6 +67,23 @@ def opened(path: Path) -> BufferedReader:
 def _regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise CheckpointError(f"{path} cannot be read: it is not a regular file.")
+
+
+def refuse_links(directory: Path) -> None:
+    """Raise CheckpointError when a folder or a record of a run is a link that leads out of its directory.
+
+    The directory itself may be a link, which its user chose. Pointers beside the checkpoints may name
+    anything: no code path reads them back to decide anything.
+    """
+    places = [directory / name for name in RUN_NAMES]
+    places += [entry for folder in RUN_FOLDERS for entry in directory.glob(f"{folder}/*")]
+    real = os.path.realpath(directory)
+    for place in places:
+        if place.is_symlink() and not Path(os.path.realpath(place)).is_relative_to(real):
+            raise CheckpointError(
+                f"{place} is a link to {os.path.realpath(place)}, outside {directory}, and is not followed: "
+                "put the folder or file itself there."
+            )
 
 
 def unread(path: Path, error: OSError | ValueError) -> CheckpointError:

@@ -2,16 +2,13 @@
 
 import contextlib
 import errno
-import hashlib
 import io
 import logging
 import os
 import secrets
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from peakpoint.base.bounded import opened
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.lock import take
 
@@ -22,8 +19,6 @@ log = logging.getLogger("peakpoint")
 
 STAGED = ".staged-"
 CHUNK = 1 << 20
-LARGE = 1 << 18
-BEHIND = 16 << 20
 
 # What file systems answer that cannot sync: CIFS, VirtualBox's shared folders, some on FUSE.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -127,89 +122,6 @@ class Staged:
                 self.path.unlink()
 
 
-class HashingWriter(io.RawIOBase):
-    """Passes writes on to a file and digests them on the way, so the bytes are read once.
-
-    A second thread digests, on one core and without Python's lock, and the disk is told to begin with what
-    lies behind, so that the sync at the end finds little left to do.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._digesting = ThreadPoolExecutor(1, "checkpoint-digest")
-        self._digested: Future[None] | None = None
-        self._passed = self._begun = 0
-        self._small = bytearray()
-        self._refused = False
-        self.size = 0
-
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        """Write all of `data`; returns its length in bytes. It may change once this has returned."""
-        view = memoryview(data).cast("B")
-        self.size += len(view)
-        if len(view) < LARGE:
-            self._small += view
-            if len(self._small) >= CHUNK:
-                self._pass_small()
-        else:
-            self._pass_small()
-            try:
-                self._pass(view)
-            finally:
-                self.settle()
-        return len(view)
-
-    def lend(self, data: bytes | memoryview) -> int:
-        """As `write`, of memory that stays as it is until `settle`: the next need not wait for its digest."""
-        view = memoryview(data).cast("B")
-        self.size += len(view)
-        self._pass_small()
-        self._pass(view)
-        return len(view)
-
-    def settle(self) -> None:
-        """Return once nothing that was lent is read any more."""
-        if self._digested is not None:
-            self._digested.result()
-
-    def _pass_small(self) -> None:
-        small, self._small = self._small, bytearray()
-        if small:
-            self._pass(memoryview(small))
-
-    def _pass(self, view: memoryview) -> None:
-        self._digested = self._digesting.submit(self._digest.update, view)  # one after another
-        try:
-            self._file.write(view)
-        except OSError:
-            self._refused = True
-            raise
-        self._passed += len(view)
-        if self._passed - self._begun >= BEHIND:
-            _begin_writing(self._file.fileno(), self._begun, self._passed - self._begun)
-            self._begun = self._passed
-
-    def hexdigest(self) -> str:
-        """The sha256 of everything written; after `finish`."""
-        return self._digest.hexdigest()
-
-    def finish(self) -> None:
-        """Write what is left and end the thread. Raises OSError when the disk refuses."""
-        try:
-            if not self._refused:
-                self._pass_small()
-        finally:
-            self._digesting.shutdown()
-
-
-def _begin_writing(descriptor: int, start: int, size: int) -> None:
-    """Have Linux begin to write a part of a file back; what is not on disk yet stays in memory too."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
-            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
-
-
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable; where the file system cannot do so, say it once."""
     try:
@@ -268,9 +180,3 @@ def write_atomic(path: Path, text: str) -> None:
         staged.sync()
         staged.publish()
     fsync_directory(path.parent)
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a regular file, read in chunks. Raises CheckpointError for what is none."""
-    with opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peakpoint.base import links
-from peakpoint.base.bounded import json_value
+from peakpoint.base.bounded import json_value, refuse_links
 from peakpoint.base.errors import BusyError, CheckpointError, os_reason
 
 log = logging.getLogger("peakpoint")
@@ -78,7 +77,7 @@ def one_writer(directory: Path) -> Iterator[None]:
     directory cannot be written to, or a link in it leads out of it. The lock of a holder that died is free.
     """
     directory = Path(os.path.abspath(directory))  # noqa: PTH100, resolve() would follow a link
-    links.refuse(directory)
+    refuse_links(directory)
     path = directory / LOCK
     try:
         descriptor, created, got = _locked(path)

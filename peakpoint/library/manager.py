@@ -103,7 +103,7 @@ class CheckpointManager:
         mine = self._recorder.mine(TRAINING)
         kept = self._rolling.keeps(mine)
         if len(kept) < len(mine):
-            store.verify(self.root, saved)
+            store.verify(self.root, saved, threads=1)
             self._recorder.retire(mine, kept, f"older than the last {len(kept)}")
         return self._recorder.store.path(saved)
 

@@ -172,7 +172,7 @@ class Recorder:
             return None
         last = self._last[0]
         try:
-            store.verify(self.root, last)
+            store.verify(self.root, last, threads=1)
             return self.store.share(last, role)
         except CheckpointError:  # gone, damaged, or no room for a copy: written anew, or refused by that
             return None

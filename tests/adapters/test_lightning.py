@@ -282,4 +282,4 @@ def test_a_validation_in_mid_epoch_shares_the_file_of_its_step(tmp_path):
     fit(tmp_path, 1, policies=best() | rolling, accuracies=[0.5], val_check_interval=1)
     for step in (1, 3):
         there = [m for m in store.manifests(tmp_path) if m.global_step == step]
-        assert len({m.sha256 for m in there}) == 1
+        assert len({m.digest for m in there}) == 1

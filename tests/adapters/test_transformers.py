@@ -97,7 +97,7 @@ def test_an_epoch_its_last_step_and_its_evaluation_share_a_file(tmp_path, rhythm
     milestone, training = store.manifests(tmp_path)
     assert (milestone.tier, training.tier) == ("milestone", "training")
     assert training.metrics["eval_accuracy"] == 0.7
-    assert milestone.sha256 == training.sha256
+    assert milestone.digest == training.digest
     assert (tmp_path / milestone.file).samefile(tmp_path / training.file)
 
 
@@ -106,7 +106,7 @@ def test_an_evaluation_of_the_last_step_shares_its_file(tmp_path):
     train(tmp_path, epochs=1, policies=policies, accuracies=[0.5, 0.6, 0.7], evaluate="steps", eval_steps=1)
     last = [m for m in store.manifests(tmp_path) if m.global_step == 3]
     assert sorted(m.tier for m in last) == ["milestone", "training"]
-    assert len({m.sha256 for m in last}) == 1
+    assert len({m.digest for m in last}) == 1
 
 
 @pytest.mark.parametrize("cut", [3, 4, 8])

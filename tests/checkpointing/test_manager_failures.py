@@ -33,7 +33,7 @@ def test_a_successor_that_is_not_sound_deletes_nothing(world, warnings, monkeypa
     assert [m.epoch for m in run.kept] == [1, 2]
     assert run.said(Deleted) == []
     assert len(warnings()) == 1
-    assert "does not match the sha256" in warnings()[0]
+    assert "does not match the digest" in warnings()[0]
     assert store.newest_verified(run.root).manifest.epoch == 1
 
 

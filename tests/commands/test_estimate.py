@@ -55,7 +55,7 @@ def test_what_is_kept_covers_what_a_run_kept(finished, cli_main):
     root = finished / "checkpoints"
     held = store.manifests(root)
     assert len(held) <= 10
-    assert sum({m.sha256: m.bytes for m in held}.values()) <= found["peak_bytes"]
+    assert sum({m.digest: m.bytes for m in held}.values()) <= found["peak_bytes"]
 
 
 def test_the_run_of_the_defaults_without_its_data(cli_main):

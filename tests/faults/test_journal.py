@@ -41,7 +41,7 @@ def test_quarantine_and_resume_are_facts_too(tmp_path):
     run.attempt(resumed_from=first.file).manager.load_state_dict({})
     ((file, reason),) = told(tmp_path, "quarantined")
     assert file == second.file
-    assert "does not match the sha256" in reason
+    assert "does not match the digest" in reason
     assert told(tmp_path, "resumed") == [(first.file, "the run goes on from it")]
 
 

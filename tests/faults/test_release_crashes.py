@@ -198,7 +198,7 @@ sys.stdin.readline()
 won = []
 for each in made:
     try:
-        won.append([each.version, release.write(root, each).sha256])
+        won.append([each.version, release.write(root, each).digest])
     except CheckpointError as error:
         assert "is released already" in str(error), error
 print(json.dumps(won))
@@ -226,7 +226,7 @@ def test_of_several_that_release_a_version_at_once_one_does(tmp_path):
     expected = [f"1.{number}.0" for number in range(6)]
     assert sorted(version for version, _ in won) == expected
     assert sound(root, run=True) == expected
-    assert {listing.version_of(m): m.sha256 for m in listing.releases(root)} == dict(won)
+    assert {listing.version_of(m): m.digest for m in listing.releases(root)} == dict(won)
     assert sorted(told(root)) == expected
     assert list(root.rglob(f"{STAGED}*")) == []
     assert not (root / "quarantine").exists()

@@ -6,10 +6,10 @@ from random import Random
 import pytest
 
 from peakpoint import __main__ as cli
+from peakpoint.base.digests import SHA256, digest_of
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import STAGED
 from peakpoint.checkpointing.storage import listing
-from peakpoint.checkpointing.storage.store import file_digest
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.publish_cases import PLAIN, SAFE, files, small, told
@@ -36,7 +36,7 @@ class History:
             if version not in self.promised:
                 release.verify(self.root, manifest)
                 found = {p.relative_to(self.root).as_posix(): p for p in files(self.root, version)}
-                self.promised[version] = {name: file_digest(p) for name, p in found.items()}
+                self.promised[version] = {name: digest_of(p, SHA256) for name, p in found.items()}
 
     def write(self):
         made = small(
@@ -71,7 +71,9 @@ class History:
 
     def check(self):
         for version, promised in self.promised.items():
-            whole = {n: file_digest(self.root / n) for n in promised if (self.root / n).exists()} == promised
+            whole = {
+                n: digest_of(self.root / n, SHA256) for n in promised if (self.root / n).exists()
+            } == promised
             assert whole == (version not in self.harmed), version
             if whole:
                 release.verify(self.root, self.listed()[version])

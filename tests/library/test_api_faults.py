@@ -46,7 +46,7 @@ def test_a_damaged_file_that_is_named_is_refused_and_nothing_is_loaded(manager, 
     damage(path)
     other = Training(1)
     before = other.state()
-    with pytest.raises(CheckpointError, match="does not match the sha256"):
+    with pytest.raises(CheckpointError, match="does not match the digest"):
         manager.load_checkpoint(path, other.model, other.optimizer)
     assert not differences(other.state(), before)
 
@@ -252,7 +252,7 @@ def test_nothing_older_is_retired_before_the_new_one_was_read_back(root, t, monk
         return made
 
     monkeypatch.setattr(Recorder, "save", torn)
-    with pytest.raises(CheckpointError, match="does not match the sha256"):
+    with pytest.raises(CheckpointError, match="does not match the digest"):
         save(manager, t, step=2)
     assert load_checkpoint(first, t.model)["global_step"] == 1
 

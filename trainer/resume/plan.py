@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base import given, links
+from peakpoint.base import bounded, given
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import say_error
 from peakpoint.checkpointing.policy import MILESTONE, TRAINING
@@ -127,7 +127,7 @@ def _run_above(path: Path) -> Path | None:
 
 def _refuse_links(run: Path) -> None:
     try:
-        links.refuse(run)
+        bounded.refuse_links(run)
     except CheckpointError as error:
         raise UserError(str(error)) from None
 

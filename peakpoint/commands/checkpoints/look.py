@@ -76,7 +76,7 @@ def _print(
             console.say("")
     if not found:
         console.say(f"{root} holds no checkpoint yet.")
-    total = sum({m.sha256: m.bytes for m in found}.values())
+    total = sum({m.digest: m.bytes for m in found}.values())
     console.say(f"{len(found)} checkpoints, {total / 1e6:.1f} MB on disk, in {root}")
     for reason in damaged:
         console.say(f"damaged: {reason}")

@@ -184,5 +184,5 @@ def _collect(root: Path, run: str) -> Retention:
 
 def _freed(rows: list[tuple[Manifest, list[str]]]) -> int:
     """The bytes of what goes; those that a kept name shares stay."""
-    stays = {m.sha256 for m, why in rows if why}
-    return sum({m.sha256: m.bytes for m, why in rows if not why and m.sha256 not in stays}.values())
+    stays = {m.digest for m, why in rows if why}
+    return sum({m.digest: m.bytes for m, why in rows if not why and m.digest not in stays}.values())

@@ -91,7 +91,7 @@ def verify(options: argparse.Namespace) -> int:
     for v in verdicts:
         if v.not_run:
             console.say(f"not run: {v.root / v.file}: {v.not_run}")
-    sound = {(m.sha256, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
+    sound = {(m.digest, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
     size = megabytes(sum(size for _, size in sound))
     console.say(f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
     if options.golden:
@@ -182,4 +182,4 @@ def _identity(root: Path, manifest: Manifest) -> tuple[object, ...]:
         status = (root / manifest.file).stat()
     except OSError:
         return (manifest.file,)
-    return (status.st_dev, status.st_ino, manifest.sha256, manifest.bytes)
+    return (status.st_dev, status.st_ino, manifest.digest, manifest.bytes)

@@ -126,7 +126,7 @@ class RunRecord:
             "reason": reason,
             "run": m.run,
             "file": m.file,
-            "sha256": m.sha256,
+            "digest": m.digest,
             "kept_for": "; ".join(m.reasons),
             "recorded": dict(m.metrics),
             "git_commit": m.git_commit,

@@ -1,7 +1,6 @@
 """Copies in a remote place: what arrives there, in which order, what stays, and what a bad network can do."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import random
@@ -10,6 +9,8 @@ import uuid
 
 import pytest
 
+from peakpoint.base import digests
+from peakpoint.base.digests import of_bytes
 from peakpoint.checkpointing.remote import background, upload
 from peakpoint.checkpointing.remote.background import Mirror, Settings
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
@@ -103,7 +104,7 @@ def test_bytes_go_first_then_the_manifest_then_the_pointer(away, s3):
     manifest = away.store.path(kept).with_suffix(".json")
     assert s3.get("runs/run/checkpoints/milestone/best_1.json") == manifest.read_bytes()
     pointer = unsealed(s3.get("runs/run/pointers/milestone/best.json"))
-    assert (pointer["file"], pointer["sha256"]) == ("checkpoints/milestone/best_1.pt", kept.sha256)
+    assert (pointer["file"], pointer["digest"]) == ("checkpoints/milestone/best_1.pt", kept.digest)
 
 
 @pytest.mark.parametrize("kind", ["lie", "truncate", "reset", "drop", "hang"])
@@ -116,7 +117,7 @@ def test_what_cannot_be_read_back_gets_no_manifest_and_no_pointer(away, s3, kind
     away.save()
     away.fail(timeout_s=1 if kind == "hang" else 10)
     assert away.there() == [first.file]
-    assert unsealed(s3.get("runs/run/pointers/latest.json"))["sha256"] == first.sha256
+    assert unsealed(s3.get("runs/run/pointers/latest.json"))["digest"] == first.digest
     s3.proxy.faults = []
     away.copy(keep=None)
     assert away.there() == ["milestone/best_1.pt", "milestone/best_2.pt"]
@@ -188,9 +189,9 @@ def test_roles_that_share_their_bytes_are_sent_once(away, s3):
     s3.proxy.sent = 0
     assert one.bytes > 1000
     path, key = away.store.path(one), "checkpoints/milestone/other.pt"
-    place._put_file(key, path, one.sha256, one.bytes, one.file)
+    place._put_file(key, path, one.digest, one.bytes, one.file)
     by_copy, s3.proxy.sent = s3.proxy.sent, 0
-    place._put_file(key, path, one.sha256, one.bytes)
+    place._put_file(key, path, one.digest, one.bytes)
     assert by_copy < s3.proxy.sent - 500
     away.copy()
     assert away.there() == ["milestone/best_1.pt", "milestone/other.pt"]
@@ -296,15 +297,15 @@ def sound_there(away, s3):
         if name.startswith("checkpoints/") and name.endswith(".json"):
             raw = s3.get(f"runs/run/{name}")
             with contextlib.suppress(ValueError):
-                digest = unsealed(raw)["sha256"]
+                digest = unsealed(raw)["digest"]
                 data = s3.get(f"runs/run/{name.replace('.json', '.pt')}")
-                assert hashlib.sha256(data).hexdigest() == digest
+                assert of_bytes(data, digests.algorithm_of(digest)) == digest
                 whole[name.replace(".json", ".pt")] = digest
     for name in names:
         if name.startswith("pointers/"):
             with contextlib.suppress(ValueError):
                 pointer = unsealed(s3.get(f"runs/run/{name}"))
-                assert whole.get(pointer["file"]) == pointer["sha256"], name
+                assert whole.get(pointer["file"]) == pointer["digest"], name
 
 
 def test_a_file_that_retention_deletes_is_read_to_its_end(far):

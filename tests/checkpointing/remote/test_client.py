@@ -1,12 +1,12 @@
 """The remote place as one sees it through fsspec: on S3, in a folder, in memory, and over a bad network."""
 
-import hashlib
 import importlib
 import sys
 import uuid
 
 import pytest
 
+from peakpoint.base.digests import BLAKE3, of_bytes
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.remote import client as remotes
 from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
@@ -14,7 +14,7 @@ from peakpoint.checkpointing.remote.urls import check_url, refuse_passwords, sho
 from tests.remotes import Fault
 
 DATA = bytes(range(256)) * 300
-DIGEST = hashlib.sha256(DATA).hexdigest()
+DIGEST = of_bytes(DATA, BLAKE3)
 
 
 @pytest.fixture
@@ -163,15 +163,15 @@ def test_a_large_file_goes_in_parts_and_arrives_whole_or_not_at_all(s3, tmp_path
     path = tmp_path / "large"
     path.write_bytes(data)
     place = remote(s3.url, timeout_s=1 if kind == "hang" else 10)
-    sha256 = hashlib.sha256(data).hexdigest()
+    digest = of_bytes(data, BLAKE3)
     s3.proxy.faults = [Fault(kind, b"partNumber=2", 99)]
     if kind in ("none", "lie"):  # there is nothing in the answer to a part that could lie
-        place.upload("x.pt", path, sha256, len(data))
+        place.upload("x.pt", path, digest, len(data))
         assert len(s3.proxy.lines(b"partNumber=")) == 3
     else:
         with pytest.raises(RemoteError):
-            place.upload("x.pt", path, sha256, len(data))
+            place.upload("x.pt", path, digest, len(data))
         assert "x.pt" not in s3.names()
         s3.proxy.faults = []
-        remote(s3.url).upload("x.pt", path, sha256, len(data))
+        remote(s3.url).upload("x.pt", path, digest, len(data))
     assert s3.get("x.pt") == data

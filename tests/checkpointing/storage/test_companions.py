@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from peakpoint import CheckpointError, load_model
+from peakpoint.base.digests import SHA256, digest_of
 from peakpoint.checkpointing.storage import companions, store
 from peakpoint.checkpointing.storage.manifest import read_manifest
 from peakpoint.checkpointing.storage.store import Store
@@ -18,7 +19,7 @@ def test_no_name_leaves_the_root(tmp_path, name):
     root = tmp_path / "root"
     manifest = release.write(root, small("1.0.0"))
     (tmp_path / "secret").write_text("secret")
-    forged = {**manifest.metadata, "digests": {name: store.file_digest(tmp_path / "secret")}}
+    forged = {**manifest.metadata, "digests": {name: digest_of(tmp_path / "secret", SHA256)}}
     mark = root / "production" / "lenet5_v1.0.0.json"
     mark.write_text(replace(manifest, metadata=forged).to_json())
     with pytest.raises(CheckpointError, match="which is not under its root"):

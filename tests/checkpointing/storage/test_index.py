@@ -140,7 +140,7 @@ def test_a_name_that_is_used_again_is_read_again(tmp_path):
     for epoch in range(1, 20):
         made = saved(target, "training/a.pt", epoch=epoch)
         (there,) = target.mine()
-        assert (there.epoch, there.sha256) == (epoch, made.sha256)
+        assert (there.epoch, there.digest) == (epoch, made.digest)
         target.delete(made)
         assert target.mine() == []
 

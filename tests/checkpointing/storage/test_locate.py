@@ -15,6 +15,6 @@ def test_a_role_and_a_value_mean_the_checkpoint_that_has_both(tmp_path):
     saved(target, "milestone/c.pt", 3.0, tags=("best_accuracy",), metrics={"accuracy": 0.95})
     named = tmp_path / "milestone" / "best_accuracy_0.92.pt"
     root, found = locate.locate(named)
-    assert (root, found.file, found.sha256) == (tmp_path, best.file, best.sha256)
+    assert (root, found.file, found.digest) == (tmp_path, best.file, best.digest)
     with pytest.raises(CheckpointError, match="does not exist"):
         locate.locate(named.with_stem("best_loss_0.92"))

@@ -33,8 +33,8 @@ def test_a_checkpoint_written_anew_under_its_name_is_read_again(tmp_path):
     assert new.file == old.file
     with pytest.raises(CheckpointError):
         store.verify(tmp_path, old)
-    assert store.look(tmp_path, old).sha256 == new.sha256
-    assert locate.newest(tmp_path, [old]).sha256 == new.sha256
+    assert store.look(tmp_path, old).digest == new.digest
+    assert locate.newest(tmp_path, [old]).digest == new.digest
     assert locate.verdict(tmp_path, old) is None
     assert quarantine.set_aside(tmp_path, [(old.file, "it was")]) == []
 
@@ -53,7 +53,7 @@ def test_a_checkpoint_that_its_writer_deleted_is_not_damaged(tmp_path, caplog):
 def test_what_another_version_wrote_meanwhile_stays_where_it_is(tmp_path):
     target = Store(tmp_path, "run")
     mark = target.path(saved(target)).with_suffix(".json")
-    body = mark.read_text().replace('"format": 1', '"format": 2')
+    body = mark.read_text().replace('"format": 2', '"format": 3')
     mark.write_text(sealed(body.rpartition(',\n  "check": ')[0] + "}"))
     assert quarantine.set_aside(tmp_path, [("training/a.pt", "it was")]) == []
     assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from peakpoint.base.digests import BLAKE3, digest_of
 from peakpoint.base.errors import CheckpointError, FormatError, SaveFailed
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import quarantine, store
@@ -27,8 +28,8 @@ def test_a_saved_checkpoint_is_a_file_and_its_manifest(target):
     done = saved(target, value=3.0, metrics={"accuracy": 0.5})
     assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
     assert (done.bytes, done.sequence) == ((target.root / done.file).stat().st_size, 1)
-    assert json.loads((target.root / "training" / "a.json").read_text())["sha256"] == done.sha256
-    assert done.sha256 == store.file_digest(target.path(done))
+    assert json.loads((target.root / "training" / "a.json").read_text())["digest"] == done.digest
+    assert done.digest == digest_of(target.path(done), BLAKE3)
     store.verify(target.root, done)
     assert serialize.load(target.path(done))["model_state_dict"]["w"].tolist() == [3.0] * 8
 
@@ -140,7 +141,7 @@ def test_roles_share_bytes_and_outlive_each_other(target):
     first = saved(target, value=5.0)
     role = target.share(first, manifest("milestone/b.pt", tags=("best",)))
     assert target.path(first).samefile(target.path(role))
-    assert (role.sha256, role.bytes, role.sequence) == (first.sha256, first.bytes, 2)
+    assert (role.digest, role.bytes, role.sequence) == (first.digest, first.bytes, 2)
     target.delete(first)
     store.verify(target.root, role)
     assert serialize.load(target.path(role))["model_state_dict"]["w"][0] == 5.0
@@ -240,7 +241,7 @@ def test_a_pointer_never_takes_the_place_of_a_checkpoint(target):
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lambda p: damage(p), "does not match the sha256"),
+        (lambda p: damage(p), "does not match the digest"),
         (lambda p: damage(p, flip=False), "bytes and its manifest says"),
         (lambda p: p.write_bytes(b""), "has 0 bytes"),
         (lambda p: p.unlink(), "cannot be read: No such file"),
@@ -344,9 +345,9 @@ def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 def test_what_another_version_wrote_is_not_taken_for_damaged(target):
     mark = target.path(saved(target)).with_suffix(".json")
-    body = mark.read_text().replace('"format": 1', '"format": 2')
+    body = mark.read_text().replace('"format": 2', '"format": 3')
     mark.write_text(sealed(body.rpartition(',\n  "check": ')[0] + "}"))
-    with pytest.raises(FormatError, match="is of format 2, and this version reads 1"):
+    with pytest.raises(FormatError, match="is of format 3, and this version reads up to 2"):
         store.newest_verified(target.root)
     assert Store(target.root, "run").sequence == 1  # its place in the order is not given twice
     assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
@@ -358,7 +359,7 @@ LARGE = {"w": torch.arange(12_000_000, dtype=torch.float32)}  # 48 MB: digested 
 
 def test_a_large_piece_is_digested_and_written_whole(target):
     done = target.save(manifest(), lambda file: serialize.dump(LARGE, file))
-    assert done.sha256 == store.file_digest(target.path(done))
+    assert done.digest == digest_of(target.path(done), BLAKE3)
     assert torch.equal(serialize.load(target.path(done))["w"], LARGE["w"])
     assert not [t.name for t in threading.enumerate() if t.name.startswith("checkpoint-digest")]
 

@@ -94,7 +94,7 @@ def test_what_cannot_be_compared_is_one_line(run, cli_main, tmp_path):
     cases = [
         (tmp_path / "x.pt", "has no model_state_dict"),
         (tmp_path / "nowhere.pt", "nowhere.pt"),
-        (folder / "a.pt", "does not match the sha256"),
+        (folder / "a.pt", "does not match the digest"),
         (tmp_path, "has no checkpoints"),
     ]
     for path, sentence in cases:

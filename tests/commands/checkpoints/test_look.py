@@ -18,7 +18,7 @@ from tests.conftest import ROOT, command
 METRICS = ["loss", "accuracy", "top5_accuracy", "f1_score"]
 KEYS = {
     "file", "tier", "tags", "policies", "reasons", "sequence", "run", "epoch", "global_step", "metrics",
-    "sparsity", "bytes", "sha256", "created", "git_commit", "format", "root", "verified",
+    "sparsity", "bytes", "digest", "created", "git_commit", "format", "root", "verified",
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_show_takes_a_file_or_a_pointer(run, cli_main):
     assert (found["file"], found["verified"]) == ("training/b.pt", True)
     code, text, _ = cli_main("show", folder / "b.pt")
     assert code == 0
-    assert found["sha256"] in text
+    assert found["digest"] in text
     assert "the [best]" in cli_main("show", run / "checkpoints" / "milestone" / "best.pt")[1]
 
 
@@ -64,7 +64,7 @@ def test_damaged_bytes_are_found_and_left_where_they_are(run, cli_main):
     code, out, _ = cli_main("ls", run, "--verify")
     assert code == 1
     assert out.count("damaged: ") == 1
-    assert f"{path} does not match the sha256" in out
+    assert f"{path} does not match the digest" in out
     code, out, _ = cli_main("ls", run, "--verify", "--json")
     assert (code, [m["verified"] for m in json.loads(out)]) == (1, [False, True, True])
     code, out, _ = cli_main("show", path)

@@ -68,8 +68,8 @@ def test_gc_deletes_what_no_policy_keeps_and_says_so_before(generous, cli_main):
 
 
 def test_bytes_that_a_kept_name_shares_are_not_counted_as_freed():
-    shared, alone = (manifest("training/a.pt", bytes=size, sha256=str(size)) for size in (100, 30))
-    twin = manifest("milestone/b.pt", bytes=100, sha256="100")
+    shared, alone = (manifest("training/a.pt", bytes=size, digest=str(size)) for size in (100, 30))
+    twin = manifest("milestone/b.pt", bytes=100, digest="100")
     rows = [(shared, []), (twin, ["the best"]), (alone, []), (alone, [])]
     assert retention._freed(rows) == 30
 
@@ -84,7 +84,7 @@ def test_gc_deletes_nothing_while_the_newest_is_damaged_or_the_run_is_written(ge
     damage(root / generous.kept[-1].file)
     code, out, err = cli_main("gc", root)
     assert (code, out) == (1, "")
-    assert "does not match the sha256" in err
+    assert "does not match the digest" in err
     assert files(root) == before
 
 
@@ -142,16 +142,16 @@ def test_why_of_a_file_in_quarantine_by_either_name(trained, cli_main):
     damage(root / newest)
     code, out, err = cli_main("why", root / newest)
     assert (code, out) == (1, "")
-    assert "does not match the sha256" in err
+    assert "does not match the digest" in err
     quarantine.set_aside(root, store.newest_verified(root).skipped)
     aside = next((root / "quarantine").glob("*.pt"))
     for path in (aside, root / newest):
         code, out, _ = cli_main("why", path)
         assert code == 0
         assert f"{newest}: " in out
-        assert "does not match the sha256" in out
+        assert "does not match the digest" in out
     (root / "metadata" / "journal.jsonl").unlink()
-    assert "does not match the sha256" in cli_main("why", root / newest)[1]
+    assert "does not match the digest" in cli_main("why", root / newest)[1]
     told = json.loads(cli_main("why", aside, "--json")[1])
     assert [(t["event"], t["file"]) for t in told] == [("quarantined", newest)]
 

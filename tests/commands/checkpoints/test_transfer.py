@@ -99,7 +99,7 @@ def test_one_file_by_its_name_or_its_role(trained, url, tmp_path, cli_main):
     assert json.loads(out)["copied"] == [newest.file]
     code, _, _ = cli_main("pull", f"{url}/{run}/checkpoints/{newest.file}", tmp_path / "b")
     assert code == 0
-    assert locate.locate(tmp_path / "b" / "checkpoints" / newest.file)[1].sha256 == newest.sha256
+    assert locate.locate(tmp_path / "b" / "checkpoints" / newest.file)[1].digest == newest.digest
     _, out, _ = cli_main("pull", f"{url}/{run}/checkpoints/milestone/best_loss.pt", tmp_path / "c", "--json")
     (file,) = json.loads(out)["copied"]
     assert file.startswith("milestone/best_loss_")
@@ -234,7 +234,7 @@ def test_a_half_that_is_wrong_is_not_used(run, url, tmp_path, cli_main):
     folder = tmp_path / "back" / "checkpoints" / "training"
     folder.mkdir(parents=True)
     (tmp_path / "back" / "mirror.json").write_text('{"run": "run"}')
-    (folder / f".staged-pull-{newest.sha256[:32]}").write_bytes(b"nonsense")
+    (folder / f".staged-pull-{newest.digest[-32:]}").write_bytes(b"nonsense")
     assert cli_main("pull", url, tmp_path / "back")[0] == 0
     assert cli_main("verify", tmp_path / "back")[0] == 0
 
@@ -323,7 +323,7 @@ def test_what_is_here_is_never_written_over(run, url, tmp_path, cli_main):
     before = file.read_bytes()
     code, out, _ = cli_main("pull", url, tmp_path / "back")
     assert code == 1
-    assert "a.pt does not match the sha256 of its manifest" in out
+    assert "a.pt does not match the digest in its manifest" in out
     assert file.read_bytes() == before
 
 
@@ -387,7 +387,7 @@ def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, fi
         (lambda raw: raw.update(bytes=-1), "bytes is -1"),
         (lambda raw: raw.update(bytes="many"), "bytes is 'many'"),
         (lambda raw: raw.update(format=99), "of format 99"),
-        (lambda raw: raw.pop("sha256"), "sha256"),
+        (lambda raw: raw.pop("digest"), "digest"),
     ],
 )
 def test_a_bad_manifest_is_passed_over(run, url, tmp_path, cli_main, change, says):

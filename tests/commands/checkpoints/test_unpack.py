@@ -53,7 +53,7 @@ def test_what_cannot_be_unpacked_leaves_nothing(packed, tmp_path, cli_main):
     damage(path)
     code, _, err = cli_main("unpack", path, tmp_path / "plain.pt")
     assert code == 1
-    assert "does not match the sha256" in err
+    assert "does not match the digest" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints"]
 
 

@@ -40,7 +40,7 @@ def test_a_sound_run_is_sound_as_a_run_a_tree_and_a_file(trained, cli_main):
 
 def _flipped(path):
     damage(path)
-    return "does not match the sha256"
+    return "does not match the digest"
 
 
 def _cut(path):

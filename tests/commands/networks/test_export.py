@@ -30,7 +30,7 @@ def test_json_says_what_was_made_of_what(finished, tmp_path, cli_main):
     assert (code, err) == (0, "")
     found = json.loads(said)
     newest = [m for m in store.manifests(root) if m.tier == "training"][-1]
-    assert (found["source"], found["sha256"]) == (newest.file, newest.sha256)
+    assert (found["source"], found["digest"]) == (newest.file, newest.digest)
     assert (found["file"], found["bytes"]) == (str(out), out.stat().st_size)
     assert (found["format"], found["opset"], found["batch"]) == ("torch", None, 2)
     assert found["config"] == network.describe(latest).config()
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path, cli_main):
     damage(trained / "checkpoints" / file)
     code, _, err = cli_main("export", trained / "checkpoints" / file, tmp_path / "a.onnx")
     assert code == 1
-    assert "does not match the sha256" in err
+    assert "does not match the digest" in err
     assert not (tmp_path / "a.onnx").exists()
 
 

@@ -154,7 +154,7 @@ def test_the_card_is_filled_from_the_record(trained, promote):
     assert training["optimizer"]["name"] == "adamwprune"
     assert training["packages"]["torch"] == metadata.version("torch")
     assert {p["scope"]: p["best_epoch"] for p in training["peaks"]} == {"overall": 1, "sparsity >= 0.70": 3}
-    assert (origin["sha256"], origin["run"]) == (source.sha256, record["run"])
+    assert (origin["digest"], origin["run"]) == (source.digest, record["run"])
     assert (origin["reason"], origin["git_commit"]) == ("because", record["git_commit"])
     assert "model=lenet5" in origin["command"]
     assert str(trained.parent) not in json.dumps(found)  # no paths of the machine
@@ -247,7 +247,7 @@ def test_from_staging_into_production(trained, promote, tmp_path, cli_main, text
     assert found["training"] == card_of(staging, "1.1.0-rc.1")["training"]
     origin = found["provenance"]
     assert (origin["released_before_as"], origin["before"]["reason"]) == ("1.1.0-rc.1", "to be looked at")
-    assert origin["before"]["sha256"] == json.loads(best(trained).with_suffix(".json").read_text())["sha256"]
+    assert origin["before"]["digest"] == json.loads(best(trained).with_suffix(".json").read_text())["digest"]
     assert cli_main("verify", tmp_path / "prod", staging)[0] == 0
 
 
@@ -387,7 +387,7 @@ def test_the_champion_to_beat_is_that_of_where_the_release_will_lie(trained, pro
 def test_a_damaged_file(flip, trained, promote):
     damage(best(trained), flip=flip)
     said = refused(promote(best(trained), "1.0.0"))
-    assert ("does not match the sha256" if flip else "bytes and its manifest says") in said
+    assert ("does not match the digest" if flip else "bytes and its manifest says") in said
     assert not (trained / "checkpoints" / "production").exists()
 
 

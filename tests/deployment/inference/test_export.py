@@ -102,7 +102,7 @@ def test_an_onnx_file_says_where_it_comes_from_and_how_it_is_fed(resnet, convert
     notes = {each.key: each.value for each in model.metadata_props}
     file = Path(resnet.manifest.file)
     assert notes["peakpoint.source"] == str(file)
-    assert notes["peakpoint.sha256"] == resnet.manifest.sha256
+    assert notes["peakpoint.digest"] == resnet.manifest.digest
     assert network.described(json.loads(notes["peakpoint.config"])) == resnet.description
     assert "peakpoint.version" not in notes  # it is not of a release
     assert onnx_files.opened(made.file).notes == {k.removeprefix("peakpoint."): v for k, v in notes.items()}
@@ -171,7 +171,7 @@ def test_a_release_is_compared_with_its_golden_outputs(lenet_run, tmp_path, form
     kind, suffix = ("onnx", ".onnx") if dtype == "float16" else ("torch", ".pt2")
     exported = written(found, tmp_path / f"a{suffix}", kind)
     assert found.notes()["version"] == "1.2.0"
-    assert found.notes()["sha256"] == made.sha256
+    assert found.notes()["digest"] == made.digest
     if kind == "onnx":
         assert onnx_files.opened(exported.file).notes["version"] == "1.2.0"
     # The golden outputs are those of the release's own weights, float16 ones included.

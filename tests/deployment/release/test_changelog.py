@@ -67,7 +67,7 @@ def test_the_journal_says_what_when_from_where_and_why_and_names_nobody(runs):
     assert set(fact) == {
         *("number", "time", "event", "version", "file", "run", "source", "reason", "git_commit", "created"),
     }
-    assert set(fact["source"]) == {"run", "file", "sha256"}
+    assert set(fact["source"]) == {"run", "file", "digest"}
 
 
 def test_versions_are_in_their_order_and_each_is_compared_with_the_one_before(served):

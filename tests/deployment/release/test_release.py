@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from peakpoint import CheckpointError, load_checkpoint, load_model
+from peakpoint.base.digests import SHA256, digest_of
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import journal, listing, locate, store
 from peakpoint.checkpointing.storage.manifest import read_manifest
@@ -61,7 +62,7 @@ class TestFiles:
         ]
         beside = [p for p in files(root, "1.0.0") if p.suffix != ".pt"][:-1]
         assert manifest.metadata["digests"] == {
-            p.relative_to(root).as_posix(): store.file_digest(p) for p in beside
+            p.relative_to(root).as_posix(): digest_of(p, SHA256) for p in beside
         }
         assert (root / "metadata/model_cards/v1.0.0.md").read_text() == "# A card\n"
         assert json.loads((root / "metadata/model_cards/v1.0.0.json").read_text()) == {"license": "mit"}
@@ -71,9 +72,9 @@ class TestFiles:
         source = best(root)
         written = release.write(root, of(root))
         manifest = read_manifest(root / "production/lenet5_v1.0.0.json")
-        assert (manifest.file, manifest.sha256, manifest.bytes) == (
+        assert (manifest.file, manifest.digest, manifest.bytes) == (
             written.file,
-            written.sha256,
+            written.digest,
             (root / written.file).stat().st_size,
         )
         assert manifest.tags == ("v1.0.0",)
@@ -88,7 +89,7 @@ class TestFiles:
         assert metadata.pop("digests")
         assert metadata == {
             "release": {"format": "pt", "dtype": "float32", "compress": False},
-            "source": {"run": source.run, "file": source.file, "sha256": source.sha256},
+            "source": {"run": source.run, "file": source.file, "digest": source.digest},
             "reason": "the best so far",
         }
         config = json.loads((root / "production/lenet5_v1.0.0.config.json").read_text())

@@ -205,7 +205,7 @@ def test_within_the_interval_the_sparser_is_preferred(measured_copy):
     assert found.measured.metrics["sparsity"] == pytest.approx(at(measured_copy, MIDDLE).manifest.sparsity)
     break_all(measured_copy, MIDDLE)
     damaged = select.choose([measured_copy], by(tie=tie))
-    assert "sha256" in reasons(damaged, MIDDLE)[0]
+    assert "digest" in reasons(damaged, MIDDLE)[0]
     assert MIDDLE not in steps(damaged)
     # A best that is damaged says nothing of who ties with it.
     break_all(measured_copy, FINAL)

@@ -18,13 +18,13 @@ from tests.remotes import Fault
 
 def mirrored(run, url):
     """The milestones of a run here, and those that count as copied, by file and digest."""
-    here = {m.file: m.sha256 for m in store.manifests(run / "checkpoints") if m.tier == MILESTONE}
+    here = {m.file: m.digest for m in store.manifests(run / "checkpoints") if m.tier == MILESTONE}
     place = Remote(url, timeout_s=5).below(store.manifests(run / "checkpoints")[0].run)
     found, bad = read_index(place, place.find("checkpoints"))
     assert not bad
     for manifest in found.values():
-        place.verify(f"checkpoints/{manifest.file}", manifest.sha256, manifest.bytes)
-    return here, {file: m.sha256 for file, m in found.items()}, place
+        place.verify(f"checkpoints/{manifest.file}", manifest.digest, manifest.bytes)
+    return here, {file: m.digest for file, m in found.items()}, place
 
 
 def test_what_the_run_keeps_is_there_when_it_ends(train, s3, tmp_path):

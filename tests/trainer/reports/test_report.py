@@ -87,7 +87,7 @@ def manifest(run, stem, **values):
         metrics={"accuracy": 0.8547},
         sparsity=0.5,
         bytes=94_600_000,
-        sha256="0" * 64,
+        digest="0" * 64,
         **{"sequence": 1, **values},
     )
     path = run / "checkpoints" / kept.file
