@@ -40,7 +40,7 @@ COMMANDS = {
     "check": ("releases.check", "measure the champion again, and roll back if it got worse"),
     "alias": ("releases.alias", "which release is the champion: list, show, set, or ask for a day"),
     "rollback": ("releases.alias", "verify an earlier release, then switch to it"),
-    "changelog": ("releases.changelog", "what changed from release to release"),
+    "changelog": ("releases.alias", "what changed from release to release"),
     "push": ("checkpoints.transfer", "copy a run's checkpoints to a remote place, what is missing there"),
     "pull": ("checkpoints.transfer", "copy a run, or a file of it, from a remote place; goes on if cut off"),
 }

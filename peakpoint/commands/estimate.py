@@ -1,13 +1,18 @@
-"""estimate: the storage of a run before it starts. Imports torch when it is called."""
+"""estimate: the storage of a run before it starts, counted on the meta device. Imports torch when called."""
 
 import argparse
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Parser
 from peakpoint.commands.common import megabytes, print_json
-from peakpoint.commands.sizes import Sizes, gpt2, measure
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 SOURCES = {
     "cifar10": ((3, 32, 32), 10, 50_000),
@@ -16,26 +21,20 @@ SOURCES = {
     "fashion_mnist": ((1, 28, 28), 10, 60_000),
     "digits": ((1, 8, 8), 10, 1_438),
 }
-"""What is known without reading a dataset: (channels, height, width), classes, training images."""
+"""(channels, height, width), classes and training images of datasets that need not be read for it."""
 NEWEST, IN_FLIGHT = "newest", "in flight"
-TABLE_SPARSITY, TABLE_EPOCHS, TABLE_INTERVAL = 0.9, 100, 10
+OVERHEAD, PER_TENSOR = 24_000, 300
+"""Bytes of the random number generators and the configuration, and of each tensor in the file's index."""
 
 
 def estimate_arguments(parser: Parser) -> None:
     """Add the arguments of `estimate`."""
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
-    parser.add_argument("--table", action="store_true", help="well-known networks instead")
 
 
 def estimate(options: argparse.Namespace) -> int:
-    """What the configuration at hand will store, or a table of well-known networks."""
-    if options.table and options.overrides:
-        raise CheckpointError(f"--table is of well-known networks: leave out {' '.join(options.overrides)}.")
-    return _table(options.json) if options.table else _run(options.overrides, options.json)
-
-
-def _run(overrides: list[str], as_json: bool) -> int:
-    config = _compose(overrides)
+    """Print the bytes that a run of this configuration will store."""
+    config = _compose(options.overrides)
     sizes, batches = _built(config)
     sparsity = config.pruning.target
     dense, packed = sizes.checkpoint(pruned=sparsity > 0), sizes.compressed(sparsity)
@@ -54,7 +53,7 @@ def _run(overrides: list[str], as_json: bool) -> int:
         "peak_bytes": count * dense,
         "compressed_peak_bytes": count * packed,
     }
-    if as_json:
+    if options.json:
         print_json(found)
         return 0
     console = Console()
@@ -71,7 +70,7 @@ def _run(overrides: list[str], as_json: bool) -> int:
 
 
 def _compose(overrides: list[str]) -> Any:
-    """The checked configuration that train.py would have. Raises CheckpointError."""
+    """Return the checked configuration that train.py would have. Raises CheckpointError."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -91,8 +90,58 @@ def _compose(overrides: list[str]) -> Any:
         raise CheckpointError(explain(error)) from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of a network and its optimizer; `weights` and `state` are bytes, `state` without masks.
+
+    `prunable` counts elements that pruning may zero, `moments` the optimizer's values for each (2 for Adam).
+    """
+
+    parameters: int
+    weights: int
+    state: int
+    prunable: int
+    moments: int
+    tensors: int
+
+    def checkpoint(self, *, pruned: bool) -> int:
+        """Return the bytes of a dense training checkpoint, with packed masks when it is `pruned`."""
+        masks = math.ceil(self.prunable / 8) if pruned else 0
+        return self.weights + self.state + masks + OVERHEAD + PER_TENSOR * self.tensors
+
+    def compressed(self, sparsity: float) -> int:
+        """Return the bytes with zeros packed away: one mask, and the values that are not zero."""
+        zeros = math.ceil(sparsity * self.prunable)
+        return self.checkpoint(pruned=sparsity > 0) - 4 * zeros * (1 + self.moments)
+
+
+def _measure(model: "nn.Module", optimizer: "Optimizer") -> Sizes:
+    """Count a network on the meta device and the state of its optimizer; takes one optimizer step."""
+    import torch
+
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    weights = [p for group in optimizer.param_groups if group.get("prunable") for p in group["params"]]
+    moments = [
+        sum(isinstance(v, torch.Tensor) and v.shape == p.shape for v in optimizer.state[p].values())
+        for p in weights
+    ]
+    stored = list(model.state_dict().values())
+    return Sizes(
+        parameters=sum(p.numel() for p in parameters),
+        weights=sum(t.nbytes for t in stored),
+        state=sum(t.nbytes for t in kept),
+        prunable=sum(p.numel() for p in weights),
+        moments=max(moments, default=0),
+        tensors=len(stored) + len(kept),
+    )
+
+
 def _built(config: Any) -> tuple[Sizes, int]:
-    """The sizes of a configuration, and the batches in an epoch."""
+    """Return the sizes of a configuration, and the batches in an epoch."""
     import torch
 
     from peakpoint.trainer.build import build_model, build_optimizer
@@ -101,7 +150,7 @@ def _built(config: Any) -> tuple[Sizes, int]:
     try:
         with torch.device("meta"):
             model = build_model(config.model, shape, classes)
-            sizes = measure(model, build_optimizer(config.optimizer, model))
+            sizes = _measure(model, build_optimizer(config.optimizer, model))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     return sizes, round(images * (1 - config.data.val_fraction)) // config.batch_size
@@ -128,7 +177,7 @@ def _source(data: Any) -> tuple[tuple[int, int, int], int, int]:
 
 
 def _kept(config: Any, batches: int) -> dict[str, int | None]:
-    """How many checkpoints each policy keeps at once, at most; None for a policy that is not known."""
+    """Return the most checkpoints that each policy keeps at once; None for a policy that is not known."""
     steps = config.epochs * batches if config.max_steps is None else config.max_steps
     epochs = min(config.epochs, -(-steps // batches)) if batches else config.epochs
     kept: dict[str, int | None] = {}
@@ -153,63 +202,6 @@ def _kept(config: Any, batches: int) -> dict[str, int | None]:
             case _:
                 kept[name] = None
     return {**kept, NEWEST: 1, IN_FLIGHT: 1}
-
-
-def _table(as_json: bool) -> int:
-    saves = TABLE_EPOCHS // TABLE_INTERVAL
-    found: list[dict[str, Any]] = []
-    for name, sizes in _well_known().items():
-        dense, packed = sizes.checkpoint(pruned=False), sizes.compressed(TABLE_SPARSITY)
-        found.append(
-            {
-                "network": name,
-                "parameters": sizes.parameters,
-                "weights_bytes": sizes.weights,
-                "checkpoint_bytes": dense,
-                "compressed_bytes": packed,
-                "every_10_of_100_epochs_bytes": saves * dense,
-                "every_10_of_100_epochs_compressed_bytes": saves * packed,
-            }
-        )
-    if as_json:
-        print_json(found)
-        return 0
-    rows: list[list[object]] = []
-    for row in found:
-        network, parameters, *bytes_of = row.values()
-        rows.append([network, f"{parameters / 1e6:,.2f} M", *map(_mb, bytes_of)])
-    console = Console()
-    console.table(["", "parameters", "weights", "AdamW", "packed", "of 10", "packed"], rows)
-    every = f"{saves} of them, every {TABLE_INTERVAL} of {TABLE_EPOCHS} epochs"
-    console.say(f"MB, float32. Packed: checkpoint.compress at sparsity {TABLE_SPARSITY:g}. Of 10: {every}.")
-    return 0
-
-
-def _well_known() -> dict[str, Sizes]:
-    """The networks of the table. GPT-2's layers and widths: Radford et al. 2019, table 2."""
-    import torch
-
-    from peakpoint import models
-    from peakpoint.optimizers.adamw import build_adamw
-    from peakpoint.optimizers.groups import param_groups
-
-    def built(name: str, shape: tuple[int, int, int], classes: int) -> Sizes:
-        options = {"dropout": 0.0} if name == "lenet5" else {"dropout": 0.0, "stem": "auto"}
-        with torch.device("meta"):
-            model = models.create(name, image_shape=shape, num_classes=classes, options=options)
-            groups = param_groups(model, 0.0)
-            return measure(model, build_adamw(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, amsgrad=False))
-
-    return {
-        "LeNet-5 (MNIST)": built("lenet5", (1, 28, 28), 10),
-        "ResNet-18 (ImageNet)": built("resnet18", (3, 224, 224), 1000),
-        "ResNet-50 (CIFAR-100)": built("resnet50", (3, 32, 32), 100),
-        "ResNet-50 (ImageNet)": built("resnet50", (3, 224, 224), 1000),
-        "GPT-2 small": gpt2(12, 768),
-        "GPT-2 medium": gpt2(24, 1024),
-        "GPT-2 large": gpt2(36, 1280),
-        "GPT-2 XL": gpt2(48, 1600),
-    }
 
 
 def _mb(size: float) -> str:

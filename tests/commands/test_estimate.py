@@ -73,31 +73,6 @@ def test_the_run_of_the_defaults_without_its_data(cli_main):
         assert word in out
 
 
-def test_the_table_of_well_known_networks(cli_main):
-    code, out, _ = cli_main("estimate", "--table", "--json")
-    found = {row["network"]: row for row in json.loads(out)}
-    assert code == 0
-    # LeCun et al. 1998; torchvision's model pages; Radford et al. 2019 as released (124M ... 1558M).
-    counts = {
-        "LeNet-5 (MNIST)": 61_706,
-        "ResNet-18 (ImageNet)": 11_689_512,
-        "ResNet-50 (ImageNet)": 25_557_032,
-        "GPT-2 small": 124_439_808,
-        "GPT-2 medium": 354_823_168,
-        "GPT-2 large": 774_030_080,
-        "GPT-2 XL": 1_557_611_200,
-    }
-    assert {name: found[name]["parameters"] for name in counts} == counts
-    for row in found.values():
-        assert row["checkpoint_bytes"] == pytest.approx(12 * row["parameters"], rel=0.06)
-        assert row["compressed_bytes"] < 0.5 * row["checkpoint_bytes"]
-        assert row["every_10_of_100_epochs_bytes"] == 10 * row["checkpoint_bytes"]
-    assert "GPT-2 XL" in cli_main("estimate", "--table")[1]
-    code, out, err = cli_main("estimate", "--table", "optimizer=sgd")
-    assert (code, out) == (1, "")
-    assert err == "error: --table is of well-known networks: leave out optimizer=sgd.\n"
-
-
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

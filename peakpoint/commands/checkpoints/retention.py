@@ -1,25 +1,27 @@
-"""why and gc: what the policies of a run keep, and what they would let go."""
+"""why and gc: the checkpoints that the policies of a run keep, and those that they release."""
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import bounded
-from peakpoint.base.bounded import read_json
+from peakpoint.base.bounded import read_json, read_text
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing import policies
 from peakpoint.checkpointing.policy import Policy, kept
-from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage import journal, quarantine, store
+from peakpoint.checkpointing.storage.aliases import EVENT as ALIAS
 from peakpoint.checkpointing.storage.listing import PRODUCTION, own
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.commands.arguments import Parser, add_dry_run, add_path, add_run
-from peakpoint.commands.checkpoints import history
 from peakpoint.commands.common import (
     as_json,
     checkpoint_root,
@@ -32,6 +34,7 @@ from peakpoint.commands.common import (
     verdict,
 )
 from peakpoint.commands.releases import alias
+from peakpoint.deployment.release.publish import EVENT as RELEASED
 
 NOTHING = "no policy keeps it"
 
@@ -49,20 +52,20 @@ def why_arguments(parser: Parser) -> None:
 
 @dataclass(frozen=True)
 class Retention:
-    """What a run's retention says now: for each checkpoint, oldest first, why it stays; empty: it goes."""
+    """The reasons to keep each checkpoint of a run, oldest first; none where it may be deleted."""
 
     reasons: Mapping[Manifest, list[str]]
 
     @property
     def doomed(self) -> list[Manifest]:
-        """What the next save would delete."""
+        """The checkpoints that the next save would delete."""
         return [manifest for manifest, why in self.reasons.items() if not why]
 
 
 def retention(root: Path, run: str) -> Retention:
-    """Ask the policies of a run, as its newest sound checkpoint configured them and left their counters.
+    """Ask the policies of a run, with the configuration and counters of its newest sound checkpoint.
 
-    Loads that checkpoint, and imports torch for it. Raises CheckpointError when it does not tell.
+    Loads that checkpoint with torch. Raises CheckpointError when it lacks them.
     """
     from peakpoint.checkpointing.state import serialize
 
@@ -87,10 +90,10 @@ def retention(root: Path, run: str) -> Retention:
     strangers = settings.keys() - asked.keys()
     reasons = {}
     for manifest in mine:
-        told = [needed[manifest]] if manifest in needed else []
+        pins = [needed[manifest]] if manifest in needed else []
         if strange := [p for p in manifest.policies if p in strangers]:
-            told = [f"its policy {strange[0]} is a plugin's, which is not asked here: add plugins=[module]"]
-        reasons[manifest] = list(dict.fromkeys([*told, *(k[manifest] for k in every if manifest in k)]))
+            pins = [f"its policy {strange[0]} is a plugin's, which is not asked here: add plugins=[module]"]
+        reasons[manifest] = list(dict.fromkeys([*pins, *(k[manifest] for k in every if manifest in k)]))
     return Retention(reasons)
 
 
@@ -100,7 +103,7 @@ def _policy(name: str, values: object) -> Policy:
 
 
 def _resumed_from(root: Path) -> str | None:
-    """The checkpoint that the latest attempt went on from, when one of this name is here."""
+    """Return the file that the latest attempt resumed from; None when it resumed from none."""
     try:
         source = Path(read_json(run_of(root) / "run.json")["attempts"][-1]["resumed_from"])
     except (CheckpointError, LookupError, TypeError):
@@ -109,14 +112,14 @@ def _resumed_from(root: Path) -> str | None:
 
 
 def why(options: argparse.Namespace) -> int:
-    """Which policy keeps a checkpoint, or when and why it went."""
+    """Print which policy keeps a checkpoint, or when and why it was deleted."""
     path: Path = options.path
     if path.parent.name == quarantine.QUARANTINE or not path.exists():
-        told = history.of(path)
+        events = history(path)
         if options.json:
-            print_json(told)
+            print_json(events)
         else:
-            for each in told:
+            for each in events:
                 Console().say(each["text"])
         return 0
     root, manifest = manifest_of(path)
@@ -145,8 +148,54 @@ def why(options: argparse.Namespace) -> int:
     return 0
 
 
+def history(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a file that is gone or in quarantine oldest first, as dicts.
+
+    Raises CheckpointError when there is none.
+    """
+    path = Path(path.parent.resolve()) / path.name
+    if path.parent.name == quarantine.QUARANTINE:
+        events = [_quarantined(path.with_suffix(".txt"))] if path.with_suffix(".txt").is_file() else []
+    else:
+        file, root = f"{path.parent.name}/{path.name}", path.parent.parent
+        facts = journal.read(root)
+        released = [f.get("version") for f in facts if f.get("event") == RELEASED and f.get("file") == file]
+        events = [_event(fact, file) for fact in facts if fact.get("file") == file or _moved(fact, released)]
+        if not any(each["event"] == "quarantined" for each in events):
+            notes = sorted((root / quarantine.QUARANTINE).glob(f"*_{file.replace('/', '_')[:-3]}.txt"))
+            events += [_quarantined(note) for note in notes]
+    if not events:
+        raise CheckpointError(f"{path} does not exist, and neither journal nor quarantine knows of it.")
+    return events
+
+
+def _moved(fact: dict[str, Any], versions: list[Any]) -> bool:
+    """Return whether an alias was moved to or from one of these releases."""
+    ends = [fact.get("version"), fact.get("before")]
+    return fact.get("event") == ALIAS and any(end in versions for end in ends if end is not None)
+
+
+def _event(entry: dict[str, Any], file: str) -> dict[str, Any]:
+    what = file
+    if entry.get("event") == ALIAS:
+        moved = f"{entry.get('before') or 'none'} -> {entry.get('version') or 'none'}"
+        what = f"{entry.get('alias')}: {moved}, {entry.get('how')}"
+    words = {**{name: entry.get(name) for name in ("time", "event", "reason")}, "file": file}
+    reason = words["reason"] or "no reason was written down"
+    return {**words, "text": f"{words['event']}  {words['time']}  {what}: {reason}"}
+
+
+def _quarantined(note: Path) -> dict[str, Any]:
+    reason = ""
+    with contextlib.suppress(CheckpointError):
+        reason = read_text(note).strip()
+    file, _, reason = reason.partition(": ")
+    text = f"quarantined  {file}: {reason} It lies in {note.with_suffix('.pt')}"
+    return {"time": None, "event": "quarantined", "file": file, "reason": reason, "text": text}
+
+
 def gc(options: argparse.Namespace) -> int:
-    """Delete what no policy keeps, or say what would go."""
+    """Delete the checkpoints that no policy keeps, or list them."""
     root = checkpoint_root(options.path)
     found = store.manifests(root)
     if not found:
@@ -172,7 +221,7 @@ def gc(options: argparse.Namespace) -> int:
 
 
 def _collect(root: Path, run: str) -> Retention:
-    """Delete what goes, once the newest is seen to be sound."""
+    """Delete what no policy keeps, once the newest checkpoint is verified."""
     answer = retention(root, run)
     if answer.doomed:
         store.verify(root, list(answer.reasons)[-1])
@@ -183,6 +232,6 @@ def _collect(root: Path, run: str) -> Retention:
 
 
 def _freed(rows: list[tuple[Manifest, list[str]]]) -> int:
-    """The bytes of what goes; those that a kept name shares stay."""
+    """Return the bytes that are freed; those that a kept name shares are not."""
     stays = {m.digest for m, why in rows if why}
     return sum({m.digest: m.bytes for m, why in rows if not why and m.digest not in stays}.values())

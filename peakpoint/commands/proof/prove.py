@@ -1,8 +1,8 @@
-"""prove-resume: kill a run, resume it, and compare every step with a run that was left alone.
+"""prove-resume: kill a run, resume it, and compare every step with an uninterrupted run.
 
 Three real processes of train.py in a temporary folder: one uninterrupted, one killed with SIGKILL, one that
-resumes it. Every step leaves a checkpoint, so that the first step that differs is found, and in it the first
-leaf. What a step is trained on is compared as well (see witness.py).
+resumes it. Every step leaves a checkpoint, so that the first leaf of the first step that differs is found.
+The batches are compared as well (see witness.py).
 """
 
 import argparse
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import foreign, store
 from peakpoint.commands.arguments import Parser
 from peakpoint.commands.common import print_json
-from peakpoint.commands.proof.leaves import compare
 
 WITNESS = "peakpoint.commands.proof.witness"
 OWN = ("resume", "accept_drift", "hydra.run.dir", "hydra.output_subdir")
+IGNORED = ("timestamp",)
+"""Keys that differ between two saves of the same state."""
+FIRST = ("epoch", "global_step", "progress", "rng_state", "scheduler_state_dict", "optimizer_state_dict")
+"""Causes are compared before their effects: any part that is not restored changes the weights."""
 
 
 def prove_resume_arguments(parser: Parser) -> None:
@@ -35,7 +39,7 @@ def prove_resume_arguments(parser: Parser) -> None:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first thing that differs: at which step, its path, and the two values in short."""
+    """The first difference: its step, its path, and the two values in short."""
 
     step: int
     leaf: str
@@ -71,7 +75,7 @@ def prove_resume(options: argparse.Namespace) -> int:
 
 
 def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """The overrides of a record and those of the command, and the modules in plugins=.
+    """Return the overrides of a record, those of the command, and the modules in plugins=.
 
     Raises CheckpointError.
     """
@@ -111,7 +115,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 class _Proof:
-    """The three runs, and what came of them."""
+    """The three runs, and the comparison of their steps."""
 
     def __init__(
         self, folder: Path, saved: list[str], own: list[str], plugins: list[str], steps: int
@@ -139,7 +143,7 @@ class _Proof:
         if found is None:
             raise CheckpointError("The killed run left no checkpoint that verifies.")
         self.resumed_from = found.global_step
-        # It was the user's word before; nothing is sent while it is proved.
+        # The user consented to these in the record; nothing is uploaded during the proof.
         again = [*recorded.needs_word(overrides), "checkpoint.mirror=null"]
         self._train("resumed", [f"resume={folder / 'killed'}", *again])
         self.again = self._steps("killed")
@@ -148,7 +152,7 @@ class _Proof:
         return f"hydra.run.dir={self.folder / name}"
 
     def _train(self, name: str, arguments: list[str], kill_after: int | None = None) -> None:
-        """Run train.py to its end, or to its death. Raises CheckpointError when it ends in another way."""
+        """Run train.py until it ends or is killed. Raises CheckpointError when it ends in another way."""
         Console(stderr=True).say(f"{name} run ...")
         variables = {
             "PEAKPOINT_WITNESS_BATCHES": str(self._batches_of(name)),
@@ -164,11 +168,11 @@ class _Proof:
             check=False,
         )
         if done.returncode != (0 if kill_after is None else -signal.SIGKILL):
-            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-            raise CheckpointError(f"The {name} run ended with exit code {done.returncode}: {said}")
+            last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise CheckpointError(f"The {name} run ended with exit code {done.returncode}: {last}")
 
     def _steps(self, name: str) -> dict[int, Path]:
-        """The checkpoint that a run has of each step."""
+        """Return the checkpoint of each step of a run."""
         root = self.folder / name / "checkpoints"
         return {m.global_step: root / m.file for m in store.manifests(root)}
 
@@ -180,11 +184,11 @@ class _Proof:
         return [json_value(text) for text in lines(path)] if path.exists() else []
 
     def first_difference(self) -> Difference | None:
-        """Batch and state of every step, in order."""
+        """Compare batch and state of every step, in order; return the first difference or None."""
         alone = self._batches("uninterrupted")
         again = self._batches("killed")[: self.resumed_from] + self._batches("resumed")
         for step in range(1, self.steps + 1):
-            pair = [taken[step - 1] if step <= len(taken) else None for taken in (alone, again)]
+            pair = [some[step - 1] if step <= len(some) else None for some in (alone, again)]
             if pair[0] != pair[1]:
                 name = next((k for k in (pair[0] or {}) if (pair[1] or {}).get(k) != (pair[0] or {})[k]), "")
                 values = [str(each and each.get(name)) for each in pair]
@@ -199,7 +203,7 @@ class _Proof:
 
 
 def _settings(overrides: list[str], steps: int) -> list[str]:
-    """What makes the runs comparable: short, and a checkpoint a step, on disk before the next."""
+    """Return overrides for short runs with a checkpoint of every step, durable before the next."""
     from peakpoint.trainer.config.hydra_overrides import split
 
     chosen = [
@@ -216,3 +220,70 @@ def _settings(overrides: list[str], steps: int) -> list[str]:
     if not any(split(o)[0] == "deterministic" for o in overrides):
         chosen.append("deterministic=true")
     return chosen
+
+
+def compare(a: Path, b: Path) -> tuple[int, tuple[str, str, str] | None]:
+    """Return the number of leaves compared, and path and values of the first difference, or None."""
+    from peakpoint.checkpointing.state import serialize
+
+    left, right = (dict(_leaves(_ordered(serialize.load(path)))) for path in (a, b))
+    for count, path in enumerate(dict.fromkeys([*left, *right]), 1):
+        if path not in left or path not in right:
+            short = [_short(side[path]) if path in side else "missing" for side in (left, right)]
+            return count, (path, short[0], short[1])
+        if not _same(left[path], right[path]):
+            return count, (path, *_shorts(left[path], right[path]))
+    return len(left), None
+
+
+def _ordered(state: dict[str, Any]) -> dict[str, Any]:
+    keys = [*(k for k in FIRST if k in state), *(k for k in state if k not in (*FIRST, *IGNORED))]
+    return {key: state[key] for key in keys}
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list | tuple) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in items:
+            yield from _leaves(child, f"{path}/{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two leaves are equal to the last bit, strides included."""
+    import torch
+
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if (a.dtype, a.shape, a.stride()) != (b.dtype, b.shape, b.stride()):
+            return False
+        # As bytes: NaN equals itself, and 0.0 is not -0.0.
+        return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
+    return type(a) is type(b) and repr(a) == repr(b)
+
+
+def _shorts(a: Any, b: Any) -> tuple[str, str]:
+    """Return both values as text; for tensors of one shape and dtype, the first element that differs."""
+    import torch
+
+    if (
+        isinstance(a, torch.Tensor)
+        and isinstance(b, torch.Tensor)
+        and (a.dtype, a.shape) == (b.dtype, b.shape)
+    ):
+        pair = [t.contiguous().flatten() for t in (a, b)]
+        size = a.element_size()
+        unequal = (pair[0].view(torch.uint8) != pair[1].view(torch.uint8)).view(-1, size).any(1).nonzero()
+        if len(unequal):
+            where, share = int(unequal[0]), f"{len(unequal)} of {a.numel()} elements differ"
+            first, second = (f"element {where} is {t[where].item()!r}" for t in pair)
+            return f"{first}; {share}", second
+        return f"strides {a.stride()}", f"strides {b.stride()}"
+    return _short(a), _short(b)
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "dtype"):
+        return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""A plugin of the trainer for prove-resume: writes down every training batch, and kills the run on request.
+"""A plugin of the trainer for prove-resume: records every training batch, and kills the run on request.
 
 It is imported only by the runs that prove-resume starts, which name it in `plugins` and set the variables.
 """
@@ -18,25 +18,25 @@ from peakpoint.trainer.data.pipeline import DataModule
 
 BATCHES, KILL_AFTER = "PEAKPOINT_WITNESS_BATCHES", "PEAKPOINT_WITNESS_KILL_AFTER"
 ROOT = "PEAKPOINT_WITNESS_ROOT"
-"""Where the data lie by the record of a run, which is proved."""
+"""Variable with the data directory that the record of the run names."""
 
 
 def digest(tensor: Tensor) -> str:
-    """The sha256 of a tensor's values in logical order."""
+    """Return the sha256 of a tensor's values in logical order."""
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def watch(path: Path, kill_after: int | None) -> None:
-    """Have each batch that training takes noted in `path`; after `kill_after` of them, die by SIGKILL."""
+    """Record each training batch in `path`; after `kill_after` of them, kill the process with SIGKILL."""
     original = DataModule.train_batches
-    taken = 0
+    count = 0
 
     def train_batches(self: DataModule, epoch: int, start: int = 0) -> Iterator[Any]:
-        nonlocal taken
+        nonlocal count
         for number, (images, labels) in enumerate(original(self, epoch, start), start):
-            if taken == kill_after:
+            if count == kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            taken += 1
+            count += 1
             fact = {"epoch": epoch, "batch": number, "images": digest(images), "labels": digest(labels)}
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(fact) + "\n")

@@ -1,4 +1,4 @@
-"""alias and rollback: which release is the champion, since when, which was it on a day, and back to it."""
+"""alias, rollback and changelog: the history of a folder's releases, and the switch to another one."""
 
 import argparse
 from datetime import UTC, date, datetime, time, timedelta
@@ -9,10 +9,10 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.aliases import Change
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import Manifest, readable
 from peakpoint.commands.arguments import Parser, add_run
 from peakpoint.commands.common import as_json, checkpoint_root, print_json, verdict
-from peakpoint.deployment.release import changelog
+from peakpoint.deployment.release import changelog as releases_log
 
 
 def alias_arguments(parser: Parser) -> None:
@@ -31,6 +31,11 @@ def rollback_arguments(parser: Parser) -> None:
     parser.add_argument("--to", metavar="VERSION", help="the release; default: the one before")
     parser.add_argument("--alias", default="champion", metavar="NAME", help="default: champion")
     parser.add_argument("--reason", default="", metavar="TEXT", help="why, for the journal")
+
+
+def changelog_arguments(parser: Parser) -> None:
+    """Add the arguments of `changelog`."""
+    add_run(parser)
 
 
 def alias(options: argparse.Namespace) -> int:
@@ -136,7 +141,7 @@ def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool)
     change = aliases.assign(root, name, version, reason)
     if change is None:
         raise CheckpointError(f"{name} {'names no release' if version is None else f'is {version}'} already.")
-    changelog.refresh(root)
+    releases_log.refresh(root)
     if as_data:
         print_json(in_json(change))
     else:
@@ -225,4 +230,18 @@ def rollback(options: argparse.Namespace) -> int:
     else:
         Console().say(in_words(done.change))
         Console().say(f"{root / done.file}: verified before ({', '.join(done.checked)})")
+    return 0
+
+
+def changelog(options: argparse.Namespace) -> int:
+    """Print the changelog of a folder's releases, and write it to metadata/CHANGELOG.md."""
+    root = checkpoint_root(options.path)
+    if options.json:
+        found = releases_log.entries(root)
+        print_json([readable({**vars(e), "aliases": [in_json(c) for c in e.aliases]}) for e in found])
+    else:
+        console = Console()
+        for text in releases_log.text(root).splitlines():
+            console.say(text)
+    releases_log.write(root)
     return 0
