@@ -25,20 +25,20 @@ log = logging.getLogger("peakpoint")
 
 
 class Ending:
-    """Ends a run in `directory`; `notes` say in a line each what it had to end without."""
+    """Ends a run in `directory`; `notes` has a line for each part of the end that failed."""
 
     def __init__(self, config: Config, directory: Path, console: Console) -> None:
-        self.config, self._named, self.console = config, directory, console
+        self.config, self._directory, self.console = config, directory, console
         self.notes: list[str] = []
 
     @property
     def directory(self) -> Path:
         """The run's directory, where it is now."""
-        return followed(self._named)
+        return followed(self._directory)
 
     @contextlib.contextmanager
     def without(self, missing: str) -> Iterator[None]:
-        """Whatever fails within is one warning, which begins with `missing`, and a note."""
+        """Within: an error becomes one warning, which begins with `missing`, and a note."""
         try:
             yield
         except Exception as error:
@@ -98,7 +98,7 @@ def select(config: Config, target: Store) -> Manifest | None:
 
 
 def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Ending) -> None:
-    """Evaluate the final and the selected weights on the test set: the only time that it is looked at.
+    """Evaluate the final and the selected weights on the test set, which nothing else reads.
 
     A signal cuts it short: a resumed run does it again.
     """

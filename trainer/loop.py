@@ -66,7 +66,7 @@ class Loop:
         reason = "all epochs are done"
         while not self.done:
             epoch = progress.epoch + 1
-            with _explained():
+            with _explaining_normalisation():
                 last = self._train_epoch(epoch, publish)
             try:
                 metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
@@ -90,13 +90,13 @@ class Loop:
         return self._end(publish, RunEnd(progress.number, progress.step, reason))
 
     def _train_epoch(self, epoch: int, publish: Publisher) -> list[Event]:
-        """Train; returns the end of the last step, which belongs to the moment of what comes after it.
+        """Train one epoch; returns the StepEnd of its last step, to be published with the evaluation.
 
-        An evaluation changes no weights: were the step published before it, they would be saved twice.
+        An evaluation changes no weights: published apart, the same state would be saved twice.
         """
         progress, meter = self.state.progress, self.state.meter
         log_every, per_epoch = self.settings.log_every, self.data.steps_per_epoch
-        # Once an epoch, not once a step: the bookkeeping of a short step shows.
+        # Once an epoch, not once a step: in a step of half a millisecond it shows.
         limit = math.inf if self.settings.max_steps is None else self.settings.max_steps
         since, first = time.perf_counter(), progress.step
         last: list[Event] = []
@@ -127,7 +127,7 @@ class Loop:
         if self._skipping:
             self._skipping.remember()
         total: Tensor | None = None
-        # One part is neither cut nor divided: in a step of half a millisecond that shows.
+        # One part is neither cut nor divided, for the same reason.
         whole = [(images, labels)]
         pieces = whole if parts == 1 else zip(images.chunk(parts), labels.chunk(parts), strict=True)
         for x, y in pieces:
@@ -148,9 +148,9 @@ class Loop:
         state.optimizer.zero_grad()
 
     def _usable(self, loss: Tensor) -> bool:
-        """Count a loss in the mean; False for a step to leave out.
+        """Add a loss to the mean; returns False for a step to skip.
 
-        Raises DivergedError for a loss that is not finite: at once on the CPU, at the next look on CUDA.
+        Raises DivergedError for a loss that is not finite: at once on the CPU, at the next check on CUDA.
         """
         meter = self.state.meter
         if self._skipping:
@@ -169,12 +169,12 @@ class Loop:
         return True
 
     def _check_finite(self, when: str) -> None:
-        """Raise DivergedError for a loss since the last look that was not finite. Waits for the device."""
+        """Raise DivergedError if a loss since the last check was not finite. Waits for the device."""
         if not self.state.meter.finite():
             raise DivergedError(f"The loss is not finite {when}: {REMEDY}, or nonfinite=skip.")
 
     def _check_alive(self, metrics: dict[str, float]) -> None:
-        """Raise DivergedError after an evaluation that shows that no later step changes anything."""
+        """Raise DivergedError when the evaluation shows a network that no later step repairs."""
         if math.isfinite(metrics["loss"]):
             return
         check_alive(self.state.model, self.state.progress.step)
@@ -193,7 +193,7 @@ class Loop:
         )
 
     def _epoch_done(self, epoch: int, metrics: dict[str, float]) -> list[Event]:
-        """Note the evaluation; the epoch itself ended only if all its batches were used."""
+        """Record the evaluation; returns its event, and EpochEnd if all batches were used."""
         progress, found = self.state.progress, self.zeros()
         version = self.mask_version()
         measured = EvalEnd(epoch, progress.step, metrics, found.prunable, version, found.overall)
@@ -204,7 +204,7 @@ class Loop:
         return [measured, EpochEnd(epoch, progress.step)]
 
     def zeros(self) -> Zeros:
-        """The zeros of the network as it is."""
+        """Count the zeros of the network."""
         return zeros(plain_model(self.state.model))
 
     @property
@@ -224,7 +224,7 @@ class Loop:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Within: a signal ends the run after the step in hand; a second Ctrl-C ends it at once."""
+        """Within: a signal ends the run after the current step; a second Ctrl-C ends it at once."""
 
         def note(number: int, _frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:
@@ -237,8 +237,8 @@ class Loop:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Within: a normalisation that gets one value is a UserError; a network may come to it at any step."""
+def _explaining_normalisation() -> Iterator[None]:
+    """Within: the error of a normalisation over a single value is a UserError; any step may raise it."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Losses and gradients that are NaN or infinite: the steps that are left out, and when training ends."""
+"""Losses and gradients that are NaN or infinite: which steps are skipped, and when training ends."""
 
 import contextlib
 import logging
@@ -22,18 +22,18 @@ log = logging.getLogger("peakpoint")
 
 REMEDY = "try a lower optimizer.lr or optimizer.clip_norm=1.0"
 _LOST = 10
-"""An evaluation whose loss is above so many times that of a guess is that of a network that diverged."""
+"""Times the loss of a uniform guess; an evaluation above it is of a network that diverged."""
 
 
 class DivergedError(UserError):
-    """Training came to where it cannot go on from."""
+    """Training diverged and cannot go on."""
 
 
 class Skipping:
-    """Leaves out the steps whose loss or gradients are not finite, and counts them.
+    """Skips the steps whose loss or gradients are not finite, and counts them.
 
-    Its forward pass has reached running statistics, as those of batch normalisation, so every floating-point
-    buffer is put back; what counts passes counts on. Waits for the device at each step.
+    The forward pass of such a step has changed running statistics, as those of batch normalisation, so every
+    floating-point buffer is restored; integer counters keep counting. Waits for the device at each step.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, progress: Progress, limit: int) -> None:
@@ -60,7 +60,7 @@ class Skipping:
 
     @torch.no_grad()
     def skip(self, loss: float) -> None:
-        """Count a step that is left out. Raises DivergedError after `limit` in a row: none will be taken."""
+        """Count a skipped step and restore the statistics. Raises DivergedError after `limit` in a row."""
         for name, buffer in self._floating():
             buffer.copy_(self._statistics[name])
         progress = self._progress
@@ -74,7 +74,7 @@ class Skipping:
             raise self.over()
 
     def over(self) -> DivergedError:
-        """Nothing is left to gain."""
+        """The error that ends a run whose steps are all skipped."""
         progress = self._progress
         return DivergedError(
             f"The last {progress.skipped_in_a_row} steps were skipped, as their loss or gradients were not "
@@ -83,7 +83,7 @@ class Skipping:
 
 
 def check_alive(model: nn.Module, step: int) -> None:
-    """Raise DivergedError for a network that no step can mend: its weights or statistics are not finite.
+    """Raise DivergedError for a network that no step repairs: its weights or statistics are not finite.
 
     Statistics that are infinite may leave the loss finite.
     """
@@ -97,7 +97,7 @@ def check_alive(model: nn.Module, step: int) -> None:
 
 @contextlib.contextmanager
 def with_last_good(root: Path, run: str, classes: int) -> Iterator[None]:
-    """Within: a DivergedError also says which checkpoint of the run to go on from, or that there is none."""
+    """Within: a DivergedError also names the newest good checkpoint of the run, if there is one."""
     try:
         yield
     except DivergedError as error:

@@ -61,7 +61,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         restore(start, config, parts, saved, named=plan.file is not None)
         if config.tensorboard:
             check_tensorboard(directory)
-        with parts.loop.signals():  # before the first byte: a signal lets it come to a state to save
+        with parts.loop.signals():  # before anything is written: a signal then waits for a state to save
             own = start.source == directory / CHECKPOINTS
             target = Store(directory / CHECKPOINTS, start.record["run"], start.index if own else None)
             record_attempt(directory, start, parts, resolved, cfg)
@@ -78,13 +78,13 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
                 if end is None:
                     return _interrupted(followed(directory), parts)
                 ending.finish(target, lost, reason=end.reason, **_facts(parts))
-                # One may have come while this was written.
+                # A signal may have come during the report.
                 return 128 + parts.loop.signal if parts.loop.signal else 0
 
 
 @contextlib.contextmanager
 def _recording(directory: Path) -> Iterator[None]:
-    """What ends the run within is in status.json and in train.log."""
+    """Within: an error that ends the run is recorded in status.json and train.log."""
     try:
         yield
     except BaseException as error:
@@ -95,7 +95,7 @@ def _recording(directory: Path) -> Iterator[None]:
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, without what concerns this attempt alone."""
+    """The configuration as plain values, without the settings of this attempt alone."""
     values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if key not in hydra_overrides.OWN}
@@ -118,9 +118,9 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
 def _train(
     parts: Parts, manager: Manager, ending: Ending, mirrors: Sequence[Listener]
 ) -> tuple[RunEnd | None, int]:
-    """Fit and evaluate the test set; returns the end, and how many rows of metrics.jsonl found no room.
+    """Train, then evaluate the test set.
 
-    The end is None when a signal came before it.
+    Returns the end, None when a signal came first, and the number of rows that metrics.jsonl lacks.
     """
     config, directory, progress = ending.config, ending.directory, parts.state.progress
     rows = JsonLines(directory, progress.step, progress.evaluated_steps)

@@ -1,4 +1,4 @@
-"""Where a start may write: looked at before Hydra makes a directory, and left as it was when it is refused.
+"""The directory of a start: checked before Hydra makes it, and left as it was when the start is refused.
 
 Hydra itself writes nothing into the directory of a run: `.hydra` and train.log are written by the run, once
 it holds the directory's lock and nothing is left that could refuse it.
@@ -29,7 +29,7 @@ OWNED = ("checkpoints", run_record.HYDRA)
 """The folders of a run in which nothing else may be written."""
 
 _made: list[Path] = []
-"""What this start made, or lets Hydra make, and takes away again if nothing comes of it; innermost first."""
+"""Paths made for this start, removed again if it is refused; innermost first."""
 
 
 class Before(Callback):
@@ -94,7 +94,7 @@ def _refusing(config: DictConfig) -> Iterator[None]:
 
 
 def _check_writers(config: DictConfig) -> None:
-    """Nobody but the run writes to its directory. Raises UserError."""
+    """Raise UserError for settings of Hydra that write into the run's directory."""
     if config.hydra.output_subdir is not None:
         raise UserError(
             f"hydra.output_subdir={config.hydra.output_subdir} cannot be set: "
@@ -129,13 +129,13 @@ def refuse_taken(directory: Path) -> None:
         raise UserError(f"{directory} belongs to the run in {holder}: choose another directory.")
 
 
-def keep() -> None:
-    """Leave what was made for this start: it is accepted."""
+def accept() -> None:
+    """Keep what was made for this start."""
     _made.clear()
 
 
-def forget() -> None:
-    """Take away what was made for a start of which nothing came."""
+def discard() -> None:
+    """Remove what was made for a start that was refused."""
     made, _made[:] = _made[:], []
     if made and made[0].name == SWEEP and len(list(made[0].parent.iterdir())) == 1:
         made[0].unlink()

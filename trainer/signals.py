@@ -19,12 +19,12 @@ class Ended(KeyboardInterrupt):
 
 
 def number_of(end: KeyboardInterrupt) -> signal.Signals:
-    """The signal that ended what raised this."""
+    """The signal behind a KeyboardInterrupt."""
     return end.number if isinstance(end, Ended) else signal.SIGINT
 
 
 _received: list[int] = []
-"""The signals that raised Ended, wherever that led."""
+"""Signals that raised Ended, also where a library caught it."""
 
 
 def end_at_once(number: int, _frame: FrameType | None) -> None:
@@ -34,7 +34,7 @@ def end_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 def check() -> None:
-    """Raise Ended, again, for a signal whose first one somebody caught on its way."""
+    """Raise Ended again for a signal whose exception a library caught."""
     if _received:
         raise Ended(_received[0])
 
@@ -43,7 +43,7 @@ def check() -> None:
 def handled(handler: Handler) -> Iterator[None]:
     """Within: `handler` is called for each signal that ends a run.
 
-    What this process ignores (nohup ignores SIGHUP), or somebody else handles, is left as it is.
+    A signal that this process ignores (nohup ignores SIGHUP) or that has another handler is left alone.
     """
     ours = (signal.SIG_DFL, signal.default_int_handler, end_at_once)
     taken = {n: before for n in NUMBERS if (before := signal.getsignal(n)) in ours}
@@ -72,7 +72,7 @@ def ending_at_once() -> Iterator[None]:
 def deferred() -> Iterator[None]:
     """Within: a signal waits until the end, which raises Ended; a second Ctrl-C does not.
 
-    For imports: one that is broken off may print a traceback, and go on without a part of itself.
+    For imports: an interrupted one may print a traceback, or leave a module half loaded.
     """
     waiting: list[int] = []
 

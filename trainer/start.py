@@ -153,7 +153,7 @@ def record_attempt(
 
     From here on the start is accepted. Files that a killed process left half-written are removed.
     """
-    run_directory.keep()
+    run_directory.accept()
     saved = directory / record.HYDRA
     for folder in (directory, saved, *saved.glob("*/")):
         store.sweep(folder)

@@ -25,24 +25,24 @@ log = logging.getLogger("peakpoint")
 
 
 class Stateful(Protocol):
-    """Anything with memory."""
+    """An object whose state is saved."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its memory as tensors and plain types."""
+        """Its state as tensors and plain types."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Take it back."""
+        """Load a saved state."""
         ...
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: whole epochs done, batches done in the epoch after them, optimizer steps in all.
+    """Progress of a run: completed epochs, batches done in the next epoch, optimizer steps in all.
 
-    `evaluated` has the steps that were evaluated, as ranges of first, last and stride: metrics.jsonl has what
-    was measured, so that a checkpoint does not grow with its run. `skipped` of the steps were left out, as
-    their loss or gradients were not finite, and the last `skipped_in_a_row` of them together.
+    `evaluated` holds the steps that were evaluated, as ranges of first, last and stride, so that a checkpoint
+    does not grow with its run; metrics.jsonl has the metrics. `skipped` counts the steps whose loss or
+    gradients were not finite, and `skipped_in_a_row` the latest of them without a step in between.
     """
 
     epoch: int = 0
@@ -63,7 +63,7 @@ class Progress:
         return {step for first, last, stride in self.evaluated for step in range(first, last + 1, stride)}
 
     def note_evaluation(self, step: int) -> None:
-        """Count a step, later than those before, among those that were evaluated."""
+        """Add a step, later than those before, to those that were evaluated."""
         if self.evaluated:
             first, last, stride = self.evaluated[-1]
             if first == last or step == last + stride:
@@ -73,9 +73,9 @@ class Progress:
 
     @restoring("progress")
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a saved progress; those of earlier versions hold all that their evaluations measured.
+        """Load a saved progress; earlier versions saved every evaluation whole.
 
-        Raises CheckpointError for what is none.
+        Raises CheckpointError for a state of another form.
         """
         values = dict(saved)
         evaluations = values.pop("evaluations", [])
@@ -87,7 +87,7 @@ class Progress:
 
 
 class Meter:
-    """The mean of the training losses since it was last taken."""
+    """The mean of the training losses since the last `take`."""
 
     def __init__(self) -> None:
         self._sum: Tensor | float = 0.0
@@ -114,7 +114,7 @@ class Meter:
 
     @restoring("train_loss")
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved sum and count. Raises CheckpointError for what is none."""
+        """Load a saved sum and count. Raises CheckpointError for a state of another form."""
         self._sum, self._count = float(state["sum"]), operator.index(state["count"])
 
 
@@ -192,7 +192,7 @@ BESIDE = ("policies", "metadata")
 
 
 def contents(file: Path) -> dict[str, Any]:
-    """What a checkpoint holds. Raises UserError when it is not one of the trainer."""
+    """Load a checkpoint of the trainer. Raises UserError for any other."""
     saved = serialize.load(file)
     need(saved, (*RESTORED, *BESIDE))
     for name, counters in saved["policies"].items():
@@ -236,7 +236,7 @@ def seed_everything(seed: int) -> None:
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:
-    """What, beside the configuration, decides the last bit of a result."""
+    """Device, torch version and threads: beside the configuration they decide the last bit of a result."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "pytorch_version": str(torch.__version__),

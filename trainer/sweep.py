@@ -52,9 +52,9 @@ def run_job(cfg: DictConfig, directory: Path) -> int:
 
 
 def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
-    """Note a failure where the table finds it, if the directory is the job's; returns the sentence to print.
+    """Record a failure in the job's directory; returns the sentence to print.
 
-    A run that has begun has noted it itself, and in a directory that is another's nothing is noted.
+    A run that has begun recorded it itself, and the directory of another run is left alone.
     """
     sentence = run_record.sentence(error)
     with contextlib.suppress(CheckpointError, OSError), one_writer(directory):
@@ -69,9 +69,9 @@ def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
 
 
 def print_table(folder: Path) -> None:
-    """What each job in a sweep's folder came to: what sets it apart, its state, its peak and its end.
+    """Print a table of the jobs in a sweep's folder: overrides, state, best, final and test value.
 
-    Peak and end are those at the target sparsity where it was reached, else those of the whole run.
+    The values are at the target sparsity where it was reached, else of the whole run.
     """
     runs = sorted((p.parent for p in folder.glob(f"*/{run_record.STATUS}")), key=_number)
     if not runs:
@@ -118,7 +118,7 @@ def _result(run: Path) -> tuple[str, list[str], str]:
 
 
 def _overrides(run: Path) -> list[str]:
-    """What sets a job apart, in words; nothing when it is not there, or not to be read.
+    """The overrides of a job; none where they cannot be read.
 
     A job that was resumed has those of its latest attempt; one that failed before it began has no record.
     """

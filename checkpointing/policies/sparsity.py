@@ -17,8 +17,8 @@ from peakpoint.checkpointing.policies.ranking import (
 from peakpoint.checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked, safe_name
 from peakpoint.checkpointing.storage.manifest import Manifest
 
-# A target of 0.9 is met by the exact count of zeros that a mask can reach, just below or above it.
 SLACK = 1e-6
+"""Tolerance of a target: a mask has a whole number of zeros, just below or above it."""
 
 
 @dataclass(kw_only=True)

@@ -129,7 +129,7 @@ def _main() -> int:
             raise UserError(f"{explain(error)} {lacking}") from None
         raise
     finally:
-        run_directory.forget()
+        run_directory.discard()
         for folder in sweeps:
             from peakpoint.trainer.sweep import print_table
 

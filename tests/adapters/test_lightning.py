@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from peakpoint import CheckpointError, load, load_checkpoint, load_model
 from peakpoint.checkpointing.policies.best import Best
 from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
-from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policies.interval import Interval
 from peakpoint.checkpointing.policies.top_k import TopK, TopKSettings
 from peakpoint.checkpointing.storage import store
 from tests.checkpointing.checkpoint_cases import damage
@@ -34,14 +34,9 @@ class Module(lightning.LightningModule):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
         self.accuracies = accuracies
-        self.breaks_at = None
 
     def training_step(self, batch, _):
         return cross_entropy(self.net(batch[0]), batch[1])
-
-    def on_train_epoch_start(self):
-        if self.breaks_at == self.current_epoch:
-            raise ValueError("broken off")
 
     def validation_step(self, batch, _):
         values = self.accuracies
@@ -59,24 +54,27 @@ def loaders():
     return DataLoader(data, 8, shuffle=True), DataLoader(data, 8)
 
 
-def fit(root, epochs, *, policies=None, accuracies=(), ckpt_path=None, seed=0, breaks_at=None, **options):
+def rolling(keep=2, **periods):
+    return {"rolling": Interval(case.interval(**(periods or {"epochs": 1}), keep_last=keep))}
+
+
+def fit(
+    root, epochs, *, module=Module, policies=None, accuracies=(), ckpt_path=None, seed=0, compress=False,
+    callbacks=(), **options,
+):  # fmt: skip
     torch.manual_seed(seed)
-    module = Module(accuracies)
-    module.breaks_at = breaks_at
-    policies = policies or {"rolling": Interval(IntervalSettings(epochs=1, steps=None, keep_last=2))}
+    callback = PeakpointCheckpoint(root, policies or rolling(), compress=compress)
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=[PeakpointCheckpoint(root, policies)], **options,
+        callbacks=[callback, *callbacks], **options,
     )  # fmt: skip
-    trainer.fit(module, *loaders(), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(module(accuracies), *loaders(), ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
 def best():
-    return {
-        "best": Best(case.best(val_acc="max").__class__(metrics=case.best(val_acc="max").metrics, keep=1))
-    }
+    return {"best": Best(case.best(val_acc="max"))}
 
 
 def milestones(root):
@@ -102,7 +100,7 @@ def test_only_the_last_ones_stay_and_both_libraries_read_them(tmp_path):
 
 
 def test_the_end_of_an_epoch_is_saved_once(tmp_path):
-    fit(tmp_path, 2, policies=best() | {"rolling": Interval(case.interval(epochs=1))})
+    fit(tmp_path, 2, policies=best() | rolling(3))
     training = [m for m in store.manifests(tmp_path) if m.tier == "training"]
     assert [m.metrics.get("val_acc") for m in training][-1] == 0.5
     milestone = next(m for m in store.manifests(tmp_path) if m.tier == "milestone")
@@ -121,9 +119,14 @@ def test_a_resumed_fit_equals_the_whole_one_bit_for_bit(tmp_path, cut):
 
 
 def test_a_fit_that_an_error_ended_goes_on(tmp_path):
+    class Breaks(Module):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 2:
+                raise ValueError("broken off")
+
     fit(tmp_path / "whole", 4)
     with pytest.raises(ValueError, match="broken off"):
-        fit(tmp_path / "cut", 4, breaks_at=2)
+        fit(tmp_path / "cut", 4, module=Breaks)
     assert newest(tmp_path / "cut").stem == "checkpoint_epoch_0001_step_00000006"
     fit(tmp_path / "cut", 4, ckpt_path=newest(tmp_path / "cut"), seed=99)
     whole, resumed = (load(newest(tmp_path / name)) for name in ("whole", "cut"))
@@ -152,8 +155,7 @@ def test_a_policy_stops_the_fit(tmp_path):
 
 
 def test_steps_are_optimizer_steps(tmp_path):
-    policies = {"steps": Interval(IntervalSettings(epochs=None, steps=1, keep_last=50))}
-    fit(tmp_path, 2, policies=policies, accumulate_grad_batches=3)
+    fit(tmp_path, 2, policies=rolling(50, steps=1), accumulate_grad_batches=3)
     assert [m.global_step for m in store.manifests(tmp_path) if m.tags == ("interval",)] == [1, 2]
 
 
@@ -164,34 +166,28 @@ def test_an_unwritable_place_ends_the_fit_before_it_starts(tmp_path):
 
 
 def test_compressed_a_pruned_network_is_small_and_every_bit_of_it_is_there(tmp_path):
-
     class Pruned(Module):
+        def __init__(self, accuracies):
+            super().__init__(accuracies)
+            self.net[0], self.net[3] = nn.Linear(6, 4000), nn.Linear(4000, 2)
+
         def on_train_batch_start(self, *_):
             self.net[0].weight.data.zero_()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.0)
 
     sizes = {}
     for compress in (False, True):
         root = tmp_path / f"{compress}"
-        torch.manual_seed(0)
-        module = Pruned()
-        module.net[0] = nn.Linear(6, 4000)
-        module.net[3] = nn.Linear(4000, 2)
-        policies = {"rolling": Interval(IntervalSettings(epochs=1, steps=None, keep_last=1))}
-        trainer = lightning.Trainer(
-            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            callbacks=[PeakpointCheckpoint(root, policies, compress=compress)],
-        )  # fmt: skip
-        optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
-        module.configure_optimizers = lambda optimizer=optimizer: optimizer
-        trainer.fit(module, *loaders())
+        fit(root, 1, module=Pruned, policies=rolling(1), compress=compress, max_steps=1)
         sizes[compress] = newest(root).stat().st_size
     plain, packed = (load(newest(tmp_path / f"{c}")) for c in (False, True))
     assert not differences(packed["model_state_dict"], plain["model_state_dict"])
     assert sizes[True] < 0.5 * sizes[False]
 
 
-def test_a_checkpoint_of_lightning_itself_is_loaded_and_said(tmp_path, caplog):
+def test_a_checkpoint_of_lightning_itself_is_loaded_with_a_warning(tmp_path, caplog):
     """Its own file, without a manifest: `load_checkpoint` takes weights and optimizer."""
     trainer = lightning.Trainer(accelerator="cpu", barebones=True, max_epochs=1)
     module = Module()
@@ -208,7 +204,7 @@ def test_a_checkpoint_of_lightning_itself_is_loaded_and_said(tmp_path, caplog):
     assert "nothing vouches for its bytes" in caplog.text
 
 
-def test_a_metric_of_another_name_is_told_at_the_first_evaluation(tmp_path, caplog):
+def test_a_metric_of_another_name_is_a_warning_at_the_first_evaluation(tmp_path, caplog):
     settings = EarlyStoppingSettings(metric="val_accuracy", mode="max", patience=1, min_delta=0.0)
     policies = {
         "best": Best(case.best(val_accuracy="max")),
@@ -217,8 +213,8 @@ def test_a_metric_of_another_name_is_told_at_the_first_evaluation(tmp_path, capl
     }
     trainer = fit(tmp_path, 4, policies=policies)
     assert trainer.global_step == 12  # early stopping stops nothing by a name that is not there
-    told = [r.message for r in caplog.records if "val_accuracy" in r.message]
-    for message, policy in zip(told, policies, strict=True):
+    lines = [r.message for r in caplog.records if "val_accuracy" in r.message]
+    for message, policy in zip(lines, policies, strict=True):
         assert message.startswith("val_accuracy is not measured: did you mean val_acc? Until it is, ")
         assert f"policy {policy} does nothing" in message
 
@@ -230,14 +226,8 @@ def test_epochs_are_numbered_as_lightning_shows_them(tmp_path):
         def on_validation_end(self, trainer, _):
             shown.append(trainer.current_epoch)
 
-    policies = best() | {"rolling": Interval(IntervalSettings(epochs=2, steps=None, keep_last=9))}
-    torch.manual_seed(0)
-    trainer = lightning.Trainer(
-        max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=[PeakpointCheckpoint(tmp_path, policies), Numbers()],
-    )  # fmt: skip
-    trainer.fit(Module([0.1, 0.2, 0.9, 0.3, 0.2]), *loaders())
+    accuracies = [0.1, 0.2, 0.9, 0.3, 0.2]
+    fit(tmp_path, 5, policies=best() | rolling(9, epochs=2), accuracies=accuracies, callbacks=[Numbers()])
     assert shown == [0, 1, 2, 3, 4]
     found = store.manifests(tmp_path)
     (peak,) = [m for m in found if m.tier == "milestone"]
@@ -253,11 +243,7 @@ def test_a_network_that_torch_prunes_is_measured_at_its_real_sparsity(tmp_path, 
                 prune.l1_unstructured(layer, "weight", amount=0.75)
 
     caplog.set_level("INFO")
-    trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[PeakpointCheckpoint(tmp_path, best())],
-    )  # fmt: skip
-    trainer.fit(Pruned(), *loaders())
+    fit(tmp_path, 1, module=Pruned, policies=best())
     assert {m.sparsity for m in store.manifests(tmp_path)} == {0.75}
     assert "sparsity 75.00% of the matrices and kernels, 64.86% of all 74 parameters" in caplog.text
 
@@ -268,18 +254,14 @@ def test_a_validation_loss_that_is_not_finite_makes_no_best(tmp_path, caplog):
             super().validation_step(batch, index)
             self.log("val_loss", math.nan if self.current_epoch == 1 else 1.0)
 
-    trainer = lightning.Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[PeakpointCheckpoint(tmp_path, best())],
-    )  # fmt: skip
-    trainer.fit(Lost([0.5, 0.9, 0.7]), *loaders())
+    fit(tmp_path, 3, module=Lost, policies=best(), accuracies=[0.5, 0.9, 0.7])
     assert milestones(tmp_path) == pytest.approx([0.7])
     assert "val_loss is nan at epoch 1: this network is never the best of anything" in caplog.text
 
 
 def test_a_validation_in_mid_epoch_shares_the_file_of_its_step(tmp_path):
-    rolling = {"rolling": Interval(IntervalSettings(epochs=None, steps=1, keep_last=9))}
-    fit(tmp_path, 1, policies=best() | rolling, accuracies=[0.5], val_check_interval=1)
+    policies = best() | rolling(9, steps=1)
+    fit(tmp_path, 1, policies=policies, accuracies=[0.5], val_check_interval=1)
     for step in (1, 3):
         there = [m for m in store.manifests(tmp_path) if m.global_step == step]
         assert len({m.digest for m in there}) == 1

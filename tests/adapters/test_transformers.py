@@ -45,11 +45,12 @@ def rolling(keep=2, **periods):
 
 
 def train(
-    root, *, epochs=4, steps=-1, policies=None, accuracies=(), resume=False, seed=0, evaluate="no", **more
-):
+    root, *, model=Model, epochs=4, steps=-1, policies=None, accuracies=(), resume=False, seed=0,
+    evaluate="no", compress=False, **more,
+):  # fmt: skip
     torch.manual_seed(seed)
     values = iter(accuracies)
-    callback = PeakpointCallback(root, policies or {"rolling": rolling(epochs=1)})
+    callback = PeakpointCallback(root, policies or {"rolling": rolling(epochs=1)}, compress=compress)
     arguments = transformers.TrainingArguments(
         output_dir=str(root / "hf"), num_train_epochs=epochs, per_device_train_batch_size=8,
         save_strategy="no", eval_strategy=evaluate, report_to=[], use_cpu=True, disable_tqdm=True,
@@ -61,7 +62,7 @@ def train(
             control.should_training_stop |= state.global_step == steps
 
     trainer = transformers.Trainer(
-        Model(), arguments, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback, Halt()],
+        model(), arguments, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback, Halt()],
         compute_metrics=lambda _: {"accuracy": next(values, 0.5)},
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=callback.resume_folder() if resume else None)
@@ -157,19 +158,15 @@ def test_an_unwritable_place_ends_the_training_before_it_starts(tmp_path):
 
 
 def test_compressed_a_pruned_network_is_small_and_resumes_bit_for_bit(tmp_path):
-    def fit(root, *, steps, compress, resume=False):
-        torch.manual_seed(0)
+    def pruned():
         model = Model()
         model.net[0], model.net[3] = nn.Linear(6, 4000), nn.Linear(4000, 2)
         model.net[0].weight.requires_grad_(False).zero_()
-        callback = PeakpointCallback(root, {"rolling": rolling(steps=1)}, compress=compress)
-        arguments = transformers.TrainingArguments(
-            output_dir=str(root / "hf"), max_steps=steps, per_device_train_batch_size=8, save_strategy="no",
-            report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no", seed=11, optim="sgd",
-            lr_scheduler_type="constant",
-        )  # fmt: skip
-        trainer = transformers.Trainer(model, arguments, train_dataset=rows(), callbacks=[callback])
-        trainer.train(resume_from_checkpoint=callback.resume_folder() if resume else None)
+        return model
+
+    def fit(root, *, steps, **more):
+        plain = {"optim": "sgd", "lr_scheduler_type": "constant", "max_steps": steps}
+        train(root, model=pruned, policies={"rolling": rolling(steps=1)}, **plain, **more)
 
     for compress in (False, True):
         fit(tmp_path / f"{compress}", steps=2, compress=compress)
@@ -182,15 +179,14 @@ def test_compressed_a_pruned_network_is_small_and_resumes_bit_for_bit(tmp_path):
     assert not differences(packed["model_state_dict"], plain["model_state_dict"])
 
 
-def test_a_metric_of_another_name_is_told_at_the_first_evaluation(tmp_path, caplog):
+def test_a_metric_of_another_name_is_a_warning_at_the_first_evaluation(tmp_path, caplog):
     settings = EarlyStoppingSettings(metric="eval_acc", mode="max", patience=1, min_delta=0.0)
     policies = {"best": Best(case.best(eval_acc="max")), "stop": EarlyStopping(settings)}
     trainer = train(tmp_path, epochs=3, policies=policies, evaluate="epoch")
     assert trainer.state.global_step == 9
-    told = [r.message for r in caplog.records if r.message.startswith("eval_acc is not measured")]
-    assert [": did you mean eval_accuracy? Until it is, the checkpoint policy" in line for line in told] == [
-        True
-    ] * 2
+    lines = [r.message for r in caplog.records if r.message.startswith("eval_acc is not measured")]
+    hint = ": did you mean eval_accuracy? Until it is, the checkpoint policy"
+    assert [hint in line for line in lines] == [True, True]
 
 
 def test_epochs_are_those_that_the_trainer_shows(tmp_path):

@@ -74,17 +74,6 @@ def test_agrees_with_the_paper(fused):
         torch.testing.assert_close(param.detach().flatten(), expected, rtol=1e-9, atol=1e-10)
 
 
-def test_it_differs_from_adamw():
-    nets = [network(), network()]
-    optimizers = [spam(nets[0]), build_adamw(param_groups(nets[1], 0.05), **ADAM, amsgrad=False)]
-    for net, optimizer in zip(nets, optimizers, strict=True):
-        train(net, optimizer, 1, 20)
-    assert torch.equal(nets[0][8].weight, nets[1][8].weight)
-    for net, optimizer in zip(nets, optimizers, strict=True):
-        train(net, optimizer, 21, 30)
-    assert not torch.equal(nets[0][8].weight, nets[1][8].weight)
-
-
 def test_a_fresh_or_reset_second_moment_does_not_silence_the_gradient():
     net = network()
     optimizer = spam(net, threshold=1e-6, interval=5, warmup=0)

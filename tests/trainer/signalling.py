@@ -21,6 +21,7 @@ class Settings:
     number: int = 0
     when: str = "never"
     again: int = 0
+    step: int = 11
 
 
 class Linear(nn.Module):
@@ -55,7 +56,9 @@ class Signals:
         self.settings, self.sent = settings, False
 
     def decide(self, event):
-        at_step = isinstance(event, StepEnd) and event.step == 11 and self.settings.when == "step"
+        at_step = (
+            isinstance(event, StepEnd) and event.step == self.settings.step and self.settings.when == "step"
+        )
         if at_step or (isinstance(event, RunEnd) and self.settings.when == "test"):
             self.send()
         return []

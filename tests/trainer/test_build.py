@@ -141,21 +141,6 @@ def test_a_gpu_that_is_not_there_is_one_clear_line():
         parts("device=cuda")
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["data.native_size=4"], "lenet5 needs images of at least 12x12 pixels"),
-        (["data.image_size=4"], "lenet5 needs images of at least 12x12 pixels"),
-        (["data.cutout=13"], "data.cutout=13 is more than the 12 pixels of an image"),
-        (["batch_size=144"], "batch_size=144 is more than the 130 training images"),
-    ],
-)
-def test_what_only_shows_when_it_is_built_is_one_clear_line(options, sentence):
-    with pytest.raises(UserError, match=sentence) as refusal:
-        parts(*options)
-    assert "\n" not in str(refusal.value)
-
-
 @pytest.mark.parametrize("value", [True, False])
 def test_channels_last_and_deterministic_are_as_configured(value):
     word = str(value).lower()

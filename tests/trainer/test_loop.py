@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import os
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +14,11 @@ from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.trainer import loop
 from peakpoint.trainer.listeners.events import Logged
-from tests.conftest import TINY, rows, status
+from tests.conftest import TINY, rows
 from tests.skips import NO_CUDA
 from tests.states import differences, load_newest, newest
 from tests.trainer.parts import fit, parts
+from tests.trainer.test_skipped_steps import poisoned
 
 DENSE = ("optimizer=sgd", "model.dropout=0", "epochs=1")
 
@@ -63,7 +62,7 @@ def test_evaluating_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 16])
-def test_parts_of_a_batch_are_worth_the_whole(tmp_path, accumulation):
+def test_parts_of_a_batch_add_up_to_the_whole(tmp_path, accumulation):
     whole, cut = parts(*DENSE), parts(*DENSE, f"grad_accumulation={accumulation}")
     first, second = fit(whole, tmp_path / "a"), fit(cut, tmp_path / "b")
     assert len(second.of(StepEnd)) == 8
@@ -115,23 +114,8 @@ def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path):
     assert half[0].loss != full[0].loss
 
 
-def poisoned(made, number):
-    """The same batches, one of them with an image that is not a number."""
-    batches = made.data.train_batches
-
-    def train_batches(epoch, start=0):
-        for index, (images, labels) in enumerate(batches(epoch, start), start + 1):
-            if index == number:
-                images = images.clone()
-                images[0] = math.nan
-            yield images, labels
-
-    made.data.train_batches = train_batches
-    return made
-
-
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path):
-    made = poisoned(parts("epochs=1", "checkpoint.interval_steps=1"), 5)
+    made = poisoned(parts("epochs=1", "checkpoint.interval_steps=1"), {5})
     with pytest.raises(UserError, match=r"The loss is not finite at step 5: .*nonfinite=skip"):
         fit(made, tmp_path)
     assert weights(made).isfinite().all()
@@ -142,20 +126,15 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path)
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_a_loss_that_is_not_finite_is_skipped_when_told_to(tmp_path, accumulation):
+def test_a_loss_that_is_not_finite_is_skipped_with_nonfinite_skip(tmp_path, accumulation):
     options = ("epochs=1", "nonfinite=skip", "log_every=1", f"grad_accumulation={accumulation}")
-    made = poisoned(parts(*options), 5)
-    before = {}
+    made = poisoned(parts(*options), {5})
+    before, after = {}, {}
 
-    def note():
-        before.update(serialize.snapshot(made.state.model.state_dict()))
+    def note(into):
+        return lambda: into.update(serialize.snapshot(made.state.model.state_dict()))
 
-    after = {}
-    ran = fit(
-        made,
-        tmp_path,
-        at={4: note, 5: lambda: after.update(serialize.snapshot(made.state.model.state_dict()))},
-    )
+    ran = fit(made, tmp_path, at={4: note(before), 5: note(after)})
     assert differences(before, after) == []  # neither momentum, nor decay, nor pruning
     assert made.state.scheduler.last_epoch == 8
     first = made.state.optimizer.param_groups[0]["params"][0]
@@ -163,20 +142,6 @@ def test_a_loss_that_is_not_finite_is_skipped_when_told_to(tmp_path, accumulatio
     assert isinstance(ran.end, RunEnd)
     assert [math.isnan(e.loss) for e in ran.of(Logged)] == [False] * 4 + [True] + [False] * 3
     assert weights(made).isfinite().all()
-
-
-def test_a_run_that_diverges_ends_with_one_line_and_goes_on_from_its_last_good_checkpoint(train, tmp_path):
-    base = [*TINY, "optimizer=sgd", "epochs=1", "checkpoint.interval_steps=1", "hydra.run.dir=run"]
-    assert train(*base).code == 0
-    done = train("resume=run", "epochs=2", "optimizer.lr=1e30", "log_every=1")
-    assert done.code == 1
-    assert done.err.startswith("error: The loss is not finite at step ")
-    assert done.err.count("\n") == 1
-    assert status(tmp_path / "run")["state"] == "failed"
-    assert "not finite" in status(tmp_path / "run")["error"]
-    assert serialize.nonfinite(load_newest(tmp_path / "run")["model_state_dict"]) is None
-    first = next(m for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "milestone")
-    assert first.global_step == 8
 
 
 def test_max_steps_ends_within_an_epoch_and_a_larger_one_goes_on(train, tmp_path):
@@ -210,27 +175,6 @@ def test_early_stopping_ends_the_run(tmp_path):
     assert isinstance(ran.end, RunEnd)
     assert ran.end.step == 16
     assert "has not improved" in ran.end.reason
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_after_the_step_in_hand(tmp_path, number):
-    made = parts()
-    before = signal.getsignal(number)
-    with made.loop.signals():
-        ran = fit(made, tmp_path, at={3: lambda: os.kill(os.getpid(), number)})
-    assert ran.end == Interrupted(1, 3, number)
-    assert len(ran.of(StepEnd)) == 3
-    assert ran.of(EvalEnd) == []
-    assert store.newest_verified(tmp_path).manifest.global_step == 3
-    assert signal.getsignal(number) is before
-
-
-def test_a_second_ctrl_c_ends_at_once():
-    made = parts()
-    with made.loop.signals():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_signal_while_evaluating_saves_the_epoch_without_an_evaluation(tmp_path):

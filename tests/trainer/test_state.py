@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from peakpoint.base.errors import UserError
-from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 from peakpoint.trainer import state
 from peakpoint.trainer.state import Meter, plain_model
@@ -181,11 +180,6 @@ def test_keys_are_canonical_whatever_wraps_the_network():
     assert not [key for key in keys if key.startswith(("module.", "_orig_mod."))]
     compiled = parts("compile=true")
     assert set(compiled.state.gather()["model_state_dict"]) == keys
-
-
-def test_what_is_gathered_can_be_saved_by_every_optimizer():
-    for overrides in MADE_OF.values():
-        serialize.snapshot(parts(*overrides).state.gather())
 
 
 def draws():

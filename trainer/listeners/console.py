@@ -25,7 +25,7 @@ class ConsoleHandler(logging.Handler):
 
 
 class ConsoleListener:
-    """One line an evaluation; between them a bar on a terminal, a line a logged loss elsewhere."""
+    """Prints a line for each evaluation and save, and a progress bar, or the losses without a terminal."""
 
     def __init__(self, console: Console, *, total_steps: int, start_step: int) -> None:
         self._total = total_steps
@@ -100,5 +100,5 @@ class ConsoleListener:
 
 
 def _of_all(event: EvalEnd) -> str:
-    """A pruned network's zeros among all its parameters: it has others than prunable weights."""
+    """The zeros of a pruned network among all parameters, prunable or not."""
     return f" ({event.overall:.2%} of all parameters)" if event.overall and event.sparsity > 0 else ""

@@ -34,9 +34,9 @@ def row(event: Published) -> dict[str, Any] | None:
 
 
 class JsonLines:
-    """Appends a row an event to metrics.jsonl; each line is whole in the file before the next event.
+    """Appends a row for each event to metrics.jsonl, whole in the file before the next event.
 
-    Without room the rows wait, and `missing` says how many.
+    Rows that cannot be written wait; `missing` counts them.
     """
 
     def __init__(self, run: Path, step: int, evaluated: set[int]) -> None:
@@ -53,7 +53,7 @@ class JsonLines:
 
     @property
     def missing(self) -> int:
-        """How many rows found no room."""
+        """The number of rows that the file lacks."""
         return self._file.missing
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Files that wait for room: a disk that refuses a line of the record must not end the training."""
+"""Files whose failed writes are retried: a full disk must not end the training."""
 
 import logging
 import os
@@ -12,18 +12,17 @@ from peakpoint.base.terminal import escaped
 log = logging.getLogger("peakpoint")
 
 WAITING = 100_000
-"""How many records wait at most; then the oldest are let go.
+"""Records that wait at most; beyond it the oldest are dropped.
 
-A row is about 200 bytes, so this is 20 MB of memory, and at a row every 50 steps five million steps without
-room: a run ends before.
+A row has about 200 bytes, so this is 20 MB of memory: at a row every 50 steps, five million steps.
 """
 
 
 class RetryingFile:
-    """A file that whole records are appended to; what cannot be written waits in memory for the next try.
+    """Appends whole records; one that cannot be written waits in memory for the next try.
 
-    Opened for each record, so that one that was moved or deleted is made again. The user is told once, until
-    there is room again. Never raises OSError.
+    Opened for each record, so that a file that was moved or deleted is made again. Warns once until a write
+    succeeds. Never raises OSError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +42,7 @@ class RetryingFile:
 
     @property
     def missing(self) -> int:
-        """How many records the file lacks."""
+        """The number of records that the file lacks."""
         return len(self._waiting) + self._lost
 
     def flush(self) -> None:
@@ -81,14 +80,14 @@ class RetryingFile:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Try once more; says what could never be written."""
+        """Try once more; warns of records that could not be written."""
         self.flush()
         if self.missing:
             log.warning("%s lacks %d records: there was no room for them.", self._path, self.missing)
 
 
 def _append(descriptor: int, record: bytes) -> None:
-    """All of a record or nothing: a disk that is almost full takes the first half."""
+    """Write a record whole or not at all: a disk that is almost full writes a part."""
     size = os.fstat(descriptor).st_size
     rest = memoryview(record)
     try:
@@ -100,9 +99,9 @@ def _append(descriptor: int, record: bytes) -> None:
 
 
 class RetryingHandler(logging.Handler):
-    """Log lines to a file, as logging.FileHandler, whose answer to a full disk is a traceback a line.
+    """Writes log lines to a file; logging.FileHandler prints a traceback for each line on a full disk.
 
-    Until `open` the lines wait: nothing is written to a directory that may turn out to be another run's.
+    The lines wait until `open`: the directory may turn out to be another run's.
     """
 
     def __init__(self, filename: str) -> None:

@@ -30,10 +30,9 @@ def check_tensorboard(run: Path) -> None:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the run directory; rows after a resume replace what they repeat.
+    """Writes scalars for TensorBoard; those after a resume replace the steps that they repeat.
 
-    TensorBoard's records in a file that waits for room: the writer that comes with it ends for good at the
-    first refusal.
+    The records go through a RetryingFile: TensorBoard's own writer stops for good at the first failed write.
     """
 
     def __init__(self, run: Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run wrote of its metrics, read back: evaluations, losses, tests, and the peak among them."""
+"""The metrics of a run, read from metrics.jsonl: evaluations, losses, tests, and the peak among them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,9 @@ from typing import Any
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.checkpointing.policies.sparsity import SLACK
 from peakpoint.checkpointing.policy import order, ranked
 from peakpoint.checkpointing.storage import foreign
-
-SLACK = 1e-6
-"""A mask reaches its target to within so much."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class History:
 
     @property
     def skipped(self) -> int:
-        """How many steps were left out, as their loss or gradients were not finite."""
+        """The number of steps that were skipped, as their loss or gradients were not finite."""
         return int(self.train[-1]["skipped"]) if self.train else 0
 
 

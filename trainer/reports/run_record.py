@@ -1,4 +1,4 @@
-"""What ran: code, environment, data, seeds, attempts, status. Written so that a run can be made again."""
+"""The record of a run: code, environment, data, seeds, attempts and status, enough to repeat it."""
 
 import importlib.metadata
 import json
@@ -273,14 +273,14 @@ def set_status(run: Path, state: str, **facts: Any) -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """What ended a run, for people; a bug with its kind."""
+    """What ended a run, as a sentence; an unexpected error with its type."""
     if isinstance(error, UserError | CheckpointError):
         return str(error)
     return f"{type(error).__name__}: {error}"
 
 
 def log_failure(error: BaseException) -> None:
-    """Note in train.log what ended a run, a bug with its traceback."""
+    """Log to train.log what ended a run; an unexpected error with its traceback."""
     expected = isinstance(error, UserError | CheckpointError | KeyboardInterrupt)
     file_only.error("failed: %s", sentence(error), exc_info=None if expected else error)
 

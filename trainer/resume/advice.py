@@ -26,8 +26,8 @@ _PROGRAMS = {"peakpoint": ["peakpoint", "train"], "__main__.py": ["python", "-m"
 def command(directory: Path, *more: str) -> str:
     """The line that resumes a run when it is pasted into a shell of this directory, with `more` overrides.
 
-    A record is not believed where the configuration lies, what to import, what to read of the environment and
-    where to send copies: the line says so itself.
+    A record is not trusted for the place of the configuration, modules to import, environment variables and
+    mirrors: the line gives them itself.
     """
     here = Path.cwd()
     path = directory.relative_to(here) if directory.is_relative_to(here) else directory
@@ -52,9 +52,9 @@ def _options(argv: list[str]) -> list[str]:
 
 
 def lacking(plan: Plan) -> str:
-    """A sentence when the attempt that is resumed was given options that this command line leaves out.
+    """A sentence that names the options of the resumed attempt that this command line lacks, or "".
 
-    Empty when there are none. The record says which; of what they held nothing is printed or followed.
+    Their recorded values are neither printed nor followed.
     """
     if plan.attempt is None:
         return ""
@@ -62,13 +62,13 @@ def lacking(plan: Plan) -> str:
         words = shlex.split(str(plan.attempt.get("command", "")))
     except ValueError:
         return ""
-    before, now = _named(words), _named(plan.argv)
+    before, now = _config_options(words), _config_options(plan.argv)
     missing = [name for name in before if name not in now]
     return f"The run was started with {' and '.join(missing)}: add what was given there." if missing else ""
 
 
-def _named(words: Sequence[str]) -> list[str]:
-    """Which of what says where the configuration lies is among the words of a command."""
+def _config_options(words: Sequence[str]) -> list[str]:
+    """The options among the words of a command that say where the configuration lies."""
     names = {word.partition("=")[0] for word in words}
     options = get_args_parser()._option_string_actions
     given = {options[name].option_strings[0] for name in names if name in options}
@@ -76,7 +76,7 @@ def _named(words: Sequence[str]) -> list[str]:
 
 
 def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:
-    """The overrides without which a run that has done so much is over, and their bounds in words."""
+    """The overrides that a run needs to train beyond an epoch and step, and their bounds in words."""
     more = []
     if epoch >= config.epochs:
         more.append(("epochs=N", f"N above {epoch}"))
@@ -86,9 +86,9 @@ def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:
 
 
 def finished(cfg: DictConfig, config: Config, plan: Plan) -> str | None:
-    """A sentence when the run that is to be resumed is done and nothing was asked for that goes beyond.
+    """A sentence when the resumed run is finished and the command leaves nothing to train, else None.
 
-    Raises UserError for a change that may not be, or that comes to nothing because no step is left.
+    Raises UserError for a change that is not allowed, or that has no effect because no step is left.
     """
     assert plan.run
     assert plan.attempt

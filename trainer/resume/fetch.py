@@ -1,4 +1,4 @@
-"""resume=URL: the copies of a run in a remote place become a run here, which is then resumed as any other."""
+"""resume=URL: a run is downloaded from its mirror, and then resumed as any other."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from peakpoint.trainer.reports.run_record import RUN
 
 
 def fetched(argv: list[str], url: str) -> list[str]:
-    """The command line with resume= of what was pulled, to hydra.run.dir or a directory under outputs/.
+    """Download a run to hydra.run.dir, or below outputs/; returns the command line that resumes it.
 
-    A directory that an earlier pull made is gone on with, and what it has trained since is not touched.
+    A directory of an earlier download is used again, and its newer checkpoints stay.
     Raises UserError or CheckpointError.
     """
     source = download.find(url, "resume")
@@ -38,7 +38,7 @@ def fetched(argv: list[str], url: str) -> list[str]:
 
 
 def _pulled(source: download.Source, directory: Path) -> str | None:
-    """Pull what a resume needs; returns the checkpoint that was asked for, if one was."""
+    """Download what a resume needs; returns the checkpoint that the URL names, or None for a run."""
     if source.file is None and download.run_in(directory) == source.run and (directory / RUN).is_file():
         index, _ = read_index(source.remote, source.remote.find("checkpoints"))
         mine = store.of_run(store.manifests(directory / "checkpoints"), source.run)

@@ -35,11 +35,11 @@ from peakpoint.trainer.reports.run_record import RUN, read_run
 
 @dataclass(frozen=True)
 class Plan:
-    """A command line to give to Hydra, and what it goes on from.
+    """The command line for Hydra, and the run and checkpoint that it resumes.
 
-    `run` is the directory of the run that is resumed, or None for a fresh start; `file` a checkpoint that was
-    named, or None for the newest good one; `typed` the keys named on this command line; `attempt` the one
-    whose overrides were taken; `root_recorded`: its record alone names the folder of the data.
+    `run` is the directory of the resumed run, or None for a fresh start; `file` the checkpoint given by name,
+    or None for the newest that verifies; `typed` the keys on this command line; `attempt` the recorded one
+    whose overrides are used; `root_recorded`: only the record names the folder of the data.
     """
 
     argv: list[str]

@@ -1,4 +1,4 @@
-"""What becomes of pruned weights at a resume: they stay pruned, unless `pruning=regrow` says otherwise."""
+"""Pruned weights at a resume: they stay pruned, unless `pruning=regrow` is given."""
 
 import logging
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
 
     A target of 0 becomes the sparsity that the network has, so that policies and reports count what is true.
     `saved` loses its masks with pruning=regrow. Raises UserError for a target below the present sparsity,
-    CheckpointError for masks that are none.
+    CheckpointError for a pruning state of another form.
     """
     if saved is None:
         return cfg, FROM_THE_START

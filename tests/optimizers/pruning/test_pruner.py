@@ -162,14 +162,6 @@ def test_a_step_that_the_gradient_scaler_skips_is_a_step_of_the_ramp(fused):
     assert all(torch.isfinite(p).all() for p in net.parameters())
 
 
-def test_hooks_run_once_a_step_for_every_class():
-    """A step() that calls its parent's would run them twice once a plain AdamW exists."""
-    for name in PRUNABLE:
-        net, optimizer, pruner = pruned_run(name)
-        train(net, optimizer, 1, 3)
-        assert pruner.step == 3, name
-
-
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_channels_last_prunes_the_same_weights(name):
     """Ties, of which there are many here, go by logical index in both layouts."""

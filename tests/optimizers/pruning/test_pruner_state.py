@@ -40,17 +40,6 @@ def test_a_new_optimizer_continues_bit_for_bit(name, channels_last):
             assert torch.equal(value, resumed.state[got][key]), key
 
 
-def test_masks_are_live_after_a_load_before_the_next_update():
-    net, optimizer, pruner = pruned_run("sgd", end_step=100, frequency=10)
-    train(net, optimizer, 1, 32)
-    saved = through_a_file({"model": net.state_dict(), "optimizer": optimizer.state_dict()})
-    other, resumed, second = pruned_run("sgd", end_step=100, frequency=10)
-    other.load_state_dict(saved["model"])
-    resumed.load_state_dict(saved["optimizer"])
-    train(other, resumed, 33, 41)
-    assert zeros(second) == zeros(pruner) > 0
-
-
 def test_the_state_is_small_and_plain():
     net, optimizer, pruner = pruned_run()
     assert optimizer.state_dict()["pruning"]["masks"] == []

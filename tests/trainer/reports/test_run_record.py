@@ -44,11 +44,6 @@ def test_written_and_read_it_is_the_same(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_numbers_that_json_has_not_become_words():
-    value = {"a": math.nan, "b": {"c": math.inf, "d": 0.5}, "e": "x", "f": -math.inf}
-    assert run_record.finite(value) == {"a": "nan", "b": {"c": "inf", "d": 0.5}, "e": "x", "f": "-inf"}
-
-
 def test_a_status_is_a_state_a_time_and_facts(tmp_path):
     run_record.set_status(tmp_path, "finished", reason="all epochs are done", epoch=3, loss=math.nan)
     found = status(tmp_path)

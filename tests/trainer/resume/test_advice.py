@@ -1,4 +1,4 @@
-"""What a run says to who wants it to go on: it must work as it is printed, and name what can be changed."""
+"""The command that a run prints to be resumed works as it is printed, and names what can be changed."""
 
 import re
 import shlex
@@ -75,36 +75,6 @@ def test_what_was_asked_for_already_is_no_change(train, ended):
     assert train(f"resume={ended}", "max_steps=5", "model=lenet5", "optimizer.lr=0.1").code == 0
 
 
-def test_a_named_checkpoint_from_the_end_says_what_to_add(train, ended):
-    done = train(f"resume={ended / 'checkpoints' / newest(ended).file}", "hydra.run.dir=fork")
-    assert done.code == 1
-    assert "(epoch 1, step 5): there is nothing left to train. Add max_steps=M, with M above 5" in done.err
-
-
-PLUGIN = """
-import os, signal
-from dataclasses import dataclass
-from peakpoint.checkpointing.events import StepEnd
-from peakpoint.trainer.config.plugins import add_policy
-
-@dataclass(kw_only=True)
-class KillsSettings:
-    pass
-
-class Kills:
-    tags = ()
-    def __init__(self, settings): pass
-    def decide(self, event):
-        if isinstance(event, StepEnd) and event.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return []
-    def keeps(self, manifests): return {}
-    def state_dict(self): return {}
-    def load_state_dict(self, state): pass
-
-add_policy("kills", KillsSettings(), Kills)
-"""
-
 MINE = "# @package _global_\nlog_every: 7\n"
 
 
@@ -122,14 +92,13 @@ def test_the_printed_command_goes_on_as_it_stands(train, tmp_path, monkeypatch, 
     """With a configuration, a plugin, a variable, a mirror and a name that a shell and Hydra would cut."""
     (tmp_path / "my conf=x" / "experiment").mkdir(parents=True)
     (tmp_path / "my conf=x" / "experiment" / "mine.yaml").write_text(MINE)
-    (tmp_path / "kills_at_three.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("STEPS", "5")
-    rest = ["plugins=[kills_at_three]", "experiment=mine", "max_steps=${oc.env:STEPS}"]
+    rest = ["plugins=[tests.trainer.signalling]", "experiment=mine", "max_steps=${oc.env:STEPS}"]
     rest += [f"checkpoint.mirror='file://{tmp_path}/mirror'", "hydra.run.dir='a run, [x]'"]
-    policies = "checkpoint/policy=[interval,best,kills]"
+    policies = "checkpoint/policy=[interval,best,signalling]"
+    kill = [f"checkpoint.policy.signalling.{each}" for each in ("when=step", "step=3", "number=15")]
     where = [word.format(here=tmp_path) for word in place]
-    killed = train(*where, *SHORT, *rest, policies)
+    killed = train(*where, *SHORT, *rest, policies, *kill)
     assert killed.code == 143, killed.err
     record = (tmp_path / "a run, [x]" / "run.json").read_text()
     assert '"max_steps=${oc.env:STEPS}"' in record  # its name, whatever the variable holds

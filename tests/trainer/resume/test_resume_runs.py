@@ -1,12 +1,9 @@
 """resume= through the whole program: in place, by name, twice, and after a move."""
 
 import json
-import shutil
 
 import yaml
 
-from peakpoint.checkpointing.storage import store
-from peakpoint.trainer.config.hydra_overrides import quote
 from tests.conftest import TINY, rows, status
 from tests.states import newest
 from tests.trainer.test_run_directory import listing
@@ -19,18 +16,6 @@ def test_a_pointer_to_the_newest_goes_on_in_place(train, tmp_path):
     assert newest(tmp_path / "run").epoch == 2
     attempts = json.loads((tmp_path / "run" / "run.json").read_text())["attempts"]
     assert attempts[1]["resumed_from"].endswith("training/checkpoint_epoch_0001_step_00000008.pt")
-
-
-def test_a_file_without_a_manifest_is_refused(train, whole_run):
-    file = whole_run / "checkpoints" / "training" / "stranger.pt"
-    shutil.copy(whole_run / "checkpoints" / newest(whole_run).file, file)
-    try:
-        done = train(f"resume={file}", "epochs=4", "hydra.run.dir=fork")
-    finally:
-        file.unlink()
-    assert done.code == 1
-    assert "stranger.pt has no manifest beside it" in done.err
-    assert done.err.count("\n") == 1
 
 
 def test_resumed_twice_the_later_word_counts(train, tmp_path):
@@ -93,38 +78,6 @@ def test_a_job_of_a_sweep_can_be_resumed(train, tmp_path, monkeypatch):
         == "adamw"
     )
     assert status(tmp_path / "sweep" / "0")["epoch"] == 1
-
-
-def test_a_directory_of_a_strange_name_goes_on_in_place(train, tmp_path):
-    name = "a\\b [red] c=1,d"
-    assert train(*TINY, "epochs=1", f"hydra.run.dir={quote(name)}").code == 0
-    assert train(f"resume={quote(name)}", "epochs=2").code == 0
-    assert [p.name for p in tmp_path.iterdir()] == [name]
-    assert newest(tmp_path / name).epoch == 2
-
-
-def test_a_moved_run_goes_on_where_it_lies(train, tmp_path):
-    assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
-    (tmp_path / "elsewhere").mkdir()
-    shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "moved")
-    done = train("resume=elsewhere/moved", "epochs=2")
-    assert done.code == 0, done.err
-    assert not (tmp_path / "run").exists()
-    assert newest(tmp_path / "elsewhere" / "moved").epoch == 2
-    for manifest in store.manifests(tmp_path / "elsewhere" / "moved" / "checkpoints"):
-        store.verify(tmp_path / "elsewhere" / "moved" / "checkpoints", manifest)
-
-
-def test_the_checkpoint_that_a_run_was_resumed_from_stays(train, whole_run, tmp_path):
-    """Beside the newest one, which is all that this run keeps otherwise."""
-    shutil.copytree(whole_run, tmp_path / "run", symlinks=True)
-    file = next(m for m in store.manifests(tmp_path / "run" / "checkpoints") if m.global_step == 10).file
-    keep = ("checkpoint.keep_last=1", "checkpoint.interval=1", "checkpoint.interval_steps=null")
-    done = train(f"resume={tmp_path / 'run' / 'checkpoints' / file}", *keep)
-    assert done.code == 0, done.err
-    kept = [m.global_step for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "training"]
-    assert 10 in kept
-    assert 11 not in kept
 
 
 def test_a_fork_leaves_the_run_that_it_comes_from_as_it_is(train, tmp_path):

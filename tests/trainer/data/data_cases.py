@@ -1,0 +1,33 @@
+"""What the tests of data share: settings of a source, its refusals, and small folders of images."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from peakpoint.base.errors import UserError
+from peakpoint.trainer.config.schema import Data
+
+
+def config(name: str, root: Path | str = "", **changed) -> Data:
+    values = {"val_fraction": 0.1, "image_size": None, "crop_padding": 0, "flip": False, "cutout": 0}
+    return Data(name=name, root=str(root), **(values | changed))
+
+
+def refused(load, *arguments) -> str:
+    """The message of the UserError, which must be one line."""
+    with pytest.raises(UserError) as caught:
+        load(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write_images(root: Path, size: tuple[int, int] = (6, 5), mode: str = "RGB", count: int = 3) -> None:
+    """Class a is dark and class b bright, `count` each in both splits; sizes are (width, height)."""
+    for split in ("train", "test"):
+        for name, value in (("a", 10), ("b", 200)):
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                colour = value + number if mode == "L" else (value + number, 0, 50)
+                Image.new(mode, size, colour).save(folder / f"{number}.png")
