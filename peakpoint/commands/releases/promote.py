@@ -1,9 +1,9 @@
-"""promote: a checkpoint becomes a release, once it is seen to be what its record says."""
+"""promote: a checkpoint becomes a release, once it measures as recorded. Imports torch when called."""
 
 import argparse
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,28 @@ from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_pat
 from peakpoint.commands.common import check_there, megabytes, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
 from peakpoint.commands.releases.select import shown
-from peakpoint.deployment.release import card, changelog, publish, signing
+from peakpoint.deployment.release import card, card_page, changelog, publish, signing
+from peakpoint.deployment.release.card import Facts, Result
 from peakpoint.deployment.selection import rules
 
 if TYPE_CHECKING:
-    from peakpoint.commands.releases.promoting import Promotion
+    from torch import nn
+
+    from peakpoint.commands.releases.run_facts import RunRecord
+    from peakpoint.deployment.inference.evaluate import Measured
+    from peakpoint.deployment.inference.form import Form
+    from peakpoint.deployment.release.release import Release
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """A release, its source checkpoint and root, and its metrics as recorded and as measured again."""
+
+    root: Path
+    source: Path
+    release: "Release"
+    recorded: Mapping[str, float]
+    measured: "Measured"
 
 
 def promote_arguments(parser: Parser) -> None:
@@ -40,8 +57,8 @@ def promote_arguments(parser: Parser) -> None:
 
 
 def promote(options: argparse.Namespace) -> int:
-    """Measure a checkpoint again, as it will be released, and release it."""
-    chosen, key = _asked(options)
+    """Measure a checkpoint again in the form of the release, and release it."""
+    chosen, key = _checked(options)
     into = _target(options.into) if options.into else None
     whole = options.path.is_dir()
     source_root = listing.checkpoint_root(options.path) if whole else options.path.absolute().parent.parent
@@ -49,26 +66,25 @@ def promote(options: argparse.Namespace) -> int:
     semver.check_unused(options.version, publish.taken(root))
     released = not whole and options.path.absolute().parent.name == listing.PRODUCTION
     texts = {} if released else _texts(chosen, options.card, {})
-    if not whole:
+    if whole:
+        manifest = _selected(source_root, into, options)
+    else:
         source_root, manifest = locate.locate(options.path)
     if released:
         texts = _texts(chosen, options.card, run_facts.card_of(source_root, manifest))
-    from peakpoint.commands.releases import promoting
-    from peakpoint.deployment.release import release  # these bring torch
-
-    if whole:
-        manifest = promoting.selected(source_root, into, options)
-    promotion = promoting.prepared((source_root, manifest), root, texts, chosen, options)
+    promotion = _prepared((source_root, manifest), root, texts, chosen, options)
     written, signed = None, None
     if not options.dry_run:
+        from peakpoint.deployment.release import release
+
         written = release.write(root, promotion.release)
-        signed = _afterwards(root, written, key, options)
-    _tell(promotion, written, signed, options)
+        signed = _finish(root, written, key, options)
+    _print(promotion, written, signed, options)
     return 0
 
 
-def _asked(options: argparse.Namespace) -> tuple[settings.Settings, Path | None]:
-    """The settings and the key to sign with: what can be told to be wrong before anything is read."""
+def _checked(options: argparse.Namespace) -> tuple[settings.Settings, Path | None]:
+    """Return the settings and the key to sign with. Raises CheckpointError before anything large is read."""
     semver.key(options.version)
     check_there(options.path, options.data_root)
     file = options.path
@@ -87,7 +103,7 @@ def _asked(options: argparse.Namespace) -> tuple[settings.Settings, Path | None]
 
 
 def _target(folder: Path) -> Path:
-    """The checkpoint root that a release is to lie in; made by the write when it is new."""
+    """Return the checkpoint root of --into, which need not exist yet."""
     try:
         return listing.checkpoint_root(folder)
     except CheckpointError:
@@ -96,17 +112,124 @@ def _target(folder: Path) -> Path:
 
 
 def _texts(chosen: settings.Settings, file: Path | None, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """What the makers say; of a release that is released again, what its card says where nothing else is."""
-    said = {name: value for name, value in asdict(chosen.card).items() if card.lines_of(value)}
-    said = {name: earlier[name] for name in asdict(chosen.card) if earlier.get(name)} | said
+    """Return the texts of the card; those that are not given are taken from the `earlier` card."""
+    texts = {name: value for name, value in asdict(chosen.card).items() if card.lines_of(value)}
+    texts = {name: earlier[name] for name in asdict(chosen.card) if earlier.get(name)} | texts
     where = file or settings.RELEASE / settings.CARD
     hint = "" if file else ", in a file of your own (--card FILE),"
-    card.check(said, f"them in {where}{hint} or with --set card.NAME=TEXT")
-    return said
+    card.check(texts, f"them in {where}{hint} or with --set card.NAME=TEXT")
+    return texts
 
 
-def _afterwards(root: Path, written: Manifest, key: Path | None, options: argparse.Namespace) -> Path | None:
-    """Sign it and give it a name; it is released whatever comes of that."""
+def _selected(root: Path, into: Path | None, options: argparse.Namespace) -> Manifest:
+    """Return the choice of `select`, verified; it is compared with the champion of the target root."""
+    from peakpoint.deployment.selection import select
+
+    champion_of = into if into and listing.is_root(into) else None
+    found = select.choose(
+        [root],
+        rules.load(options.rules),
+        champion_of=champion_of,
+        data_root=options.data_root,
+        device=options.device,
+    )
+    if found.winner is None:
+        again = ["select", str(options.path)]
+        again += ["--rules", options.rules] if options.rules != rules.DEFAULT else []
+        again += ["--champion-of", str(champion_of)] if champion_of else []
+        raise CheckpointError(f"{found.nothing()} To see why: peakpoint {shlex.join(again)}")
+    return found.winner[1]
+
+
+def _prepared(
+    source: tuple[Path, Manifest],
+    root: Path,
+    texts: Mapping[str, Any],
+    chosen: settings.Settings,
+    options: argparse.Namespace,
+) -> Promotion:
+    """Return the release with its card, checked and measured but not written."""
+    from peakpoint.checkpointing.state import objects
+    from peakpoint.deployment.inference import evaluate, network
+    from peakpoint.deployment.release import release
+
+    source_root, manifest = source
+    form = chosen.form()
+    kept_for = "; ".join(manifest.reasons)
+    chosen_by = f"chosen by the rules {Path(options.rules).stem}, kept for: " if options.path.is_dir() else ""
+    reason = options.reason or chosen_by + kept_for
+    made = release.of(source_root, manifest, version=options.version, form=form, reason=reason)
+    release.check(root, made)
+    if made.description is None or made.trained_with is None:
+        raise CheckpointError(
+            f"{manifest.file} does not say what it was trained with: it cannot be measured."
+        )
+    trained_with = made.trained_with
+    record = run_facts.read(source_root, manifest, trained_with["config"])
+    rebuilt = network.build(made.description, config=trained_with["config"])
+    objects.load_weights(rebuilt, made.weights)
+    objects.check_finite(rebuilt)
+    measured = evaluate.measure(
+        rebuilt, trained_with, split=chosen.split, data_root=options.data_root, device=options.device
+    )
+    recorded = (manifest.metrics if chosen.split == "val" else record.tests()) or {}
+    _compare(recorded, measured, chosen.tolerance, form)
+    made = _with_card(made, rebuilt, texts, record, measured)
+    return Promotion(
+        root=root,
+        source=source_root / manifest.file,
+        release=replace(made, golden_inputs=chosen.golden),
+        recorded=recorded,
+        measured=measured,
+    )
+
+
+def _with_card(
+    made: "Release", rebuilt: "nn.Module", texts: Mapping[str, Any], record: "RunRecord", measured: "Measured"
+) -> "Release":
+    """Return the release with its measured metrics and its card."""
+    from peakpoint.deployment.inference import evaluate
+
+    counts = {
+        "parameters": sum(p.numel() for p in rebuilt.parameters()),
+        "nonzero": sum(int(p.count_nonzero()) for p in rebuilt.parameters()),
+        "sparsity": evaluate.sparsity(rebuilt),
+    }
+    made = replace(
+        made,
+        metrics={**made.metrics, **measured.metrics} if measured.split == "val" else made.metrics,
+        sparsity=counts["sparsity"],
+    )
+    of = f"the released weights, {made.form.dtype}, evaluated at the release"
+    facts = Facts(
+        version=made.version,
+        model=made.config,
+        weights={**vars(made.form), **counts},
+        results=record.results(Result(measured.split, measured.samples, measured.metrics, of)),
+        data=record.data((made.trained_with or {}).get("fingerprint") or {}),
+        training=record.training(),
+        provenance=record.provenance(made.reason),
+    )
+    filled = card.build(texts, facts)
+    return replace(made, card=filled, card_text=card_page.markdown(filled))
+
+
+def _compare(recorded: Mapping[str, float], measured: "Measured", tolerance: float, form: "Form") -> None:
+    """Raise CheckpointError when a measured metric differs from the recorded one by more than tolerance."""
+    for name, value in measured.metrics.items():
+        before = recorded.get(name, value)
+        if abs(value - before) <= tolerance * max(1.0, abs(before)):  # False when either is NaN
+            continue
+        costs = "" if form.dtype == "float32" else f" Try dtype=float32: {form.dtype} may cost as much."
+        raise CheckpointError(
+            f"{name} is {value:.4f}, measured again on the {measured.samples} images of {measured.split}, "
+            f"and {before:.4f} was recorded; tolerance={tolerance:g} does not allow that, so nothing is "
+            f"released.{costs}"
+        )
+
+
+def _finish(root: Path, written: Manifest, key: Path | None, options: argparse.Namespace) -> Path | None:
+    """Sign the release and set its alias; a failure of either leaves it released."""
     signed = None
     try:
         if key:
@@ -119,9 +242,8 @@ def _afterwards(root: Path, written: Manifest, key: Path | None, options: argpar
                     f"it is not signed: {error} To sign it: {shlex.join(by_hand)}"
                 ) from None
         if options.alias:
-            aliases.assign(
-                root, options.alias, options.version, options.reason or f"released as {options.alias}"
-            )
+            reason = options.reason or f"released as {options.alias}"
+            aliases.assign(root, options.alias, options.version, reason)
     except CheckpointError as error:
         raise CheckpointError(
             f"{options.version} is released as {root / written.file}, but {error}"
@@ -131,17 +253,14 @@ def _afterwards(root: Path, written: Manifest, key: Path | None, options: argpar
     return signed
 
 
-def _tell(
-    promotion: "Promotion", written: Manifest | None, signed: Path | None, options: argparse.Namespace
+def _print(
+    promotion: Promotion, written: Manifest | None, signed: Path | None, options: argparse.Namespace
 ) -> None:
     made, root = promotion.release, promotion.root
     files = {}
     if written is not None:
-        paths = [
-            written.file,
-            *companions.listed(written),
-            Path(written.file).with_suffix(".json").as_posix(),
-        ]
+        mark = Path(written.file).with_suffix(".json").as_posix()
+        paths = [written.file, *companions.listed(written), mark]
         paths += [signed.relative_to(root).as_posix()] if signed else []
         files = {path: (root / path).stat().st_size for path in paths}
     if options.json:
@@ -170,7 +289,7 @@ def _tell(
         console.say(f"{options.alias} is {made.version} now")
 
 
-def _print_json(promotion: "Promotion", files: Mapping[str, int], options: argparse.Namespace) -> None:
+def _print_json(promotion: Promotion, files: Mapping[str, int], options: argparse.Namespace) -> None:
     made = promotion.release
     print_json(
         {
