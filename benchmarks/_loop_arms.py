@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from peakpoint.base.files import CONF
+from peakpoint.base.registry import register
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import Event
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
 from peakpoint.checkpointing.policy import Decision
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.models import Model
 from peakpoint.models._torchvision import torchvision
 from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.check import checked
@@ -39,20 +41,19 @@ Arm = Callable[["Trial"], None]
 VALIDATION = 100  # images; the training part is then exactly one epoch of the batches that are needed
 
 
+@register("model", "mlp")
 @dataclass(kw_only=True)
-class MLP:
+class MLP(Model):
     """A network whose step takes about half a millisecond, so that overhead shows."""
 
-    name: str = "mlp"
     hidden: int = 64
 
-
-def mlp(cfg: MLP, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """One hidden layer over all pixels."""
-    pixels = image_shape[0] * image_shape[1] * image_shape[2]
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(pixels, cfg.hidden), nn.ReLU(), nn.Linear(cfg.hidden, num_classes)
-    )
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """One hidden layer over all pixels."""
+        pixels = image_shape[0] * image_shape[1] * image_shape[2]
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(pixels, self.hidden), nn.ReLU(), nn.Linear(self.hidden, num_classes)
+        )
 
 
 class Batches(Protocol):

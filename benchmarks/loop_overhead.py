@@ -36,20 +36,17 @@ from benchmarks._loop_arms import (
     BARE,
     LIGHTNING,
     LOG_EVERY,
-    MLP,
     OURS,
     Arm,
     Trial,
     bare,
     compose,
     lightning_arm,
-    mlp,
     ours,
     quieten,
 )
 from benchmarks._machine import machine, summary
 from peakpoint.trainer.build import build
-from peakpoint.trainer.config import plugins
 from peakpoint.trainer.config.check import register_schemas
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.data.pipeline import DataModule
@@ -174,7 +171,6 @@ def main() -> None:
             )
     quieten()
     register_schemas()
-    plugins.add_model("mlp", MLP(), mlp)
     arms: dict[str, Arm] = {BARE: bare, AGAIN: bare, OURS: ours}
     if find_spec("lightning"):
         arms[LIGHTNING] = lightning_arm(1 if options.self_log else LOG_EVERY)

@@ -31,7 +31,6 @@ from peakpoint.checkpointing.policy import (
     MILESTONE,
     TRAINING,
     Policy,
-    Remembers,
     Save,
     Stop,
     kept,
@@ -267,7 +266,7 @@ class Manager:
         self._lost = False
         mine = self.store.mine()
         for policy in self.policies.values():
-            if mine and isinstance(policy, Remembers):  # a fork begins with peaks that its origin holds
+            if mine:  # a fork begins with peaks that its origin holds
                 for lost in policy.reconcile(mine):
                     log.warning("Lost: %s.", lost)
 

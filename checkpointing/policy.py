@@ -8,8 +8,8 @@ of them wanted, and keeps what any of them keeps.
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from peakpoint.base.errors import restoring
 from peakpoint.checkpointing.events import Event
@@ -45,32 +45,46 @@ class Stop:
 Decision = Save | Stop
 
 
-class Policy(Protocol):
-    """Decides on events and says what to keep.
+class Policy:
+    """Decides on events and says what to keep: derive from it, and write `decide`.
 
-    State is counters only, never settings: on resume the configuration wins.
+    Its state is counters only, never settings: on resume the configuration wins. A policy without counters
+    can be a dataclass that is registered, and so its own settings.
     """
 
     @property
     def tags(self) -> Collection[str]:
         """The roles that it gives out. What it saved for others, under earlier settings, is left alone."""
-        ...
+        return ()
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The names of the metrics that it goes by."""
+        return ()
+
+    def build(self) -> "Policy":
+        """The policy, which has seen nothing yet, where it is its own settings."""
+        made: Policy = replace(self)  # type: ignore[type-var]
+        return made
 
     def decide(self, event: Event) -> list[Decision]:
         """What to do about an event; called once for each, in order."""
-        ...
+        raise NotImplementedError
 
-    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:  # noqa: ARG002
         """Which of a run's checkpoints this policy needs, each with the reason."""
-        ...
+        return {}
+
+    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:  # noqa: ARG002
+        """Count only on what a run's checkpoints hold; returns what is lost, in words."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """Counters as plain types."""
-        ...
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take counters back. Raises KeyError for a missing one."""
-        ...
 
 
 def load_counters(policies: Mapping[str, Policy], state: Mapping[str, Any]) -> None:
@@ -78,25 +92,6 @@ def load_counters(policies: Mapping[str, Policy], state: Mapping[str, Any]) -> N
     for name in policies.keys() & state.keys():
         with restoring(f"policy {name}"):
             policies[name].load_state_dict(state[name])
-
-
-@runtime_checkable
-class Remembers(Protocol):
-    """A policy that counts on what it has saved before."""
-
-    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
-        """Count only on what a run's checkpoints hold; returns what is lost, in words."""
-        ...
-
-
-@runtime_checkable
-class Watches(Protocol):
-    """A policy that goes by metrics."""
-
-    @property
-    def watched(self) -> Collection[str]:
-        """The names of the metrics."""
-        ...
 
 
 def kept(

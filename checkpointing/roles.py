@@ -7,7 +7,7 @@ from dataclasses import replace
 from peakpoint.base.text import nearest, utc_now
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.metrics import bad_loss
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING, Policy, Save, Watches
+from peakpoint.checkpointing.policy import MILESTONE, TRAINING, Policy, Save
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.checkpointing.storage.store import Store
@@ -94,7 +94,7 @@ def tell_unranked(event: EvalEnd) -> None:
 def tell_unmeasured(policies: Mapping[str, Policy], event: EvalEnd) -> None:
     """A metric that a policy goes by and the first evaluation has not is told, with the nearest name."""
     for name, policy in policies.items():
-        for metric in policy.watched if isinstance(policy, Watches) else ():
+        for metric in policy.watched:
             if metric not in event.metrics:
                 hint = nearest(metric, event.metrics) if event.metrics else "; no metric is."
                 log.warning(

@@ -9,19 +9,23 @@ import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
 
 Factor = Callable[[int], float]
 
 
-def learning_rate_schedule(optimizer: Optimizer, factor: Factor) -> LambdaLR:
+def learning_rate_schedule(optimizer: "Optimizer", factor: Factor) -> "LambdaLR":
     """A torch scheduler that sets lr to `factor(step)` times the initial lr; call its step() each step."""
+    from torch.optim.lr_scheduler import LambdaLR
+
     return LambdaLR(optimizer, factor)
 
 
-def skip(schedule: LambdaLR) -> None:
+def skip(schedule: "LambdaLR") -> None:
     """Count a step that the optimizer did not take, without torch's warning when it is the first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

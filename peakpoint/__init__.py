@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peakpoint.base.errors import CheckpointError, PeakpointError, UserError
+    from peakpoint.base.registry import register
     from peakpoint.checkpointing.state.serialize import load
     from peakpoint.deployment.inference.network import load_model
     from peakpoint.library.loading import load_checkpoint, resume_training
@@ -18,6 +19,7 @@ __all__ = [
     "load",
     "load_checkpoint",
     "load_model",
+    "register",
     "resume_training",
 ]
 
@@ -29,6 +31,7 @@ _HOMES = {
     "load": "checkpointing.state.serialize",
     "load_checkpoint": "library.loading",
     "load_model": "deployment.inference.network",
+    "register": "base.registry",
     "resume_training": "library.loading",
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from peakpoint.base import plugins
+from peakpoint.base import registry
 from peakpoint.base.errors import PeakpointError, os_reason
 from peakpoint.base.terminal import say_error, steady_output
 from peakpoint.base.text import closest
@@ -82,12 +82,12 @@ def _run(given: list[str]) -> int:
         )
         sys.exit(2)
     parser, function = _command(name)
-    own = [a for a in rest if a.startswith(f"{plugins.KEY}=")]
+    own = [a for a in rest if a.startswith(f"{registry.KEY}=")]
     options = parser.parse([a for a in rest if a not in own])
     if hasattr(options, "overrides"):  # a command line of train, which has plugins= itself
         options.overrides += own
     else:
-        plugins.load(plugins.named(own))
+        registry.load(registry.named(own))
     return function(options)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from peakpoint import CheckpointManager
-from peakpoint.checkpointing.policies import build
 from tests.checkpointing.api_cases import Training
 from tests.checkpointing.checkpoint_cases import World
 from tests.checkpointing.release_cases import VERSIONS, released
@@ -21,7 +20,7 @@ def world(tmp_path):
     made = []
 
     def make(*, run="run", **settings):
-        policies = {name: s if hasattr(s, "decide") else build(s) for name, s in settings.items()}
+        policies = {name: s if hasattr(s, "decide") else s.build() for name, s in settings.items()}
         made.append(World(tmp_path / "checkpoints", run=run, **policies))
         return made[-1]
 

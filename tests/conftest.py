@@ -111,6 +111,15 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done
     return run_main
 
 
+@pytest.fixture
+def own_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is registered within the test is forgotten."""
+    from peakpoint.base import registry
+
+    kept = {kind: dict(components) for kind, components in registry._COMPONENTS.items()}
+    monkeypatch.setattr(registry, "_COMPONENTS", kept)
+
+
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 24 steps that kept a checkpoint of every step."""

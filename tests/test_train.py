@@ -322,21 +322,15 @@ def test_a_run_directory_has_one_writer(train, tmp_path):
 
 
 PLUGIN = '''
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
+from peakpoint import register
 from peakpoint.checkpointing.events import EpochEnd
-from peakpoint.checkpointing.policy import Save
-from peakpoint.trainer.config.plugins import add_model, add_optimizer, add_policy
-
-
-@dataclass(kw_only=True)
-class Sign:
-    name: str = "signsgd"
-    lr: float = 0.01
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
+from peakpoint.checkpointing.policy import Policy, Save
+from peakpoint.models import Model
+from peakpoint.optimizers.settings import Optimizer
 
 
 class SignSGD(torch.optim.Optimizer):
@@ -350,52 +344,46 @@ class SignSGD(torch.optim.Optimizer):
                 p.add_(p.grad.sign(), alpha=-group["lr"])
 
 
+@register("optimizer", "signsgd")
 @dataclass(kw_only=True)
-class Wide:
-    name: str = "wide"
+class Sign(Optimizer):
+    lr: float = 0.01
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+
+    def build(self, groups):
+        return SignSGD(groups, self.lr)
+
+
+@register("model", "wide")
+@dataclass(kw_only=True)
+class Wide(Model):
     width: int = 8
 
+    def build(self, image_shape, num_classes):
+        channels, height, width = image_shape
+        return torch.nn.Sequential(
+            torch.nn.Flatten(),
+            torch.nn.Linear(channels * height * width, self.width),
+            torch.nn.ReLU(),
+            torch.nn.Linear(self.width, num_classes),
+        )
 
-def wide(cfg, image_shape, num_classes):
-    channels, height, width = image_shape
-    return torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(channels * height * width, cfg.width),
-        torch.nn.ReLU(),
-        torch.nn.Linear(cfg.width, num_classes),
-    )
 
-
+@register("policy", "odd")
 @dataclass(kw_only=True)
-class OddSettings:
-    offset: int = 0
-
-
-class Odd:
+class Odd(Policy):
     """Saves at odd epochs and keeps them all."""
 
     tags = ("odd",)
-
-    def __init__(self, settings):
-        self.settings = settings
+    offset: int = 0
 
     def decide(self, event):
-        odd = isinstance(event, EpochEnd) and (event.epoch + self.settings.offset) % 2
+        odd = isinstance(event, EpochEnd) and (event.epoch + self.offset) % 2
         return [Save("odd", f"epoch {event.epoch} is odd")] if odd else []
 
     def keeps(self, manifests):
         return {m: "odd" for m in manifests if "odd" in m.tags}
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
-
-add_optimizer("signsgd", Sign(), lambda cfg, groups: SignSGD(groups, cfg.lr))
-add_model("wide", Wide(), wide)
-add_policy("odd", OddSettings(), Odd)
 '''
 
 

@@ -19,23 +19,22 @@ NETWORK = """
 from dataclasses import dataclass
 import models  # the user's
 from torch import nn
-from peakpoint.trainer.config.plugins import add_model
+from peakpoint import register
+from peakpoint.models import Model
 
+@register("model", "mine")
 @dataclass(kw_only=True)
-class Mine:
-    name: str = "mine"
+class Mine(Model):
     width: int = 4
 
-def build(cfg, image_shape, classes):
-    assert models.WHOSE == "the user's"
-    return nn.Sequential(
-        nn.Conv2d(image_shape[0], cfg.width, 3),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(cfg.width, classes),
-    )
-
-add_model("mine", Mine(), build)
+    def build(self, image_shape, num_classes):
+        assert models.WHOSE == "the user's"
+        return nn.Sequential(
+            nn.Conv2d(image_shape[0], self.width, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(self.width, num_classes),
+        )
 """
 
 LIBRARY = """

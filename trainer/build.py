@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +11,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from peakpoint import models
 from peakpoint.base.errors import UserError
-from peakpoint.checkpointing import policies
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.models.normalisation import single_value
-from peakpoint.optimizers import adam, adamw, adamwspam, clip, groups, kernels, schedule, sgd
+from peakpoint.optimizers import clip, groups, kernels, schedule
 from peakpoint.optimizers.pruning import criteria, pruner
-from peakpoint.trainer.config import plugins
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data.pipeline import DataModule, build_data
 from peakpoint.trainer.loop import Loop, LoopSettings
@@ -107,7 +103,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         mask_version=lambda: pruning.mask_version if pruning else 0,
         skipped=lambda: _skip(scheduler, pruning),
     )
-    named = {name: policies.build(settings) for name, settings in config.checkpoint.policy.items()}
+    named = {name: settings.build() for name, settings in config.checkpoint.policy.items()}
     return Parts(data, state, loop, named, total)
 
 
@@ -166,8 +162,8 @@ def loop_settings(config: c.Config) -> LoopSettings:
 
 def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The network, for images (channels, height, width) and a number of classes."""
-    options = {k: v.value if isinstance(v, c.Stem) else v for k, v in asdict(cfg).items() if k != "name"}
-    network = models.create(cfg.name, image_shape=image_shape, num_classes=num_classes, options=options)
+    cfg.check_size(*image_shape[1:])
+    network: nn.Module = cfg.build(image_shape, num_classes)
     # Who asks for a network without values, to know its shapes, gets one.
     wanted = torch.get_default_device().type == "meta"
     empty = next((n for n, p in network.named_parameters() if is_lazy(p) or (p.is_meta and not wanted)), None)
@@ -178,49 +174,10 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
     return network
 
 
-def _adam(cfg: c.Adam, params: list[dict[str, Any]]) -> Optimizer:
-    return adam.build_adam(params, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, amsgrad=cfg.amsgrad)
-
-
-def _adamw(cfg: c.AdamW, params: list[dict[str, Any]]) -> Optimizer:
-    return adamw.build_adamw(
-        params, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, amsgrad=cfg.amsgrad
-    )
-
-
-def _adamwspam(cfg: c.AdamWSPAM, params: list[dict[str, Any]]) -> Optimizer:
-    return adamwspam.AdamWSPAM(
-        params,
-        spam=adamwspam.SpamSettings(
-            threshold=cfg.spike_threshold, interval=cfg.reset_interval, warmup=cfg.reset_warmup
-        ),
-        lr=cfg.lr,
-        betas=(cfg.beta1, cfg.beta2),
-        eps=cfg.eps,
-        amsgrad=cfg.amsgrad,
-    )
-
-
-def _sgd(cfg: c.SGD, params: list[dict[str, Any]]) -> Optimizer:
-    return sgd.build_sgd(params, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
-
-
-OPTIMIZERS: dict[type, Callable[[Any, list[dict[str, Any]]], Optimizer]] = {
-    # AdamWPrune is AdamW with a Pruner, and every optimizer can have one: see build_pruner.
-    c.AdamWPrune: _adamw,
-    c.AdamW: _adamw,
-    c.Adam: _adam,
-    c.AdamWSPAM: _adamwspam,
-    c.SGD: _sgd,
-}
-
-
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     """The optimizer over the network's parameters; weight decay on matrices and kernels alone."""
-    make = plugins.OPTIMIZERS.get(type(cfg)) or OPTIMIZERS[type(cfg)]
-    optimizer = make(cfg, groups.param_groups(model, cfg.weight_decay))
-    if type(cfg) in plugins.OPTIMIZERS:
-        kernels.keep_strides(optimizer)
+    optimizer: Optimizer = cfg.build(groups.param_groups(model, cfg.weight_decay))
+    kernels.keep_strides(optimizer)
     return optimizer
 
 
@@ -278,18 +235,12 @@ def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int, 
     return ramp.begin + round(fraction * max(0, total - ramp.begin))
 
 
-def build_schedule(cfg: c.Scheduler, steps_per_epoch: int, total: int) -> schedule.Factor:
+def build_schedule(cfg: Any, steps_per_epoch: int, total: int) -> schedule.Factor:
     """The learning rate's factor as a function of the optimizer step."""
     warmup = round(cfg.warmup_epochs * steps_per_epoch)
     if warmup > total:
         log.warning(
             "the warm-up lasts %d steps, and this run %d: optimizer.lr will not be reached.", warmup, total
         )
-    match cfg:
-        case c.Cosine():
-            return schedule.cosine(total, warmup, cfg.final_factor)
-        case c.MultiStep():
-            return schedule.multistep(total, warmup, cfg.milestones, cfg.gamma)
-        case c.OneCycle():
-            return schedule.one_cycle(total, warmup, cfg.peak_fraction, cfg.initial_factor, cfg.final_factor)
-    return schedule.constant(total, warmup)
+    factor: schedule.Factor = cfg.build(total, warmup)
+    return factor

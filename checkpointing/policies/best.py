@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import (
@@ -14,7 +15,7 @@ from peakpoint.checkpointing.policies.ranking import (
     check_mode,
     check_types,
 )
-from peakpoint.checkpointing.policy import MILESTONE, Decision, Save, better, ranked, safe_name
+from peakpoint.checkpointing.policy import MILESTONE, Decision, Policy, Save, better, ranked, safe_name
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
@@ -26,6 +27,7 @@ class Metric:
     min_delta: float
 
 
+@register("policy", "best")
 @dataclass(kw_only=True)
 class BestSettings:
     """The metrics by name; `keep` is how many of the best of each to keep, None for every improvement."""
@@ -43,8 +45,12 @@ class BestSettings:
             check_min_delta(f"best.metrics.{name}.min_delta", metric.min_delta)
         check_count("best.keep", self.keep)
 
+    def build(self) -> "Best":
+        """The policy, which has seen nothing yet."""
+        return Best(self)
 
-class Best:
+
+class Best(Policy):
     """Milestones by metric. An unranked value (missing, NaN, infinite) is counted and never best."""
 
     def __init__(self, settings: BestSettings) -> None:

@@ -1,9 +1,10 @@
 """Stop when a metric has not improved for a while."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import (
@@ -14,10 +15,10 @@ from peakpoint.checkpointing.policies.ranking import (
     check_types,
     read_peak,
 )
-from peakpoint.checkpointing.policy import Decision, Stop, better, ranked
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.policy import Decision, Policy, Stop, better, ranked
 
 
+@register("policy", "early_stopping")
 @dataclass(kw_only=True)
 class EarlyStoppingSettings:
     """`mode` is max or min; `patience` counts evaluations; `min_delta` is in units of the metric."""
@@ -33,8 +34,12 @@ class EarlyStoppingSettings:
         check_count("early_stopping.patience", self.patience)
         check_min_delta("early_stopping.min_delta", self.min_delta)
 
+    def build(self) -> "EarlyStopping":
+        """The policy, which has seen nothing yet."""
+        return EarlyStopping(self)
 
-class EarlyStopping:
+
+class EarlyStopping(Policy):
     """Never saves. A value that cannot be ranked (missing, NaN, infinite) is no improvement.
 
     A metric that was never measured yet does not count at all.
@@ -45,11 +50,6 @@ class EarlyStopping:
         ranking.tell_mode(settings.metric, settings.mode)
         self._peak: Peak | None = None
         self._waited = 0
-
-    @property
-    def tags(self) -> Collection[str]:
-        """None: it never saves."""
-        return ()
 
     @property
     def watched(self) -> Collection[str]:
@@ -79,10 +79,6 @@ class EarlyStopping:
             f"{metric} has not improved by more than {min_delta:g} for {self._waited} evaluations; "
             f"best {self._peak['value']:.4f} at epoch {self._peak['epoch']}"
         )
-
-    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:  # noqa: ARG002
-        """Nothing."""
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """The best value and its epoch, and the evaluations since."""

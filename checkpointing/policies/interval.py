@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EpochEnd, Event, StepEnd
 from peakpoint.checkpointing.policies.ranking import check_count, check_types, newest
-from peakpoint.checkpointing.policy import Decision, Save
+from peakpoint.checkpointing.policy import Decision, Policy, Save
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
+@register("policy", "interval")
 @dataclass(kw_only=True)
 class IntervalSettings:
     """`epochs` and `steps` are periods, None for never; `keep_last` counts checkpoints."""
@@ -24,8 +25,12 @@ class IntervalSettings:
         check_count("interval.steps", self.steps)
         check_count("interval.keep_last", self.keep_last)
 
+    def build(self) -> "Interval":
+        """The policy, which has seen nothing yet."""
+        return Interval(self)
 
-class Interval:
+
+class Interval(Policy):
     """Rolling training checkpoints. It needs no memory: an epoch or a step is due or it is not."""
 
     tag = "interval"
@@ -48,10 +53,3 @@ class Interval:
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
         """The newest `keep_last` of its own."""
         return newest(manifests, self.tag, self.settings.keep_last)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""

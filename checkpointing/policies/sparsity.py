@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import (
@@ -14,13 +15,14 @@ from peakpoint.checkpointing.policies.ranking import (
     check_mode,
     check_types,
 )
-from peakpoint.checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked, safe_name
+from peakpoint.checkpointing.policy import MILESTONE, Decision, Policy, Save, better, order, ranked, safe_name
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 SLACK = 1e-6
 """Tolerance of a target: a mask has a whole number of zeros, just below or above it."""
 
 
+@register("policy", "sparsity")
 @dataclass(kw_only=True)
 class SparsitySettings:
     """`targets` are fractions of zeros; those of 0 or less are ignored, so that a dense run may name one.
@@ -50,8 +52,12 @@ class SparsitySettings:
         check(self.settled >= 0, "sparsity.settled", self.settled, "at least 0")
         check_count("sparsity.keep", self.keep)
 
+    def build(self) -> "Sparsity":
+        """The policy, which has seen nothing yet."""
+        return Sparsity(self)
 
-class Sparsity:
+
+class Sparsity(Policy):
     """Milestones by target; each target has its own best and its own tag."""
 
     def __init__(self, settings: SparsitySettings) -> None:

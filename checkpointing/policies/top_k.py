@@ -4,13 +4,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_mode, check_types
-from peakpoint.checkpointing.policy import MILESTONE, Decision, Save, better, order, ranked
+from peakpoint.checkpointing.policy import MILESTONE, Decision, Policy, Save, better, order, ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
+@register("policy", "top_k")
 @dataclass(kw_only=True)
 class TopKSettings:
     """`mode` is max or min; `k` counts checkpoints."""
@@ -24,8 +26,12 @@ class TopKSettings:
         check_mode("top_k.mode", self.mode)
         check_count("top_k.k", self.k)
 
+    def build(self) -> "TopK":
+        """The policy, which has seen nothing yet."""
+        return TopK(self)
 
-class TopK:
+
+class TopK(Policy):
     """Saves what is among the k best so far; of equal values the earlier one stays."""
 
     tag = "top_k"

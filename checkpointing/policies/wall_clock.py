@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import Event, StepEnd
 from peakpoint.checkpointing.policies.ranking import check, check_count, check_types, newest
-from peakpoint.checkpointing.policy import Decision, Save
+from peakpoint.checkpointing.policy import Decision, Policy, Save
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
+@register("policy", "wall_clock")
 @dataclass(kw_only=True)
 class WallClockSettings:
     """`minutes` is the period, None for never; `keep_last` counts checkpoints."""
@@ -23,8 +24,12 @@ class WallClockSettings:
         check(self.minutes is None or self.minutes > 0, "wall_clock.minutes", self.minutes, "above 0")
         check_count("wall_clock.keep_last", self.keep_last)
 
+    def build(self) -> "WallClock":
+        """The policy, which has seen nothing yet."""
+        return WallClock(self)
 
-class WallClock:
+
+class WallClock(Policy):
     """Saves at the first step after the period has passed; `clock` gives seconds and never goes back.
 
     It saves no state: what is in a checkpoint must not depend on the clock, so a resumed run starts a
@@ -53,10 +58,3 @@ class WallClock:
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
         """The newest `keep_last` of its own."""
         return newest(manifests, self.tag, self.settings.keep_last)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""

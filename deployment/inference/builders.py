@@ -1,8 +1,8 @@
 """The code of a network, which no file holds: registered by name, or of the process that saved the file.
 
 A process remembers the networks that it saved, weakly: a copy of one that still lives has the right
-structure, and its class is asked when it is gone. Elsewhere a network is registered (`models.register`, or
-`add_model` of a plugin) by its name: config["model"]["name"], config["name"], or its class's in snake case.
+structure, and its class is asked when it is gone. Elsewhere a network is registered, as a model, by its name:
+config["model"]["name"], config["name"], or its class's in snake case.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from peakpoint import models
-from peakpoint.base import plugins
+from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UnregisteredError
 from peakpoint.checkpointing.state import objects
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -111,7 +111,7 @@ def run_config(saved: Mapping[str, Any]) -> Any:
 
 def unregistered(name: str, config: Any) -> str:
     """The line for a network whose code is not here; `config` is that of its run, which names its plugins."""
-    return f"{models.unknown(name)} {plugins.hint(config)}, or {YOURSELF}."
+    return f"{registry.unknown('model', name)} {registry.hint(config)}, or {YOURSELF}."
 
 
 def built(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peakpoint import models
 from peakpoint.base import given
-from peakpoint.base import plugins as modules
+from peakpoint.base import registry as modules
 from peakpoint.base.errors import CheckpointError, UnregisteredError
 from peakpoint.checkpointing.policies.sparsity import peak
 from peakpoint.checkpointing.state import objects, serialize

@@ -9,6 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 from peakpoint.base.errors import CheckpointError
 
+INF = float("inf")
+BELOW_ONE = 1 - 1e-9
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "None"}
 
 
@@ -61,6 +63,18 @@ def stateful(name: str, value: object, *, optional: bool = False) -> None:
     if isinstance(value, list | tuple | dict):
         sentence += ", such as one of your own that joins theirs"
     raise CheckpointError(f"{sentence}.")
+
+
+def require_range(node: object, group: str, low: float, high: float, names: str) -> None:
+    """Raise ValueError unless each attribute in the space-separated `names` is None or in [low, high].
+
+    `group` is what stands before the names in the configuration, such as `optimizer.`.
+    """
+    for name in names.split():
+        value = getattr(node, name)
+        if value is not None and not (low <= value <= high and value < INF):
+            bound = f"at least {low:g}" if high == INF else f"between {low:g} and {high:g}"
+            raise ValueError(f"{group}{name}={value} is out of range: it must be {bound}.")
 
 
 def _has(value: object, *methods: str) -> bool:

@@ -14,13 +14,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.files import CONF
 from peakpoint.base.terminal import say_error, steady_output
 from peakpoint.checkpointing.remote.urls import refuse_passwords
 from peakpoint.trainer import run_directory, signals
-from peakpoint.trainer.config import commandline, plugins
-from peakpoint.trainer.config.check import checked, register_schemas
+from peakpoint.trainer.config import commandline
+from peakpoint.trainer.config.check import checked, load_plugins, register_schemas
 from peakpoint.trainer.config.explain import all_choices, explain
 from peakpoint.trainer.resume import advice
 from peakpoint.trainer.resume.plan import make_plan
@@ -92,7 +93,7 @@ def _main() -> int:
     register_schemas()
     plan = make_plan(commandline.read(sys.argv[1:]))
     sys.argv[1:] = map(_rooted, plan.argv)
-    plugins.load(plugins.named(plan.argv))
+    load_plugins(registry.named(plan.argv))
     if {"-h", "--help"} & set(plan.argv):  # Hydra's own takes a second, and shows the schemas as choices
         print(_HELP.format(choices=all_choices()))
         return 0

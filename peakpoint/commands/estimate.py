@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Parser
@@ -77,13 +78,13 @@ def _compose(overrides: list[str]) -> Any:
 
     from peakpoint.base.errors import UserError
     from peakpoint.base.files import CONF
-    from peakpoint.trainer.config import check, commandline, hydra_overrides, plugins
+    from peakpoint.trainer.config import check, commandline, hydra_overrides
     from peakpoint.trainer.config.explain import explain
 
     try:
         check.register_schemas()
         own = [o for o in commandline.overrides(overrides) if not o.startswith(("hydra.", "resume="))]
-        plugins.load(plugins.named(own))
+        check.load_plugins(registry.named(own))
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return check.checked(hydra.compose("config", own), hydra_overrides.keys(own))
     except (HydraException, OmegaConfBaseException, UserError) as error:

@@ -18,18 +18,17 @@ import json, os, threading, time
 from dataclasses import dataclass
 import torch
 from peakpoint.checkpointing.events import StepEnd
-from peakpoint.checkpointing.policy import Save
-from peakpoint.trainer.config.plugins import add_policy
+from peakpoint import register
+from peakpoint.checkpointing.policy import Policy, Save
 
+@register("policy", "watch")
 @dataclass(kw_only=True)
-class Settings:
+class Watch(Policy):
+    tags = ("watched",)
     file: str = "threads.json"
 
-class Watch:
-    tags = ("watched",)
-
-    def __init__(self, settings):
-        self.file, self.seen = settings.file, {}
+    def __post_init__(self):
+        self.seen = {}
 
     def decide(self, event):
         if not isinstance(event, StepEnd):
@@ -49,17 +48,6 @@ class Watch:
         number = len(os.listdir("/proc/self/task"))
         self.seen[when] = {"threads": number, "training": torch.get_num_threads(), "others": at[0]}
         open(self.file, "w").write(json.dumps(self.seen))
-
-    def keeps(self, manifests):
-        return {}
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
-add_policy("watch", Settings(), Watch)
 """
 
 

@@ -17,7 +17,6 @@ from peakpoint.checkpointing.events import (
     StepEnd,
     Verified,
 )
-from peakpoint.checkpointing.policies import build
 from peakpoint.checkpointing.policy import MILESTONE, Save, kept
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -156,7 +155,7 @@ def test_a_role_that_its_policy_no_longer_gives_out_keeps_its_milestones(world):
         run.epoch(accuracy, loss=loss)
     (before,) = (name for name in run.files("milestone") if "best_loss" in name)
     counters = run.manager.state_dict()
-    run.policies = {"best": build(case.best(accuracy="max"))}
+    run.policies = {"best": case.best(accuracy="max").build()}
     run.attempt().manager.load_state_dict(counters)
     for accuracy in (0.7, 0.8):
         run.epoch(accuracy, loss=0.1)
@@ -264,7 +263,7 @@ def test_policies_get_their_counters_back_by_name_and_what_has_no_taker_is_told(
     for accuracy in (0.9, 0.5):
         run.epoch(accuracy)
     saved_state = json.loads(json.dumps(run.manager.state_dict()))
-    run.policies = {"stop": build(case.early_stopping(patience=3)), "new": build(case.top_k(1))}
+    run.policies = {"stop": case.early_stopping(patience=3).build(), "new": case.top_k(1).build()}
     run.attempt()
     caplog.clear()
     run.manager.load_state_dict(saved_state)

@@ -8,7 +8,6 @@ import pytest
 
 from peakpoint.base.errors import CheckpointError, SaveFailed
 from peakpoint.checkpointing.events import Deleted, RunEnd, Saved, StepEnd
-from peakpoint.checkpointing.policies import build
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import quarantine, store
 from peakpoint.checkpointing.storage.store import Store
@@ -242,7 +241,7 @@ def test_a_fork_goes_on_from_the_peaks_of_its_origin(world, warnings, tmp_path):
     origin = world(best=case.best())
     origin.epoch(0.9)
     origin.manager.close()
-    fork = World(tmp_path / "fork", run="fork", best=build(case.best()))
+    fork = World(tmp_path / "fork", run="fork", best=case.best().build())
     fork.manager.load_state_dict(serialize.load(origin.root / "training" / "latest.pt")["policies"])
     fork.epoch(0.3)
     fork.epoch(0.4)

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from peakpoint import CheckpointError, load_model, models
+from peakpoint import CheckpointError, load_model
+from peakpoint.base import registry
 from peakpoint.deployment.inference import evaluate, network
 from peakpoint.trainer.data import sources
 from tests.conftest import TINY, run_main
@@ -16,9 +17,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from peakpoint import register
+from peakpoint.models import Model
 from peakpoint.trainer.data.readers import Images
 from peakpoint.trainer.data.sources import Source, register_source
-from peakpoint.trainer.config.plugins import add_model
 
 
 @dataclass(kw_only=True)
@@ -26,21 +28,20 @@ class Last:
     bias: bool = True
 
 
+@register("model", "wide")
 @dataclass(kw_only=True)
-class Wide:
-    name: str = "wide"
-    width: int = 8
+class Wide(Model):
+    width: int = 12
     last: Last = field(default_factory=Last)
 
-
-def wide(cfg, image_shape, num_classes):
-    channels, height, width = image_shape
-    return torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(channels * height * width, cfg.width),
-        torch.nn.ReLU(),
-        torch.nn.Linear(cfg.width, num_classes, bias=cfg.last.bias),
-    )
+    def build(self, image_shape, num_classes):
+        channels, height, width = image_shape
+        return torch.nn.Sequential(
+            torch.nn.Flatten(),
+            torch.nn.Linear(channels * height * width, self.width),
+            torch.nn.ReLU(),
+            torch.nn.Linear(self.width, num_classes, bias=self.last.bias),
+        )
 
 
 def stripes(cfg, split):
@@ -50,15 +51,13 @@ def stripes(cfg, split):
 
 
 register_source(Source("stripes", "Four levels of grey.", stripes))
-add_model("wide", Wide(), wide)
-add_model("wider", Wide(width=12), wide)
 """
 NAME = "plugin_of_this_test"
 NAMED = f"plugins=[{NAME}]"
 OURS = [a for a in TINY if not a.startswith(("model", "data"))]
 CHOSEN = (
     NAMED,
-    "model=wider",
+    "model=wide",
     "model.last.bias=false",
     "data=npz",
     "data.name=stripes",
@@ -72,7 +71,7 @@ TEXTS = "\n".join(
 
 def forget():
     """What the plugin registered, as in a process that never imported it."""
-    models.registry._RECORDS.pop("wide", None)
+    registry._COMPONENTS["model"].pop("wide", None)
     sources._SOURCES.pop("stripes", None)
     sys.modules.pop(NAME, None)
 
@@ -189,5 +188,5 @@ def test_a_name_that_another_network_has_is_one_line(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     done = run_main("plugins=[clashing_plugin]", f"hydra.run.dir={tmp_path / 'run'}")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "error: A model named lenet5 is already registered: choose another name.\n"
+    assert done.err == "error: The model lenet5 is already registered: choose another name.\n"
     sources._SOURCES.pop("bars", None)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from peakpoint.checkpointing.policies import build
 from peakpoint.checkpointing.storage import quarantine, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, damage, files_no_larger_than, manifest
@@ -17,7 +16,7 @@ def told(root, event):
 
 
 def test_a_deleted_checkpoint_leaves_the_reason_behind(tmp_path):
-    run = World(tmp_path, interval=build(case.interval(epochs=1, keep_last=1)))
+    run = World(tmp_path, interval=case.interval(epochs=1, keep_last=1).build())
     run.epoch(0.5)
     run.epoch(0.6)
     run.manager.close()
@@ -32,7 +31,7 @@ def test_a_deleted_checkpoint_leaves_the_reason_behind(tmp_path):
 
 
 def test_quarantine_and_resume_are_facts_too(tmp_path):
-    run = World(tmp_path, interval=build(case.interval(epochs=1, keep_last=5)))
+    run = World(tmp_path, interval=case.interval(epochs=1, keep_last=5).build())
     run.epoch(0.5)
     run.epoch(0.6)
     first, second = run.kept

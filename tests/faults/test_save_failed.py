@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from peakpoint.base.errors import CheckpointError, SaveFailed
-from peakpoint.checkpointing.policies import build
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, files_no_larger_than, manifest
@@ -159,7 +158,7 @@ def test_a_limit_on_the_size_of_files(tmp_path):
 @pytest.fixture
 def trained(tmp_path, caplog):
     """A run of the manager with one checkpoint."""
-    run = World(tmp_path / "checkpoints", interval=build(case.interval(epochs=1, keep_last=9)))
+    run = World(tmp_path / "checkpoints", interval=case.interval(epochs=1, keep_last=9).build())
     run.epoch(0.5)
     run.manager.drain()
     yield run
@@ -197,7 +196,7 @@ def test_little_room_is_told_early_and_once(trained, caplog, monkeypatch):
 def test_a_run_that_begins_with_too_little_room_is_told_before_the_first_save(tmp_path, caplog, monkeypatch):
     from peakpoint.checkpointing.events import StepEnd
 
-    run = World(tmp_path / "checkpoints", interval=build(case.interval(epochs=1, keep_last=9)))
+    run = World(tmp_path / "checkpoints", interval=case.interval(epochs=1, keep_last=9).build())
     values = list(os.statvfs(tmp_path))
     values[4] = 0
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
@@ -212,11 +211,10 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from peakpoint.base.errors import SaveFailed
-from peakpoint.checkpointing.policies import build
 from peakpoint.checkpointing.storage import store
 from tests.checkpointing.checkpoint_cases import World
 from tests.checkpointing.policies import policy_cases as case
-run = World(Path(sys.argv[1]), interval=build(case.interval(epochs=1, keep_last=9)))
+run = World(Path(sys.argv[1]), interval=case.interval(epochs=1, keep_last=9).build())
 run.attempt(on_error=sys.argv[2])
 run.epoch(0.5)
 run.weight = torch.ones(100_000_000)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from peakpoint import CheckpointError, CheckpointManager, load_model, models
+from peakpoint import CheckpointError, CheckpointManager, load_model, register
 from peakpoint.__main__ import main
+from peakpoint.base import registry
 from peakpoint.base.errors import UnregisteredError
 from peakpoint.checkpointing.storage import locate
 from peakpoint.checkpointing.storage.manifest import read_manifest
@@ -24,7 +25,7 @@ CONFIG = {"d_model": 8, "n_heads": 2, "vocab_size": 50}
 TOKENS = torch.randint(0, 50, (3, 7), generator=torch.Generator().manual_seed(0))
 
 NETWORK = '''
-from peakpoint import models
+from peakpoint import register
 from torch import nn
 
 
@@ -40,13 +41,12 @@ class TextTransformer(nn.Module):
     def forward(self, tokens, mask=None):
         return {"logits": self.head(self.body(self.embed(tokens), src_key_padding_mask=mask).mean(1))}
 '''
-REGISTERED = '\nmodels.register(models.ModelRecord("text_transformer", "Reads text.", TextTransformer))\n'
+REGISTERED = '\nregister("model", "text_transformer")(TextTransformer)\n'
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(tmp_path, monkeypatch, own_components):
     """The class of the network, of this process alone: in a module that registers it nowhere."""
-    monkeypatch.setattr(models.registry, "_RECORDS", dict(models.registry._RECORDS))
     (tmp_path / "my_text.py").write_text(NETWORK + REGISTERED)
     space: dict = {"__name__": "of_this_process"}
     exec(NETWORK, space)
@@ -140,13 +140,13 @@ def test_golden_outputs_of_an_example(own, capsys, monkeypatch, tmp_path):
     assert main(["verify", "--golden", "checkpoints/prod", "plugins=[my_text]"]) == 0
     assert "1 release agrees" in capsys.readouterr().out
     # Other code under the same name is found out.
-    record = models.registry._RECORDS["text_transformer"]
+    network = registry.find("model", "text_transformer")
 
-    class Louder(record.build):
+    class Louder(network):
         def forward(self, tokens, mask=None):
             return {"logits": 2 * super().forward(tokens, mask)["logits"]}
 
-    models.registry._RECORDS["text_transformer"] = models.ModelRecord("text_transformer", "", Louder)
+    monkeypatch.setitem(registry._COMPONENTS["model"], "text_transformer", Louder)
     assert main(["verify", "--golden", "checkpoints/prod"]) == 1
     assert "is not the one that was released: output.logits is off by" in capsys.readouterr().out
 
@@ -228,7 +228,7 @@ def test_two_networks_of_one_class_are_not_taken_for_each_other(tmp_path):
 
 
 def test_a_registered_network_with_another_config_is_one_line(own, tmp_path):
-    models.register(models.ModelRecord("text_transformer", "Mine.", own))
+    register("model", "text_transformer")(own)
     manager = CheckpointManager("dev")
     for options, sentence in (
         ({**CONFIG, "depth": 3}, "has no option depth"),

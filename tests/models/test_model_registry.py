@@ -3,15 +3,16 @@ import sys
 
 import pytest
 
-from peakpoint import models
-from peakpoint.models import ModelRecord, available, create, register
+from peakpoint.base import registry
+from peakpoint.base.errors import UserError
+from peakpoint.base.registry import register
+from peakpoint.models import create
 
 SHAPE = (3, 32, 32)
 
 
-def test_lists_models_with_a_description():
-    assert [record.name for record in available()][:4] == ["resnet50", "resnet18", "resnet20", "lenet5"]
-    assert all(record.description for record in available())
+def test_the_models_are_known_by_name():
+    assert {"resnet50", "resnet18", "resnet20", "lenet5"} <= registry.table("model").keys()
 
 
 def test_unknown_name_gets_the_nearest_and_the_list():
@@ -30,17 +31,11 @@ def test_option_that_is_not_given():
 
 
 def test_a_taken_name_is_refused():
-    with pytest.raises(ValueError, match="lenet5 is already registered"):
-        register(ModelRecord("lenet5", "another", lambda: None))
+    with pytest.raises(UserError, match="The model lenet5 is already registered: choose another name"):
+        register("model", "lenet5")(lambda: None)
 
 
-@pytest.fixture
-def table(monkeypatch):
-    """What is registered within is forgotten."""
-    monkeypatch.setattr(models.registry, "_RECORDS", dict(models.registry._RECORDS))
-
-
-@pytest.mark.usefixtures("table")
+@pytest.mark.usefixtures("own_components")
 def test_a_builder_that_is_defined_again_takes_its_own_place():
     """As a cell of a notebook that is run twice."""
     for made in ("first", "second"):
@@ -48,33 +43,29 @@ def test_a_builder_that_is_defined_again_takes_its_own_place():
         def flat(*, made=made):
             return made
 
-        register(ModelRecord("flat", "one layer", flat))
+        register("model", "flat")(flat)
     assert create("flat", options={}) == "second"
 
 
-@pytest.mark.usefixtures("table")
+@pytest.mark.usefixtures("own_components")
 def test_an_option_with_a_default_need_not_be_given():
-    register(ModelRecord("flat", "one layer", lambda *, width, bias=True: (width, bias)))
+    register("model", "flat")(lambda *, width, bias=True: (width, bias))
     assert create("flat", options={"width": 3}) == (3, True)
     assert create("flat", options={"width": 3, "bias": False}) == (3, False)
     with pytest.raises(ValueError, match="flat needs its option width; its options: width, bias"):
         create("flat", options={"bias": False})
 
 
-@pytest.mark.usefixtures("table")
+@pytest.mark.usefixtures("own_components")
 def test_a_model_of_ones_own():
     from torch import nn
 
-    register(
-        ModelRecord(
-            "flat", "one layer", lambda *, image_shape, num_classes, bias: nn.Linear(4, num_classes, bias)
-        )
-    )
+    register("model", "flat")(lambda *, image_shape, num_classes, bias: nn.Linear(4, num_classes, bias))
     net = create("flat", image_shape=(1, 2, 2), num_classes=3, options={"bias": False})
     assert net.out_features == 3
     assert net.bias is None
 
 
 def test_listing_imports_no_torch():
-    code = "import sys; from peakpoint import models; models.available(); sys.exit('torch' in sys.modules)"
+    code = "import sys; import peakpoint.models; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,14 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from peakpoint.trainer.config.plugins import add_model
-
-
-@dataclass(kw_only=True)
-class Network:
-    name: str = "outputs"
-    how: str = "logits"
-
+from peakpoint.base.registry import register
+from peakpoint.models import Model
 
 OUTPUTS = {
     "more": lambda logits: torch.cat([logits, logits], 1),
@@ -42,8 +36,10 @@ class Linear(nn.Module):
         return OUTPUTS[self.how](logits) if self.how in OUTPUTS else logits
 
 
-def build(cfg, image_shape, num_classes):
-    return Linear(cfg.how, image_shape[0], image_shape[1] * image_shape[2], num_classes)
+@register("model", "outputs")
+@dataclass(kw_only=True)
+class Network(Model):
+    how: str = "logits"
 
-
-add_model("outputs", Network(), build)
+    def build(self, image_shape, num_classes):
+        return Linear(self.how, image_shape[0], image_shape[1] * image_shape[2], num_classes)

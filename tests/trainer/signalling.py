@@ -5,23 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import RunEnd, StepEnd
-from peakpoint.trainer.config.plugins import add_model, add_policy
-
-
-@dataclass(kw_only=True)
-class Network:
-    name: str = "signalling"
-    number: int = 0
-    when: str = "never"
-
-
-@dataclass(kw_only=True)
-class Settings:
-    number: int = 0
-    when: str = "never"
-    again: int = 0
-    step: int = 11
+from peakpoint.checkpointing.policy import Policy
+from peakpoint.models import Model
 
 
 class Linear(nn.Module):
@@ -37,48 +24,47 @@ class Linear(nn.Module):
         return self.layers(images)
 
 
-def build(cfg, image_shape, num_classes):
-    if cfg.when == "building":
-        os.kill(os.getpid(), cfg.number)
-    if cfg.when in ("swallowed", "replaced"):  # as libraries do
-        try:
-            os.kill(os.getpid(), cfg.number)
-        except KeyboardInterrupt:
-            if cfg.when == "replaced":
-                raise ValueError("something else") from None
-    return Linear(cfg, image_shape[0] * image_shape[1] * image_shape[2], num_classes)
+@register("model", "signalling")
+@dataclass(kw_only=True)
+class Network(Model):
+    number: int = 0
+    when: str = "never"
+
+    def build(self, image_shape, num_classes):
+        if self.when == "building":
+            os.kill(os.getpid(), self.number)
+        if self.when in ("swallowed", "replaced"):  # as libraries do
+            try:
+                os.kill(os.getpid(), self.number)
+            except KeyboardInterrupt:
+                if self.when == "replaced":
+                    raise ValueError("something else") from None
+        return Linear(self, image_shape[0] * image_shape[1] * image_shape[2], num_classes)
 
 
-class Signals:
-    tags = ()
+@register("policy", "signalling")
+@dataclass(kw_only=True)
+class Signals(Policy):
+    number: int = 0
+    when: str = "never"
+    again: int = 0
+    step: int = 11
 
-    def __init__(self, settings):
-        self.settings, self.sent = settings, False
+    def __post_init__(self):
+        self.sent = False
 
     def decide(self, event):
-        at_step = (
-            isinstance(event, StepEnd) and event.step == self.settings.step and self.settings.when == "step"
-        )
-        if at_step or (isinstance(event, RunEnd) and self.settings.when == "test"):
+        at_step = isinstance(event, StepEnd) and event.step == self.step and self.when == "step"
+        if at_step or (isinstance(event, RunEnd) and self.when == "test"):
             self.send()
         return []
 
     def keeps(self, manifests):
-        if self.settings.when == "save" and len(manifests) > 1 and not self.sent:
+        if self.when == "save" and len(manifests) > 1 and not self.sent:
             self.sent = True
             self.send()
         return {}
 
     def send(self):
-        for number in filter(None, (self.settings.number, self.settings.again)):
+        for number in filter(None, (self.number, self.again)):
             os.kill(os.getpid(), number)
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
-
-add_model("signalling", Network(), build)
-add_policy("signalling", Settings(), Signals)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from peakpoint.checkpointing import policies
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import RunEnd
+from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.storage import store
-from peakpoint.trainer.config import plugins
 from peakpoint.trainer.reports import plots, tables
 from tests.conftest import TINY, rows, run_main, status
 
@@ -125,39 +125,22 @@ def test_a_resumed_run_looks_at_its_test_set_as_well(train, tmp_path):
 
 
 @dataclass(kw_only=True)
-class EndSettings:
-    """None."""
-
-
-class AtTheEnd:
+class AtTheEnd(Policy):
     """A policy of somebody's own that calls `do` when the training is over."""
 
-    tags = ()
     do = staticmethod(lambda: None)
-
-    def __init__(self, settings):
-        pass
 
     def decide(self, event):
         if isinstance(event, RunEnd):
             self.do()
         return []
 
-    def keeps(self, manifests):
-        return {}
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
 
 @pytest.fixture
-def ended(tmp_path, monkeypatch):
+def ended(tmp_path, monkeypatch, own_components):
     """Runs a command line in `run`, and calls a function when its training is over."""
     monkeypatch.chdir(tmp_path)
-    plugins.add_policy("at_the_end", EndSettings(), AtTheEnd)
+    register("policy", "at_the_end")(AtTheEnd)
 
     def run(do, *more):
         monkeypatch.setattr(AtTheEnd, "do", staticmethod(do))
@@ -165,8 +148,7 @@ def ended(tmp_path, monkeypatch):
         base = [*TINY, policy, "epochs=1", "pruning.end_fraction=0.5", "checkpoint.background=false"]
         return run_main(*base, "hydra.run.dir=run", *more)
 
-    yield run
-    del policies.SETTINGS["at_the_end"]
+    return run
 
 
 @pytest.fixture

@@ -16,25 +16,20 @@ from tests.conftest import TINY, rows, run_main, status
 
 PLUGIN = """
 import os, shutil
-from peakpoint.checkpointing import policies
+from dataclasses import dataclass
+from peakpoint import register
 from peakpoint.checkpointing.events import StepEnd
-from peakpoint.trainer.config.plugins import add_policy
-from dataclasses import dataclass, field
+from peakpoint.checkpointing.policy import Policy
 
+@register("policy", "at_step")
 @dataclass(kw_only=True)
-class AtStep:
+class AtStep(Policy):
     step: int = 10
     how: str = "move"
 
-class Policy:
-    tags = ()
-    def __init__(self, settings): self.settings = settings
-    def keeps(self, manifests): return {}
-    def state_dict(self): return {}
-    def load_state_dict(self, state): pass
     def decide(self, event):
-        if isinstance(event, StepEnd) and event.step == self.settings.step:
-            HOW[self.settings.how]()
+        if isinstance(event, StepEnd) and event.step == self.step:
+            HOW[self.how]()
         return []
 
 def retarget():
@@ -51,7 +46,6 @@ def other_disk():
 
 HOW = {"move": lambda: os.rename("run", "moved"), "replace": replace, "retarget": retarget,
        "other_disk": other_disk}
-add_policy("at_step", AtStep(), Policy)
 """
 
 

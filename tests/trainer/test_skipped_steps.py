@@ -24,12 +24,8 @@ PLUGIN = """
 from dataclasses import dataclass
 import torch
 from torch import nn
-from peakpoint.trainer.config.plugins import add_model
-
-@dataclass(kw_only=True)
-class Flaky:
-    name: str = "flaky"
-    bad: str = ""
+from peakpoint import register
+from peakpoint.models import Model
 
 class Net(nn.Sequential):
     def forward(self, images):
@@ -40,13 +36,19 @@ class Net(nn.Sequential):
                 return logits * torch.nan
         return logits
 
-def build(cfg, shape, classes):
-    net = Net(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 16), nn.ReLU(), nn.Linear(16, classes))
-    net.register_buffer("seen", torch.tensor(0))
-    net.bad = {int(step) for step in cfg.bad.split("and")}
-    return net
+@register("model", "flaky")
+@dataclass(kw_only=True)
+class Flaky(Model):
+    bad: str = ""
 
-add_model("flaky", Flaky(), build)
+    def build(self, image_shape, num_classes):
+        channels, height, width = image_shape
+        net = Net(
+            nn.Flatten(), nn.Linear(channels * height * width, 16), nn.ReLU(), nn.Linear(16, num_classes)
+        )
+        net.register_buffer("seen", torch.tensor(0))
+        net.bad = {int(step) for step in self.bad.split("and")}
+        return net
 """
 
 

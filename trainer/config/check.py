@@ -5,57 +5,80 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peakpoint import models
+from peakpoint.base import registry
 from peakpoint.base.errors import UserError
+from peakpoint.base.files import CONF
 from peakpoint.base.text import nearest
-from peakpoint.checkpointing import policies
+from peakpoint.checkpointing import policies  # noqa: F401 (registers)
 from peakpoint.checkpointing.metrics import direction
 from peakpoint.checkpointing.storage.listing import TIERS
 from peakpoint.checkpointing.storage.naming import Template
+from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
+from peakpoint.optimizers import catalogue as optimizers  # noqa: F401 (registers)
 from peakpoint.trainer.config import names, unheeded
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.keys import meant
 from peakpoint.trainer.data import sources
 
-SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"resnet18": c.ResNet, "resnet20": c.ResNet20, "resnet50": c.ResNet, "lenet5": c.LeNet},
+CHOICES: dict[str, str] = {
+    "model": "model",
+    "optimizer": "optimizer",
+    "scheduler": "scheduler",
+    "policy": "checkpoint/policy",
+}
+"""The group of conf/ in which a component of a kind is chosen."""
+
+SHARED: dict[str, dict[str, type]] = {
     "data": {"data": c.Data, "synthetic": c.Synthetic},
-    "optimizer": {
-        "adamwprune": c.AdamWPrune,
-        "adamw": c.AdamW,
-        "adam": c.Adam,
-        "adamwspam": c.AdamWSPAM,
-        "sgd": c.SGD,
-    },
-    "scheduler": {
-        "cosine": c.Cosine,
-        "multistep": c.MultiStep,
-        "one_cycle": c.OneCycle,
-        "constant": c.Scheduler,
-    },
     "pruning": {"pruning": c.Pruning},
     "checkpoint": {"checkpoint": c.Checkpoint},
-    "policy": policies.SETTINGS,
 }
+"""Classes of settings that several choices of a group have."""
 
 METRICS = {name: direction(name) for name in ("accuracy", "top5_accuracy", "f1_score", "loss")}
 """What is measured on the validation split, and which way is better."""
 
 
 def register_schemas() -> None:
-    """Give Hydra the dataclasses; they have a group of their own so that no choice list shows them."""
+    """Give Hydra the classes of all settings; they have a group of their own that no list of choices shows.
+
+    A component without a file in conf/ is a choice with the values that its class has.
+    """
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=c.Config, package="_global_")
-    for group, members in SCHEMAS.items():
+    for kind, group in CHOICES.items():
+        for name, settings in registry.table(kind).items():
+            if not is_dataclass(settings):
+                continue
+            store.store(group=f"schema/{kind}", name=name, node=settings)
+            if not (CONF / group / f"{name}.yaml").exists():
+                store.store(group=group, name=name, node=_choice(kind, name, settings))
+    for group, members in SHARED.items():
         for name, schema in members.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
     before = {"before": {"_target_": "peakpoint.trainer.run_directory.Before"}}
     store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
+
+
+def _choice(kind: str, name: str, settings: Any) -> Any:
+    """The values that a class has by itself, as a choice of its group."""
+    node = OmegaConf.structured(settings)
+    if kind == "policy":
+        return {name: node}
+    node.name = name
+    return node
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import modules, and offer what they register. Raises CheckpointError for one that is not there."""
+    registry.load(modules)
+    register_schemas()
 
 
 def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
@@ -67,7 +90,7 @@ def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     _refuse_unknown_keys(cfg, "")
     config = plain(cfg)
     _check_groups(config)
-    names.check(config, SCHEMAS)
+    names.check(config)
     _check_pruning(config)
     _check_lengths(config)
     _check_images(config)
@@ -86,6 +109,8 @@ def plain(cfg: DictConfig) -> c.Config:
         config: c.Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+    except ValueError as error:  # a value out of its range
+        raise UserError(str(error)) from None
     return config
 
 
@@ -125,10 +150,16 @@ def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
 
 
 def _check_groups(config: c.Config) -> None:
-    """No group was set to null."""
+    """No group was set to null, and every policy is one that is registered."""
     for group in ("model", "data", "optimizer", "scheduler"):
         node = getattr(config, group)
         c.require(is_dataclass(node), f"{group}={node} is not a choice; python train.py --help lists them.")
+    known = registry.table("policy")
+    for name, settings in config.checkpoint.policy.items():
+        c.require(
+            type(settings) in known.values(),
+            f"checkpoint.policy.{name} is no policy that is registered{nearest(name, known)}",
+        )
 
 
 def _check_pruning(config: c.Config) -> None:
@@ -138,9 +169,10 @@ def _check_pruning(config: c.Config) -> None:
         f"pruning={pruning.method} trains dense, but pruning.target={pruning.target:g}: "
         "choose pruning=magnitude or pruning=state, or leave the target out.",
     )
+    state = config.optimizer.state
     c.require(
-        pruning.method != "state" or pruning.target == 0 or not isinstance(config.optimizer, c.SGD),
-        "pruning=state scores weights by Adam's moments, which optimizer=sgd has not: "
+        pruning.method != "state" or pruning.target == 0 or state is None or "exp_avg_sq" in state,
+        f"pruning=state scores weights by Adam's moments, which optimizer={config.optimizer.name} has not: "
         "use pruning=magnitude, or adamwprune, adamw, adam or adamwspam.",
     )
 
@@ -175,20 +207,20 @@ def _check_lengths(config: c.Config) -> None:
 
 def _check_images(config: c.Config) -> None:
     """What of the images is known before they are read fits the network, the batch and the augmentation."""
-    data, name = config.data, config.model.name
+    data = config.data
     images, native = sources.find(data.name).size(data)
     sources.check_fits(data, config.batch_size, images, native)
     side = data.image_size or native
-    if side is not None and models.registered(name):
+    if side is not None:
         try:
-            models.check_size(name, side, side)
+            config.model.check_size(side, side)
         except ValueError as error:
             raise UserError(str(error)) from None
 
 
 def _check_mirror(checkpoint: c.Checkpoint) -> None:
     """checkpoint.mirror_what names what this run saves."""
-    built = {name: policies.build(settings) for name, settings in checkpoint.policy.items()}
+    built = {name: settings.build() for name, settings in checkpoint.policy.items()}
     known = {*TIERS, *built, *(tag for policy in built.values() for tag in policy.tags)}
     for word in checkpoint.mirror_what:
         c.require(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -48,7 +48,8 @@ def leaves() -> dict[str, Any]:
             policy = f"checkpoint.policy.{name.removesuffix('.yaml')}."
             prefix = "" if group == "config.yaml" else policy if group == "policy" else f"{group}."
             if is_dataclass(kind):
-                found |= {f"{prefix}{f.name}": f.type for f in fields(kind)}
+                types = get_type_hints(kind)
+                found |= {f"{prefix}{f.name}": types[f.name] for f in fields(kind)}
     return found
 
 

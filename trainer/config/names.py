@@ -4,25 +4,25 @@ Nothing here imports torch, so that a wrong name is refused at once.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from peakpoint.base import registry
 from peakpoint.base.text import nearest
+from peakpoint.optimizers.catalogue.adam import AdamWPrune
 from peakpoint.optimizers.pruning.criteria import ALLOCATIONS, CRITERIA, SCHEDULES
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data.sources import find, sources
 
-Schemas = Mapping[str, Mapping[str, type]]
-"""The class of the settings by group and by name."""
 
-
-def check(config: c.Config, schemas: Schemas) -> None:
+def check(config: c.Config) -> None:
     """Raise UserError for a name that is none of its set, with the nearest that is."""
     find(config.data.name)
-    classes = {**schemas, "data": {source.name: source.settings for source in sources()}}
-    for group in ("model", "data", "optimizer", "scheduler"):
-        _belongs(group, getattr(config, group), classes[group])
+    for kind in ("model", "optimizer", "scheduler"):
+        _belongs(kind, getattr(config, kind), registry.table(kind))
+    _belongs("data", config.data, {source.name: source.settings for source in sources()})
     pruning, optimizer = config.pruning, config.optimizer
     by_state = [name for name, record in CRITERIA.items() if record.needs_moments]
-    if isinstance(optimizer, c.AdamWPrune):
+    if isinstance(optimizer, AdamWPrune):
         _one_of("optimizer.variant", optimizer.variant, by_state)
     _one_of("pruning.method", pruning.method, {"state", *c.DENSE, *CRITERIA}.difference(by_state))
     _one_of("pruning.schedule", pruning.schedule, SCHEDULES)
@@ -41,14 +41,12 @@ def check(config: c.Config, schemas: Schemas) -> None:
         )
 
 
-def _belongs(group: str, chosen: object, classes: Mapping[str, type]) -> None:
+def _belongs(kind: str, chosen: Any, components: Mapping[str, Any]) -> None:
     """The name in a group's settings is one of its names, and its settings are of the class of that name."""
-    if type(chosen) not in classes.values():  # of a plugin
-        return
-    name = str(chosen.name)  # type: ignore[attr-defined]
-    _one_of(f"{group}.name", name, classes)
+    name = chosen.name
+    _one_of(f"{kind}.name", name, components)
     c.require(
-        classes[name] is type(chosen), f"{group}.name={name} cannot be set: choose {group}={name} instead."
+        components[name] is type(chosen), f"{kind}.name={name} cannot be set: choose {kind}={name} instead."
     )
 
 

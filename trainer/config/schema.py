@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from peakpoint.base.errors import UserError
+from peakpoint.base.given import BELOW_ONE, INF, require_range
 
 
 class Device(Enum):
@@ -33,70 +34,14 @@ class Nonfinite(Enum):
     skip = "skip"
 
 
-class Stem(Enum):
-    """First layers of a ResNet: 3x3 for small images, 7x7 with pooling for large ones."""
-
-    auto = "auto"
-    cifar = "cifar"
-    imagenet = "imagenet"
-
-
 def require(condition: bool, sentence: str) -> None:
     """Raise UserError with `sentence` unless the condition holds."""
     if not condition:
         raise UserError(sentence)
 
 
-def require_range(node: object, group: str, low: float, high: float, names: str) -> None:
-    """Each attribute of `node` in the space-separated `names` is None or within [low, high]."""
-    for name in names.split():
-        value = getattr(node, name)
-        if value is not None and not (low <= value <= high and value < INF):
-            bound = f"at least {low:g}" if high == INF else f"between {low:g} and {high:g}"
-            raise UserError(f"{group}{name}={value} is out of range: it must be {bound}.")
-
-
-INF = float("inf")
-BELOW_ONE = 1 - 1e-9
-
-
 TRAIN, TEST = "train", "test"
 """The splits of a data set."""
-
-
-@dataclass(kw_only=True)
-class ResNet:
-    """ResNet-18 and -50 (torchvision's blocks) and ResNet-20 (He et al. 2015, section 4.2)."""
-
-    name: str
-    stem: Stem
-    dropout: float
-
-    def __post_init__(self) -> None:
-        require_range(self, "model.", 0, BELOW_ONE, "dropout")
-
-
-@dataclass(kw_only=True)
-class ResNet20(ResNet):
-    """ResNet-20, made for small images alone."""
-
-    def __post_init__(self) -> None:
-        ResNet.__post_init__(self)
-        require(
-            self.stem is not Stem.imagenet,
-            "model.stem=imagenet: resnet20 has none for large images. Use auto or cifar, or a larger ResNet.",
-        )
-
-
-@dataclass(kw_only=True)
-class LeNet:
-    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling."""
-
-    name: str
-    dropout: float
-
-    def __post_init__(self) -> None:
-        require_range(self, "model.", 0, BELOW_ONE, "dropout")
 
 
 @dataclass(kw_only=True)
@@ -131,126 +76,6 @@ class Synthetic(Data):
         Data.__post_init__(self)
         require_range(self, "data.", 1, INF, "train_size test_size channels native_size")
         require_range(self, "data.", 2, INF, "num_classes")
-
-
-@dataclass(kw_only=True)
-class _Optimizer:
-    name: str
-    lr: float
-    weight_decay: float
-    clip_norm: float | None
-
-    def __post_init__(self) -> None:
-        require_range(self, "optimizer.", 0, INF, "lr weight_decay")
-        require_range(self, "optimizer.", 1e-12, INF, "clip_norm")
-
-
-@dataclass(kw_only=True)
-class Adam(_Optimizer):
-    """Adam (Kingma & Ba 2014); weight decay is added to the gradient."""
-
-    beta1: float
-    beta2: float
-    eps: float
-    amsgrad: bool
-
-    def __post_init__(self) -> None:
-        _Optimizer.__post_init__(self)
-        require_range(self, "optimizer.", 0, BELOW_ONE, "beta1 beta2")
-        require_range(self, "optimizer.", 0, INF, "eps")
-
-
-@dataclass(kw_only=True)
-class AdamW(Adam):
-    """AdamW (Loshchilov & Hutter 2017); weight decay is applied to the weights."""
-
-
-@dataclass(kw_only=True)
-class AdamWPrune(AdamW):
-    """AdamW whose own state decides what to prune; brings `pruning=state`."""
-
-    variant: str
-
-
-@dataclass(kw_only=True)
-class AdamWSPAM(AdamW):
-    """AdamW with spike-aware clipping and momentum reset (Huang et al. 2025)."""
-
-    spike_threshold: float
-    reset_interval: int
-    reset_warmup: int
-
-    def __post_init__(self) -> None:
-        AdamW.__post_init__(self)
-        require_range(self, "optimizer.", 1, INF, "spike_threshold")
-        require_range(self, "optimizer.", 0, INF, "reset_interval reset_warmup")
-
-
-@dataclass(kw_only=True)
-class SGD(_Optimizer):
-    """Stochastic gradient descent with momentum."""
-
-    momentum: float
-    nesterov: bool
-
-    def __post_init__(self) -> None:
-        _Optimizer.__post_init__(self)
-        require_range(self, "optimizer.", 0, BELOW_ONE, "momentum")
-        require(
-            not (self.nesterov and self.momentum == 0),
-            "optimizer.nesterov=true needs optimizer.momentum above 0.",
-        )
-
-
-@dataclass(kw_only=True)
-class Scheduler:
-    """Learning rate over the run, as a factor of optimizer.lr; warm-up counts in epochs."""
-
-    name: str
-    warmup_epochs: float
-
-    def __post_init__(self) -> None:
-        require_range(self, "scheduler.", 0, INF, "warmup_epochs")
-
-
-@dataclass(kw_only=True)
-class Cosine(Scheduler):
-    """Half a cosine from the peak to `final_factor` of it."""
-
-    final_factor: float
-
-    def __post_init__(self) -> None:
-        Scheduler.__post_init__(self)
-        require_range(self, "scheduler.", 0, 1, "final_factor")
-
-
-@dataclass(kw_only=True)
-class MultiStep(Scheduler):
-    """Multiplied by `gamma` at each milestone, which is a fraction of the run."""
-
-    milestones: list[float]
-    gamma: float
-
-    def __post_init__(self) -> None:
-        Scheduler.__post_init__(self)
-        require_range(self, "scheduler.", 0, 1, "gamma")
-        require(
-            self.milestones == sorted(self.milestones) and all(0 <= m <= 1 for m in self.milestones),
-            f"scheduler.milestones={self.milestones} must be rising fractions of the run, from 0 to 1.",
-        )
-
-
-@dataclass(kw_only=True)
-class OneCycle(Scheduler):
-    """Rises to the peak over `peak_fraction` of the run, then falls to `final_factor` (Smith 2018)."""
-
-    peak_fraction: float
-    initial_factor: float
-    final_factor: float
-
-    def __post_init__(self) -> None:
-        Scheduler.__post_init__(self)
-        require_range(self, "scheduler.", 0, 1, "peak_fraction initial_factor final_factor")
 
 
 DENSE = ("none", "regrow")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from peakpoint.base import bounded, plugins
+from peakpoint.base import bounded, registry
 from peakpoint.base.errors import UserError
 from peakpoint.optimizers.kinds import zeros
 from peakpoint.trainer.data import roots, sources
@@ -66,7 +66,7 @@ def _data(config: Mapping[str, Any], root: str | None) -> Any:
     except (KeyError, TypeError, ValueError, OmegaConfBaseException):
         raise _silent() from None
     except UserError as error:  # a source of a plugin
-        raise UserError(f"{error} {plugins.hint(config)}.") from None
+        raise UserError(f"{error} {registry.hint(config)}.") from None
 
 
 def _silent() -> UserError:

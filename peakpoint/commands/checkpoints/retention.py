@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from peakpoint.base import bounded
+from peakpoint.base import registry
 from peakpoint.base.bounded import read_json, read_text
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
-from peakpoint.checkpointing import policies
-from peakpoint.checkpointing.policy import Policy, kept
+from peakpoint.checkpointing import policies  # noqa: F401 (registers)
+from peakpoint.checkpointing.policy import kept
 from peakpoint.checkpointing.storage import journal, quarantine, store
 from peakpoint.checkpointing.storage.aliases import EVENT as ALIAS
 from peakpoint.checkpointing.storage.listing import PRODUCTION, own
@@ -74,12 +71,14 @@ def retention(root: Path, run: str) -> Retention:
     try:
         settings, counters = saved["config"]["checkpoint"]["policy"], saved["policies"]
         asked = {
-            name: _policy(name, values) for name, values in settings.items() if name in policies.SETTINGS
+            name: registry.make("policy", name, values).build()
+            for name, values in settings.items()
+            if name in registry.table("policy")
         }
         for name, policy in asked.items():
             if name in counters:
                 policy.load_state_dict(counters[name])
-    except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(
             f"{root / newest.file} does not say which policies keep what: "
             "the trainer's checkpoints do, those of the library and of other versions do not."
@@ -95,11 +94,6 @@ def retention(root: Path, run: str) -> Retention:
             pins = [f"its policy {strange[0]} is a plugin's, which is not asked here: add plugins=[module]"]
         reasons[manifest] = list(dict.fromkeys([*pins, *(k[manifest] for k in every if manifest in k)]))
     return Retention(reasons)
-
-
-def _policy(name: str, values: object) -> Policy:
-    typed = OmegaConf.merge(OmegaConf.structured(policies.SETTINGS[name]), bounded.literal(values))
-    return policies.build(OmegaConf.to_object(typed))
 
 
 def _resumed_from(root: Path) -> str | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peakpoint.base import registry
 from peakpoint.base.bounded import json_value, lines
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
@@ -80,7 +81,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
     Raises CheckpointError.
     """
     from peakpoint.base.errors import UserError
-    from peakpoint.trainer.config import check, commandline, hydra_overrides, plugins, recorded
+    from peakpoint.trainer.config import check, commandline, hydra_overrides, recorded
     from peakpoint.trainer.reports import run_record
     from peakpoint.trainer.resume.plan import last_attempt
 
@@ -111,7 +112,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
     except UserError as error:
         raise CheckpointError(str(error)) from None
     own = [a for a in arguments if hydra_overrides.split(a)[0] not in (*OWN, "plugins")]
-    return saved, own, plugins.named(arguments)
+    return saved, own, registry.named(arguments)
 
 
 class _Proof:

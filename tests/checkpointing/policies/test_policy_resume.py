@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peakpoint.checkpointing.events import EpochEnd, StepEnd
-from peakpoint.checkpointing.policies import build
 from tests.checkpointing.policies import policy_cases as case
 from tests.checkpointing.policies.policy_cases import INF, NAN
 
@@ -59,7 +58,7 @@ def through_torch(state):
 @given(rows=st.lists(evaluation, min_size=1, max_size=8))
 def test_the_same_later_decisions_from_every_point(name, rows):
     sequence = list(events(rows))
-    policy = build(SETTINGS[name])
+    policy = SETTINGS[name].build()
     decisions, states = [], [policy.state_dict()]
     for event in sequence:
         decisions.append(policy.decide(event))
@@ -72,7 +71,7 @@ def test_the_same_later_decisions_from_every_point(name, rows):
     ]
     for point, state in enumerate(states):
         for passed in (through_json(state), through_torch(state)):
-            resumed = build(SETTINGS[name])
+            resumed = SETTINGS[name].build()
             resumed.load_state_dict(passed)
             assert [resumed.decide(event) for event in sequence[point:]] == decisions[point:]
             assert resumed.state_dict() == states[-1]
@@ -81,11 +80,11 @@ def test_the_same_later_decisions_from_every_point(name, rows):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_saved_state_does_not_change_afterwards(name):
-    policy = build(SETTINGS[name])
+    policy = SETTINGS[name].build()
     policy.decide(case.evaluation(1, 0.1, 0.5, loss=0.5))
     state = policy.state_dict()
     copy = json.dumps(state)
-    resumed = build(SETTINGS[name])
+    resumed = SETTINGS[name].build()
     resumed.load_state_dict(state)
     for each in (policy, resumed):
         each.decide(case.evaluation(2, 0.9, 0.5, loss=0.1))
@@ -94,8 +93,8 @@ def test_a_saved_state_does_not_change_afterwards(name):
 
 @pytest.mark.parametrize("name", ["best", "top_k", "settled", "early_stopping"])
 def test_a_missing_counter_is_an_error_that_names_it(name):
-    full = build(SETTINGS[name]).state_dict()
+    full = SETTINGS[name].build().state_dict()
     for key in full:
         state = {k: v for k, v in full.items() if k != key}
         with pytest.raises(KeyError, match=key):
-            build(SETTINGS[name]).load_state_dict(state)
+            SETTINGS[name].build().load_state_dict(state)

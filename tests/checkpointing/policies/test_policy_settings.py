@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing import policies
 from peakpoint.checkpointing.policies.best import BestSettings, Metric
+from peakpoint.checkpointing.policy import Policy
 from tests.checkpointing.policies import policy_cases as case
 
 CONF = Path(__file__).parents[3] / "conf" / "checkpoint" / "policy"
@@ -61,7 +62,7 @@ def test_a_wrong_value_is_a_sentence_that_names_the_option(make, option, must):
 
 
 def test_every_policy_has_a_file_and_the_file_has_every_value():
-    assert {path.stem for path in CONF.glob("*.yaml")} == set(policies.SETTINGS)
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(registry.table("policy"))
     shared = {
         "checkpoint": {
             "interval": 10,
@@ -72,7 +73,7 @@ def test_every_policy_has_a_file_and_the_file_has_every_value():
         },
         "pruning": {"target": 0.0},
     }
-    for name, settings_class in policies.SETTINGS.items():
+    for name, settings_class in registry.table("policy").items():
         node = OmegaConf.load(CONF / f"{name}.yaml")
         assert list(node.defaults) == [f"/schema/policy/{name}@{name}", "_self_"]
         assert set(node[name]) == {f.name for f in dataclasses.fields(settings_class)}
@@ -80,37 +81,33 @@ def test_every_policy_has_a_file_and_the_file_has_every_value():
         root.policy = OmegaConf.merge(OmegaConf.structured(settings_class), node[name])
         settings = OmegaConf.to_object(root.policy)
         assert type(settings) is settings_class
-        assert dataclasses.asdict(policies.build(settings).settings) == dataclasses.asdict(settings)
+        assert dataclasses.asdict(settings.build().settings) == dataclasses.asdict(settings)
 
 
 def test_settings_hold_no_values():
-    for settings_class in (*policies.SETTINGS.values(), Metric):
+    for settings_class in (*registry.table("policy").values(), Metric):
         for field in dataclasses.fields(settings_class):
             assert field.default is dataclasses.MISSING
             assert field.default_factory is dataclasses.MISSING
 
 
-def test_a_plugin_registers_its_own(monkeypatch):
-    monkeypatch.setattr(policies, "SETTINGS", dict(policies.SETTINGS))
-    monkeypatch.setattr(policies, "_POLICIES", dict(policies._POLICIES))
-
+def test_a_policy_of_one_method_is_its_own_settings():
     @dataclasses.dataclass(kw_only=True)
-    class Mine:
+    class Never(Policy):
         number: int
 
-    class MyPolicy(policies.Interval):
-        pass
+        def __post_init__(self):
+            self.seen = []
 
-    with pytest.raises(CheckpointError, match="takes settings of type Mine; there are: best, "):
-        policies.build(Mine(number=1))
-    policies.register("mine", Mine, MyPolicy)
-    policies.register("mine", Mine, MyPolicy)  # a module imported twice
-    assert type(policies.build(Mine(number=1))) is MyPolicy
-    with pytest.raises(CheckpointError, match="named best exists"):
-        policies.register("best", Mine, MyPolicy)
-    with pytest.raises(CheckpointError, match="Mine belongs to another"):
-        policies.register("yours", Mine, policies.Best)
-    assert "yours" not in policies.SETTINGS
+        def decide(self, event):
+            return []
+
+    settings = Never(number=1)
+    policy = settings.build()
+    assert (type(policy), policy.number) == (Never, 1)
+    assert policy.seen is not settings.seen
+    assert (policy.tags, policy.watched, policy.keeps([]), policy.reconcile([])) == ((), (), {}, [])
+    assert policy.state_dict() == {}
 
 
 def test_policies_need_no_torch():

@@ -12,7 +12,6 @@ from torch import nn
 from peakpoint import CheckpointManager
 from peakpoint.__main__ import main
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.policies import build
 from peakpoint.checkpointing.remote import background
 from peakpoint.checkpointing.remote.client import Remote
 from peakpoint.checkpointing.storage import index, store
@@ -60,9 +59,9 @@ def read(monkeypatch):
 def test_a_save_lists_the_folders_once_and_reads_what_is_new(tmp_path, listed, read):
     world = World(
         tmp_path,
-        interval=build(case.interval(epochs=1, keep_last=2)),
-        best=build(case.best(accuracy="max")),
-        top_k=build(case.top_k(2)),
+        interval=case.interval(epochs=1, keep_last=2).build(),
+        best=case.best(accuracy="max").build(),
+        top_k=case.top_k(2).build(),
     )
     world.epoch(0.5)
     for epoch in range(2, 6):
@@ -78,7 +77,7 @@ def test_a_save_lists_the_folders_once_and_reads_what_is_new(tmp_path, listed, r
 
 
 def test_an_epoch_without_a_save_lists_nothing(tmp_path, listed):
-    world = World(tmp_path, interval=build(case.interval(epochs=3)))
+    world = World(tmp_path, interval=case.interval(epochs=3).build())
     world.epoch(0.5)  # it begins with a look at what is there
     listed.clear()
     world.epoch(0.5)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from peakpoint.base import registry
 from peakpoint.base.lock import one_writer
-from peakpoint.checkpointing.policies import SETTINGS
 from peakpoint.checkpointing.storage import quarantine, store
 from peakpoint.commands.checkpoints import retention
 from tests.checkpointing.checkpoint_cases import damage, manifest
@@ -175,7 +175,7 @@ def test_a_file_that_is_gone_needs_no_torch(generous, cli_main):
 
 def test_every_policy_is_built_from_what_a_run_saved(whole_run, cli_main):
     saved = json.loads((whole_run / "run.json").read_text())["config"]["checkpoint"]["policy"]
-    assert set(saved) <= set(SETTINGS)
+    assert set(saved) <= set(registry.table("policy"))
     found = json.loads(cli_main("gc", whole_run, "--dry-run", "--json")[1])
     reasons = "; ".join(reason for m in found for reason in m["kept"])
     for word in ("of the last 100 of interval", "for best_loss", "best 3 by accuracy", "at_sparsity_0.70"):

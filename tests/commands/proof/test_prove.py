@@ -19,20 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
-from peakpoint.trainer.config.plugins import add_optimizer
-
-
-@dataclass(kw_only=True)
-class Settings:
-    name: str = "hidden"
-    lr: float = 0.1
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-
-
-@dataclass(kw_only=True)
-class More(Settings):
-    name: str = "ignored"
+from peakpoint import register
+from peakpoint.optimizers.settings import Optimizer
 
 
 class Hidden(torch.optim.SGD):
@@ -51,8 +39,22 @@ class Ignored(torch.optim.SGD):
         super().load_state_dict({**state_dict, "state": {}})
 
 
-add_optimizer("hidden", Settings(), lambda cfg, groups: Hidden(groups, lr=cfg.lr))
-add_optimizer("ignored", More(), lambda cfg, groups: Ignored(groups, lr=cfg.lr, momentum=0.9))
+@register("optimizer", "hidden")
+@dataclass(kw_only=True)
+class Settings(Optimizer):
+    lr: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+
+    def build(self, groups):
+        return Hidden(groups, lr=self.lr)
+
+
+@register("optimizer", "ignored")
+@dataclass(kw_only=True)
+class More(Settings):
+    def build(self, groups):
+        return Ignored(groups, lr=self.lr, momentum=0.9)
 """
 
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peakpoint import CheckpointError, CheckpointManager, load_model, models
+from peakpoint.base import registry
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import aliases, listing, store
 from peakpoint.checkpointing.storage.store import Store
@@ -193,7 +195,7 @@ def test_the_untouched_config_is_loaded(tmp_path):
         ("model.options", {"dropout": "much"}, "cannot be rebuilt"),
         ("model.options", {"dropout": [1]}, "cannot be rebuilt"),
         ("model.options", "dropout", "does not say which network"),
-        ("model.options", {"dropout": 7.0}, "dropout probability has to be between 0 and 1"),
+        ("model.options", {"dropout": 7.0}, "model.dropout=7.0 is out of range: it must be between 0 and 1"),
         ("input.shape", [3, 12], "does not say which network"),
         ("input.shape", [3, -12, 12], "no network takes images of 3 x -12 x 12"),
         ("input.shape", [3, 10**6, 10**6], "no network takes images of 3 x 1000000 x 1000000"),
@@ -290,27 +292,25 @@ except CheckpointError:
     assert int(done.stdout) < 200_000_000
 
 
-def test_a_network_that_reads_its_own_tensors_is_built_all_the_same(tmp_path, monkeypatch):
+def test_a_network_that_reads_its_own_tensors_is_built_all_the_same(tmp_path, own_components):
     def build(*, image_shape, num_classes):
         scale = torch.linspace(0.5, 1.0, 3)[0].item()  # torch's meta device has no values to read
         return nn.Sequential(nn.Flatten(), nn.Linear(432, num_classes), nn.Dropout(scale))
 
-    monkeypatch.setattr("peakpoint.models.registry._RECORDS", {})
-    models.register(models.ModelRecord("own", "of a plugin", build))
+    register("model", "own")(build)
     mine = build(image_shape=(3, 12, 12), num_classes=2)
     config = changed("model", {"name": "own", "options": {}})
     file = released(tmp_path, config, {"model_state_dict": dict(mine.state_dict())})
     assert not differences(load_model(file).state_dict(), mine.state_dict())
 
 
-def test_a_network_of_ones_own_is_rebuilt_from_a_milestone_and_a_release(tmp_path, monkeypatch):
+def test_a_network_of_ones_own_is_rebuilt_from_a_milestone_and_a_release(tmp_path, own_components):
     """The guide's staging, with nothing but the file."""
 
     def build(image_shape, num_classes, width):
         return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[0], width), nn.Linear(width, num_classes))
 
-    monkeypatch.setattr(models.registry, "_RECORDS", dict(models.registry._RECORDS))
-    models.register(models.ModelRecord(name="mine", description="Mine.", build=build))
+    register("model", "mine")(build)
     config = {
         "model": {"name": "mine", "options": {"width": 5}},
         "input": {"shape": [4, 1, 1], "mean": [0.5] * 4, "std": [0.25] * 4},
@@ -323,5 +323,5 @@ def test_a_network_of_ones_own_is_rebuilt_from_a_milestone_and_a_release(tmp_pat
     released = manager.save_production_checkpoint(load_model(milestone), version="1.0.0", **facts)
     for path in (milestone, released, tmp_path):
         assert not differences(load_model(path).state_dict(), model.state_dict())
-    del models.registry._RECORDS["mine"]
+    del registry._COMPONENTS["model"]["mine"]
     assert not differences(load_model(milestone).state_dict(), model.state_dict())  # saved by this process

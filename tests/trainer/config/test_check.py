@@ -7,12 +7,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from peakpoint import models
+from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.text import nearest
 from peakpoint.trainer.build import build_model
 from peakpoint.trainer.config import schema as c
-from peakpoint.trainer.config.check import METRICS, SCHEMAS, checked
+from peakpoint.trainer.config.check import CHOICES, METRICS, SHARED, checked
 from peakpoint.trainer.config.explain import all_choices, groups
 from peakpoint.trainer.data.sources import sources
 from tests.conftest import ROOT
@@ -41,9 +41,10 @@ def test_policies_alone_together_and_none(policies):
 
 def test_no_dataclass_has_a_value_of_its_own():
     """The values are in conf/, and nowhere else."""
-    schemas = [schema for members in SCHEMAS.values() for schema in members.values()]
+    schemas = [s for members in (*SHARED.values(), *map(registry.table, CHOICES)) for s in members.values()]
     # Other tests register plugins, whose classes do have values.
     ours = [s for s in schemas if s.__module__.startswith("peakpoint.")]
+    assert len(ours) > 20
     classes = [c.Config, c.Monitor, *ours]
     for each in classes:
         for field in fields(each):
@@ -236,9 +237,8 @@ def test_a_wrong_name_is_refused_with_the_nearest_whether_it_is_used_or_not(over
 
 def test_the_names_are_those_that_the_registries_know():
     """Each choice of conf/ has a class, and each name that the check lets through can be built."""
-    for group in ("model", "optimizer", "scheduler"):
-        assert set(SCHEMAS[group]) == {p.stem for p in (CONF / group).glob("*.yaml")}
-    assert set(SCHEMAS["model"]) <= {record.name for record in models.available()}
+    for kind, group in CHOICES.items():
+        assert {p.stem for p in (CONF / group).glob("[!_]*.yaml")} <= registry.table(kind).keys()
     assert {source.name for source in sources()} >= {p.stem for p in (CONF / "data").glob("*.yaml")}
 
 

@@ -2,16 +2,18 @@
 
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from peakpoint import models
+from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
-from peakpoint.checkpointing import policies
-from peakpoint.trainer.config import plugins
-from peakpoint.trainer.config.check import checked
+from peakpoint.base.registry import register
+from peakpoint.checkpointing.policy import Policy
+from peakpoint.models import Model
+from peakpoint.optimizers.settings import Optimizer, Scheduler
+from peakpoint.trainer.config.check import checked, register_schemas
 from peakpoint.trainer.config.explain import choices
 from tests.conftest import TINY, status
 from tests.trainer.parts import compose, parts
@@ -31,7 +33,7 @@ from tests.trainer.parts import compose, parts
     ],
 )
 def test_the_modules_that_a_command_line_names(argv, modules):
-    assert plugins.named(argv) == modules
+    assert registry.named(argv) == modules
 
 
 def test_a_module_that_cannot_be_imported_is_one_clear_line(tmp_path, monkeypatch):
@@ -39,7 +41,7 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(tmp_path, monkeypatc
     (tmp_path / "needs_more.py").write_text("import no_such_module_at_all")
     for module in ("no_such_module_at_all", "needs_more", "json.no_such_module"):
         with pytest.raises(CheckpointError, match=f"plugins: {module} cannot be imported: ") as refusal:
-            plugins.load([module])
+            registry.load([module])
         assert "\n" not in str(refusal.value)
 
 
@@ -47,99 +49,95 @@ def test_a_bug_in_a_module_is_shown_whole(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_plugin.py").write_text("1 / 0")
     with pytest.raises(ZeroDivisionError):
-        plugins.load(["broken_plugin"])
+        registry.load(["broken_plugin"])
 
 
 def test_a_module_is_imported_once(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "good_plugin.py").write_text("import sys\nsys.modules[__name__].loaded = True")
-    plugins.load(["good_plugin", "good_plugin"])
+    registry.load(["good_plugin", "good_plugin"])
     assert sys.modules.pop("good_plugin").loaded
 
 
 @dataclass(kw_only=True)
-class Tiny:
-    name: str = "tiny_of_mine"
+class Tiny(Model):
     width: int = 3
+
+    def build(self, image_shape, num_classes):
+        channels, height, width = image_shape
+        return torch.nn.Sequential(
+            torch.nn.Flatten(),
+            torch.nn.Linear(channels * height * width, self.width),
+            torch.nn.Linear(self.width, num_classes),
+        )
 
 
 @dataclass(kw_only=True)
-class Plain:
-    name: str = "plain_of_mine"
+class Plain(Optimizer):
     lr: float = 0.5
     weight_decay: float = 0.25
     clip_norm: float | None = None
 
+    def build(self, groups):
+        return torch.optim.SGD(groups, lr=self.lr)
+
 
 @dataclass(kw_only=True)
-class NeverSettings:
+class Never(Policy):
+    """A policy of one method."""
+
     reason: str = "because"
-
-
-class Never:
-    tags = ()
-
-    def __init__(self, settings):
-        self.settings = settings
 
     def decide(self, event):
         return []
 
-    def keeps(self, manifests):
-        return {}
 
-    def state_dict(self):
-        return {}
+@dataclass(kw_only=True)
+class Half(Scheduler):
+    warmup_epochs: float = 0.0
 
-    def load_state_dict(self, state):
-        pass
-
-
-def tiny(cfg, image_shape, num_classes):
-    channels, height, width = image_shape
-    return torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(channels * height * width, cfg.width),
-        torch.nn.Linear(cfg.width, num_classes),
-    )
+    def build(self, total, warmup):
+        return lambda step: 0.5
 
 
-def plain(cfg, groups):
-    return torch.optim.SGD(groups, lr=cfg.lr)
+@pytest.fixture
+def registered(own_components):
+    """Components of somebody's own."""
+    register("model", "tiny_of_mine")(Tiny)
+    register("optimizer", "plain_of_mine")(Plain)
+    register("scheduler", "half_of_mine")(Half)
+    register("policy", "never_of_mine")(Never)
+    register_schemas()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def registered():
-    plugins.add_model("tiny_of_mine", Tiny(), tiny)
-    plugins.add_optimizer("plain_of_mine", Plain(), plain)
-    plugins.add_policy("never_of_mine", NeverSettings(), Never)
-    yield
-    del policies.SETTINGS["never_of_mine"]  # other tests look at all that there are
-    del plugins.OPTIMIZERS[Plain], models.registry._RECORDS["tiny_of_mine"]
-
-
+@pytest.mark.usefixtures("registered")
 def test_what_is_added_is_a_choice_with_values_like_any_other():
     for group, name in (
         ("model", "tiny_of_mine"), ("optimizer", "plain_of_mine"), ("checkpoint/policy", "never_of_mine"),
+        ("scheduler", "half_of_mine"),
     ):  # fmt: skip
         assert name in choices(group)
     options = ["model=tiny_of_mine", "model.width=5", "optimizer=plain_of_mine", "optimizer.lr=0.125"]
     policy = ["checkpoint/policy=[never_of_mine,best]", "checkpoint.policy.never_of_mine.reason=so"]
     config = checked(compose(*options, *policy))
-    assert (config.model, config.optimizer.lr) == (Tiny(width=5), 0.125)
-    assert config.checkpoint.policy["never_of_mine"] == NeverSettings(reason="so")
+    assert (config.model, config.optimizer.lr) == (Tiny(name="tiny_of_mine", width=5), 0.125)
+    assert config.checkpoint.policy["never_of_mine"] == Never(reason="so")
 
 
+@pytest.mark.usefixtures("registered")
 def test_what_is_added_is_built_with_its_configuration():
     made = parts(
         "model=tiny_of_mine", "model.width=5", "optimizer=plain_of_mine", "pruning.target=0.5",
-        "checkpoint/policy=[never_of_mine]", base=[o for o in TINY if not o.startswith("model")],
+        "checkpoint/policy=[never_of_mine]",
+        "scheduler=half_of_mine", base=[o for o in TINY if not o.startswith("model")],
     )  # fmt: skip
     assert made.state.model[1].out_features == 5
+    assert [g["lr"] for g in made.state.optimizer.param_groups] == [0.25, 0.25]
     assert {g["weight_decay"] for g in made.state.optimizer.param_groups} == {0.0, 0.25}
     assert isinstance(made.policies["never_of_mine"], Never)
 
 
+@pytest.mark.usefixtures("registered")
 def test_a_wrong_key_or_value_for_what_is_added_is_refused():
     with pytest.raises(
         UserError, match=r"model\.widht is not a key of this configuration: did you mean model\.width"
@@ -147,20 +145,69 @@ def test_a_wrong_key_or_value_for_what_is_added_is_refused():
         checked(compose("model=tiny_of_mine", "+model.widht=5"))
 
 
-def test_a_policy_does_not_take_the_name_of_another():
-    with pytest.raises(CheckpointError, match="A checkpoint policy named best exists"):
-        plugins.add_policy("best", NeverSettings(), Never)
-    assert policies.SETTINGS["best"] is not NeverSettings
+@pytest.mark.usefixtures("registered")
+def test_a_component_does_not_take_the_name_of_another():
+    with pytest.raises(UserError, match=r"^The policy best is already registered: choose another name\.$"):
+        register("policy", "best")(Never)
+    register("policy", "never_of_mine")(Never)  # a module imported twice
+    assert registry.find("policy", "best") is not Never
 
 
+@pytest.mark.usefixtures("registered")
+def test_what_lacks_what_its_kind_needs_is_one_line():
+    @dataclass(kw_only=True)
+    class Bare:
+        width: int = 3
+
+        def build(self, image_shape, num_classes):
+            return None
+
+    with pytest.raises(UserError, match=r"^The model bare has no name: derive its class from Model\.$"):
+        register("model", "bare")(Bare)
+    with pytest.raises(UserError, match=r"^There is no kind of component named modle\. There are: model, "):
+        register("modle", "bare")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from peakpoint.trainer.config.plugins import add_model",
+        "from trainer.plugins import add_model",
+        "from peakpoint.models import ModelRecord, register",
+    ],
+)
+def test_a_plugin_of_an_earlier_version_gets_the_line_to_write(tmp_path, monkeypatch, line):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "old_plugin.py").write_text(line)
+    with pytest.raises(
+        CheckpointError, match=r"^plugins: old_plugin cannot be imported: .* register\.$"
+    ) as refusal:
+        registry.load(["old_plugin"])
+    assert "Components are added with @register(kind, name)" in str(refusal.value)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_range_of_a_plugin_is_one_line():
+    @register("model", "ranged")
+    @dataclass(kw_only=True)
+    class Ranged(Tiny):
+        def __post_init__(self):
+            if self.width < 2:
+                raise ValueError(f"model.width={self.width} is out of range: it must be at least 2.")
+
+    with pytest.raises(UserError, match=r"^model\.width=1 is out of range: it must be at least 2\.$"):
+        checked(compose("model=ranged", "model.width=1"))
+
+
+@pytest.mark.usefixtures("registered")
 def test_a_network_whose_weights_have_no_values_is_refused_before_anything_begins(train, tmp_path):
-    plugins.add_model("lazy_of_mine", replace(Tiny(), name="lazy_of_mine"), lambda *_: torch.nn.LazyLinear(2))
-    try:
-        done = train(
-            *[o for o in TINY if not o.startswith("model")], "model=lazy_of_mine", "hydra.run.dir=run"
-        )
-    finally:
-        del models.registry._RECORDS["lazy_of_mine"]
+    @register("model", "lazy_of_mine")
+    @dataclass(kw_only=True)
+    class Lazy(Model):
+        def build(self, image_shape, num_classes):
+            return torch.nn.LazyLinear(2)
+
+    done = train(*[o for o in TINY if not o.startswith("model")], "model=lazy_of_mine", "hydra.run.dir=run")
     assert done.err == (
         "error: model.name=lazy_of_mine: weight has no values yet: let its build call the network once.\n"
     )

@@ -1,0 +1,173 @@
+"""The registry: every component by its kind and name, and the modules of the user's own that add to it.
+
+    @register("optimizer", "lion")
+    @dataclass(kw_only=True)
+    class Lion(Optimizer):
+        beta: float
+
+        def build(self, groups): ...
+
+A component with settings is a dataclass that owns their names, types and ranges, and builds what they
+describe; its values are in conf/<group>/<name>.yaml, or the defaults of its fields. Training, resuming,
+`load_model` and every command find a component here, whoever registered it. Needs no torch.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar
+
+from peakpoint.base.bounded import literal
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.text import closest
+
+T = TypeVar("T")
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "model": ("name", "build", "check_size"),
+    "optimizer": ("name", "lr", "weight_decay", "clip_norm", "build"),
+    "scheduler": ("name", "warmup_epochs", "build"),
+    "policy": ("build",),
+}
+"""What can be registered, and the members that a dataclass of the kind has; its base class brings them."""
+
+_COMPONENTS: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """A decorator that offers a component as `kind=name`; the same class again takes its own place.
+
+    Raises UserError when another component has the name, or when it lacks what its kind needs.
+    """
+    if kind not in KINDS:
+        raise UserError(f"There is no kind of component named {kind}. There are: {', '.join(KINDS)}.")
+
+    def add(component: T) -> T:
+        if name in _COMPONENTS[kind] and _origin(component) != _origin(_COMPONENTS[kind][name]):
+            raise UserError(f"The {kind} {name} is already registered: choose another name.")
+        if is_dataclass(component):
+            members = {*dir(component), *(field.name for field in fields(component))}
+            if lacking := [member for member in KINDS[kind] if member not in members]:
+                raise UserError(
+                    f"The {kind} {name} has no {lacking[0]}: derive its class from {kind.capitalize()}."
+                )
+        _COMPONENTS[kind][name] = component
+        return component
+
+    return add
+
+
+def _origin(component: Any) -> tuple[str, str]:
+    """Where a component is defined; a partial or an object is itself."""
+    return getattr(component, "__module__", ""), getattr(component, "__qualname__", repr(component))
+
+
+def table(kind: str) -> Mapping[str, Any]:
+    """The components of a kind by name."""
+    return _COMPONENTS[kind]
+
+
+def find(kind: str, name: str) -> Any:
+    """The component of a name. Raises ValueError, with the nearest name, when there is none."""
+    if name not in _COMPONENTS[kind]:
+        raise ValueError(unknown(kind, name))
+    return _COMPONENTS[kind][name]
+
+
+def unknown(kind: str, name: str) -> str:
+    """The sentences for a name that no component has."""
+    names = sorted(_COMPONENTS[kind])
+    near = closest(name, names)
+    hint = f" Did you mean {near}?" if near else ""
+    return f"There is no {kind} named {name}.{hint} There are: {', '.join(names)}."
+
+
+def make(kind: str, name: str, values: Mapping[str, Any]) -> Any:
+    """The settings of a component with these values, converted to its types and checked.
+
+    Raises ValueError for an unknown name, an option that the component lacks, and one that is not given.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    component = find(kind, name)
+    known = {field.name: field for field in fields(component)}
+    given = {**values, **({"name": name} if "name" in known else {})}
+    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    check_options(kind, name, given, needed, [n for n in known if n != "name"])
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(component), literal(given)))
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+
+
+def check_options(
+    kind: str, name: str, given: Collection[str], needed: Iterable[str], known: Collection[str]
+) -> None:
+    """Raise ValueError unless all `given` options are `known`, and all `needed` are given."""
+    listed = ", ".join(known) if known else "none"
+    for option in given:
+        if option not in known and option != "name":
+            raise ValueError(f"The {kind} {name} has no option {option}; its options: {listed}.")
+    for option in needed:
+        if option not in given:
+            raise ValueError(f"The {kind} {name} needs its option {option}; its options: {listed}.")
+
+
+def import_all(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that what they register is known."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+# --- Modules of the user's own, imported only when a command names them.
+
+KEY = "plugins"
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def named(arguments: Iterable[str]) -> list[str]:
+    """The modules in the last `plugins=[a,b]` of a command line."""
+    found: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == KEY:
+            found = [name.strip("'\" ") for name in value.strip("[] ").split(",") if name.strip("'\" ")]
+    return found
+
+
+def load(modules: Iterable[str]) -> None:
+    """Import modules. Raises CheckpointError for one that cannot be imported."""
+    for module in modules:
+        if not _NAME.fullmatch(module):
+            raise CheckpointError(f"{KEY}: {module!r} is not the name of a module, such as my_module.")
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            ours = (error.name or "").split(".")[0] in _OURS
+            remedy = REGISTER if ours else "It must be on the Python path."
+            raise CheckpointError(f"{KEY}: {module} cannot be imported: {error}. {remedy}") from None
+
+
+REGISTER = "Components are added with @register(kind, name), from peakpoint import register."
+_OURS = ("peakpoint", "trainer", "models", "optimizers", "checkpointing")
+
+
+def recorded(config: Any) -> list[str]:
+    """The modules that a run was trained with, by its recorded configuration: names to print, no more."""
+    given = config.get(KEY) if isinstance(config, Mapping) else None
+    names = given if isinstance(given, list | tuple) else []
+    return [name for name in names if isinstance(name, str) and _NAME.fullmatch(name)]
+
+
+def hint(config: Any) -> str:
+    """What to add so that the code of a run is here, by its recorded configuration, in words."""
+    used = recorded(config)
+    whose = f"The run used {KEY}=[{','.join(used)}]. " if used else ""
+    asked = f"{KEY}=[{','.join(used) or 'module'}]"
+    return (
+        f"{whose}Code is imported only at your word: add {asked} to the command (in Python: "
+        f"load_model(path, {KEY}={used or ['module']}))"
+    )
