@@ -1,10 +1,12 @@
 """The built wheel, in an environment of its own and a project whose folders have the names of ours."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from zipfile import ZipFile
 
 import pytest
 
@@ -71,6 +73,19 @@ def installed(tmp_path_factory):
     target = ["--quiet", "--no-deps", "--target", site, wheel]
     subprocess.run([sys.executable, "-m", "pip", "install", *target], check=True, capture_output=True)
     return python
+
+
+def test_a_source_distribution_gives_the_same_wheel(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t"]
+    for target in ("wheel", "sdist"):
+        subprocess.run([*build, target, "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    (wheel,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(source, tmp_path, filter="data")
+    unpacked = tmp_path / source.name.removesuffix(".tar.gz")
+    subprocess.run([*build, "wheel", "-d", tmp_path / "of"], cwd=unpacked, check=True, capture_output=True)
+    names = set(ZipFile(wheel).namelist())
+    assert set(ZipFile(tmp_path / "of" / wheel.name).namelist()) == names
+    assert {f"peakpoint/{folder}/__init__.py" for folder in set(THEIRS) - {"conf", "tests"}} < names
 
 
 @pytest.fixture(scope="module")
