@@ -1,8 +1,8 @@
-"""The code of a network, which no file holds: registered by name, or of the process that saved the file.
+"""Builders of networks: registered by name, or remembered by the process that saved the file.
 
-A process remembers the networks that it saved, weakly: a copy of one that still lives has the right
-structure, and its class is asked when it is gone. Elsewhere a network is registered, as a model, by its name:
-config["model"]["name"], config["name"], or its class's in snake case.
+A process holds weak references to the networks that it saved: a live one is copied, and the class of one that
+is gone is called. Elsewhere a network is registered as a model by its name: config["model"]["name"],
+config["name"], or that of its class in snake case.
 """
 
 import contextlib
@@ -29,23 +29,23 @@ _CLASSES: "weakref.WeakValueDictionary[Any, type[nn.Module]]" = weakref.WeakValu
 
 
 def remember(root: Path, manifest: Manifest, model: nn.Module) -> None:
-    """Know from here on which network was saved, without keeping it alive."""
+    """Remember a saved network without keeping it alive."""
     network = objects.unwrap(model)
     for key in _keys(root, manifest, objects.class_name(network)):
         _NETWORKS[key], _CLASSES[key] = network, type(network)
 
 
 def _keys(root: Path, manifest: Manifest, noted: Any) -> tuple[Any, ...]:
-    """A file by its bytes; else, when an earlier process wrote it, what was last saved under its root."""
+    """Return the keys of a network: the digest of its file, and its root with the name of its class."""
     return manifest.digest, (root.resolve(), noted)
 
 
 def rebuilt(
     root: Path, manifest: Manifest, weights: Mapping[str, Any], saved: Mapping[str, Any]
 ) -> nn.Module:
-    """A network with these weights, in evaluation mode; `saved` has the `config` and `metadata` of its file.
+    """Return a network with these weights, in evaluation mode; `saved` holds its `config` and `metadata`.
 
-    Raises UnregisteredError when its code is not here, and CheckpointError when that builds another network.
+    Raises UnregisteredError when it is not registered, and CheckpointError when its builder makes another.
     """
     names, options = _recipe(saved)
     refusal: CheckpointError = UnregisteredError(_not_here(root / manifest.file, saved))
@@ -78,7 +78,7 @@ def _made_of(kind: type[nn.Module], options: Mapping[str, Any]) -> nn.Module:
 
 
 def _recipe(saved: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """The names that a network may be registered under, and the options to build it with."""
+    """Return the names that a network may be registered under, and its options."""
     given = saved.get("config")
     config = dict(given) if isinstance(given, Mapping) else {}
     model = config.get("model")
@@ -103,14 +103,14 @@ def _not_here(file: Path, saved: Mapping[str, Any]) -> str:
 
 
 def run_config(saved: Mapping[str, Any]) -> Any:
-    """The configuration of the run that a checkpoint or a release is of, None where it is not known."""
+    """Return the configuration of the run of a checkpoint or a release, None where it is not known."""
     notes = saved.get("metadata")
     trained_with = notes.get("trained_with") if isinstance(notes, Mapping) else None
     return trained_with.get("config") if isinstance(trained_with, Mapping) else saved.get("config")
 
 
 def unregistered(name: str, config: Any) -> str:
-    """The line for a network whose code is not here; `config` is that of its run, which names its plugins."""
+    """Return the message for an unregistered network; the `config` of its run names the plugins."""
     return f"{registry.unknown('model', name)} {registry.hint(config)}, or {YOURSELF}."
 
 
@@ -120,14 +120,14 @@ def built(
     what: str,
     alike: nn.Module | None = None,
 ) -> nn.Module:
-    """The network that `make` makes, in evaluation mode; the global generators are left alone.
+    """Return the network that `make` makes, in evaluation mode; the global generators are not advanced.
 
-    With `weights` one `alike`, or made without memory, is first compared with them, so that what a file says
-    of itself cannot ask for more than the file holds. Raises CheckpointError when it cannot be made, or the
-    weights are another network's.
+    `weights` are first compared with the network `alike`, or with one on the meta device, so that a file
+    cannot demand more memory than its size. Raises CheckpointError when it cannot be made or the weights
+    differ.
     """
     if weights is not None and alike is None:
-        # A builder that reads its own tensors cannot do without memory, and is not looked at before.
+        # A builder that reads its own tensors fails on the meta device, and is not compared before.
         with contextlib.suppress(CheckpointError), torch.device("meta"):
             alike = _made(make)
     if weights is not None and alike is not None:

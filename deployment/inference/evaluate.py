@@ -1,4 +1,4 @@
-"""Measure a network again on the data of its run, which a checkpoint or a release names."""
+"""Evaluation of a network on the data of its run, which a checkpoint or a release records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Measured:
 
 
 def trained_with(root: Path, manifest: Manifest) -> Mapping[str, Any]:
-    """The resolved `config` and the data `fingerprint` of the run that a verified checkpoint is of.
+    """Return the resolved `config` and data `fingerprint` of the run of a verified checkpoint.
 
     A checkpoint of the trainer holds both; a release has them in its manifest. Raises CheckpointError.
     """
@@ -60,9 +60,9 @@ def data_of(
     data_root: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> DataModule:
-    """The data of a run, as `trained_with` gives it; `data_root` says where it lies when it was moved.
+    """Return the data of a run from `trained_with`; `data_root` is their directory if they were moved.
 
-    Raises CheckpointError when it cannot be read or is other data, by its fingerprint.
+    Raises CheckpointError when they cannot be read or have another fingerprint.
     """
     from peakpoint.trainer.evaluation import evaluate
 
@@ -82,9 +82,9 @@ def measure(
     device: str | torch.device = "cpu",
     data: DataModule | None = None,
 ) -> Measured:
-    """The metrics of a network over a split of its run's data, in the arithmetic of the run.
+    """Return the metrics of a network over a split of its run's data, in the arithmetic of the run.
 
-    `data` is what `data_of` gave, so that several networks of a run read it once. The network is moved to
+    `data` is the result of `data_of`, for several networks of a run to share. The network is moved to
     `device`. Raises CheckpointError as `data_of` does.
     """
     from peakpoint.trainer.evaluation import evaluate
@@ -107,10 +107,10 @@ def measure_other(
     *,
     device: str | torch.device = "cpu",
 ) -> Measured:
-    """The metrics of a network over images that its run has not seen, in the arithmetic of the run.
+    """Return the metrics of a network over images that its run has not seen, in the arithmetic of the run.
 
     `path` is an .npz of images and labels, or a folder laid out as the run's `data.root`, whose test set is
-    taken. Raises CheckpointError when it cannot be read, or has other classes or channels.
+    used. Raises CheckpointError when it cannot be read or has other classes or channels.
     """
     from peakpoint.trainer.evaluation import evaluate
 
@@ -146,16 +146,16 @@ def _check_fits(path: Path, classes: tuple[str, ...], channels: int, description
 
 
 def sparsity(network: nn.Module) -> float:
-    """The fraction of zeros among the weights that pruning may touch, as the trainer measures it."""
+    """Return the fraction of zeros among the prunable weights, as the trainer measures it."""
     from peakpoint.trainer.evaluation import evaluate
 
     return evaluate.sparsity(network)
 
 
 def batches(data: DataModule, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Prepared images and labels of a split of a run's data, in fixed order. Raises CheckpointError.
+    """Yield prepared images and labels of a split of a run's data, in fixed order.
 
-    The test set is read when this is called, at the first time.
+    The first call for the test split reads it. Raises CheckpointError.
     """
     if split not in SPLITS:
         raise CheckpointError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
@@ -164,12 +164,12 @@ def batches(data: DataModule, split: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def usable(device: str | torch.device) -> torch.device:
-    """A device that is there; auto is cuda where torch finds one, else cpu. Raises CheckpointError."""
+    """Return a usable device; auto is cuda where torch finds one, else cpu. Raises CheckpointError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(1, device=found).item()  # also tells a device without memory, such as meta
+        torch.empty(1, device=found).item()  # fails on a device without memory, such as meta
     except (RuntimeError, AssertionError, NotImplementedError):
         raise CheckpointError(
             f"There is no device {str(device)!r} here: use cpu, or cuda where torch finds it."

@@ -1,7 +1,7 @@
-"""Golden inputs and outputs of a network that takes no images: the inputs are an example of its user's own.
+"""Golden inputs and outputs of a network that does not take images: the inputs are the user's example.
 
-A tensor is its one argument, a tuple or a list its arguments in order, a mapping its arguments by name. They
-lie in the golden file of the release, as they are, beside every tensor of the output.
+A tensor is its one argument, a tuple or a list its arguments in order, a mapping its arguments by name. The
+golden file of the release holds them beside every tensor of the output.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,14 @@ from peakpoint.base.errors import CheckpointError
 
 INPUT, OUTPUT = "example", "output"
 TOLERANCE = 1e-3
-"""Of the largest value of an output in float32, as for images; integers must be equal."""
+"""Largest error in float32, as a fraction of an output's largest value; integers must be equal."""
 
 
 def golden_file(network: nn.Module, inputs: Any) -> bytes:
-    """The golden file of a network for inputs of its own; its mode, weights and generators are left alone.
+    """Return the golden file of a network for its user's inputs; its mode, weights and generators are kept.
 
-    Raises CheckpointError for inputs that it does not take, and for outputs that are no tensors, not finite,
-    or others at every call.
+    Raises CheckpointError for inputs that it does not accept, and for outputs that are not tensors, not
+    finite or different at every call.
     """
     given = _given(inputs)
     with _evaluating(network):
@@ -43,7 +43,7 @@ def golden_file(network: nn.Module, inputs: Any) -> bytes:
 
 
 def are(content: Mapping[str, Tensor]) -> bool:
-    """Whether the contents of a golden file are inputs of a user's own."""
+    """Return whether a golden file holds a user's inputs."""
     return any(_is(name, INPUT) for name in content)
 
 
@@ -57,7 +57,7 @@ def check(network: nn.Module, content: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def run(network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor of the output by its place in it, on the CPU. Raises CheckpointError."""
+    """Return every tensor of the output on the CPU, by its path in the output. Raises CheckpointError."""
     first = next(iter(network.parameters()), None)
     device = first.device if first is not None else torch.device("cpu")
     moved = {name.removeprefix(INPUT).removeprefix("."): value.to(device) for name, value in given.items()}
@@ -107,7 +107,7 @@ def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _difference(found: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> str | None:
-    """The first output that is not the golden one, in words, or None."""
+    """Return a sentence on the first output that differs from the golden one, or None."""
     for name in [*golden, *(found.keys() - golden.keys())]:
         if name not in found or name not in golden or found[name].shape != golden[name].shape:
             return f"{name} is {_shape(found, name)}, and was {_shape(golden, name)}"
@@ -131,13 +131,13 @@ def _is(name: str, kind: str) -> bool:
 
 
 def _stored(value: Tensor) -> Tensor:
-    """Contiguous, and with memory of its own."""
+    """Return the tensor contiguous, with memory of its own."""
     return value.contiguous().clone()
 
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and then the mode of each module as it was."""
+    """Switch to evaluation mode, and afterwards back to the mode of each module."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

@@ -1,7 +1,7 @@
-"""A network as a file that other runtimes run, ONNX or torch.export, compared with what it was made from.
+"""Export of a network to ONNX or torch.export, compared with its source.
 
-The file is staged, run by the runtime that it is for on the golden inputs of the release, and gets its name
-only when its outputs are the golden ones. A checkpoint that is no release is compared with its own network.
+The file is staged, run in its runtime on the golden inputs of the release, and gets its name only when its
+outputs agree with the golden ones. A checkpoint that is not a release is compared with its own network.
 """
 
 import contextlib
@@ -20,25 +20,25 @@ from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import Staged, fsync_directory
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.deployment.inference import exportable, golden, network, onnx_files
-from peakpoint.deployment.inference.exportable import ONNX, SUFFIXES
+from peakpoint.deployment.inference import golden, network, onnx_files
+from peakpoint.deployment.inference.form import EXPORTED, ONNX, check_export
 from peakpoint.deployment.inference.golden import Agreement
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.inference.onnx_files import first_line, quiet
 
 TOLERANCE = 1e-4
-"""Of the largest golden output: float32 here and there differs by the order of its sums, by 1e-6 or so."""
+"""Largest error, as a fraction of the largest golden output: the order of float32 sums makes about 1e-6."""
 
 NOTES = "peakpoint.json"
-"""The extra file of a .pt2 that says what it was made from, as the metadata of an ONNX file do."""
+"""Extra file of a .pt2 that holds the notes on its source, as the metadata of an ONNX file does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A network in evaluation mode, float32, on the CPU, what it is, and what it answers.
+    """A network in evaluation mode, float32, on the CPU, with its description, inputs and outputs.
 
-    `images` (N, H, W, C) are uint8, `outputs` (N, classes) float32; `released` says that they are the golden
-    ones of a release, and not those of the network as it was loaded now.
+    `images` (N, H, W, C) are uint8, `outputs` (N, classes) float32; they are the golden ones where
+    `released`, else the outputs of the loaded network.
     """
 
     manifest: Manifest
@@ -49,7 +49,7 @@ class Source:
     released: bool
 
     def notes(self) -> dict[str, str]:
-        """Where an exported file comes from, how it is fed, and what its outputs mean, as text."""
+        """Return the source of an exported file, its inputs and outputs, as text by name."""
         manifest = self.manifest
         found = {"source": manifest.file, "digest": manifest.digest, "run": manifest.run}
         if manifest.tier == listing.PRODUCTION:
@@ -61,7 +61,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A file that was written and compared; `opset` is None for torch.export, `batch` None for any."""
+    """An exported file; `opset` is None for torch.export, `batch` None for any number of images."""
 
     file: Path
     format: str
@@ -72,9 +72,9 @@ class Exported:
 
 
 def source(path: Path) -> Source:
-    """What a path means, as `load_model` takes it, ready to be exported. Raises CheckpointError.
+    """Return the network of a path, as for `load_model`, ready to be exported.
 
-    A release whose network does not give its golden outputs here is refused.
+    Raises CheckpointError, also for a release whose network does not reproduce its golden outputs here.
     """
     root, manifest = network.resolve(path)
     built, description = network.rebuilt(root, manifest)
@@ -96,8 +96,8 @@ def source(path: Path) -> Source:
 
 
 def check(target: Path, kind: str, *, opset: int | None, batch: int | None) -> None:
-    """Raise CheckpointError when such a file cannot be made here, before anything is computed."""
-    exportable.check(target, kind, opset=opset, batch=batch)
+    """Raise CheckpointError when a network cannot be exported so with the packages installed here."""
+    check_export(target, kind, opset=opset, batch=batch)
     if kind == ONNX:
         onnx_files.check(opset)
 
@@ -105,18 +105,19 @@ def check(target: Path, kind: str, *, opset: int | None, batch: int | None) -> N
 def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: int | None) -> Exported:
     """Export a network to a file that must not exist; `batch` None takes any number of images at a time.
 
-    `opset` None is the exporter's choice. Raises CheckpointError when the file cannot be written or answers
-    otherwise than its source; then nothing has the name.
+    `opset` None is the exporter's choice. Raises CheckpointError, leaving no file, when it cannot be written
+    or its outputs differ from the source's.
     """
     check(target, kind, opset=opset, batch=batch)
-    traced = torch.zeros(batch or 2, *found.description.image_shape)  # of 1, any number would become 1
+    # torch.export would specialise a batch of 1.
+    traced = torch.zeros(batch or 2, *found.description.image_shape)
     varies = None if batch else ({0: torch.export.Dim("batch", min=1)},)
     if kind == ONNX:
         content, opset = onnx_files.convert(found.network, traced, varies, opset, found.notes())
     else:
         content = _program(found, traced, varies)
-    with _said(target, len(content)):
-        with Staged(target, SUFFIXES[kind]) as staged:
+    with _refusing(target, len(content)):
+        with Staged(target, EXPORTED[kind]) as staged:
             staged.file.write(content)
             staged.sync()
             agreement = _compared(staged.path, kind, found, batch)
@@ -130,7 +131,7 @@ def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: i
 
 
 def _compared(file: Path, kind: str, found: Source, batch: int | None) -> Agreement:
-    """How far the outputs of a file are from its source's: all at once and one by one where it takes any."""
+    """Compare a file's outputs with its source's: all at once and, where it takes any number, one by one."""
     call = onnx_files.opened(file).run if kind == ONNX else _opened(file)
     images = network.prepare(found.images, found.description)
     sizes = [batch] if batch else [len(images), 1]
@@ -139,7 +140,7 @@ def _compared(file: Path, kind: str, found: Source, batch: int | None) -> Agreem
 
 
 def in_batches(call: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
-    """The outputs for all images, `size` at a time; the last batch is filled up with images seen before."""
+    """Return the outputs for all images, `size` at a time; the last batch is filled with earlier images."""
     missing = torch.arange(-len(images) % size) % len(images)
     with torch.inference_mode():
         parts = [call(part) for part in torch.cat([images, images[missing]]).split(size)]
@@ -173,8 +174,8 @@ def _refusal(target: Path, agreement: Agreement) -> str:
 
 
 @contextlib.contextmanager
-def _said(target: Path, needed: int) -> Iterator[None]:
-    """Say in one line what the operating system refuses; the staged file is gone by then."""
+def _refusing(target: Path, needed: int) -> Iterator[None]:
+    """Raise CheckpointError for errors of the operating system, after the staged file is gone."""
     try:
         yield
     except FileExistsError:

@@ -1,5 +1,4 @@
-"""Inputs and outputs that a release is kept with, so that whoever loads or converts it sees that it still is
-the same network: other code, other arithmetic and other weights all show."""
+"""Golden inputs and outputs of a release, which reveal other code, arithmetic or weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,16 @@ COUNT = 8
 LARGEST = 1 << 30
 """Bytes of a golden file."""
 TOLERANCE = 1e-3
-"""Of the largest golden output: more than another order of summing or TF32 makes, less than a wrong layer."""
+"""Largest error, as a fraction of the largest golden output: above that of TF32, below a wrong layer."""
 
 _SEED = 20240229
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far outputs are from the golden ones, and how many of `count` inputs get another class.
+    """The largest error of outputs against the golden ones, and the inputs of `count` with another class.
 
-    A class that changes between two outputs nearer than the tolerance is not counted.
+    A class that changes between two outputs closer than the tolerance is not counted.
     """
 
     largest: float
@@ -39,17 +38,17 @@ class Agreement:
 
     @property
     def sound(self) -> bool:
-        """Whether they are the same network's."""
+        """Whether the outputs agree."""
         return self.largest <= self.allowed and self.flipped == 0
 
 
 def folder(version: str) -> str:
-    """Where the golden file of a version lies under a checkpoint root."""
+    """Return the golden file of a version, relative to the checkpoint root."""
     return f"metadata/golden/v{version}.safetensors"
 
 
 def inputs(description: Description, count: int = COUNT) -> Tensor:
-    """Images (count, H, W, C) uint8, the same on every machine: noise, and noise in blocks, by turns."""
+    """Return images (count, H, W, C) uint8, the same on every machine: noise and coarse noise by turns."""
     channels, height, width = description.image_shape
     source = torch.Generator().manual_seed(_SEED)
     images = torch.randint(0, 256, (count, height, width, channels), generator=source, dtype=torch.uint8)
@@ -63,9 +62,9 @@ def inputs(description: Description, count: int = COUNT) -> Tensor:
 
 @torch.no_grad()
 def outputs(network: nn.Module, description: Description, images: Tensor) -> Tensor:
-    """What the network, in evaluation mode, makes of images: (N, classes) float32 on the CPU.
+    """Return the outputs (N, classes) float32, on the CPU, of a network in evaluation mode.
 
-    Raises CheckpointError when that is no finite number for each class.
+    Raises CheckpointError unless they are a finite number for each class.
     """
     device = next(network.parameters()).device
     fed = networks.prepare(images.to(device), description)
@@ -87,15 +86,15 @@ def outputs(network: nn.Module, description: Description, images: Tensor) -> Ten
 
 
 def as_bytes(images: Tensor, logits: Tensor) -> bytes:
-    """The golden file."""
+    """Return the bytes of the golden file."""
     written: bytes = save({"inputs": images.contiguous(), "outputs": logits.clone().contiguous()})
     return written
 
 
 def read(root: Path, manifest: Manifest) -> tuple[Tensor, Tensor]:
-    """The golden inputs (N, H, W, C) uint8 and outputs (N, classes) float32 of a verified release.
+    """Return the golden inputs (N, H, W, C) uint8 and outputs (N, classes) float32 of a verified release.
 
-    Raises CheckpointError when it has none, or those of another kind of network.
+    Raises CheckpointError when it has none, or those of a network that does not take images.
     """
     found = content(root, manifest)
     try:
@@ -107,7 +106,7 @@ def read(root: Path, manifest: Manifest) -> tuple[Tensor, Tensor]:
 
 
 def content(root: Path, manifest: Manifest) -> dict[str, Tensor]:
-    """Every tensor of a verified release's golden file. Raises CheckpointError when it has none."""
+    """Return the tensors of a verified release's golden file. Raises CheckpointError when it has none."""
     path = root / folder(manifest.tags[0].removeprefix("v"))
     if not has(manifest):
         raise CheckpointError(f"{manifest.file} was released without golden outputs.")
@@ -119,13 +118,13 @@ def content(root: Path, manifest: Manifest) -> dict[str, Tensor]:
 
 
 def has(manifest: Manifest) -> bool:
-    """Whether a release was written with golden outputs."""
+    """Return whether a release was written with golden outputs."""
     digests = (manifest.metadata or {}).get("digests") or {}
     return bool(manifest.tags) and folder(manifest.tags[0].removeprefix("v")) in digests
 
 
 def compare(found: Tensor, golden: Tensor, tolerance: float = TOLERANCE) -> Agreement:
-    """How far outputs (N, classes) are from golden ones of the same shape, NaN being infinitely far."""
+    """Compare outputs (N, classes) with golden ones of the same shape; NaN is infinitely far."""
     if found.shape != golden.shape:
         raise CheckpointError(f"The outputs are {tuple(found.shape)}, and the golden {tuple(golden.shape)}.")
     allowed = tolerance * float(golden.abs().max())
@@ -142,12 +141,12 @@ def check(
     golden: tuple[Tensor, Tensor],
     tolerance: float = TOLERANCE,
 ) -> Agreement:
-    """Run a network on golden inputs. Raises CheckpointError when its outputs are others."""
+    """Run a network on golden inputs. Raises CheckpointError when its outputs disagree."""
     images, expected = golden
     agreement = compare(outputs(network, description, images), expected, tolerance)
     if not agreement.sound:
         raise CheckpointError(
-            f"The network is not the one that was released: of its golden outputs one is off by "
+            "The network is not the one that was released: a golden output is off by "
             f"{agreement.largest:.3g} ({agreement.allowed:.3g} is allowed), and {agreement.flipped} of "
             f"{agreement.count} inputs get another class."
         )

@@ -1,4 +1,4 @@
-"""A network rebuilt from what a checkpoint or a release says of itself, with nothing else given."""
+"""Networks rebuilt from a checkpoint or a release alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference import builders, weights
 
 LARGEST = 2**26
-"""Values of an image that a network may take: nothing that a file says makes its reader fill the memory."""
+"""Largest number of values of an image, so that a hostile file cannot exhaust memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What it takes to build a network of `models` and to feed it.
+    """The facts that build a network of `models` and prepare its images.
 
     `image_shape` is (channels, height, width); `mean` and `std` are those of each channel, in [0, 1] units.
     """
@@ -39,7 +39,7 @@ class Description:
     std: tuple[float, ...]
 
     def config(self) -> dict[str, Any]:
-        """The same as plain JSON types: the `.config.json` of a release."""
+        """Return the description as plain JSON types: the `.config.json` of a release."""
         return {
             "model": {"name": self.name, "options": dict(self.options)},
             "input": {
@@ -55,13 +55,13 @@ class Description:
 
 
 class UndescribedError(CheckpointError):
-    """A config is not that of a network for images, which nobody but its maker may be able to rebuild."""
+    """A config does not describe a network for images; only its own code can rebuild it."""
 
 
 def described(config: Mapping[str, Any]) -> Description:
-    """The description in a release's config.
+    """Return the description in a release's config.
 
-    Raises UndescribedError when it tells none, and CheckpointError when it tells nonsense.
+    Raises UndescribedError when it has none, and CheckpointError when it is invalid.
     """
     try:
         model, fed, out = (_mapping(config)[key] for key in ("model", "input", "output"))
@@ -84,7 +84,7 @@ def described(config: Mapping[str, Any]) -> Description:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """The value, if it is what a file should hold there: tensors and text can be indexed as well."""
+    """Return the value if it is a mapping, else raise TypeError: tensors and text can be indexed as well."""
     if not isinstance(value, Mapping):
         raise TypeError(f"a {type(value).__name__} is no mapping")
     return value
@@ -103,7 +103,7 @@ def _check(found: Description) -> None:
 
 
 def trained(saved: Mapping[str, Any]) -> Description:
-    """The description in the contents of a checkpoint: of the trainer, or with a config as releases have it.
+    """Return the description in a checkpoint's contents: the trainer's, or a config like that of a release.
 
     Raises CheckpointError when there is none.
     """
@@ -123,11 +123,11 @@ def trained(saved: Mapping[str, Any]) -> Description:
 def build(
     description: Description, weights: Mapping[str, Any] | None = None, config: Any = None
 ) -> nn.Module:
-    """The network with fresh weights, in evaluation mode; the global generators are left alone.
+    """Return the network with fresh weights, in evaluation mode; the global generators are not advanced.
 
-    With `weights` it is first compared with them without memory; `config` is that of its run, which says what
-    plugins it was trained with. Raises UnregisteredError when no network of that name is registered, and
-    CheckpointError when its options are others, or the weights are another network's.
+    `weights` are first compared with it on the meta device; `config` is that of its run, which names the
+    plugins. Raises UnregisteredError when no network of that name is registered, and CheckpointError when its
+    options differ or the weights are those of another network.
     """
     if not models.registered(description.name):
         raise UnregisteredError(builders.unregistered(description.name, config))
@@ -144,7 +144,7 @@ def build(
 
 
 def contents(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The weights of a verified checkpoint on the CPU, and what its file says: `config`, `metadata`."""
+    """Return the weights of a verified checkpoint on the CPU, and its `config` and `metadata`."""
     file = root / manifest.file
     if manifest.tier == listing.PRODUCTION:
         return weights.read(file), {"config": manifest.config or {}, "metadata": manifest.metadata or {}}
@@ -155,11 +155,11 @@ def contents(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Mapping
 def load_model(
     path: str | Path, device: str | torch.device = "cpu", plugins: Sequence[str] = ()
 ) -> nn.Module:
-    """The network of a release or of any checkpoint, verified, in evaluation mode, float32.
+    """Return the network of a release or of any checkpoint, verified, in evaluation mode, float32.
 
-    `path` is a file, a pointer, or a run: then its champion, else its highest release, else its best
-    checkpoint by the metric that it monitors. A network of one's own is rebuilt in the process that saved it,
-    and wherever it is registered: `plugins` are modules to import first, which register networks. Raises
+    `path` is a file, a pointer, or a run directory: its champion, else its highest release, else its best
+    checkpoint by the monitored metric. A user's own network is rebuilt in the process that saved it, and
+    wherever it is registered; `plugins` are modules to import first, which register networks. Raises
     CheckpointError. Never executes code from a file.
     """
     modules.load(plugins)
@@ -167,7 +167,7 @@ def load_model(
 
 
 def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
-    """The network of a verified checkpoint. Raises UnregisteredError when its code is not here."""
+    """Return the network of a verified checkpoint. Raises UnregisteredError when it is not registered."""
     values, saved = contents(root, manifest)
     try:
         network, _ = with_weights(values, saved)
@@ -178,12 +178,12 @@ def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> 
 
 
 def rebuilt(root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
-    """The network of a verified checkpoint on the CPU, in evaluation mode, and what images it takes."""
+    """Return the network of a verified checkpoint on the CPU, in evaluation mode, and its description."""
     return with_weights(*contents(root, manifest))
 
 
 def with_weights(values: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[nn.Module, Description]:
-    """The network that a file describes, with its weights copied into the network's own float32."""
+    """Return the network that a file describes, with its weights copied into float32, and its description."""
     description = trained(saved)
     network = build(description, values, builders.run_config(saved))
     objects.load_weights(network, values)
@@ -191,7 +191,7 @@ def with_weights(values: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[n
 
 
 def resolve(path: Path) -> tuple[Path, Manifest]:
-    """The checkpoint root and the verified manifest that a path means, as `load_model` takes it."""
+    """Return the checkpoint root and the verified manifest of a path, as for `load_model`."""
     if not path.is_dir():
         return locate.locate(path)
     root = listing.checkpoint_root(path)
@@ -206,9 +206,9 @@ def resolve(path: Path) -> tuple[Path, Manifest]:
 
 
 def best(root: Path) -> Manifest:
-    """The checkpoint that a run of the trainer has chosen: the best at the target sparsity, or of all.
+    """Return the verified best checkpoint of a run of the trainer: at the target sparsity, or over all.
 
-    Verified. The newest one says which metric was watched. Raises CheckpointError when there is none.
+    The newest checkpoint holds the monitored metric. Raises CheckpointError when there is none.
     """
     newest = locate.newest_sound(root)
     try:
@@ -228,12 +228,12 @@ def best(root: Path) -> Manifest:
 
 
 def describe(path: str | Path) -> Description:
-    """The network that a path means, as `load_model` takes it."""
+    """Return the description of the network of a path, as for `load_model`."""
     return trained(contents(*resolve(Path(path)))[1])
 
 
 def prepare(images: Tensor, description: Description) -> Tensor:
-    """Images (N, H, W, C) uint8 as the network takes them: (N, C, H', W') float32, normalised, resized."""
+    """Return images (N, H, W, C) uint8 as (N, C, H', W') float32, normalised and resized for the network."""
     mean, std = (torch.tensor(v, device=images.device) for v in (description.mean, description.std))
     scaled = ((images.to(torch.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
     size = description.image_shape[1:]

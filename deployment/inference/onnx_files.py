@@ -1,4 +1,4 @@
-"""ONNX files: written from a network, opened in onnxruntime. All use of the onnx packages is here."""
+"""ONNX files, written from a network and run in onnxruntime; the only module that uses the onnx packages."""
 
 import contextlib
 import importlib
@@ -18,15 +18,15 @@ from peakpoint.checkpointing.storage.foreign import described
 
 INPUT, OUTPUT = "images", "logits"
 OLDEST = 18
-"""The oldest opset that torch's exporter writes; older ones would need a conversion that often fails."""
+"""Oldest opset that torch's exporter writes; older ones need a conversion that often fails."""
 
 PREFIX = "peakpoint."
 LARGEST = 2**31 - 1
-"""Bytes that a protobuf message may have."""
+"""Largest protobuf message in bytes."""
 
 
 def check(opset: int | None) -> None:
-    """Raise CheckpointError when the packages are missing, or do not write this opset."""
+    """Raise CheckpointError when the packages are missing or cannot write this opset."""
     onnx = _package("onnx")
     for name in ("onnxscript", "onnxruntime"):
         _package(name)
@@ -38,9 +38,9 @@ def check(opset: int | None) -> None:
 def convert(
     network: nn.Module, traced: Tensor, varies: Any, opset: int | None, notes: Mapping[str, str]
 ) -> tuple[bytes, int]:
-    """A network as the bytes of one ONNX file, and its opset; `varies` is torch.export's dynamic_shapes.
+    """Return a network as the bytes of one ONNX file, and its opset. Raises CheckpointError.
 
-    `notes` go into its metadata as `peakpoint.NAME`. Raises CheckpointError.
+    `varies` is torch.export's dynamic_shapes; `notes` go into the metadata as `peakpoint.NAME`.
     """
     try:
         with quiet(), torch.no_grad():
@@ -73,7 +73,7 @@ def convert(
 
 
 def _without_machine(proto: Any) -> None:
-    """Take out what the exporter notes of this machine, such as the folders of each line of the network."""
+    """Remove the exporter's notes on this machine, such as the path of each line of source."""
     graphs = [proto.graph, *proto.functions]
     for graph in graphs:
         for part in (graph, *graph.node, *getattr(graph, "input", []), *getattr(graph, "output", [])):
@@ -85,14 +85,14 @@ def _without_machine(proto: Any) -> None:
 
 @dataclass(frozen=True)
 class Opened:
-    """An ONNX file in onnxruntime; `notes` are what `convert` was given."""
+    """An ONNX file in onnxruntime; `notes` are those given to `convert`."""
 
     file: Path
     session: Any
     notes: Mapping[str, str]
 
     def run(self, images: Tensor) -> Tensor:
-        """The outputs (N, classes) for images (N, C, H, W) float32."""
+        """Return the outputs (N, classes) for images (N, C, H, W) float32."""
         try:
             (found,) = self.session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
         except Exception as error:  # onnxruntime has a type for each code of its own
@@ -101,7 +101,7 @@ class Opened:
 
     @property
     def batch(self) -> int | None:
-        """How many images it takes at a time; None is any number."""
+        """The number of images at a time, None for any number."""
         fed = next((each.shape for each in self.session.get_inputs() if each.name == INPUT), [None])
         return fed[0] if isinstance(fed[0], int) else None
 
@@ -128,7 +128,7 @@ def opened(file: Path, threads: int | None = None) -> Opened:
 
 
 def weights(file: Path) -> dict[str, Tensor]:
-    """The floating-point constants of an ONNX file by name. Raises CheckpointError."""
+    """Return the floating-point constants of an ONNX file by name. Raises CheckpointError."""
     onnx = _package("onnx")
     bounded.opened(file).close()
     try:
@@ -148,7 +148,7 @@ def _package(name: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within, exporters do not tell of their own insides: what goes wrong is an exception all the same."""
+    """Silence the exporters' logs and warnings; their failures are exceptions all the same."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript")]
     before = [(each, each.level) for each in loggers]
     try:
@@ -163,6 +163,6 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says, or its name."""
+    """Return the first line of an exception's message, or its type's name."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""How long networks take for the same images, by turns, so that a busy machine slows all of them alike."""
+"""Latency of networks on the same images, measured by turns, so that a busy machine slows all alike."""
 
 import random
 import statistics
@@ -11,7 +11,7 @@ from torch import Tensor
 
 Call = Callable[[Tensor], Tensor]
 WARM = 5
-"""Calls before the first that counts: the first ones choose kernels and fill caches."""
+"""Calls before the measured ones, which choose kernels and fill caches."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least two values."""
+        """Return the spread of at least two values."""
         return cls(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds a call, and what they are of those of the first network in the same round."""
+    """Seconds a call, and their ratio to those of the first network in the same round."""
 
     seconds: Spread
     ratio: Spread
 
 
 def waiting_for(device: torch.device) -> Callable[[], None]:
-    """What returns once a device has done all that it was given."""
+    """Return a function that waits until a device has finished its work."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None
@@ -53,11 +53,11 @@ def measure(
 ) -> dict[str, Latency]:
     """Time each call on its images once a round, in an order drawn anew for every round.
 
-    `synchronize` waits for the device. Ratios are taken within a round, so that what slows a whole round
-    cancels out.
+    `synchronize` waits for the device. Ratios are taken within a round, which cancels a slowdown of the whole
+    round.
     """
     draw = random.Random(seed)
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    seconds_of: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
         for call, images in calls.values():
             for _ in range(warm):
@@ -69,9 +69,9 @@ def measure(
                 start = time.perf_counter()
                 call(images)
                 synchronize()
-                taken[name].append(time.perf_counter() - start)
-    first = next(iter(taken.values()))
+                seconds_of[name].append(time.perf_counter() - start)
+    first = next(iter(seconds_of.values()))
     return {
         name: Latency(Spread.of(seconds), Spread.of([s / f for s, f in zip(seconds, first, strict=True)]))
-        for name, seconds in taken.items()
+        for name, seconds in seconds_of.items()
     }

@@ -1,4 +1,4 @@
-"""Weights as a release holds them: pruned ones really zero, in the type that was asked for, nothing else."""
+"""The weights of a release: pruned ones exactly zero, in the dtype of its form."""
 
 import io
 import logging
@@ -21,14 +21,14 @@ DTYPES = {name: getattr(torch, name) for name in form.DTYPES}
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The weights of a release on the CPU. Raises CheckpointError when the file is not one."""
+    """Return the weights of a release on the CPU. Raises CheckpointError when the file is not one."""
     if file.suffix != SAFETENSORS:
         return within(serialize.load(file), file)
     return read_safetensors(file)
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file on the CPU. Raises CheckpointError when it is not one of safetensors."""
+    """Return the tensors of a safetensors file on the CPU. Raises CheckpointError for any other file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -40,7 +40,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def within(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The weights in a checkpoint's contents. Raises CheckpointError when there are none."""
+    """Return the weights in the contents of a checkpoint. Raises CheckpointError when there are none."""
     found = saved.get("model_state_dict")
     if not isinstance(found, dict):
         raise CheckpointError(f"{file} has no model_state_dict: it is not a checkpoint of a network.")
@@ -48,9 +48,9 @@ def within(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def of_checkpoint(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The weights in the contents of a training checkpoint, zero wherever its pruning masks say so.
+    """Return the weights in the contents of a training checkpoint, with its pruning masks applied.
 
-    Raises CheckpointError when the masks are not those of these weights.
+    Raises CheckpointError when the masks do not fit the weights.
     """
     weights = dict(within(saved, file))
     try:
@@ -66,7 +66,7 @@ def of_checkpoint(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _masked(name: str, weight: Tensor, bits: Tensor) -> Tensor:
-    """The weight, +0.0 where its packed mask (one bit a weight, in logical order) has a zero."""
+    """Return the weight with +0.0 where its packed mask (one bit a weight, in logical order) is 0."""
     if bits.numel() != (weight.numel() + 7) // 8:
         raise ValueError(f"{name} has {weight.numel()} weights and a mask of {bits.numel()} bytes")
     kept = np.unpackbits(bits.numpy(), count=weight.numel()).view(np.bool_)
@@ -78,9 +78,9 @@ def _masked(name: str, weight: Tensor, bits: Tensor) -> Tensor:
 
 
 def cast(weights: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The weights with every floating-point tensor in `dtype`; integers and the like are left as they are.
+    """Return the weights with every floating-point tensor in `dtype`.
 
-    Raises CheckpointError when a finite value is out of the type's range.
+    Raises CheckpointError when a finite value is beyond the range of the type.
     """
     if dtype == form.KEPT:
         return dict(weights)
@@ -99,14 +99,14 @@ def cast(weights: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
-    """The shape of each tensor by name."""
+    """Return the shape of each tensor by name."""
     return {name: list(value.shape) for name, value in weights.items() if isinstance(value, Tensor)}
 
 
 def plain(weights: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights as safetensors takes them: contiguous, each with memory of its own.
+    """Return the weights contiguous, each with memory of its own, as safetensors requires.
 
-    Raises CheckpointError for what is not a tensor.
+    Raises CheckpointError for a value that is not a tensor.
     """
     found = {}
     for name, value in weights.items():
@@ -119,14 +119,14 @@ def plain(weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def packed_bytes(weights: Mapping[str, Tensor]) -> int:
-    """The bytes of a file of these alone, on any device, with the zeros packed away."""
+    """Return the bytes of a file of these weights alone, from any device, with the zeros packed away."""
     counted = _Counted()
     serialize.dump(serialize.snapshot(dict(weights)), counted, compress=True)
     return counted.size
 
 
 class _Counted(io.BytesIO):
-    """Counts what is written to it, and keeps none."""
+    """Counts the bytes written to it without keeping them."""
 
     size = 0
 

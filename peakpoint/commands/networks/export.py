@@ -6,7 +6,7 @@ from dataclasses import asdict
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Parser, add_path
 from peakpoint.commands.common import check_there, megabytes, print_json
-from peakpoint.deployment.inference import exportable
+from peakpoint.deployment.inference.form import check_export
 
 
 def export_arguments(parser: Parser) -> None:
@@ -19,7 +19,7 @@ def export_arguments(parser: Parser) -> None:
 
 
 def _batch(text: str) -> int | None:
-    """`dynamic` is None: any number."""
+    """Return the number of images at a time, None for `dynamic`."""
     if text == "dynamic":
         return None
     try:
@@ -29,9 +29,9 @@ def _batch(text: str) -> int | None:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the file, whole and compared or not at all; an existing one is never replaced."""
+    """Write the file, whole and compared or not at all; an existing file is never replaced."""
     wanted = {"opset": options.opset, "batch": options.batch}
-    exportable.check(options.out, options.format, **wanted)
+    check_export(options.out, options.format, **wanted)
     check_there(options.path)
     from peakpoint.deployment.inference import export as exports
 
