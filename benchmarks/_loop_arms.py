@@ -149,7 +149,7 @@ class _Until(Interval):
 
 
 def lightning_arm(self_log_every: int) -> Arm:
-    """Lightning's Trainer with everything optional off; the loss is logged every so many steps."""
+    """Lightning's Trainer with everything optional off; the loss is logged every `self_log_every` steps."""
     torchvision()  # torchmetrics imports it, and only so does that work beside a CPU build of torch
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -210,7 +210,7 @@ def _console() -> Console:
 
 
 def compose(images: int, *overrides: str) -> tuple[Config, dict[str, Any]]:
-    """The default configuration with an epoch of so many images for training, typed and as plain values."""
+    """The default configuration with `images` training images, typed and as plain values."""
     train_size = images + VALIDATION
     fixed = (
         "data=synthetic",

@@ -15,42 +15,16 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from benchmarks._machine import machine
-from peakpoint.models._torchvision import torchvision
+from benchmarks._plain_loop import PilImages, write_images
 from peakpoint.trainer.config.schema import Data
-from peakpoint.trainer.data.pipeline import DataModule, build_data
+from peakpoint.trainer.data.pipeline import build_data
 
 BATCH, PADDING = 128, 4
-
-
-class Peer(Dataset[tuple[Tensor, int]]):
-    """One image at a time through torchvision's transforms, as torchvision's own CIFAR dataset does it."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, data: DataModule) -> None:
-        torchvision()
-        from torchvision import transforms
-
-        self.images, self.labels = images, labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(images.shape[1], padding=PADDING),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(data.mean, data.std),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
 def rate(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -75,8 +49,7 @@ def measure(root: Path, repeats: int) -> dict[str, list[float]]:
     data = build_data(
         cfg, seed=0, batch_size=BATCH, eval_batch_size=BATCH, device=torch.device("cpu"), channels_last=True
     )
-    with np.load(root / "train.npz", allow_pickle=False) as archive:
-        peer = Peer(archive["images"], archive["labels"], data)
+    peer = PilImages(root)
     contenders: dict[str, Callable[[int], Iterable[tuple[Tensor, Tensor]]]] = {
         "peakpoint": data.train_batches,
         "DataLoader, 0 workers": lambda _: DataLoader(peer, BATCH, shuffle=True, drop_last=True),
@@ -92,13 +65,6 @@ def measure(root: Path, repeats: int) -> dict[str, list[float]]:
     return rates
 
 
-def write_random(root: Path, count: int) -> None:
-    """`count` random images of CIFAR's shape, as train.npz."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    np.savez(root / "train.npz", images=images, labels=np.arange(count) % 100)
-
-
 def main() -> None:
     """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description="Images a second, against torchvision's transforms.")
@@ -111,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         if options.root is None:
-            write_random(Path(folder), options.images)
+            write_images(Path(folder), options.images)
         rates = measure(options.root or Path(folder), options.repeats)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     if options.json:

@@ -53,7 +53,7 @@ from peakpoint.trainer.data.pipeline import DataModule
 
 
 class Turns:
-    """An epoch's batches, handed out in turns of so many steps; notes what each turn took, in seconds."""
+    """An epoch's batches, in turns of a fixed number of steps; records the seconds of each."""
 
     def __init__(self, data: DataModule, steps: int) -> None:
         self._batches, self._length, self._steps = data.train_batches, data.steps_per_epoch, steps

@@ -54,7 +54,7 @@ class Result:
 
 
 def start(run: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """The trainer, as a process of its own; what it says goes to a file beside the run."""
+    """The trainer, as a process of its own; its output goes to a file beside the run."""
     with run.with_suffix(".out").open("ab") as out:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *arguments],
@@ -189,7 +189,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--checkpoints", type=int, default=20, help="a life saves up to so many")
+    parser.add_argument("--checkpoints", type=int, default=20, help="saves before a kill, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dir", type=Path, help="where the two runs go, and stay; else a temporary folder")
     parser.add_argument("--json", type=Path)

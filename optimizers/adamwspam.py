@@ -116,7 +116,7 @@ class AdamWSPAM(torch.optim.AdamW):
         state_dict[_KEY] = {"step": self._taken, "reset_at": self._reset_at}
 
     def _load(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        if _KEY not in state_dict:  # of an optimizer without SPAM, whose moments are gone on with
+        if _KEY not in state_dict:  # saved by an optimizer without SPAM: its moments are kept
             self._taken = self._reset_at = 0
             return state_dict
         for key in ("step", "reset_at"):

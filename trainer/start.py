@@ -174,6 +174,6 @@ def record_attempt(
         }
     else:
         facts = {**facts, record.NOW: resolved}
-    # First the status: killed between the two, what was asked for now is not taken for finished.
+    # First the status: a run killed between the two writes must not look finished.
     record.set_status(directory, "running", **record.holder())
     record.write_json(directory / record.RUN, facts)

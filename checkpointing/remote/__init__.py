@@ -1,1 +1,1 @@
-"""Copies of a run in a remote place that fsspec reaches."""
+"""The mirror of a run in any place that fsspec reaches: upload, download and layout."""

@@ -1,8 +1,7 @@
-"""Copies of a run's checkpoints in a remote place, made while it trains, on a thread of their own.
+"""Uploads a run's checkpoints to its mirror while it trains, on a thread of their own.
 
-Training never waits for the place, and nothing that goes wrong there ends it. What is to be copied is what is
-here, is named by `what`, and is not there yet: that is looked up each time, so nothing has to be remembered
-over a crash, and nothing grows in memory while the place is away.
+Training never waits for the mirror, and no failure there ends it. What to upload is computed anew each time,
+as the difference of here and there: no queue must survive a crash, and none grows while the mirror is away.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import followed
 from peakpoint.base.threads import thread
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
-from peakpoint.checkpointing.remote.upload import Copies, local
+from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
 from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.index import Index
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -27,16 +26,16 @@ log = logging.getLogger("peakpoint")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 120.0
-PATIENCE_S = 2.0
-"""A wait that is longer is told."""
+QUIET_WAIT_S = 2.0
+"""Seconds; a longer wait is announced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is copied (tiers, roles, policies), and how long the mirror may take.
+    """`what` names the tiers, roles and policies to upload.
 
-    `keep`: of each role so many stay there beside what is here, None for all; `queue`: how many files may
-    wait their turn; `wait_s`: how long the end of a run waits for what is left.
+    `keep`: checkpoints of each role that stay in the mirror beside those that are here, None for all;
+    `queue`: checkpoints that may wait at a time; `wait_s`: seconds that the end of a run waits for the rest.
     """
 
     what: Collection[str]
@@ -46,15 +45,15 @@ class Settings:
 
 
 class Mirror:
-    """Copies what a run keeps under `root`, from `start` to `close`; `wake` it when there is more."""
+    """Uploads what a run keeps under `root`, from `start` to `close`; call `wake` after a save."""
 
     def __init__(self, root: Path, run: str, remote: Remote, settings: Settings) -> None:
-        self._named = root
+        self._given = root
         self._index = Index(root)
         self._run = run
         self._settings = settings
         self._remote = remote
-        self._copies = Copies(remote, run)
+        self._there = RemoteRun(remote, run)
         self._opened = self._recorded = False
         self._wake, self._closing, self._over, self._done = (threading.Event() for _ in range(4))
         self._passed_over: set[tuple[str, str]] = set()
@@ -65,31 +64,31 @@ class Mirror:
 
     @property
     def _root(self) -> Path:
-        return followed(self._named)
+        return followed(self._given)
 
     @property
     def url(self) -> str:
-        """Where the copies of this run are."""
-        return self._copies.remote.url
+        """The folder of this run in the mirror."""
+        return self._there.remote.url
 
     def start(self) -> None:
-        """Begin to copy."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Look again what there is to copy; returns at once."""
+        """Look again for checkpoints to upload; returns at once."""
         self._wake.set()
 
     def close(self) -> None:
-        """Copy what is left, for as long as the settings say, and tell what is not copied then."""
+        """Upload the rest for at most `wait_s` seconds; warns of what is then missing."""
         self._closing.set()
         self._wake.set()
-        with contextlib.suppress(KeyboardInterrupt):  # who is tired of waiting
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends the wait
             wait_s = self._settings.wait_s
             # Not join(): interrupted, it takes the thread for dead (Python 3.11).
-            if not self._done.wait(min(wait_s, PATIENCE_S)) and wait_s > PATIENCE_S:
+            if not self._done.wait(min(wait_s, QUIET_WAIT_S)) and wait_s > QUIET_WAIT_S:
                 log.info("waiting for the mirror, %g s at most; Ctrl-C ends the wait", wait_s)
-                self._done.wait(wait_s - PATIENCE_S)
+                self._done.wait(wait_s - QUIET_WAIT_S)
         self._over.set()
         if self._done.is_set():
             return
@@ -103,7 +102,7 @@ class Mirror:
         )
 
     def pending(self) -> list[Manifest]:
-        """What is here and not there, in the order of its turn: what failed least often, the newest first."""
+        """The checkpoints to upload: those that failed least often first, then the newest."""
         missing = self._missing()
         room = self._settings.queue
         if len(missing) > room and not self._crowded:
@@ -116,11 +115,11 @@ class Mirror:
         return sorted(missing[:room], key=lambda m: self._failures[_key(m)])
 
     def _missing(self) -> list[Manifest]:
-        here = local(self._root, self._index.look(), self._settings.what, self._run)
-        return [m for m in reversed(here) if not self._copies.holds(m) and _key(m) not in self._passed_over]
+        here = chosen(self._root, self._index.look(), self._settings.what, self._run)
+        return [m for m in reversed(here) if not self._there.holds(m) and _key(m) not in self._passed_over]
 
     def _here(self) -> set[str]:
-        return {m.file for m in local(self._root, self._index.look(), listing.TIERS)}
+        return {m.file for m in chosen(self._root, self._index.look(), listing.TIERS)}
 
     def _work(self) -> None:
         pause = FIRST_PAUSE_S
@@ -128,8 +127,8 @@ class Mirror:
             last = self._closing.is_set()
             try:
                 self._pass()
-            except Exception as error:  # whatever it is, training is not to end by it
-                self._tell(error)
+            except Exception as error:  # of any kind: it must not end the training
+                self._warn(error)
                 # Until the end of training, and once it has come, until the end of the wait.
                 (self._over if last else self._closing).wait(random.uniform(0.5, 1) * pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S if not self._closing.is_set() else 5.0)
@@ -144,33 +143,33 @@ class Mirror:
             self._wake.wait()
             self._wake.clear()
 
-    def _tell(self, error: Exception) -> None:
-        """Say once, until it works again, what is wrong."""
+    def _warn(self, error: Exception) -> None:
+        """Warn once, until uploads work again."""
         text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
         if self._trouble is None and not self._over.is_set():
             log.warning("mirror: %s Training goes on; the copy is tried again.", text)
         self._trouble = text
 
     def _pass(self) -> None:
-        """Copy everything that is missing; raises when the place does not let it."""
+        """Upload everything that is missing. Raises what the mirror refuses."""
         if not self._opened:
-            self._copies.open(locate.run_of(self._root.absolute()).name)
-            self._copies.sweep(self._here())
+            self._there.open(locate.run_of(self._root.absolute()).name)
+            self._there.sweep(self._here())
             self._opened = True
         pending = self.pending()
         if pending or not self._recorded or self._closing.is_set():  # it is of use with what is copied
-            self._copies.put_record(self._root)
+            self._there.put_record(self._root)
             self._recorded = True
         while pending and not self._over.is_set():
             self._copy(pending[0])
             pending = self.pending()
-        self._copies.point()
-        for file in self._copies.retire(self._here(), self._settings.keep):
+        self._there.point()
+        for file in self._there.retire(self._here(), self._settings.keep):
             log.debug("mirror: %s is no longer kept in %s", file, self.url)
 
     def _copy(self, manifest: Manifest) -> None:
         try:
-            self._copies.put(self._root, manifest)
+            self._there.put(self._root, manifest)
         except FileNotFoundError:  # retention let it go, as a rule, and it is not pending any more
             if (self._root / manifest.file).exists():
                 self._failures[_key(manifest)] += 1
@@ -184,7 +183,7 @@ class Mirror:
             log.warning("mirror: %s", error)
             return
         log.debug("mirror: %s is copied to %s", manifest.file, self.url)
-        self._copies.point()
+        self._there.point()
 
 
 def _key(manifest: Manifest) -> tuple[str, str]:

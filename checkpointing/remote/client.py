@@ -1,6 +1,6 @@
 """Objects in a place that fsspec reaches: put and read back, read within bounds, list, delete.
 
-Nothing that a server says is believed without its digest, no answer is larger than what was asked for, and
+No answer counts without its digest, none is larger than what was asked for, and
 every failure is one RemoteError whose line shows no password. The place is reached at the first use.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from peakpoint.base import digests
 from peakpoint.base.errors import CheckpointError
+from peakpoint.checkpointing.remote.filesystem import LISTING, bounded_call, opened
 from peakpoint.checkpointing.remote.urls import S3, check_url, shown
 
 log = logging.getLogger("peakpoint")
@@ -25,12 +26,7 @@ SMALL = 64 << 20
 """No manifest, pointer or record is larger."""
 
 CHECKSUM = "FlexibleChecksumError"
-"""What botocore raises when an object is not what S3's own checksum says."""
-LISTING = 10 << 20
-"""What a list, or a copy within the place, is allowed for, as if so many bytes were sent."""
-SLOWEST = 100_000
-"""Bytes a second: what moves slower is taken for dead."""
-
+"""Raised by botocore for an object that S3's own checksum does not match."""
 _STORES = (*S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
 """Protocols without folders."""
 
@@ -89,26 +85,11 @@ class Remote:
 
     def _connect(self) -> Any:
         if not self._connection:
-            import fsspec
-
-            settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-            if self._protocol in S3:
-                settings |= {
-                    "config_kwargs": {
-                        "connect_timeout": self._timeout_s,
-                        "read_timeout": self._timeout_s,
-                        "retries": {"mode": "standard", "total_max_attempts": 2},
-                    },
-                    "default_block_size": 16 << 20,
-                    "max_concurrency": 2,  # parts in memory
-                }
-            elif self._protocol in ("file", "local"):
-                settings = {"auto_mkdir": True, "skip_instance_cache": True}
-            fs, _ = fsspec.url_to_fs(self._url, **settings)
-            if self._protocol in S3:
-                fs.retries = 1  # of its own, on top of botocore's
-            self._connection.append(fs)
+            self._connection.append(opened(self._url, self._protocol, self._timeout_s))
         return self._connection[0]
+
+    def _ask(self, fs: Any, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
+        return bounded_call(fs, name, *args, size=size, timeout_s=self._timeout_s, **options)
 
     def _path(self, key: str) -> str:
         """A key as the file system has it."""
@@ -134,37 +115,6 @@ class Remote:
                 if isinstance(error, PermissionError | NotImplementedError | ImportError):
                     break
         raise failure from None
-
-    def _ask(self, fs: Any, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
-        """Call a method of the file system. Raises TimeoutError when nothing moves for too long.
-
-        Clients have timeouts, but not for all that they wait for: aiohttp waits without an end for a server
-        that is to say `100 Continue` before an upload, and while a body is being sent.
-        """
-        if not getattr(fs, "async_impl", False):
-            return getattr(fs, name)(*args, **options)
-        import asyncio
-
-        from fsspec.asyn import sync
-        from fsspec.callbacks import Callback
-
-        limit = 2 * self._timeout_s + size / SLOWEST
-        moved = Callback()
-        if name == "put_file":
-            options["callback"] = moved
-
-        async def bounded() -> Any:
-            task = asyncio.ensure_future(getattr(fs, f"_{name}")(*args, **options))
-            while True:
-                before = moved.value
-                done, _ = await asyncio.wait({task}, timeout=limit)
-                if done:
-                    return task.result()
-                if moved.value == before:
-                    task.cancel()
-                    raise TimeoutError(f"nothing moved for {limit:.0f} s")
-
-        return sync(fs.loop, bounded)
 
     def find(self, under: str = "") -> dict[str, int]:
         """The keys below a folder, relative to it, with their sizes in bytes."""
@@ -298,7 +248,7 @@ class Remote:
 
 
 def _reason(error: Exception) -> str:
-    """Why, in a few words, whichever library says it."""
+    """The reason of an error of any client, in a few words."""
     if isinstance(error, FileNotFoundError):
         return "there is no such object, or no such bucket"
     if isinstance(error, PermissionError):

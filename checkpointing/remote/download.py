@@ -1,6 +1,6 @@
-"""From the copies of a run in a remote place to a run here: digests first, names after, nothing overwritten.
+"""Downloads a run from its mirror: a file gets its name once its digest is right, and overwrites none.
 
-What was cut off goes on: a half of a file waits under a staged name, and is used once its digest is right.
+An interrupted download continues: the part of a file that is here stays under a staged name.
 """
 
 import contextlib
@@ -22,17 +22,18 @@ from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     MARK,
     Damaged,
+    companion_digests,
+    manifest_key,
     newest_record,
     read_index,
     read_mark,
     safe,
-    sides,
 )
 from peakpoint.checkpointing.storage import aliases, foreign, listing, pointers, store
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 TIMEOUT_S, ATTEMPTS = 20.0, 5
-"""Of the commands, and of a resume: each answer's, and each operation's."""
+"""Of the commands and of a resume: seconds for each answer, and tries of each operation."""
 
 _FILES = re.compile(
     r"(run|status)\.json|metrics\.jsonl|\.hydra/(resume-\d+/)?[A-Za-z0-9_]+\.yaml"
@@ -53,7 +54,7 @@ class Source:
 
 @dataclass
 class Pulled:
-    """What a pull did: files copied, files that were here, and what was passed over, with the reason."""
+    """The result of a download: files copied, files that were here, and the reason of each refusal."""
 
     copied: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
@@ -181,7 +182,7 @@ def _fetch(
 
     `have` are files that are here and sound, by digest: another role of one of them is a link.
     """
-    mark = f"{manifest.file.rpartition('.')[0]}.json"
+    mark = manifest_key(manifest.file)
     text = remote.read(f"checkpoints/{mark}")
     if (root / mark).exists():
         if read_bytes(root / mark) != text:
@@ -190,7 +191,7 @@ def _fetch(
             )
         store.verify(root, manifest)
         return False
-    wanted = {**sides(manifest), manifest.file: manifest.digest}
+    wanted = {**companion_digests(manifest), manifest.file: manifest.digest}
     for file, digest in wanted.items():
         if file not in sizes:
             raise CheckpointError(f"{remote.url} lacks {file}, which belongs to {manifest.file}.")

@@ -1,6 +1,6 @@
-"""What the remote folder of a run says of itself, read with distrust: names, sizes, digests, forms.
+"""The remote folder of a run, read with distrust: names, sizes, digests, forms.
 
-What lies there, and in which order it is written: copies.py.
+upload.py says what lies there, and in which order it is written.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ BOOKS = ("metadata/journal.jsonl", "metadata/CHANGELOG.md")
 """Of a checkpoint folder."""
 
 BAD = (CheckpointError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading a text of somebody else may raise."""
+"""What reading an untrusted text may raise."""
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@,-]{0,200}")
 
 
 class Damaged(RemoteError):  # noqa: N818 (the name says what is wrong)
-    """What lies there is not what was written."""
+    """An object is not what was written."""
 
 
 def safe(name: str) -> bool:
@@ -41,7 +41,7 @@ def safe(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and ".." not in name
 
 
-def sides(manifest: Manifest) -> dict[str, str]:
+def companion_digests(manifest: Manifest) -> dict[str, str]:
     """What belongs to a release beside its weights, with the digests: configuration, card, golden outputs.
 
     Paths are relative to the checkpoint folder and stay within it. Raises CheckpointError for others.
@@ -54,8 +54,13 @@ def sides(manifest: Manifest) -> dict[str, str]:
     return found
 
 
+def manifest_key(file: str) -> str:
+    """The manifest that belongs to a checkpoint, or to its signature."""
+    return f"{file.rpartition('.')[0]}.json"
+
+
 def read_mark(remote: Remote) -> dict[str, Any]:
-    """What a run's folder says of itself. Raises Missing when it is none, Damaged, or RemoteError."""
+    """The content of mirror.json. Raises Missing when there is none, Damaged, or RemoteError."""
     try:
         mark = _read(remote, MARK, unsealed, 1 << 16)
         if mark["format"] != FORMAT:
@@ -83,7 +88,7 @@ def _read(remote: Remote, key: str, parse: Callable[[bytes], T], limit: int = SM
 def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Manifest], list[str]]:
     """The manifests in a run's folder by file, oldest first, and what is wrong with others.
 
-    `sizes` are the keys below checkpoints/. One counts only if its file is there with the size that it says.
+    `sizes` are the keys below checkpoints/. One counts only if its file is there in the recorded size.
     """
     found: list[Manifest] = []
     bad: list[str] = []
@@ -124,7 +129,7 @@ def record_of(root: Path) -> dict[str, str]:
     """The texts beside the checkpoints under `root`, by their path from the run's directory."""
     run = locate.run_of(root)
     paths = [p for pattern in RECORDS for p in sorted(run.glob(pattern))] if run != root else []
-    # A link could lead to what is nobody else's.
+    # A link could lead to a private file.
     found = {p.relative_to(run).as_posix(): p for p in paths if not p.is_symlink()}
     found |= {f"checkpoints/{book}": root / book for book in BOOKS}
     texts = {}

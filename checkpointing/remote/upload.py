@@ -1,4 +1,4 @@
-"""The copies of one run in a remote place: what is there, what is missing, and what may go.
+"""The mirror of one run: what it holds, what is uploaded, and what may be deleted.
 
     URL/<run>/mirror.json                  says whose folder this is; <run> is the id in every manifest
     URL/<run>/record/000007.json           run.json, .hydra, metrics, journal: for a resume, of one moment
@@ -27,12 +27,13 @@ from peakpoint.checkpointing.remote.layout import (
     FORMAT,
     MARK,
     Damaged,
+    companion_digests,
+    manifest_key,
     newest_record,
     number,
     read_index,
     read_mark,
     record_of,
-    sides,
 )
 from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.manifest import LARGEST, Manifest, sealed
@@ -42,23 +43,23 @@ SIGNATURE = 1 << 20
 
 
 class Unsound(CheckpointError):  # noqa: N818 (the name says what is wrong)
-    """This file is not to be copied: another try would not help."""
+    """A file that is not uploaded: another try would not help."""
 
 
 def wanted(manifest: Manifest, what: Collection[str]) -> bool:
-    """Whether one of these words means a checkpoint: its tier, a role, or a policy that asked for it."""
+    """Whether `what` names the tier of a checkpoint, one of its roles, or a policy that saved it."""
     return not {manifest.tier, *manifest.tags, *filter(None, manifest.policies)}.isdisjoint(what)
 
 
-def local(
+def chosen(
     root: Path, found: Iterable[Manifest], what: Collection[str], run: str | None = None
 ) -> list[Manifest]:
-    """What of `found` (of `run`) is to be copied, in that order, then the releases by version."""
+    """The checkpoints among `found` (of `run`) to upload, in that order, then the releases by version."""
     mine = [m for m in found if run in (None, m.run)]
     return [m for m in (*mine, *listing.releases(root)) if wanted(m, what) and (root / m.file).exists()]
 
 
-class Copies:
+class RemoteRun:
     """The folder of one run in a remote place; `open` it first. Every method raises RemoteError."""
 
     def __init__(self, remote: Remote, run: str) -> None:
@@ -91,7 +92,7 @@ class Copies:
         """Read a checkpoint that is there; one that is damaged does not count as there any more."""
         try:
             self.remote.verify(f"checkpoints/{manifest.file}", manifest.digest, manifest.bytes)
-            for file, digest in sides(manifest).items():
+            for file, digest in companion_digests(manifest).items():
                 self.remote.verify(f"checkpoints/{file}", digest, self._sizes.get(file, 0))
         except (Missing, Differs):
             self.index.pop(manifest.file, None)
@@ -103,13 +104,13 @@ class Copies:
 
         Raises Unsound when it cannot be copied, and FileNotFoundError when it was deleted meanwhile.
         """
-        mark = _mark(manifest.file)
+        mark = manifest_key(manifest.file)
         try:
             text = read_bytes(root / mark, LARGEST)
         except Absent:
             raise FileNotFoundError(root / mark) from None
-        self._make_way(manifest)
-        for file, digest in sides(manifest).items():
+        self._replace_older(manifest)
+        for file, digest in companion_digests(manifest).items():
             path = root / file
             if not _is_file(path):
                 raise Unsound(f"{manifest.file} lacks {file}, which belongs to it: it is not copied.")
@@ -118,7 +119,7 @@ class Copies:
         twin = next((m.file for m in self.index.values() if m.digest == manifest.digest), None)
         if (root / manifest.file).is_symlink():
             raise Unsound(f"{manifest.file} is a link, and no file of its own: it is not copied.")
-        with held(root / manifest.file) as path:
+        with hard_link(root / manifest.file) as path:
             try:
                 self._put_file(f"checkpoints/{manifest.file}", path, manifest.digest, manifest.bytes, twin)
             except Unsound:
@@ -132,7 +133,7 @@ class Copies:
 
     def put_signature(self, root: Path, manifest: Manifest) -> None:
         """Copy the signature of a manifest, if it has one that is not there."""
-        signature = f"{_mark(manifest.file)}.sig"
+        signature = f"{manifest_key(manifest.file)}.sig"
         if signature not in self._sizes and _is_file(root / signature):
             data = read_bytes(root / signature, SIGNATURE)
             self.remote.write(f"checkpoints/{signature}", data)
@@ -154,7 +155,7 @@ class Copies:
                 ) from None
             raise
 
-    def _make_way(self, manifest: Manifest) -> None:
+    def _replace_older(self, manifest: Manifest) -> None:
         """Another checkpoint has this name there: an older one goes, a newer one is not ours to touch."""
         there = self.index.get(manifest.file)
         if there is None or there.digest == manifest.digest:
@@ -167,7 +168,7 @@ class Copies:
         self._remove(there)
 
     def put_record(self, root: Path) -> bool:
-        """Copy what a resume needs beside checkpoints, when it has changed; says whether it had."""
+        """Upload what a resume needs beside checkpoints; returns whether it had changed."""
         found = record_of(root)
         newest, before = self._record
         if not found or found == before:
@@ -233,9 +234,9 @@ class Copies:
         One that only could not be read, or that a list left out, may be sound: it is asked for by its name.
         """
         for key in [k for k in self._sizes if k not in {*here, *self.index} and not k.endswith(".json")]:
-            if key.partition("/")[0] in (TRAINING, MILESTONE) and _mark(key) not in self._sizes:
+            if key.partition("/")[0] in (TRAINING, MILESTONE) and manifest_key(key) not in self._sizes:
                 try:
-                    self.remote.read(f"checkpoints/{_mark(key)}")
+                    self.remote.read(f"checkpoints/{manifest_key(key)}")
                 except Missing:
                     self.remote.delete(f"checkpoints/{key}")
 
@@ -244,23 +245,19 @@ class Copies:
         return self.remote.find(under).get(name) == manifest.bytes
 
     def _remove(self, manifest: Manifest) -> None:
-        self.remote.delete(f"checkpoints/{_mark(manifest.file)}")
+        self.remote.delete(f"checkpoints/{manifest_key(manifest.file)}")
         self.index.pop(manifest.file, None)
         self.remote.delete(f"checkpoints/{manifest.file}")
         self._sizes.pop(manifest.file, None)
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file, and no link: it could lead to what is nobody else's."""
+    """Whether there is a regular file: a link could lead to a private one."""
     return path.is_file() and not path.is_symlink()
 
 
-def _mark(file: str) -> str:
-    return f"{file.rpartition('.')[0]}.json"
-
-
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[Path]:
+def hard_link(path: Path) -> Iterator[Path]:
     """A second name for a file, so that it can be read to its end though retention lets it go meanwhile."""
     link = files.staged_name(path)
     try:

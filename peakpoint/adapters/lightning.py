@@ -115,14 +115,14 @@ class PeakpointCheckpoint(Callback):
             if fetcher is not None and loop._should_check_val_fx(fetcher) and not loop._skip_next_val:
                 self._waiting.append(event)  # a validation follows at once, of the same weights
             else:
-                self._take(trainer, event)
+                self._collect(trainer, event)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An EvalEnd; at the end of an epoch it waits for the EpochEnd, so that the two share a file."""
         if trainer.sanity_checking or self._run is None:
             return
         metrics = numbers(trainer.callback_metrics)
-        self._take(
+        self._collect(
             trainer,
             self._run.zeros.measured(trainer.current_epoch, trainer.global_step, metrics, pl_module),
         )
@@ -151,8 +151,8 @@ class PeakpointCheckpoint(Callback):
         """Finish the save in flight."""
         self._close()
 
-    def _take(self, trainer: Trainer, event: Event) -> None:
-        """Handle an event, at the end of an epoch together with it: then they share a file."""
+    def _collect(self, trainer: Trainer, event: Event) -> None:
+        """Handle an event; at the end of an epoch it waits for EpochEnd, so that they share a file."""
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._waiting.append(event)
         else:

@@ -86,7 +86,7 @@ class PeakpointCallback(TrainerCallback):
         """Open the directory before anything is trained."""
         if args.world_size > 1:
             raise CheckpointError("PeakpointCallback saves a training of one process.")
-        self._take(state, parts)
+        self._remember(state, parts)
         resumed, counters = self._resumed or (None, None)
         self._run = Run(self.root, self.policies, self._state, writing=self._writing, resumed_from=resumed)
         if counters is not None:
@@ -101,7 +101,7 @@ class PeakpointCallback(TrainerCallback):
         **parts: Any,
     ) -> None:
         """A StepEnd after each optimizer step; where an evaluation or EpochEnd follows it waits for that."""
-        self._take(state, parts)
+        self._remember(state, parts)
         self._waiting = [StepEnd(_epoch(state), state.global_step)]
         if not control.should_evaluate and not _ends_epoch(state):
             self._flush(control)
@@ -114,7 +114,7 @@ class PeakpointCallback(TrainerCallback):
         **parts: Any,
     ) -> None:
         """An EpochEnd; where an evaluation follows it waits for it, so that the two share a file."""
-        self._take(state, parts)
+        self._remember(state, parts)
         self._waiting.append(EpochEnd(_epoch(state), state.global_step))
         if not control.should_evaluate:
             self._flush(control)
@@ -129,7 +129,7 @@ class PeakpointCallback(TrainerCallback):
         """An EvalEnd, with the metrics that are numbers."""
         if self._run is None:  # evaluate() without a training
             return
-        self._take(state, parts)
+        self._remember(state, parts)
         metrics, zeros = numbers(parts["metrics"]), self._run.zeros
         evaluated = zeros.measured(_epoch(state), state.global_step, metrics, parts["model"])
         if _ends_epoch(state) and self._waiting and isinstance(self._waiting[-1], StepEnd):
@@ -145,7 +145,7 @@ class PeakpointCallback(TrainerCallback):
         **parts: Any,
     ) -> None:
         """Save the last state unless it is saved, and finish the save in flight."""
-        self._take(state, parts)
+        self._remember(state, parts)
         self._flush(control)
         self._handle(control, RunEnd(_epoch(state), state.global_step, "the training is over"))
         self.close()
@@ -157,7 +157,7 @@ class PeakpointCallback(TrainerCallback):
             self._run.close()
             self._run = None
 
-    def _take(self, state: TrainerState, parts: dict[str, Any]) -> None:
+    def _remember(self, state: TrainerState, parts: dict[str, Any]) -> None:
         self._parts = (parts["model"], parts["optimizer"], parts["lr_scheduler"], state)
 
     def _flush(self, control: TrainerControl, *evaluated: Event) -> None:

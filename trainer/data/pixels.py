@@ -19,7 +19,7 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 class Header(NamedTuple):
-    """What the head of an image file says of it."""
+    """Facts from the head of an image file."""
 
     size: tuple[int, int]
     grey: bool

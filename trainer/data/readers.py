@@ -180,7 +180,7 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """The archive, read without pickle. Whatever is wrong with it becomes one UserError."""
     try:
         with bounded.opened(path) as file:
-            if file.peek(2)[:2] != b"PK":  # NumPy takes anything else for a pickle, and says how to run it
+            if file.peek(2)[:2] != b"PK":  # NumPy takes anything else for a pickle, and advises to load it
                 raise ValueError("it is no archive of arrays, as np.savez writes it")
             with np.load(file, allow_pickle=False) as archive:
                 yield archive

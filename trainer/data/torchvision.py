@@ -37,7 +37,7 @@ def load(root: Path, class_name: str, name: str, split: str) -> tuple[Tensor, Te
         try:
             dataset = dataset_class(str(root), train=split == "train", download=False)
         except _DAMAGE as error:
-            # What torchvision says of files that are absent, or unlike their checksum: a download cures both.
+            # torchvision's words for files that are absent or unlike their checksum: a download cures both.
             if not (isinstance(error, RuntimeError) and "not found" in str(error)):
                 raise _damaged(root, error) from error
             _download(dataset_class, root, name)

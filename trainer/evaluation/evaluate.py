@@ -38,7 +38,7 @@ def data_of(
     root: str | None,
     device: torch.device,
 ) -> DataModule:
-    """The data of a run, from its resolved configuration; `root` says where it lies when it was moved.
+    """The data of a run, from its resolved configuration; `root` is its folder when it was moved.
 
     Raises UserError when it cannot be read, or is other data than `fingerprint` tells of.
     """
@@ -86,7 +86,7 @@ def over(
     config: Mapping[str, Any],
     name: str,
 ) -> Evaluation:
-    """The metrics of a network over any batches, in the arithmetic of its run; `name` says what they are."""
+    """The metrics of a network over any batches, in the arithmetic of its run; `name` is the split's."""
     device = next(network.parameters()).device
     if config["channels_last"]:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

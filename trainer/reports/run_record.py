@@ -154,7 +154,7 @@ def finite(value: Any) -> Any:
 
 
 def git(*arguments: str) -> str | None:
-    """What git says about the code's directory, or None without git or a repository."""
+    """The output of git in the code's directory, or None without git or a repository."""
     try:
         done = subprocess.run(
             ["git", *arguments],

@@ -17,7 +17,7 @@ from peakpoint.trainer.resume import changes
 from peakpoint.trainer.resume.plan import Plan
 
 SEARCHED = "hydra.searchpath"
-"""The override that says where more of the configuration lies."""
+"""The override that names more folders of the configuration."""
 PLACES = ("--config-path", "--config-name", "--config-dir")
 LENGTH = ("epochs", "max_steps")
 _PROGRAMS = {"peakpoint": ["peakpoint", "train"], "__main__.py": ["python", "-m", "peakpoint", "train"]}

@@ -18,8 +18,8 @@ FREE = ("data.root",)
 def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) -> list[str]:
     """Compare the composed configuration with the saved one; returns what the command line changed.
 
-    Raises UserError when something changed that may not, or that nobody asked for: the files in conf/ may
-    have changed since.
+    Raises UserError for a change that is not allowed, or that the command line does not name: the files in
+    conf/ may have changed since.
     """
     old, new = dict(flat(saved)), dict(flat(cfg))
     wanted = asked(cfg, saved, typed)
@@ -46,7 +46,7 @@ def _gone(key: str, new: Mapping[str, Any]) -> str | None:
 
 
 def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:
-    """The keys that a command line changed. Raises UserError when something changed that may not."""
+    """The keys that a command line changed. Raises UserError for a change that is not allowed."""
     old, new = dict(flat(saved)), dict(flat(cfg))
     changed = _changed(cfg, saved)
     for key in sorted(changed, key=lambda key: not key.endswith(".name")):

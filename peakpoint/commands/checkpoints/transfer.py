@@ -13,7 +13,7 @@ from peakpoint.base.text import nearest
 from peakpoint.checkpointing.policy import MILESTONE, safe_name
 from peakpoint.checkpointing.remote import download
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
-from peakpoint.checkpointing.remote.upload import Copies, local
+from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS, releases
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -53,13 +53,13 @@ def push(options: argparse.Namespace) -> int:
         remote = remote.above(1)
     what = options.what.split(",") if options.what else what
     console = Console(quiet=options.json)
-    copies = Copies(remote, run)
+    copies = RemoteRun(remote, run)
     copies.open(run_of(root.absolute()).name)
     copies.put_record(root)
     copied: list[str] = []
     there: list[str] = []
     refused: list[str] = []
-    for manifest in reversed(local(root, found, what)):
+    for manifest in reversed(chosen(root, found, what)):
         try:
             new = not copies.holds(manifest) or (options.verify and not copies.check(manifest))
             if new:

@@ -163,7 +163,7 @@ def test_what_only_could_not_be_read_is_not_swept(away, s3):
     s3.proxy.faults = [Fault("lie", b"best_1.json", 99)]
     made = away.mirror()
     made._pass()
-    assert not made._copies.index
+    assert not made._there.index
     s3.proxy.faults = []
     assert away.there() == [gone.file]
 
@@ -172,7 +172,7 @@ def test_what_a_list_left_out_is_not_swept(far):
     gone = far.save()
     far.copy()
     far.store.delete(gone)
-    place = upload.Copies(far.remote(), far.run)
+    place = upload.RemoteRun(far.remote(), far.run)
     place.open("run")
     place.index.clear()
     del place._sizes["milestone/best_1.json"]
@@ -184,7 +184,7 @@ def test_roles_that_share_their_bytes_are_sent_once(away, s3):
     one = away.save()
     away.copy()
     away.store.share(one, manifest("milestone/other.pt", tags=("other",)))
-    place = upload.Copies(away.remote(), "run")
+    place = upload.RemoteRun(away.remote(), "run")
     place.open("run")
     s3.proxy.sent = 0
     assert one.bytes > 1000
@@ -232,7 +232,7 @@ def test_nothing_is_deleted_when_what_came_after_it_is_not_there(far):
     far.copy()
     far.store.delete(first)
     second = far.save()
-    place = upload.Copies(far.remote(), far.run)
+    place = upload.RemoteRun(far.remote(), far.run)
     place.open("run")
     place.put(far.root, second)
     place.remote.delete(f"checkpoints/{second.file}")
@@ -312,7 +312,7 @@ def test_a_file_that_retention_deletes_is_read_to_its_end(far):
     kept = far.save()
     path = far.store.path(kept)
     data = path.read_bytes()
-    with upload.held(path) as link:
+    with upload.hard_link(path) as link:
         far.store.delete(kept)
         Store(far.root, "run")  # sweeps what dead writers left
         assert link.read_bytes() == data
@@ -324,7 +324,7 @@ def test_a_file_that_is_gone_is_no_failure(far, warnings):
     made = far.mirror()
     pending = made._missing()
     far.store.delete(one)
-    made._missing = lambda: [m for m in pending if not made._copies.holds(m) and far.store.path(m).exists()]
+    made._missing = lambda: [m for m in pending if not made._there.holds(m) and far.store.path(m).exists()]
     made.start()
     made.close()
     assert far.there() == [two.file]
@@ -355,8 +355,8 @@ def test_what_fails_makes_way_for_the_others(away, s3):
     assert away.there() == ["milestone/best_1.pt"]
 
 
-def test_who_is_tired_of_waiting_is_told_what_is_not_copied(away, s3, warnings, monkeypatch):
-    monkeypatch.setattr(background, "PATIENCE_S", 0.1)
+def test_a_ctrl_c_ends_the_wait_with_a_list_of_what_is_not_copied(away, s3, warnings, monkeypatch):
+    monkeypatch.setattr(background, "QUIET_WAIT_S", 0.1)
     away.save()
     s3.proxy.faults = [Fault("hang", times=10**6)]
     made = away.mirror(wait_s=50, timeout_s=50)
@@ -373,7 +373,7 @@ def test_who_is_tired_of_waiting_is_told_what_is_not_copied(away, s3, warnings, 
     assert warnings()[-1].startswith("The mirror is not complete: milestone/best_1.pt not copied yet.")
 
 
-def test_what_is_not_copied_in_time_is_told_with_what_to_do(away, s3, warnings):
+def test_what_is_not_copied_in_time_is_a_warning_with_what_to_do(away, s3, warnings):
     for _ in range(5):
         away.save()
     s3.proxy.faults = [Fault("hang", times=10**6)]
@@ -486,7 +486,7 @@ def test_the_pauses_between_tries_grow(tmp_path, monkeypatch):
     assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4])
 
 
-def test_trouble_is_told_once_and_so_is_its_end(away, s3, caplog):
+def test_an_outage_is_one_warning_and_its_end_one_line(away, s3, caplog):
     caplog.set_level(logging.INFO, "peakpoint")
     s3.proxy.faults = [Fault("drop", times=12)]
     away.save()
