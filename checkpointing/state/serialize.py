@@ -2,17 +2,16 @@
 
 import math
 import pickle
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from peakpoint.base import given
 from peakpoint.base.bounded import DEEPEST
-from peakpoint.base.digests import BLAKE3, LARGE, Hasher, HashingWriter, hasher, named
+from peakpoint.base.digests import BLAKE3, Hasher, HashingWriter, hasher, named
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.checkpointing.state import packing
 from peakpoint.checkpointing.state.archive import check_archive
@@ -119,31 +118,6 @@ def nonfinite(state: Mapping[str, Any]) -> str | None:
     return None
 
 
-class _Lender:
-    """Lends a writer the memory of a state's tensors; what torch holds for a moment only it takes at once."""
-
-    def __init__(self, state: Any, writer: HashingWriter) -> None:
-        self._writer = writer
-        self._lasting = set(_addresses(state))
-
-    def write(self, data: memoryview) -> int:
-        if len(data) >= LARGE and np.frombuffer(data, np.uint8).ctypes.data in self._lasting:
-            return self._writer.lend(data)
-        return self._writer.write(data)
-
-    def flush(self) -> None:
-        self._writer.settle()
-
-
-def _addresses(value: Any) -> Iterator[int]:
-    """Where the memory of each tensor begins, of a packed state too."""
-    if isinstance(value, Tensor):
-        yield value.untyped_storage().data_ptr()
-    elif isinstance(value, dict | list | tuple):
-        for child in value.values() if isinstance(value, dict) else value:
-            yield from _addresses(child)
-
-
 def dump(state: Any, file: BinaryIO | HashingWriter, *, compress: bool = False) -> None:
     """Write a snapshot as a `.pt` file, in one sequential pass; with `compress`, zeros packed away."""
     if compress:
@@ -151,17 +125,14 @@ def dump(state: Any, file: BinaryIO | HashingWriter, *, compress: bool = False) 
     # The zip format's CRC is most of torch.save's CPU time, and the manifest's digest says more.
     with_crc = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
-    lender = _Lender(state, file) if isinstance(file, HashingWriter) else None
     try:
-        torch.save(state, lender or file)  # type: ignore[arg-type]  # it only writes
+        torch.save(state, file)  # type: ignore[arg-type]  # it only writes
     except RuntimeError as error:
         # When a write fails, torch ends its zip file all the same and complains of a wrong position.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
     finally:
-        if lender is not None:  # before a packed state is gone
-            lender.flush()
         torch.serialization.set_crc32_options(with_crc)
 
 

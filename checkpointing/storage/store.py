@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from peakpoint.base import digests
 from peakpoint.base.bounded import read_json
-from peakpoint.base.digests import HashingWriter
+from peakpoint.base.digests import BLAKE3, HashingWriter
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
 from peakpoint.base.files import CHUNK, Staged, abandoned, point, staged_name
@@ -152,11 +152,8 @@ class Store:
                 self._sync_folders()
                 log.warning("%s was removed, with what was in it: it is made again.", missing[0])
         with self._failing(expected), Staged(self.path(manifest)) as data:
-            hashing = HashingWriter(data.file)
-            try:
-                produce(hashing)  # type: ignore[arg-type]
-            finally:
-                hashing.finish()
+            hashing = HashingWriter(data.file, BLAKE3)
+            produce(hashing)  # type: ignore[arg-type]
             data.sync()
             done = replace(manifest, bytes=hashing.size, digest=hashing.digest, sequence=sequence)
             return self._commit(done, data.publish)

@@ -84,10 +84,7 @@ def publish(
     try:
         with Staged(weights) as data:
             hashing = HashingWriter(data.file, SHA256)
-            try:
-                produce(hashing)  # type: ignore[arg-type]
-            finally:
-                hashing.finish()
+            produce(hashing)  # type: ignore[arg-type]
             _create(data, weights, made)
         for name, content in sides.items():
             with Staged(root / name) as side:

@@ -5,10 +5,8 @@ BLAKE3 is several times as fast, so checkpoints have it; SHA-256 is what `sha256
 
 import contextlib
 import hashlib
-import io
 import os
 import re
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -18,10 +16,10 @@ from peakpoint.base.bounded import opened
 from peakpoint.base.files import CHUNK
 
 BLAKE3, SHA256 = "blake3", "sha256"
-ALL = blake3.AUTO
-"""As many threads as there are cores."""
-LARGE = 1 << 18
+ALL = min(os.cpu_count() or 1, 8)
+"""Threads where no training runs. Never blake3.AUTO: a forked child lacks those, and would hang."""
 BEHIND = 16 << 20
+"""Bytes that are written before the disk is asked to begin with them."""
 PIECE = 4 << 20
 """Bytes that are read at a time: enough to share among threads."""
 
@@ -80,8 +78,9 @@ def digest_of(path: Path, algorithm: str, threads: int = ALL) -> str:
 
     Not by a map of the file: one that is cut short or cannot be read meanwhile would end the process.
     """
-    found, piece = hasher(algorithm, threads), memoryview(bytearray(PIECE))
+    piece = memoryview(bytearray(PIECE))
     with opened(path) as file:
+        found = hasher(algorithm, threads if os.fstat(file.fileno()).st_size > PIECE else 1)
         while size := file.raw.readinto(piece):
             found.update(piece[:size])
     return named(found)
@@ -92,85 +91,42 @@ def matches(path: Path, digest: str, threads: int = ALL) -> bool:
     return digest_of(path, algorithm_of(digest), threads) == digest
 
 
-class HashingWriter(io.RawIOBase):
-    """Passes writes on to a file and digests them on the way, so the bytes are read once.
+class HashingWriter:
+    """Passes writes on to a file and digests them on the way, piece by piece, so the bytes are read once.
 
-    A second thread digests, on one core and without Python's lock, and the disk is told to begin with what
-    lies behind, so that the sync at the end finds little left to do.
+    The disk begins with what lies behind, so that the sync at the end finds little left to do.
     """
 
-    def __init__(self, file: BinaryIO, algorithm: str = BLAKE3) -> None:
+    def __init__(self, file: BinaryIO, algorithm: str) -> None:
         self._file = file
         self._found = hasher(algorithm)
-        self._digesting = ThreadPoolExecutor(1, "checkpoint-digest")
-        self._digested: Future[None] | None = None
-        self._passed = self._begun = 0
-        self._small = bytearray()
-        self._refused = False
+        self._begun = 0
         self.size = 0
 
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        """Write all of `data`; returns its length in bytes. It may change once this has returned."""
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of `data`; returns its length in bytes."""
         view = memoryview(data).cast("B")
-        self.size += len(view)
-        if len(view) < LARGE:
-            self._small += view
-            if len(self._small) >= CHUNK:
-                self._pass_small()
-        else:
-            self._pass_small()
-            try:
-                self._pass(view)
-            finally:
-                self.settle()
+        for start in range(0, len(view), CHUNK):
+            piece = view[start : start + CHUNK]
+            self._found.update(piece)  # first: the copy to the file then finds it in the processor's cache
+            self._file.write(piece)
+            self.size += len(piece)
+            if self.size - self._begun >= BEHIND:
+                self._begin()
         return len(view)
 
-    def lend(self, data: bytes | memoryview) -> int:
-        """As `write`, of memory that stays as it is until `settle`: the next need not wait for its digest."""
-        view = memoryview(data).cast("B")
-        self.size += len(view)
-        self._pass_small()
-        self._pass(view)
-        return len(view)
+    def _begin(self) -> None:
+        """Have Linux begin to write back; what is not on disk yet stays in memory too."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
+                size = self.size - self._begun
+                os.posix_fadvise(self._file.fileno(), self._begun, size, os.POSIX_FADV_DONTNEED)
+        self._begun = self.size
 
-    def settle(self) -> None:
-        """Return once nothing that was lent is read any more."""
-        if self._digested is not None:
-            self._digested.result()
-
-    def _pass_small(self) -> None:
-        small, self._small = self._small, bytearray()
-        if small:
-            self._pass(memoryview(small))
-
-    def _pass(self, view: memoryview) -> None:
-        self._digested = self._digesting.submit(self._found.update, view)  # one after another
-        try:
-            self._file.write(view)
-        except OSError:
-            self._refused = True
-            raise
-        self._passed += len(view)
-        if self._passed - self._begun >= BEHIND:
-            _begin_writing(self._file.fileno(), self._begun, self._passed - self._begun)
-            self._begun = self._passed
+    def flush(self) -> None:
+        """Do nothing: whoever opened the file syncs it."""
 
     @property
     def digest(self) -> str:
-        """That of everything written; after `finish`."""
+        """That of everything written so far."""
         return named(self._found)
-
-    def finish(self) -> None:
-        """Write what is left and end the thread. Raises OSError when the disk refuses."""
-        try:
-            if not self._refused:
-                self._pass_small()
-        finally:
-            self._digesting.shutdown()
-
-
-def _begin_writing(descriptor: int, start: int, size: int) -> None:
-    """Have Linux begin to write a part of a file back; what is not on disk yet stays in memory too."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
-            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
