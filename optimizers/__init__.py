@@ -11,22 +11,14 @@ if TYPE_CHECKING:
     from peakpoint.optimizers.clip import clip_gradients
     from peakpoint.optimizers.groups import param_groups, prunable_weights
     from peakpoint.optimizers.kinds import Zeros, zeros
-    from peakpoint.optimizers.pruning.criteria import (
-        ALLOCATIONS,
-        CRITERIA,
-        SCHEDULES,
-        Criterion,
-        PruneSettings,
-    )
+    from peakpoint.optimizers.pruning.criterion import Criterion
     from peakpoint.optimizers.pruning.lowest_k import select_lowest
     from peakpoint.optimizers.pruning.pruner import Pruner
+    from peakpoint.optimizers.pruning.settings import PruneSettings
     from peakpoint.optimizers.schedule import constant, cosine, learning_rate_schedule, multistep, one_cycle
     from peakpoint.optimizers.sgd import build_sgd
 
 __all__ = [
-    "ALLOCATIONS",
-    "CRITERIA",
-    "SCHEDULES",
     "AdamWPrune",
     "AdamWSPAM",
     "Criterion",
@@ -50,14 +42,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ALLOCATIONS": "pruning.criteria",
     "AdamWPrune": "adamwprune",
     "AdamWSPAM": "adamwspam",
-    "CRITERIA": "pruning.criteria",
-    "Criterion": "pruning.criteria",
-    "PruneSettings": "pruning.criteria",
+    "Criterion": "pruning.criterion",
+    "PruneSettings": "pruning.settings",
     "Pruner": "pruning.pruner",
-    "SCHEDULES": "pruning.criteria",
     "SpamSettings": "adamwspam",
     "Zeros": "kinds",
     "build_adam": "adam",

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from peakpoint.optimizers.kernels import fused_for, keep_strides
-from peakpoint.optimizers.pruning.criteria import PruneSettings
 from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 
 class AdamWPrune(torch.optim.AdamW):

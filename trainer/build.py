@@ -15,7 +15,8 @@ from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.models.normalisation import single_value
 from peakpoint.optimizers import clip, groups, kernels, schedule
-from peakpoint.optimizers.pruning import criteria, pruner
+from peakpoint.optimizers.pruning import pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data.pipeline import DataModule, build_data
 from peakpoint.trainer.loop import Loop, LoopSettings
@@ -206,7 +207,7 @@ def build_pruner(
         )  # fmt: skip
     return pruner.Pruner(
         optimizer,
-        criteria.PruneSettings(
+        PruneSettings(
             criterion=cfg.variant if cfg.method == "state" else "magnitude",
             target=cfg.target,
             start_step=start,

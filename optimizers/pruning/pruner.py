@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from peakpoint.optimizers.pruning.criteria import ALLOCATIONS, CRITERIA, PruneSettings
+from peakpoint.base import registry
+from peakpoint.optimizers.pruning.criterion import Context, Criterion
 from peakpoint.optimizers.pruning.lowest_k import lowest_where, sort_keys
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 _KEY = "pruning"
 _BITS_OF = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -39,7 +41,9 @@ class Pruner:
         self.params: list[Tensor] = [param for group in groups for param in group["params"]]
         if not self.params:
             raise ValueError("There is nothing to prune: no parameter group carries prunable=True.")
-        _check_optimizer(optimizer, settings)
+        self._names = [name for group in groups for name in _names(group)]
+        self._criterion: Criterion = registry.find("criterion", settings.criterion)()
+        _check_optimizer(optimizer, settings.criterion, self._criterion.needs)
         self.settings = settings
         self.step = 0
         self.sparsity = 0.0
@@ -83,7 +87,7 @@ class Pruner:
         k = math.ceil(sparsity * self._total - 1e-9)
         if k <= self._pruned:
             return
-        chosen = ALLOCATIONS[self.settings.allocation](self._keys(), k)
+        chosen = registry.find("allocation", self.settings.allocation)(self._keys(), k)
         self.masks = [
             _like(param, kept.logical_not_().view(param.shape))
             for param, kept in zip(self.params, chosen, strict=True)
@@ -94,10 +98,16 @@ class Pruner:
 
     def _keys(self) -> list[Tensor]:
         """The sort keys of every weight's score, those of pruned weights below all others."""
-        score = CRITERIA[self.settings.criterion].score
         keys = []
-        for index, param in enumerate(self.params):
-            key = sort_keys(score(param, self._optimizer.state.get(param, {})))
+        for index, (name, param) in enumerate(zip(self._names, self.params, strict=True)):
+            context = Context(name, param, self._optimizer.state.get(param, {}))
+            score = self._criterion.score(context)
+            if score.shape != context.shape:
+                raise ValueError(
+                    f"The criterion {self.settings.criterion} scores {name} by a tensor of shape "
+                    f"{tuple(score.shape)}: it must be that of the weight, {tuple(context.shape)}."
+                )
+            key = sort_keys(score)
             if self.masks:
                 lowest_where(key, self.masks[index].contiguous().view(-1))
             keys.append(key)
@@ -176,11 +186,16 @@ def zero_unkept(pairs: list[tuple[Tensor, Tensor]]) -> None:
         torch._foreach_mul_(bits, [mask for _, mask in pairs])
 
 
-def _check_optimizer(optimizer: Optimizer, settings: PruneSettings) -> None:
-    if CRITERIA[settings.criterion].needs_moments and "betas" not in optimizer.defaults:
+def _names(group: dict[str, Any]) -> list[str]:
+    """The names of a group's parameters, or their places where it has none."""
+    return group.get("param_names") or [f"parameter {place}" for place in range(len(group["params"]))]
+
+
+def _check_optimizer(optimizer: Optimizer, criterion: str, needs: tuple[str, ...]) -> None:
+    if {"exp_avg", "exp_avg_sq"} & {*needs} and "betas" not in optimizer.defaults:
         name = type(optimizer).__name__.lower()
         raise ValueError(
-            f"pruning=state ({settings.criterion}) needs an optimizer of the Adam family (adam, adamw, "
+            f"pruning=state ({criterion}) needs an optimizer of the Adam family (adam, adamw, "
             f"adamwspam, adamwprune), and {name} has no moments; use pruning=magnitude with {name}."
         )
     if any(group.get("eps") == 0 for group in optimizer.param_groups):

@@ -29,6 +29,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "model": ("name", "build", "check_size"),
     "optimizer": ("name", "lr", "weight_decay", "clip_norm", "build"),
     "scheduler": ("name", "warmup_epochs", "build"),
+    "criterion": ("needs", "score"),
+    "schedule": (),
+    "allocation": (),
     "policy": ("build",),
 }
 """What can be registered, and the members that a dataclass of the kind has; its base class brings them."""

@@ -8,7 +8,7 @@ from benchmarks import mutation
 from benchmarks.mutation import KILLED, LIVED, ROOT, WRONG, Mutant, judge, main
 
 TESTS = ("tests/optimizers/pruning/test_criteria.py",)
-FILE = "optimizers/pruning/criteria.py"
+FILE = "optimizers/pruning/settings.py"
 LINE = '"cubic": lambda p: 1 - (1 - p) ** 3,'
 SAME = LINE.replace("lambda p", "lambda q").replace("- p)", "- q)")
 

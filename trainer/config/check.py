@@ -170,8 +170,9 @@ def _check_pruning(config: c.Config) -> None:
         "choose pruning=magnitude or pruning=state, or leave the target out.",
     )
     state = config.optimizer.state
+    needs = registry.find("criterion", pruning.variant).needs if pruning.method == "state" else ()
     c.require(
-        pruning.method != "state" or pruning.target == 0 or state is None or "exp_avg_sq" in state,
+        pruning.target == 0 or state is None or {*needs} <= {*state},
         f"pruning=state scores weights by Adam's moments, which optimizer={config.optimizer.name} has not: "
         "use pruning=magnitude, or adamwprune, adamw, adam or adamwspam.",
     )

@@ -9,7 +9,6 @@ from typing import Any
 from peakpoint.base import registry
 from peakpoint.base.text import nearest
 from peakpoint.optimizers.catalogue.adam import AdamWPrune
-from peakpoint.optimizers.pruning.criteria import ALLOCATIONS, CRITERIA, SCHEDULES
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data.sources import find, sources
 
@@ -21,12 +20,13 @@ def check(config: c.Config) -> None:
         _belongs(kind, getattr(config, kind), registry.table(kind))
     _belongs("data", config.data, {source.name: source.settings for source in sources()})
     pruning, optimizer = config.pruning, config.optimizer
-    by_state = [name for name, record in CRITERIA.items() if record.needs_moments]
+    criteria = registry.table("criterion")
+    by_state = [name for name, criterion in criteria.items() if criterion.needs]
     if isinstance(optimizer, AdamWPrune):
         _one_of("optimizer.variant", optimizer.variant, by_state)
-    _one_of("pruning.method", pruning.method, {"state", *c.DENSE, *CRITERIA}.difference(by_state))
-    _one_of("pruning.schedule", pruning.schedule, SCHEDULES)
-    _one_of("pruning.allocation", pruning.allocation, ALLOCATIONS)
+    _one_of("pruning.method", pruning.method, {"state", *c.DENSE, *criteria}.difference(by_state))
+    _one_of("pruning.schedule", pruning.schedule, registry.table("schedule"))
+    _one_of("pruning.allocation", pruning.allocation, registry.table("allocation"))
     if pruning.variant:
         _one_of("pruning.variant", pruning.variant, by_state)
     if pruning.method == "state":

@@ -1,9 +1,12 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from peakpoint.optimizers import Pruner, build_adamw, param_groups, select_lowest
+from peakpoint.base.registry import register
+from peakpoint.optimizers import Pruner, build_adamw, param_groups, prunable_weights, select_lowest
+from peakpoint.optimizers.pruning.criterion import Criterion
 from tests.optimizers.optimizer_cases import (
     ADAM,
     BUILDERS,
@@ -210,3 +213,35 @@ def test_a_closure_is_refused():
     _, optimizer, _ = pruned_run()
     with pytest.raises(ValueError, match="without a closure"):
         optimizer.step(lambda: 0.0)
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_criterion_of_ones_own_sees_the_gradient_the_name_and_the_shape():
+    seen = []
+
+    @register("criterion", "taylor")
+    @dataclass(frozen=True)
+    class Taylor(Criterion):
+        def score(self, context):
+            seen.append((context.name, context.shape))
+            assert context.gradient.shape == context.shape == context.weight.shape
+            return (context.weight * context.gradient).abs()
+
+    net, optimizer, pruner = pruned_run("sgd", criterion="taylor", start_step=1, end_step=1)
+    train(net, optimizer, 1, 1)
+    assert seen == [(name, weight.shape) for name, weight in prunable_weights(net).items()]
+    assert zeros(pruner) == math.ceil(0.7 * sum(weight.numel() for weight in pruner.params))
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_score_of_another_shape_is_refused_with_the_name_of_the_weight():
+    @register("criterion", "one_number")
+    @dataclass(frozen=True)
+    class OneNumber(Criterion):
+        def score(self, context):
+            return context.weight.abs().sum()
+
+    net, optimizer, _ = pruned_run("sgd", criterion="one_number", start_step=1, end_step=1)
+    message = r"one_number scores 0\.weight by a tensor of shape \(\): .* the weight, \(8, 3, 3, 3\)"
+    with pytest.raises(ValueError, match=message):
+        train(net, optimizer, 1, 1)
