@@ -56,7 +56,7 @@ class Best(Policy):
     def __init__(self, settings: BestSettings) -> None:
         self.settings = settings
         for name, metric in settings.metrics.items():
-            ranking.tell_mode(name, metric.mode)
+            ranking.warn_of_mode(name, metric.mode)
         self._peaks: dict[str, Peak] = {}
         self._unranked = dict.fromkeys(settings.metrics, 0)
 
@@ -102,7 +102,7 @@ class Best(Policy):
         return kept
 
     def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
-        """Count as best only what some checkpoint holds; says what is lost."""
+        """Count as best only what some checkpoint holds; returns what is lost."""
         roles = {name: (_tag(name), name, metric.mode) for name, metric in self.settings.metrics.items()}
         return ranking.reconcile(self._peaks, roles, manifests)
 

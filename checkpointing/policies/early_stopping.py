@@ -47,7 +47,7 @@ class EarlyStopping(Policy):
 
     def __init__(self, settings: EarlyStoppingSettings) -> None:
         self.settings = settings
-        ranking.tell_mode(settings.metric, settings.mode)
+        ranking.warn_of_mode(settings.metric, settings.mode)
         self._peak: Peak | None = None
         self._waited = 0
 
@@ -61,7 +61,7 @@ class EarlyStopping(Policy):
         if not isinstance(event, EvalEnd):
             return []
         if self._peak is None and self.settings.metric not in event.metrics:
-            return []  # never measured, which the manager tells: that is no lack of improvement
+            return []  # never measured: the manager warns of it, and it is no lack of improvement
         value, peak = ranked(event.metrics, self.settings.metric), self._peak
         if value is not None and better(
             value, peak and peak["value"], self.settings.mode, self.settings.min_delta

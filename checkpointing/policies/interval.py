@@ -1,4 +1,4 @@
-"""Save every so many epochs or steps, and keep the last few."""
+"""Save at a period of epochs or steps, and keep the last few."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

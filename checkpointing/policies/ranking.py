@@ -1,4 +1,4 @@
-"""What the policies that rank checkpoints by a metric share: names, reasons, checks, and the k best."""
+"""Shared by the policies that rank checkpoints by a metric: names, reasons, checks, and the k best."""
 
 import functools
 import logging
@@ -29,7 +29,7 @@ def check(condition: bool, option: str, value: object, must: str) -> None:
 
 
 def check_types(name: str, settings: Any) -> None:
-    """Each field of a policy's settings is of its annotated type: None only where that says so."""
+    """Raise CheckpointError unless each field of a policy's settings has its annotated type."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         if not given.of_kind(value, field.type):
@@ -39,13 +39,13 @@ def check_types(name: str, settings: Any) -> None:
 
 
 def check_mode(option: str, mode: str) -> None:
-    """`mode` is one of the two words that say which values are better."""
+    """Raise CheckpointError unless `mode` is max or min."""
     check(mode in ("max", "min"), option, mode, "max or min")
 
 
 @functools.cache
-def tell_mode(metric: str, mode: str) -> None:
-    """Warn, once in a process, of a mode that is not what the name of its metric says; it is taken."""
+def warn_of_mode(metric: str, mode: str) -> None:
+    """Warn, once in a process, of a mode that the name of its metric contradicts; the mode is used."""
     known = direction(metric)
     if known not in (None, mode):
         log.warning(
@@ -55,12 +55,12 @@ def tell_mode(metric: str, mode: str) -> None:
 
 
 def check_min_delta(option: str, min_delta: float) -> None:
-    """`min_delta` is a finite number that is not negative."""
+    """Raise CheckpointError unless `min_delta` is finite and not negative."""
     check(0 <= min_delta < float("inf"), option, min_delta, "at least 0 and finite")
 
 
 def check_count(option: str, count: int | None) -> None:
-    """`count` is at least 1, or None."""
+    """Raise CheckpointError unless `count` is at least 1, or None."""
     check(count is None or count >= 1, option, count, "at least 1")
 
 
@@ -110,23 +110,23 @@ def reconcile(
 ) -> list[str]:
     """Count as a peak only what some checkpoint is as good as, or else the best that one is.
 
-    `roles` has the tag, the metric and its mode by the keys of `peaks`. Returns what is lost, in words.
+    `roles` has the tag, the metric and its mode by the keys of `peaks`. Returns a sentence for each lost peak.
     """
-    told = []
+    lost = []
     for key, peak in list(peaks.items()):
         tag, metric, mode = roles[key]
         pairs = scored(manifests, tag, metric)
         value, there = max(pairs, key=lambda p: (order(p[0], mode), p[1].sequence), default=(None, None))
         if value is not None and not better(peak["value"], value, mode):
             continue
-        said = f"{peak['value']:.4f} of epoch {peak['epoch']}, the {tag}, is in no checkpoint"
+        what = f"{peak['value']:.4f} of epoch {peak['epoch']}, the {tag}, is in no checkpoint"
         if value is None or there is None:
             del peaks[key]
-            told.append(f"{said}: the next value is saved")
+            lost.append(f"{what}: the next value is saved")
         else:
             peaks[key] = Peak(value=value, epoch=there.epoch)
-            told.append(f"{said}: what beats {value:.4f} of epoch {there.epoch} is saved")
-    return told
+            lost.append(f"{what}: what beats {value:.4f} of epoch {there.epoch} is saved")
+    return lost
 
 
 def best(

@@ -62,7 +62,7 @@ class Sparsity(Policy):
 
     def __init__(self, settings: SparsitySettings) -> None:
         self.settings = settings
-        ranking.tell_mode(settings.metric, settings.mode)
+        ranking.warn_of_mode(settings.metric, settings.mode)
         targets = sorted({round(t, 6) for t in settings.targets if t > SLACK})
         self.targets = {tag(settings.metric, target): target for target in targets}
         self._peaks: dict[str, Peak] = {}
@@ -136,7 +136,7 @@ class Sparsity(Policy):
         return kept
 
     def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
-        """Count as best only what some checkpoint holds; says what is lost."""
+        """Count as best only what some checkpoint holds; returns what is lost."""
         roles = {role: (role, self.settings.metric, self.settings.mode) for role in self.targets}
         return ranking.reconcile(self._peaks, roles, manifests)
 

@@ -39,7 +39,7 @@ class TopK(Policy):
 
     def __init__(self, settings: TopKSettings) -> None:
         self.settings = settings
-        ranking.tell_mode(settings.metric, settings.mode)
+        ranking.warn_of_mode(settings.metric, settings.mode)
         self._peaks: list[Peak] = []  # best first
         self._unranked = 0
 
@@ -76,7 +76,7 @@ class TopK(Policy):
         }
 
     def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
-        """Count only values that some checkpoint has, or that k are as good as; says what is lost."""
+        """Count only values that some checkpoint has, or that k are as good as; returns what is lost."""
         metric, mode, k = self.settings.metric, self.settings.mode, self.settings.k
         there = [value for value, _ in ranking.scored(manifests, self.tag, metric)]
         gone = [

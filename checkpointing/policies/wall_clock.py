@@ -1,4 +1,4 @@
-"""Save every so many minutes, for runs whose epochs take hours."""
+"""Save at a period of minutes, for runs whose epochs take hours."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -18,7 +18,7 @@ def listed(manifest: Manifest) -> dict[str, str]:
     for name in found:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise CheckpointError(f"{manifest.file} claims {name}, which is not under its root.")
+            raise CheckpointError(f"{manifest.file} names {name!r} among its files: it leaves its folder.")
     return {str(name): parsed(digest) for name, digest in found.items()}
 
 

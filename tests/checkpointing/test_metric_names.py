@@ -9,7 +9,7 @@ from peakpoint import CheckpointError, CheckpointManager, load
 from peakpoint.checkpointing.metrics import bad_loss, direction
 from peakpoint.checkpointing.policies.best import Best, BestSettings, Metric
 from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
-from peakpoint.checkpointing.policies.ranking import tell_mode
+from peakpoint.checkpointing.policies.ranking import warn_of_mode
 from peakpoint.checkpointing.policies.sparsity import Sparsity, SparsitySettings
 from peakpoint.checkpointing.policies.top_k import TopK, TopKSettings
 from peakpoint.deployment.selection import rules
@@ -102,7 +102,7 @@ def test_rules_do_not_rank_an_error_as_a_success(tmp_path, rank, line):
 
 def test_a_mode_against_the_name_is_taken_and_told_once(tmp_path, caplog):
     manager, t = CheckpointManager(tmp_path / "c"), Training()
-    tell_mode.cache_clear()
+    warn_of_mode.cache_clear()
     for value in (0.9, 0.5):
         assert manager.save_milestone_checkpoint(t.model, value, "valid_acc", 1, mode="min")
     Best(BestSettings(metrics={"valid_acc": Metric(mode="min", min_delta=0.0)}, keep=1))
@@ -116,7 +116,7 @@ def test_a_mode_against_the_name_is_taken_and_told_once(tmp_path, caplog):
 
 @pytest.mark.parametrize("policy", ["top_k", "sparsity", "early_stopping"])
 def test_every_policy_tells_of_a_mode_against_the_name(policy, caplog):
-    tell_mode.cache_clear()
+    warn_of_mode.cache_clear()
     if policy == "top_k":
         TopK(TopKSettings(metric="wer", mode="max", k=1))
     elif policy == "sparsity":
