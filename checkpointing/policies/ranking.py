@@ -108,9 +108,9 @@ def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[f
 def reconcile(
     peaks: dict[str, Peak], roles: Mapping[str, tuple[str, str, str]], manifests: Sequence[Manifest]
 ) -> list[str]:
-    """Count as a peak only what some checkpoint is as good as, or else the best that one is.
+    """Replace each peak that no checkpoint reaches by the best value that one has; returns a sentence each.
 
-    `roles` has the tag, the metric and its mode by the keys of `peaks`. Returns a sentence for each lost peak.
+    `roles` has the tag, the metric and its mode by the keys of `peaks`.
     """
     lost = []
     for key, peak in list(peaks.items()):
