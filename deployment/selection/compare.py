@@ -1,7 +1,7 @@
-"""Networks side by side: what they weigh, how often they are right on the same images, how long they take.
+"""Networks side by side: size, accuracy on the same images, and latency.
 
-The first is what the others are compared with: the original, and what pruning, casting or conversion made of
-it. All figures are measured here, in float32; none is taken from a record.
+The others are compared with the first: the original with its pruned, cast or converted forms. All figures are
+measured here, in float32; none is taken from a record.
 """
 
 import json
@@ -24,16 +24,16 @@ from peakpoint.deployment.inference.timing import Call, Latency
 from peakpoint.deployment.selection.intervals import Accuracy, Paired, compare_pairs
 
 Data = Any
-"""A `DataModule` of the trainer, which only evaluate.py looks into."""
+"""A `DataModule` of the trainer, opaque to all but evaluate.py."""
 
 Trained = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One of the networks: how it was named, the file it means, and how to call it with prepared images.
+    """One of the networks: its name on the command line, its file, and its call on prepared images.
 
-    `weights` are as the file stores them, `trained_with` as `evaluating` gives it, None of an ONNX file.
+    `weights` are as stored in the file, `trained_with` as for `evaluate`, None for an ONNX file.
     """
 
     label: str
@@ -47,9 +47,9 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Bytes of the file, of its weights, and of those with zeros packed away exactly; numbers of weights.
+    """Bytes of the file, of its weights, and of these with zeros packed away; numbers of weights.
 
-    `sparsity` is the part of zeros in the weights of convolutions and dense layers.
+    `sparsity` is the fraction of zeros in the weights of convolutions and dense layers.
     """
 
     file_bytes: int
@@ -72,9 +72,9 @@ class Row:
 
 
 def open_all(paths: Sequence[Path], device: torch.device) -> list[Candidate]:
-    """What the paths mean, as `load_model` takes them, or ONNX files. Raises CheckpointError.
+    """Return the networks of paths, as for `load_model`, or of ONNX files.
 
-    All must be fed with images of one shape and name the same classes.
+    Raises CheckpointError, also unless all take images of one shape and have the same classes.
     """
     found = [_onnx(p, device) if p.suffix == ".onnx" else _checkpoint(p, device) for p in paths]
     first = found[0].description
@@ -94,7 +94,7 @@ def _checkpoint(path: Path, device: torch.device) -> Candidate:
     objects.move(built, device)
     try:
         trained_with = evaluate.trained_with(root, manifest)
-    except CheckpointError:  # said when data are asked for
+    except CheckpointError:  # reported when data are needed
         trained_with = None
     return Candidate(
         label=str(path),
@@ -132,7 +132,7 @@ def _onnx(path: Path, device: torch.device) -> Candidate:
 
 
 def size(candidate: Candidate) -> Size:
-    """What a network weighs."""
+    """Return the size of a network."""
     values = list(candidate.weights.values())
     matrices = [value for value in values if value.ndim > 1]
     pruned = sum(value.numel() for value in matrices)
@@ -148,23 +148,23 @@ def size(candidate: Candidate) -> Size:
 
 
 class Images:
-    """The data of the runs that the networks come from: read once for all that share them."""
+    """The data of the networks' runs, read once for all networks that share them."""
 
     def __init__(self, split: str, data_root: Path | None, device: torch.device) -> None:
         self.split, self._root, self._device = split, data_root, device
         self._read: dict[str, Data] = {}
 
     def of(self, trained_with: Trained) -> Data:
-        """The data of a run. Raises CheckpointError."""
+        """Return the data of a run. Raises CheckpointError."""
         config = trained_with["config"]
         key = json.dumps([config.get("data"), config.get("seed"), trained_with["fingerprint"]], default=str)
         if key not in self._read:
             self._read[key] = evaluate.data_of(trained_with, data_root=self._root, device=self._device)
-            evaluate.batches(self._read[key], self.split)  # reads the test set, if that is meant
+            evaluate.batches(self._read[key], self.split)  # reads the test set, if that is the split
         return self._read[key]
 
     def hits(self, call: Call, data: Data) -> list[bool]:
-        """On which images of the split a network is right, in their order; NaN is never right."""
+        """Return whether a network is right on each image of the split; NaN is never right."""
         found: list[Tensor] = []
         with torch.inference_mode():
             for images, labels in evaluate.batches(data, self.split):
@@ -174,15 +174,15 @@ class Images:
         return [bool(hit) for hit in torch.cat(found)]
 
     def identity(self, data: Data) -> Mapping[str, Any]:
-        """What says which images the split holds."""
+        """Return the fingerprint of the images of the split."""
         return data.fingerprint if self.split == "val" else data.test_fingerprint or {}
 
 
 def accuracies(candidates: Sequence[Candidate], images: Images) -> list[list[bool]]:
-    """On which images each network is right, fed as its own run fed it. Raises CheckpointError.
+    """Return whether each network is right on each image, prepared as in its own run.
 
-    An ONNX file is fed as the first of the others that is fed as it is. The images must be the same ones,
-    and held out of every training.
+    An ONNX file uses the data of the first other network with its normalisation. Raises CheckpointError
+    unless the images are the same and held out of every training.
     """
     data = [images.of(_trained_with(each, candidates)) for each in candidates]
     for each, its in zip(candidates, data, strict=True):
@@ -223,7 +223,7 @@ def _other_images(a: Candidate, b: Candidate, split: str) -> str:
 def latencies(
     candidates: Sequence[Candidate], batch: int, rounds: int, device: torch.device
 ) -> list[Latency]:
-    """Seconds that each network takes for `batch` images at a time, in the order of `candidates`."""
+    """Return the seconds of each network for a batch of `batch` images."""
     calls = {}
     for number, each in enumerate(candidates):
         raw = golden.inputs(each.description, batch).to(device)
@@ -239,7 +239,7 @@ def compare(
     rounds: int,
     device: torch.device,
 ) -> list[Row]:
-    """Everything of every network; `images` None leaves out the accuracy. Raises CheckpointError."""
+    """Measure every network; `images` None leaves out the accuracy. Raises CheckpointError."""
     hits = accuracies(candidates, images) if images else None
     by_batch = {batch: latencies(candidates, batch, rounds, device) for batch in batches}
     return [

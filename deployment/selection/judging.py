@@ -1,4 +1,4 @@
-"""What rules say of facts, without files: what fails, who is best, who cannot be told from the best."""
+"""Rules applied to facts, without files: requirements, ranking and ties."""
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -16,10 +16,9 @@ T = TypeVar("T")
 
 
 def failure(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) -> str | None:
-    """Why facts do not meet a requirement, or None when they do.
+    """Return why facts do not meet a requirement, or None when they do.
 
-    `references` holds the facts that margins are measured from; a rule against one that is not there is
-    passed over.
+    `references` holds the facts that margins are measured from; a rule against an absent one is skipped.
     """
     if rule.versus is not None and rule.versus not in references:
         return None
@@ -39,7 +38,7 @@ def failure(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) ->
 
 
 def missing(facts: Facts, metric: str) -> str:
-    """Why a metric cannot be judged by."""
+    """Return why a metric cannot be ranked."""
     if metric not in facts:
         return f"{metric} is not recorded"
     lost = bad_loss(facts) or metric
@@ -74,7 +73,7 @@ def _met(rule: Requirement, given: float, versus: float) -> bool:
 def by_rank(
     found: Sequence[T], facts: Callable[[T], Facts], keys: Sequence[Key], later: Callable[[T], tuple]
 ) -> list[T]:
-    """Best first: by each key in turn, then the one that is `later`. Every key's metric is there."""
+    """Sort best first, by each key in turn and then by `later`. Every metric of the keys must be present."""
 
     def place(one: T) -> tuple:
         return (*(order(facts(one)[key.metric], key.mode) for key in keys), *later(one))
@@ -85,10 +84,10 @@ def by_rank(
 def by_preference(
     ranking: Sequence[T], facts: Callable[[T], Facts], tie: Tie, samples: int | None
 ) -> tuple[list[T], list[T]]:
-    """Those that cannot be told from the first of a ranking, as `prefer` orders them, and the others.
+    """Return the candidates that tie with the first of a ranking, ordered by `prefer`, and the others.
 
-    `samples` is how many images the first was evaluated on, for a tie by confidence. What has no value for
-    `prefer` comes last. Raises CheckpointError when the metric is no proportion.
+    `samples` is the number of images of the first's evaluation, for a tie by confidence. Candidates without a
+    value for `prefer` come last. Raises CheckpointError when the metric is no proportion.
     """
     best = facts(ranking[0])[tie.metric]
     if tie.confidence is None:
@@ -109,6 +108,6 @@ def by_preference(
         values = ((ranked(facts(one), key.metric), key.mode) for key in tie.prefer)
         return tuple(float("-inf") if value is None else order(value, mode) for value, mode in values)
 
-    # Sorting is stable, so that what is preferred alike stays as it was ranked.
+    # Sorting is stable: equal preferences keep the order of the ranking.
     together = sorted(filter(tied, ranking), key=place, reverse=True)
     return together, [one for one in ranking if not tied(one)]

@@ -1,4 +1,4 @@
-"""What only the file of a checkpoint can tell: whether it is sound, how fast it is, what it measures."""
+"""Measurements that need the file of a checkpoint: soundness, speed, size and metrics."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -21,11 +21,11 @@ from peakpoint.deployment.selection.rules import Latency
 
 
 class Refused(CheckpointError):  # noqa: N818 (the name says what happened)
-    """A checkpoint is not what its manifest says; nothing is wrong with the others."""
+    """A checkpoint contradicts its manifest; other checkpoints are not affected."""
 
 
 class Appraiser:
-    """Opens checkpoints, verified each time; data that was read is kept for the next of the same run."""
+    """Verifies and measures checkpoints; the data of a run are kept for its next checkpoint."""
 
     def __init__(
         self, data_root: str | Path | None = None, device: str = "cpu", other_data: Path | None = None
@@ -40,16 +40,16 @@ class Appraiser:
         return self._other_data is None
 
     def sound(self, root: Path, manifest: Manifest) -> None:
-        """Raise Refused unless the file is what was written."""
+        """Raise Refused unless the file verifies."""
         try:
             store.verify(root, manifest)
         except CheckpointError as error:
             raise Refused(str(error)) from None
 
     def network(self, root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
-        """The network, verified, on the device, and what it is.
+        """Return the verified network on the device, and its description.
 
-        Raises Refused, and UnregisteredError when its code is not here, which says nothing against it.
+        Raises Refused, or UnregisteredError when it is not registered, which is no fault of the checkpoint.
         """
         self.sound(root, manifest)
         try:
@@ -62,7 +62,7 @@ class Appraiser:
         return rebuilt, description
 
     def speed(self, root: Path, manifest: Manifest, wanted: Iterable[str], how: Latency) -> dict[str, float]:
-        """Those of latency_ms and weights_bytes that are wanted. Raises Refused."""
+        """Return those of latency_ms and weights_bytes that are wanted. Raises Refused."""
         weights, description = self.network(root, manifest)
         found = {}
         if "weights_bytes" in wanted:
@@ -79,7 +79,7 @@ class Appraiser:
         return found
 
     def samples(self, root: Path, manifest: Manifest) -> int | None:
-        """How many images the recorded metrics are of; None when it does not say. Raises Refused."""
+        """Return the number of images behind the recorded metrics, None if unknown. Raises Refused."""
         self.sound(root, manifest)
         try:
             return int(evaluate.trained_with(root, manifest)["fingerprint"]["val_size"])
@@ -87,7 +87,7 @@ class Appraiser:
             return None
 
     def measure(self, root: Path, manifest: Manifest, split: str = "val") -> Measured:
-        """A checkpoint's metrics and its sparsity, on the data of its run or, if given, on the other data.
+        """Return metrics and sparsity of a checkpoint, on the other data if given, else on those of its run.
 
         Raises Refused for the checkpoint, and CheckpointError for data that cannot be read.
         """
@@ -114,10 +114,10 @@ class Appraiser:
         return self._data[key]
 
     def prove(self, root: Path, manifest: Manifest, names: Iterable[str], tolerance: float) -> Measured:
-        """Measure a checkpoint again and hold it to what it recorded: of `names`, or all if none is measured.
+        """Measure a checkpoint again and compare the metrics `names`, or all if none of them is measured.
 
-        Raises Refused when a metric differs by more than `tolerance` (times the recorded value where that is
-        above 1), or when the sparsity differs.
+        Raises Refused when a metric differs from the recorded one by more than `tolerance` (times that value
+        where it is above 1), or when the sparsity differs.
         """
         measured = self.measure(root, manifest)
         recorded = {name: v for name, v in manifest.metrics.items() if name in measured.metrics}

@@ -1,4 +1,4 @@
-"""Whether a release still does what it was released for; if not, back to an earlier one that does better."""
+"""Re-evaluation of a release, and the rollback to an earlier one that is better."""
 
 import math
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from peakpoint.deployment.selection.measure import Appraiser, Refused
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found: `recorded` is the metric of the manifest, `measured` what it is now.
+    """The result of a check: the metric as `recorded` in the manifest and the metrics as `measured` now.
 
-    `version` is None for a checkpoint that is no release. `measured` is None when the file is damaged, and
-    `problem` says how. `back` is the version that was rolled back to, `earlier` what it measures, and `notes`
-    say why others were not.
+    `version` is None for a checkpoint that is not a release. `measured` is None for a damaged file, which
+    `problem` describes. `back` is the version that was rolled back to, `earlier` its metrics; `notes` are the
+    reasons against other releases.
     """
 
     root: Path
@@ -45,20 +45,20 @@ class Checked:
 
     @property
     def worse(self) -> float:
-        """By how much the metric is worse than recorded; NaN when it was not measured."""
+        """The difference by which the metric is worse than recorded, NaN when it was not measured."""
         value = math.nan if self.measured is None else self.measured.metrics[self.metric]
         return _better(self.metric, self.recorded, value)
 
 
 def _better(metric: str, one: float, than: float) -> float:
-    """By how much a value of a metric is better than another."""
+    """Return the difference by which a value of a metric is better than another."""
     return than - one if direction(metric) == "min" else one - than
 
 
 def check(root: Path, alias: str, metric: str, threshold: float, appraiser: Appraiser) -> Checked:
-    """Measure what an alias names, and compare it with what was recorded when it was released.
+    """Measure the release that an alias names, and compare it with its recorded metric.
 
-    Without a champion it is the highest release, and without a release the best checkpoint. Raises
+    The champion defaults to the highest release, and without releases to the best checkpoint. Raises
     CheckpointError when it cannot be measured although its file is sound.
     """
     version, manifest = _named(root, alias)
@@ -76,7 +76,7 @@ def check(root: Path, alias: str, metric: str, threshold: float, appraiser: Appr
 
 
 def _named(root: Path, alias: str) -> tuple[str | None, Manifest]:
-    """The version that an alias names, and its manifest, not verified; for champion as `load_model` would."""
+    """Return the version that an alias names and its manifest, unverified; champion as for `load_model`."""
     aliases.check(alias)
     released = {listing.version_of(m): m for m in listing.releases(root)}
     version = aliases.current(root).get(alias)
@@ -92,10 +92,10 @@ def _named(root: Path, alias: str) -> tuple[str | None, Manifest]:
 
 
 def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
-    """Let an alias name again the last release before that verifies, if it is better on the same images.
+    """Set an alias back to its last earlier release that verifies, if that is better on the same images.
 
-    What is damaged is no match for any release that verifies. Raises CheckpointError when the alias was set
-    by somebody else meanwhile; nothing has changed then.
+    Any release that verifies is better than a damaged one. Raises CheckpointError, and changes nothing, when
+    another process has set the alias meanwhile.
     """
     notes: list[str] = []
     for version, manifest in _earlier(found, alias):
@@ -116,7 +116,7 @@ def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
 
 
 def _earlier(found: Checked, alias: str) -> Iterator[tuple[str, Manifest]]:
-    """The releases that an alias named before, newest first, as a rollback would go back to them."""
+    """Yield the releases that an alias named earlier, newest first, in the order of rollbacks."""
     released = {listing.version_of(m): m for m in listing.releases(found.root)}
     history = list(aliases.changes(found.root, alias))
     if not history or history[-1].version != found.version:
@@ -128,7 +128,7 @@ def _earlier(found: Checked, alias: str) -> Iterator[tuple[str, Manifest]]:
 
 
 def _on_the_same(found: Checked, manifest: Manifest, appraiser: Appraiser) -> Measured:
-    """Measure an earlier release on the images that the later one was measured on. Raises CheckpointError."""
+    """Measure an earlier release on the images of the later one. Raises CheckpointError."""
     if appraiser.own_data and found.measured:
         now, then = (evaluate.trained_with(found.root, m) for m in (found.manifest, manifest))
         if now["fingerprint"] != then["fingerprint"]:

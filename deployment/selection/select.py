@@ -25,14 +25,14 @@ from peakpoint.deployment.selection.rules import (
 )
 
 OWN = ("epoch", "global_step", "sparsity", "bytes")
-"""What every manifest says beside its metrics."""
+"""Fields of every manifest that rules may name beside its metrics."""
 
 
 @dataclass(eq=False)
 class Candidate:
-    """A checkpoint, what is known of it, and why it was rejected, in words.
+    """A checkpoint, its facts, and the reasons it was rejected for.
 
-    `twins` are other names of the same bytes, which in a copy of a run are files of their own.
+    `twins` are other names of the same bytes, which are separate files in a copy of a run.
     """
 
     root: Path
@@ -44,20 +44,21 @@ class Candidate:
 
     @property
     def path(self) -> Path:
-        """Its file."""
+        """The file of the checkpoint."""
         return self.root / self.manifest.file
 
     def later(self) -> tuple[Any, ...]:
-        """Sorts what ranks alike: the later step first, then in an order that nothing else depends on."""
+        """Return a sort key for equal ranks: the later step first, then a fixed arbitrary order."""
         m = self.manifest
         return (m.global_step, m.sequence, m.run, m.file, str(self.root))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Every candidate, best first and the rejected last; `measured` is what the winner was measured at.
+    """Every candidate, best first and the rejected last; `measured` are the metrics of the winner.
 
-    `champion` is the version that rules were judged against; `notes` say what was passed over.
+    `champion` is the version that the rules compared with; `notes` name the files and rules that were
+    skipped.
     """
 
     candidates: tuple[Candidate, ...]
@@ -69,16 +70,16 @@ class Selection:
 
     @property
     def rejected(self) -> dict[Path, tuple[str, ...]]:
-        """Why each file that was rejected was."""
+        """The reasons of each rejected file."""
         return {c.path: tuple(c.rejected) for c in self.candidates if c.rejected}
 
     def nothing(self) -> str:
-        """The line for when there is no winner."""
+        """Return the message for a selection without a winner."""
         count = len(self.candidates)
         return f"Nothing qualifies by {self.rules.name}: {count} looked at, {count} rejected."
 
     def chosen(self) -> tuple[Path, Manifest]:
-        """The winner. Raises CheckpointError when there is none."""
+        """Return the winner. Raises CheckpointError when there is none."""
         if self.winner is None:
             raise CheckpointError(self.nothing())
         return self.winner
@@ -93,11 +94,11 @@ def choose(
     device: str = "cpu",
     dry_run: bool = False,
 ) -> Selection:
-    """Judge every checkpoint of some runs, and measure the best again on its run's data.
+    """Apply rules to every checkpoint of some runs, and measure the best again on its run's data.
 
-    What is damaged, or measures other than it recorded, is rejected, and the next is tried. `champion_of`
-    is the run or folder whose champion the rules compare with, when `runs` do not say; `dry_run` stops before
-    the evaluation. Raises CheckpointError for rules that fit no candidate and data that cannot be read.
+    A checkpoint that is damaged or whose metrics differ from the recorded ones is rejected, and the next is
+    tried. `champion_of` is the run or folder of the champion to compare with, by default `runs`; `dry_run`
+    leaves out the evaluation. Raises CheckpointError for rules that fit no candidate and for unreadable data.
     """
     roots = sorted({Path(os.path.abspath(listing.checkpoint_root(run))) for run in runs})  # noqa: PTH100
     found = [candidate for root in roots for candidate in candidates(root)]
@@ -109,14 +110,14 @@ def choose(
     for candidate in found:
         judge.judge(candidate)
     measured = judge.pick((c for c in found if not c.rejected), dry_run=dry_run)
-    # Stable, and the rejected, which have no rank, stay as they were saved.
+    # Sorting is stable: the rejected, which have no rank, stay in the order of their saves.
     order = sorted(found, key=lambda c: c.rank or len(found) + 1)
     winner = (order[0].root, order[0].manifest) if order[0].rank else None
     return Selection(tuple(order), rules, winner, measured, judge.version, tuple(dict.fromkeys(judge.notes)))
 
 
 def candidates(root: Path) -> list[Candidate]:
-    """The checkpoints under a root, oldest first; a milestone stands for other roles of its bytes."""
+    """Return the checkpoints under a root, oldest first; a milestone represents all roles of its bytes."""
     alike: dict[Any, list[Manifest]] = {}
     for m in sorted(listing.own(root, store.manifests(root)), key=lambda m: m.tier != MILESTONE):
         alike.setdefault((m.digest, repr(sorted(m.metrics.items()))), []).append(m)
@@ -125,7 +126,7 @@ def candidates(root: Path) -> list[Candidate]:
 
 
 def facts_of(manifest: Manifest) -> dict[str, float]:
-    """What rules may name of a manifest."""
+    """Return the values of a manifest that rules may name."""
     own = {name: getattr(manifest, name) for name in OWN}
     return {**manifest.metrics, **{name: float(value) for name, value in own.items() if value is not None}}
 
@@ -140,7 +141,7 @@ def _check_names(rules: Rules, found: Iterable[Candidate]) -> None:
 
 
 class _Judge:
-    """Rules applied to candidates; `references` are what margins are measured from."""
+    """Applies rules to candidates, with margins from the champion and from the target of each run."""
 
     def __init__(
         self, rules: Rules, roots: Sequence[Path], champion_of: Path | None, appraiser: Appraiser
@@ -154,9 +155,10 @@ class _Judge:
         if against[CHAMPION]:
             self._champion, data = self._find(roots, champion_of, against[CHAMPION])
             validated += [data] if data else []
-        told = {root: _told(root) for root in roots} if against[TARGET] or validated or len(roots) > 1 else {}
-        self._targets = {root: target for root, (target, _) in told.items() if target is not None}
-        validated += [data for _, data in told.values() if data]
+        asked = roots if against[TARGET] or validated or len(roots) > 1 else []
+        trained = {root: _target_and_data(root) for root in asked}
+        self._targets = {root: target for root, (target, _) in trained.items() if target is not None}
+        validated += [data for _, data in trained.values() if data]
         if any(data != validated[0] for data in validated[1:]):
             self.notes.append(
                 "not all were validated on the same images, so their metrics differ by that too"
@@ -165,7 +167,7 @@ class _Judge:
     def _find(
         self, roots: Sequence[Path], named: Path | None, against: Sequence[Requirement]
     ) -> tuple[judging.Facts | None, Any]:
-        """The facts of the champion, and the data that it was validated on; None when there is none."""
+        """Return the facts of the champion and the data it was validated on, each None without a champion."""
         places = [listing.checkpoint_root(named)] if named else roots
         having = {root: v for root in places if (v := aliases.current(root).get(aliases.CHAMPION))}
         if len(having) > 1:
@@ -190,7 +192,7 @@ class _Judge:
         return self.appraiser.speed(root, manifest, wanted, self.rules.latency)
 
     def judge(self, candidate: Candidate) -> None:
-        """Reject by what is written down; what no manifest has is measured only of those that pass."""
+        """Reject by the manifest first; size and speed are measured only of candidates that pass."""
         self._apply(candidate, measured=False)
         wanted = set(self.rules.metrics) & set(MEASURED)
         if "latency_ms" in wanted:
@@ -222,7 +224,7 @@ class _Judge:
                 candidate.rejected.append(f"rank {key}: {judging.missing(facts, key.metric)}")
 
     def pick(self, qualified: Iterable[Candidate], *, dry_run: bool) -> Measured | None:
-        """Rank what qualifies, number 1 being the best that holds up; what does not is rejected."""
+        """Rank the candidates from 1, the best that is confirmed; one that is not is rejected."""
         left = list(qualified)
         while left:
             ranking = judging.by_rank(left, _facts, self.rules.rank, Candidate.later)
@@ -230,7 +232,7 @@ class _Judge:
             try:
                 ranking = self._tied_first(ranking)
                 doubtful = ranking[0]
-                measured = self._held_up(doubtful, dry_run=dry_run)
+                measured = self._confirmed(doubtful, dry_run=dry_run)
             except Refused as error:
                 doubtful.rejected.append(str(error))
                 left.remove(doubtful)
@@ -241,7 +243,7 @@ class _Judge:
         return None
 
     def _tied_first(self, ranking: list[Candidate]) -> list[Candidate]:
-        """The ranking, those that tie with its first as they are preferred. Raises Refused for the first."""
+        """Return the ranking with ties of its first ordered by preference. Raises Refused for the first."""
         tie, samples = self.rules.tie, None
         if tie is None or len(ranking) == 1:
             return ranking
@@ -256,7 +258,7 @@ class _Judge:
         tied, others = judging.by_preference(ranking, _facts, tie, samples)
         return [*tied, *others]
 
-    def _held_up(self, candidate: Candidate, *, dry_run: bool) -> Measured | None:
+    def _confirmed(self, candidate: Candidate, *, dry_run: bool) -> Measured | None:
         self._intact(candidate)
         if dry_run:
             return None
@@ -264,7 +266,7 @@ class _Judge:
         return self.appraiser.prove(root, manifest, self.rules.metrics, self.rules.tolerance)
 
     def _intact(self, candidate: Candidate) -> None:
-        """Raise Refused unless the file is sound; when a twin is, that is the candidate from here on."""
+        """Raise Refused unless the file is sound; a sound twin takes its place."""
         try:
             self.appraiser.sound(candidate.root, candidate.manifest)
         except Refused as error:
@@ -279,8 +281,8 @@ def _facts(candidate: Candidate) -> judging.Facts:
     return candidate.facts
 
 
-def _told(root: Path) -> tuple[float | None, Any]:
-    """What the newest sound checkpoint of a run tells: its target sparsity and its data; None for neither."""
+def _target_and_data(root: Path) -> tuple[float | None, Any]:
+    """Return target sparsity and data of a run by its newest sound checkpoint, each None if unknown."""
     try:
         newest = locate.newest_sound(root)
         saved = serialize.load(root / newest.file)

@@ -114,7 +114,7 @@ def test_what_a_version_must_fit(version, released, expected):
         ("0.2.1", ["0.2.0", "0.4.0"], "minor version: 0.5.0"),
     ],
 )
-def test_the_version_that_would_be_right_is_told(version, released, fitting):
+def test_the_version_that_would_be_right_is_reported(version, released, fitting):
     with pytest.raises(CheckpointError, match=rf"would not fit {released[0]}: x is new\. .* {fitting}\.$"):
         semver.check_bump(version, released, released[0], ["x is new"])
     semver.check_bump(version, released, released[0], [])
@@ -130,7 +130,7 @@ def changed(*path, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         (("model", "name"), "resnet20", "the model is resnet20 and was lenet5"),
         (("model", "options"), {"dropout": 0.5}, "the model's option dropout is 0.5 and was 0.0"),
@@ -143,9 +143,9 @@ def changed(*path, value):
         (("output", "classes"), list("abce"), "the list of classes is ['a', 'b', 'c', 'e'] and was"),
     ],
 )
-def test_what_changed_is_named(path, value, said):
+def test_what_changed_is_named(path, value, message):
     (only,) = changed(*path, value=value)
-    assert only.startswith(said)
+    assert only.startswith(message)
 
 
 def test_the_mean_of_another_draw_of_the_data_is_the_same_input():

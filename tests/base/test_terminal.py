@@ -62,11 +62,11 @@ def test_a_narrow_terminal_loses_nothing(monkeypatch, columns):
     file = Screen(monkeypatch, columns)
     row = ["milestone/best.pt", 12, 0.875, "accuracy 0.8750 beats 0.8125 of epoch 3 and of all before"]
     Console(file=file).table(["file", "epoch", "accuracy", "why"], [row, row], words=["why"])
-    said = file.getvalue()
+    message = file.getvalue()
     for word in " ".join(map(str, row)).split():
-        assert said.count(word) >= 2
-    assert "…" not in said
-    assert all(len(line.rstrip()) <= columns for line in said.splitlines() if "\x1b" not in line)
+        assert message.count(word) >= 2
+    assert "…" not in message
+    assert all(len(line.rstrip()) <= columns for line in message.splitlines() if "\x1b" not in line)
 
 
 PROGRAM = """

@@ -74,7 +74,7 @@ def contents(root: Path) -> dict[str, bytes]:
     }
 
 
-def told(root: Path) -> list[str]:
+def journaled(root: Path) -> list[str]:
     """The versions in the journal's lines, in order."""
     return [fact["version"] for fact in journal.vouched(root) if fact["event"] == "released"]
 

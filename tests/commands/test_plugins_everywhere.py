@@ -158,11 +158,11 @@ def test_only_the_data_are_the_plugins(copied, monkeypatch):
 def test_a_record_cannot_say_what_is_imported(copied, cli_main):
     """The names of a record are printed when they are names, and never imported."""
     root, manifest = network.resolve(copied)
-    for recorded, said in ((["os; rm"], "add plugins=[module]"), ("antigravity", "add plugins=[module]")):
+    for recorded, message in ((["os; rm"], "add plugins=[module]"), ("antigravity", "add plugins=[module]")):
         facts = {**evaluate.trained_with(root, manifest)["config"], "plugins": recorded}
         with pytest.raises(CheckpointError, match="no model named wide") as refused:
             network.build(network.describe(copied), config=facts)
-        assert said in str(refused.value)
+        assert message in str(refused.value)
     assert "antigravity" not in sys.modules
 
 

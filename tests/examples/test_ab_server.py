@@ -111,11 +111,11 @@ def test_two_releases_are_served_under_load_compared_and_rolled_back(root, serve
         file = file_of(root, seen[user]["version"])
         assert (seen[user]["label"], seen[user]["probability"]) == expected(file, image(int(user[5:]) % 7))
 
-    told = client.get("/report").json()
-    assert told["users"] == told["outcomes"] == Counter(router.route(user) for user in users)
-    assert told["ratio"]["ok"] is told["outcome_ratio"]["ok"] is True
-    assert (told["strays"], told["crossed"], told["set_aside"], told["unreadable"]) == (0, 0, 0, 0)
-    assert told["findings"]["challenger_1"]["verdict"]["decision"] == "promote"
+    found = client.get("/report").json()
+    assert found["users"] == found["outcomes"] == Counter(router.route(user) for user in users)
+    assert found["ratio"]["ok"] is found["outcome_ratio"]["ok"] is True
+    assert (found["strays"], found["crossed"], found["set_aside"], found["unreadable"]) == (0, 0, 0, 0)
+    assert found["findings"]["challenger_1"]["verdict"]["decision"] == "promote"
 
     # A rollback in the middle of the load: every answer is of one release or the other, none fails.
     rolled = threading.Timer(0.3, lambda: aliases.assign(root, "challenger_1", "1.0.0", "rolled back"))
@@ -129,8 +129,8 @@ def test_two_releases_are_served_under_load_compared_and_rolled_back(root, serve
         ("champion", "1.0.0"),
         ("challenger_1", "1.0.0"),
     }
-    told = client.get("/report").json()  # of the releases as they are now: nobody saw these first
-    assert (sum(told["users"].values()), told["set_aside"]) == (0, 400)
+    found = client.get("/report").json()  # of the releases as they are now: nobody saw these first
+    assert (sum(found["users"].values()), found["set_aside"]) == (0, 400)
 
     # An arm that is taken away hands its users on; a damaged release is not served.
     aliases.assign(root, "challenger_1", None, "ended")
@@ -233,11 +233,11 @@ def test_a_wrong_start_is_one_clear_line(root, tmp_path, monkeypatch, capsys, ar
 
     with pytest.raises(SystemExit) as ended:
         ab_server.main(command(root, tmp_path / "log.jsonl", "--experiment", "digits", *arguments)[2:])
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert ended.value.code == 1
-    assert words in said
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    assert words in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
 
 
 def test_a_change_of_the_aliases_is_loaded_once(root, monkeypatch):
@@ -273,9 +273,9 @@ def test_slow_clients_are_cut_off_and_too_many_or_too_much_refused(root, serve):
         "half a body": b"POST /outcome HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n{",
     }
     sockets = {}
-    for name, said in slow.items():
+    for name, message in slow.items():
         sockets[name] = socket.create_connection(address)
-        sockets[name].sendall(said)
+        sockets[name].sendall(message)
     begun = time.monotonic()
     assert httpx.post(url.join("/predict"), json=good).status_code == 200
     for name, waiting in sockets.items():

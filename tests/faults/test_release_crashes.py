@@ -16,7 +16,7 @@ from peakpoint.base.files import STAGED
 from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.deployment.release import publish, release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
-from tests.checkpointing.publish_cases import PLAIN, SAFE, contents, files, small, sound, told
+from tests.checkpointing.publish_cases import PLAIN, SAFE, contents, files, journaled, small, sound
 from tests.conftest import ROOT
 from tests.faults.fault_cases import KILLED, Faulty, in_child, mounted
 
@@ -93,7 +93,7 @@ def again(root, versions, form):
     else:
         with pytest.raises(CheckpointError, match=r"1\.1\.0 is released already"):
             release.write(root, SECOND[form])
-    assert sound(root, run=True) == told(root) == ["1.0.0", "1.1.0"]
+    assert sound(root, run=True) == journaled(root) == ["1.0.0", "1.1.0"]
     assert list(root.rglob(f"{STAGED}*")) == []
     (latest,) = (p for p in (root / "production").iterdir() if p.is_symlink())
     assert latest.resolve().name == Path(listing.releases(root)[-1].file).name
@@ -130,7 +130,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_behind(first, tmp_path):
             release.write(root, SECOND[form])
         assert contents(root) == before
         assert list(root.rglob(f"{STAGED}*")) == []
-    assert told(root) == ["1.0.0"]
+    assert journaled(root) == ["1.0.0"]
     release.write(root, SECOND["pt"])
     assert sound(root, run=True) == ["1.0.0", "1.1.0"]
 
@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_nothing_behind_and_says_what_is_needed(first, tmp_pa
         assert contents(root) == before
         ballast.unlink()
         release.write(root, SECOND["pt"])
-        assert sound(root, run=True) == told(root) == ["1.0.0", "1.1.0"]
+        assert sound(root, run=True) == journaled(root) == ["1.0.0", "1.1.0"]
 
 
 _MEMORY = """
@@ -227,7 +227,7 @@ def test_of_several_that_release_a_version_at_once_one_does(tmp_path):
     assert sorted(version for version, _ in won) == expected
     assert sound(root, run=True) == expected
     assert {listing.version_of(m): m.digest for m in listing.releases(root)} == dict(won)
-    assert sorted(told(root)) == expected
+    assert sorted(journaled(root)) == expected
     assert list(root.rglob(f"{STAGED}*")) == []
     assert not (root / "quarantine").exists()
 

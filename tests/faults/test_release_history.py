@@ -12,7 +12,7 @@ from peakpoint.base.files import STAGED
 from peakpoint.checkpointing.storage import listing
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage
-from tests.checkpointing.publish_cases import PLAIN, SAFE, files, small, told
+from tests.checkpointing.publish_cases import PLAIN, SAFE, files, journaled, small
 from tests.faults.fault_cases import Faulty, in_child
 
 VERSIONS = ("1.0.0", "1.0.1", "1.1.0-rc.1", "1.1.0", "2.0.0")
@@ -77,8 +77,8 @@ class History:
             assert whole == (version not in self.harmed), version
             if whole:
                 release.verify(self.root, self.listed()[version])
-        assert set(told(self.root)) <= self.promised.keys()
-        assert len(told(self.root)) == len(set(told(self.root)))
+        assert set(journaled(self.root)) <= self.promised.keys()
+        assert len(journaled(self.root)) == len(set(journaled(self.root)))
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_version_has_one_content_for_ever(tmp_path, seed, capsys):
     history.repair()
     history.note()
     history.check()
-    assert set(told(tmp_path)) == history.promised.keys()
+    assert set(journaled(tmp_path)) == history.promised.keys()
     for version in sorted(set(VERSIONS) - history.promised.keys()):  # what killed tries left stops nobody
         release.write(tmp_path, small(version))
     history.note()

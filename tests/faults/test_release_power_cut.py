@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from peakpoint.deployment.release import release
-from tests.checkpointing.publish_cases import SAFE, contents, small, sound, told
+from tests.checkpointing.publish_cases import SAFE, contents, journaled, small, sound
 from tests.faults.fault_cases import in_child
 from tests.faults.test_power_cut import DARK, Cutting, cut, image, powered
 
@@ -25,7 +25,7 @@ def test_a_release_that_returned_is_there_after_a_power_cut(image, tmp_path):
         cut(disk)
     with powered(image, tmp_path) as disk:
         root = disk / "checkpoints"
-        assert sound(root, run=True) == told(root) == ["1.0.0", "1.1.0"]
+        assert sound(root, run=True) == journaled(root) == ["1.0.0", "1.1.0"]
 
 
 def test_without_fsync_it_is_lost(image, tmp_path, monkeypatch):

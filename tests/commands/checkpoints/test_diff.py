@@ -77,7 +77,7 @@ def test_what_was_set_differently_is_named(whole_run, finished, cli_main):
         assert word in out
 
 
-def test_layers_of_one_side_or_of_another_shape_are_told(run, cli_main, tmp_path):
+def test_layers_of_one_side_or_of_another_shape_are_reported(run, cli_main, tmp_path):
     path = tmp_path / "other.pt"
     torch.save({"model_state_dict": {"w": torch.zeros(2, 2), "v": torch.tensor([float("nan")])}}, path)
     found = compared(cli_main, run / "checkpoints" / "training" / "a.pt", path)

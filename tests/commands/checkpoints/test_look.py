@@ -76,7 +76,7 @@ def test_damaged_bytes_are_found_and_left_where_they_are(run, cli_main):
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_manifest_that_cannot_be_read_is_told(run, cli_main, options):
+def test_a_manifest_that_cannot_be_read_is_reported(run, cli_main, options):
     broken = run / "checkpoints" / "training" / "a.json"
     broken.write_text("{")
     code, out, err = cli_main("ls", run, "--verify", *options)
@@ -217,10 +217,10 @@ def test_on_a_terminal_of_any_width_every_word_and_number_is_there(run, on_a_ter
     reason = "accuracy 0.3993 beats 0.3924 of epoch 1; loss 1.9273 beats 2.0355 of epoch 1"
     name = "milestone/resnet20_adamwprune_digits_epoch3_acc0.40.pt"
     saved(Store(run / "checkpoints", "run"), name, reasons=(reason,), metrics={"accuracy": 0.4, "loss": 1.9})
-    said = on_a_terminal(columns, "ls", run).partition("milestone")[2]
+    message = on_a_terminal(columns, "ls", run).partition("milestone")[2]
     for word in (Path(name).name, "accuracy", "loss", "0.4000", "1.9000", *reason.split()):
-        assert word in said
-    lines = said.splitlines()[:-1]
+        assert word in message
+    lines = message.splitlines()[:-1]
     assert max(len(line) for line in lines if Path(name).name not in line) <= columns
 
 
@@ -234,9 +234,9 @@ def test_escape_codes_of_a_strangers_run_reach_no_terminal(run, cli_main, on_a_t
     path = run / "checkpoints" / stranger.file
     typed = [["ls", run], ["show", path], ["why", path], ["diff", path, path], ["gc", run, "--dry-run"]]
     for words in typed:
-        said = on_a_terminal(columns, *words) if columns else "".join(cli_main(*words)[1:])
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", said), words
-        assert "\nforged" not in said
+        message = on_a_terminal(columns, *words) if columns else "".join(cli_main(*words)[1:])
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", message), words
+        assert "\nforged" not in message
 
 
 def test_a_name_on_the_command_line_is_escaped_in_an_error(cli_main):

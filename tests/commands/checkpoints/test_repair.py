@@ -121,7 +121,7 @@ def test_a_run_without_one_sound_checkpoint_is_exit_code_1(run, cli_main):
     assert [p.name for p in (run / "checkpoints" / "training").iterdir()] == []
 
 
-def test_a_deletion_that_was_cut_short_is_completed_and_told_before(trained, cli_main):
+def test_a_deletion_that_was_cut_short_is_completed_and_reported_before(trained, cli_main):
     root = trained / "checkpoints"
     oldest = next(m for m in store.manifests(root) if m.tier == "training")
     path = root / oldest.file

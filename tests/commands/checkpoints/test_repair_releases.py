@@ -42,7 +42,7 @@ def test_ls_names_the_champion(served, cli_main):
     assert (code, "le_net5_v1.1.0.pt" in out, "damaged: " in out) == (1, True, True)
 
 
-def test_why_tells_the_aliases_of_a_release_and_what_it_replaced(served, cli_main):
+def test_why_shows_the_aliases_of_a_release_and_what_it_replaced(served, cli_main):
     path = served / "production" / "le_net5_v1.1.0.pt"
     code, out, _ = cli_main("why", path)
     released, moved, kept = out.splitlines()
@@ -50,8 +50,8 @@ def test_why_tells_the_aliases_of_a_release_and_what_it_replaced(served, cli_mai
     assert moved.endswith("  champion: 1.0.0 -> 1.1.0, set: better")
     assert kept == "kept   releases are never deleted; it is champion"
     assert cli_main("why", served / "production" / "champion.pt")[1] == out
-    told = json.loads(cli_main("why", path, "--json")[1])
-    assert (told["aliases"], [c["before"] for c in told["changes"]]) == (["champion"], ["1.0.0"])
+    message = json.loads(cli_main("why", path, "--json")[1])
+    assert (message["aliases"], [c["before"] for c in message["changes"]]) == (["champion"], ["1.0.0"])
     out = cli_main("why", served / "production" / "le_net5_v1.0.0.pt")[1]
     assert out.count("alias  ") == 2
     assert out.endswith("kept   releases are never deleted\n")
@@ -67,8 +67,8 @@ def test_why_of_a_release_that_was_deleted_by_hand(served, cli_main):
     assert code == 0
     assert [line.split("  ")[0] for line in out.splitlines()] == ["released", "alias"]
     assert out.splitlines()[1].endswith("  champion: 1.0.0 -> 1.1.0, set: better")
-    told = json.loads(cli_main("why", served / "production" / "le_net5_v1.1.0.pt", "--json")[1])
-    assert [each["file"] for each in told] == ["production/le_net5_v1.1.0.pt"] * 2
+    message = json.loads(cli_main("why", served / "production" / "le_net5_v1.1.0.pt", "--json")[1])
+    assert [each["file"] for each in message] == ["production/le_net5_v1.1.0.pt"] * 2
 
 
 @pytest.mark.parametrize("dry", [True, False])
@@ -104,7 +104,7 @@ def test_a_missing_changelog_is_written_where_there_are_releases(served, run, cl
     assert "write" not in cli_main("repair", run)[1]
 
 
-def test_a_champion_that_is_damaged_goes_to_quarantine_and_people_are_told(served, cli_main):
+def test_a_champion_that_is_damaged_goes_to_quarantine_and_people_are_reported(served, cli_main):
     damage(served / "production" / "le_net5_v1.1.0.pt")
     code, out, _ = cli_main("repair", served)
     assert code == 1
@@ -116,7 +116,7 @@ def test_a_champion_that_is_damaged_goes_to_quarantine_and_people_are_told(serve
     assert cli_main("repair", served)[0] == 0
 
 
-def test_a_journal_that_was_changed_is_told_and_no_pointer_follows_it(served, cli_main):
+def test_a_journal_that_was_changed_is_reported_and_no_pointer_follows_it(served, cli_main):
     tamper(served)
     (served / "production" / "champion.pt").unlink()
     code, out, _ = cli_main("repair", served)

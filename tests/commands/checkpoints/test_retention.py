@@ -152,8 +152,8 @@ def test_why_of_a_file_in_quarantine_by_either_name(trained, cli_main):
         assert "does not match the digest" in out
     (root / "metadata" / "journal.jsonl").unlink()
     assert "does not match the digest" in cli_main("why", root / newest)[1]
-    told = json.loads(cli_main("why", aside, "--json")[1])
-    assert [(t["event"], t["file"]) for t in told] == [("quarantined", newest)]
+    message = json.loads(cli_main("why", aside, "--json")[1])
+    assert [(t["event"], t["file"]) for t in message] == [("quarantined", newest)]
 
 
 def test_why_of_a_file_that_never_was(trained, cli_main):

@@ -18,7 +18,7 @@ from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage, saved
-from tests.checkpointing.publish_cases import SAFE, files, small, sound, told
+from tests.checkpointing.publish_cases import SAFE, files, message, small, sound
 from tests.conftest import ROOT
 from tests.remotes import Fault
 
@@ -162,7 +162,7 @@ def test_releases_travel_with_all_that_belongs_to_them(url, tmp_path, cli_main):
     assert contents(back) == contents(root)
     assert cli_main("verify", "--golden", back)[0] == 0
     assert sound(back) == sound(root)
-    assert told(back) == told(root)
+    assert message(back) == message(root)
     assert aliases.current(back) == {"champion": "1.0.0"}
     for name in ("champion.pt", "latest.safetensors"):
         link = root / "production" / name
@@ -428,7 +428,7 @@ def test_a_record_holds_only_what_belongs_there(trained, url, tmp_path, cli_main
     assert not (tmp_path / "back" / "train.py").exists()
 
 
-def test_room_that_is_not_there_is_told_before(run, url, tmp_path, cli_main, monkeypatch):
+def test_missing_disk_space_is_reported_before(run, url, tmp_path, cli_main, monkeypatch):
     cli_main("push", run, url, "--what", "training")
     monkeypatch.setattr(download, "free_room", lambda path: (100, None))
     code, _, err = cli_main("pull", url, tmp_path / "back")

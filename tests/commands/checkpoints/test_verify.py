@@ -66,14 +66,14 @@ def _broken_manifest(path):
 @pytest.mark.parametrize("harm", [_flipped, _cut, _without_manifest, _without_bytes, _broken_manifest])
 def test_a_bad_file_is_one_line_and_exit_code_1(trained, cli_main, harm):
     path = training(trained)[0]
-    said = harm(path)
+    message = harm(path)
     for where in (trained, trained.parent):
         code, out, err = cli_main("verify", where)
         assert (code, err) == (1, "")
         bad = [line for line in out.splitlines() if line.startswith("bad: ")]
         assert len(bad) == 1
         assert str(path.with_suffix("")) in bad[0]
-        assert said in bad[0]
+        assert message in bad[0]
         assert ", 1 bad, " in out.splitlines()[-1]
     code, out, _ = cli_main("verify", trained, "--json")
     found = json.loads(out, parse_constant=pytest.fail)
@@ -81,7 +81,7 @@ def test_a_bad_file_is_one_line_and_exit_code_1(trained, cli_main, harm):
     assert all(set(m) >= FACTS for m in found)
     wrong = [m for m in found if not m["verified"]]
     assert [m["file"] for m in wrong] == [f"training/{path.name}"]
-    assert said in wrong[0]["problem"]
+    assert message in wrong[0]["problem"]
     assert {m["problem"] for m in found if m["verified"]} == {None}
     assert path.exists() == (harm is not _without_bytes)  # nothing is moved
 
@@ -98,7 +98,7 @@ def test_a_bad_file_by_its_name(trained, cli_main):
         assert f"bad: {trained / name} does not exist." in out
 
 
-def test_hard_links_are_read_once_and_all_told(finished, tmp_path, cli_main):
+def test_hard_links_are_read_once_and_all_reported(finished, tmp_path, cli_main):
     best = next((finished / "checkpoints" / "milestone").glob("best_loss_[0-9]*.pt"))
     folder = tmp_path / "run" / "checkpoints" / "milestone"
     folder.mkdir(parents=True)

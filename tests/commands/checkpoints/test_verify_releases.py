@@ -12,7 +12,7 @@ from peakpoint import CheckpointError, load_model
 from peakpoint.base.files import staged_name
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage
-from tests.checkpointing.publish_cases import SAFE, files, small, sound, told
+from tests.checkpointing.publish_cases import SAFE, files, journaled, small, sound
 from tests.faults.fault_cases import in_child
 
 
@@ -91,8 +91,8 @@ def test_a_release_that_is_being_written_is_not_taken_for_a_stray(root, cli_main
             release.write(root, small(f"1.{number}.0", form=SAFE))
             say(f"{number}")
 
-    child = threading.Thread(target=lambda: said.extend(in_child(busy)[1]))
-    said = []
+    child = threading.Thread(target=lambda: message.extend(in_child(busy)[1]))
+    message = []
     child.start()
     looked = 0
     while child.is_alive():
@@ -102,7 +102,7 @@ def test_a_release_that_is_being_written_is_not_taken_for_a_stray(root, cli_main
             assert (code, err) == (0, ""), out
             assert "has no manifest" not in out
     child.join()
-    assert said == [str(number) for number in range(3, 9)]
+    assert message == [str(number) for number in range(3, 9)]
     assert len(sound(root)) == 10
     assert looked > 3
     assert not (root / "quarantine").exists()
@@ -146,7 +146,7 @@ def test_repair_brings_back_pointer_and_journal_and_sweeps_what_a_killed_release
     assert out.count("sweep  ") == 3
     links = {p.name: str(p.readlink()) for p in production.iterdir() if p.is_symlink()}
     assert links == {"latest.safetensors": "lenet5_v1.2.0.safetensors"}
-    assert sorted(told(root)) == ["1.0.0", "1.0.1", "1.1.0", "1.2.0"]
+    assert sorted(journaled(root)) == ["1.0.0", "1.0.1", "1.1.0", "1.2.0"]
     assert not list(root.rglob(".staged-*"))
     code, out, _ = cli_main("repair", root)
     assert (code, "0 repairs done" in out) == (0, True)

@@ -15,9 +15,9 @@ def pair(finished):
 
 
 def test_the_tables_of_two_networks(pair, cli_main):
-    code, said, err = cli_main("compare", *pair, "--rounds", "3", "--batch", "4", "--threads", "1")
+    code, message, err = cli_main("compare", *pair, "--rounds", "3", "--batch", "4", "--threads", "1")
     assert (code, err) == (0, "")
-    lines = [line.rstrip() for line in said.splitlines()]
+    lines = [line.rstrip() for line in message.splitlines()]
     assert lines[0].startswith(f"A  {pair[0]}: best_accuracy_")
     assert lines[1].startswith(f"B  {pair[1]}: checkpoint_epoch_")
     cells = [line.split() for line in lines if line[:2] in ("A ", "B ")][2:]
@@ -29,15 +29,15 @@ def test_the_tables_of_two_networks(pair, cli_main):
     assert worths[1][6][0] in "+-"
     assert times[0][3] == "1.00"
     assert len(times) == 2
-    assert "accuracy on 14 val images, float32; 95 % intervals: Wilson, and Newcombe's for pairs" in said
-    assert "median (quartiles) of 3 rounds in random order, CPU, threads: 1" in said
-    assert "zeros are multiplied like any number here" in said
+    assert "accuracy on 14 val images, float32; 95 % intervals: Wilson, and Newcombe's for pairs" in message
+    assert "median (quartiles) of 3 rounds in random order, CPU, threads: 1" in message
+    assert "zeros are multiplied like any number here" in message
 
 
 @pytest.mark.parametrize("columns", [80, 100])
 def test_a_narrow_terminal_shows_the_same_numbers(columns, pair, cli_main, on_a_terminal):
-    def numbers(said):  # of the tables of sizes and of accuracy; times differ
-        return re.findall(r"[\d.,]+", said.partition("\nsize\n")[2].partition("\ntime\n")[0])
+    def numbers(message):  # of the tables of sizes and of accuracy; times differ
+        return re.findall(r"[\d.,]+", message.partition("\nsize\n")[2].partition("\ntime\n")[0])
 
     assert numbers(on_a_terminal(columns, "compare", *pair, "--rounds", "2")) == numbers(
         cli_main("compare", *pair, "--rounds", "2")[1]
@@ -45,15 +45,15 @@ def test_a_narrow_terminal_shows_the_same_numbers(columns, pair, cli_main, on_a_
 
 
 def test_without_data_there_is_no_accuracy(pair, cli_main):
-    code, said, _ = cli_main("compare", *pair, "--split", "none", "--rounds", "2")
+    code, message, _ = cli_main("compare", *pair, "--split", "none", "--rounds", "2")
     assert code == 0
-    assert "accuracy" not in said.replace("best_accuracy", "")
+    assert "accuracy" not in message.replace("best_accuracy", "")
 
 
 def test_json_has_every_figure(pair, cli_main):
-    code, said, err = cli_main("compare", *pair, *pair, "--rounds", "3", "--split", "test", "--json")
+    code, message, err = cli_main("compare", *pair, *pair, "--rounds", "3", "--split", "test", "--json")
     assert (code, err) == (0, "")
-    found = json.loads(said)
+    found = json.loads(message)
     assert (found["split"], found["rounds"], found["device"]) == ("test", 3, "cpu")
     assert len(found["networks"]) == 4
     first, second, third, _ = found["networks"]
@@ -81,8 +81,8 @@ def test_json_has_every_figure(pair, cli_main):
 )
 def test_what_goes_wrong_is_one_line(finished, tmp_path, monkeypatch, cli_main, arguments, words):
     monkeypatch.chdir(tmp_path)
-    code, said, err = cli_main("compare", *(a.format(run=finished) for a in arguments))
-    assert (code, said) == (1, "")
+    code, message, err = cli_main("compare", *(a.format(run=finished) for a in arguments))
+    assert (code, message) == (1, "")
     assert words in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1

@@ -10,11 +10,11 @@ from peakpoint.deployment.inference import network
 from tests.checkpointing.checkpoint_cases import damage
 
 
-def test_a_run_as_onnx_is_told_in_three_lines(finished, tmp_path, cli_main):
+def test_a_run_as_onnx_is_reported_in_three_lines(finished, tmp_path, cli_main):
     out = tmp_path / "a.onnx"
-    code, said, err = cli_main("export", finished, out)
+    code, message, err = cli_main("export", finished, out)
     assert (code, err) == (0, "")
-    first, second, third = said.splitlines()
+    first, second, third = message.splitlines()
     assert first.startswith(f"{out}: ONNX, opset ")
     assert first.endswith(network.best(finished / "checkpoints").file)
     assert second == "takes any x 3 x 12 x 12 float32 as `images`, normalised"
@@ -26,9 +26,9 @@ def test_a_run_as_onnx_is_told_in_three_lines(finished, tmp_path, cli_main):
 def test_json_says_what_was_made_of_what(finished, tmp_path, cli_main):
     root = finished / "checkpoints"
     out, latest = tmp_path / "a.pt2", root / "training" / "latest.pt"
-    code, said, err = cli_main("export", latest, out, "--format", "torch", "--batch", "2", "--json")
+    code, message, err = cli_main("export", latest, out, "--format", "torch", "--batch", "2", "--json")
     assert (code, err) == (0, "")
-    found = json.loads(said)
+    found = json.loads(message)
     newest = [m for m in store.manifests(root) if m.tier == "training"][-1]
     assert (found["source"], found["digest"]) == (newest.file, newest.digest)
     assert (found["file"], found["bytes"]) == (str(out), out.stat().st_size)
@@ -51,8 +51,8 @@ def test_json_says_what_was_made_of_what(finished, tmp_path, cli_main):
 )
 def test_what_goes_wrong_is_one_line(finished, tmp_path, monkeypatch, cli_main, arguments, words):
     monkeypatch.chdir(tmp_path)
-    code, said, err = cli_main("export", *(a.format(run=finished) for a in arguments))
-    assert (code, said) == (1, "")
+    code, message, err = cli_main("export", *(a.format(run=finished) for a in arguments))
+    assert (code, message) == (1, "")
     assert words in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1

@@ -105,7 +105,7 @@ def test_a_damaged_release_is_not_set(served, cli_main):
     assert history(served) == ["1.0.0"]
 
 
-def test_a_release_that_was_deleted_by_hand_is_told(served, cli_main):
+def test_a_release_that_was_deleted_by_hand_is_reported(served, cli_main):
     aliases.assign(served, "champion", "1.1.0", "")
     (served / "production" / "le_net5_v1.1.0.pt").unlink()
     code, out, _ = cli_main("alias", served)
@@ -148,7 +148,7 @@ def test_which_was_champion_on_a_day(served, cli_main, monkeypatch, zone):
     assert (name, version, [c["reason"] for c in changed]) == ("champion", "1.1.0", ["as 1.1.0"])
 
 
-def test_a_clock_that_went_backwards_is_told(served, cli_main, monkeypatch):
+def test_a_clock_that_went_backwards_is_reported(served, cli_main, monkeypatch):
     for version, day in (("1.0.0", 10), ("1.1.0", 5), ("1.2.0", 20)):
         clock(monkeypatch, datetime(2026, 3, day, tzinfo=UTC))
         aliases.assign(served, "champion", version, "")
@@ -157,7 +157,7 @@ def test_a_clock_that_went_backwards_is_told(served, cli_main, monkeypatch):
     assert "The clock went backwards between changes" in out
 
 
-def test_a_line_that_was_taken_out_is_told(served, cli_main):
+def test_a_line_that_was_taken_out_is_reported(served, cli_main):
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         aliases.assign(served, "champion", version, "")
     path = served / journal.JOURNAL

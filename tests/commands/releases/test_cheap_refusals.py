@@ -96,11 +96,11 @@ def test_no_refusal_waits_for_torch(pruned_run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
-    for (line, sentence), (code, said, slow) in zip(REFUSED, answers, strict=True):
-        assert (code, slow) == (1, False), (line, said)
-        assert said.startswith("error: "), line
-        assert sentence in said, line
-        assert said.count("\n") == 1, line
+    for (line, sentence), (code, message, slow) in zip(REFUSED, answers, strict=True):
+        assert (code, slow) == (1, False), (line, message)
+        assert message.startswith("error: "), line
+        assert sentence in message, line
+        assert message.count("\n") == 1, line
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 

@@ -26,7 +26,7 @@ def test_sound_is_one_line_and_exit_code_0(cli_main, measured_copy):
     )
 
 
-def test_degraded_is_exit_code_1_and_rolls_back_only_when_told_to(cli_main, measured_copy, harder):
+def test_degraded_is_exit_code_1_and_rolls_back_only_when_asked_to(cli_main, measured_copy, harder):
     root = measured_copy / "checkpoints"
     released(measured_copy, "1.0.0", FINAL)
     released(measured_copy, "1.1.0", EARLY)
@@ -53,7 +53,7 @@ def test_not_rolled_back_says_why(cli_main, measured_copy, harder):
     assert out.endswith("not rolled back: champion is still 1.1.0\n")
 
 
-def test_damaged_is_told_from_degraded(cli_main, measured_copy):
+def test_damaged_is_distinguished_from_degraded(cli_main, measured_copy):
     final = released(measured_copy, "1.0.0", FINAL)
     flip_a_byte(measured_copy / "checkpoints" / final.file)
     code, out, _ = cli_main("check", measured_copy)

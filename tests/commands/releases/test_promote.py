@@ -177,10 +177,10 @@ def test_a_file(trained, promote):
     assert found["provenance"]["reason"] == "accuracy 0.2857 is the first"
 
 
-def test_a_release_of_which_nobody_said_why(trained, promote):
+def test_a_release_without_a_reason(trained, promote):
     promote(trained, "1.0.0")
-    said = card_of(trained / "checkpoints", "1.0.0")["provenance"]["reason"]
-    assert said.startswith("chosen by the rules default, kept for: ")
+    message = card_of(trained / "checkpoints", "1.0.0")["provenance"]["reason"]
+    assert message.startswith("chosen by the rules default, kept for: ")
 
 
 def test_a_pointer_and_a_checkpoint_that_recorded_nothing(trained, promote):
@@ -300,13 +300,13 @@ def test_golden_outputs_as_many_as_asked_for(trained, promote):
 def test_a_card_that_says_too_little(trained, cli_main, texts):
     before = tree(trained)
     texts.write_text(TEXTS.replace("license: apache-2.0", "").replace("Tests.", "TODO"))
-    said = refused(cli_main("promote", trained, "--version", "1.0.0", "--card", texts))
-    assert said == (
+    message = refused(cli_main("promote", trained, "--version", "1.0.0", "--card", texts))
+    assert message == (
         f"The model card lacks intended_use and license: write them in {texts} or with --set card.NAME=TEXT."
     )
-    said = refused(cli_main("promote", trained, "--version", "1.0.0"))
-    assert "lacks description, intended_use, limitations, ethical_considerations and license" in said
-    assert "conf/release/card.yaml, in a file of your own (--card FILE), or with --set" in said
+    message = refused(cli_main("promote", trained, "--version", "1.0.0"))
+    assert "lacks description, intended_use, limitations, ethical_considerations and license" in message
+    assert "conf/release/card.yaml, in a file of your own (--card FILE), or with --set" in message
     assert tree(trained) == before
 
 
@@ -338,8 +338,8 @@ def test_a_wrong_path(trained, promote, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "has no checkpoints: name a run directory" in refused(promote(tmp_path / "empty", "1.0.0"))
     assert "run.json is not a readable checkpoint manifest" in refused(promote(trained / "run.json", "1.0.0"))
-    said = refused(promote(trained, "1.0.0", "--into", trained / "run.json"))
-    assert said == f"{trained / 'run.json'} is a file: name a folder."
+    message = refused(promote(trained, "1.0.0", "--into", trained / "run.json"))
+    assert message == f"{trained / 'run.json'} is a file: name a folder."
 
 
 def test_a_version_that_is_taken(trained, promote):
@@ -357,9 +357,9 @@ def test_another_network_needs_a_major_version(trained, of_other_classes, promot
     promote(trained, "1.0.0")
     before = tree(trained)
     for more in ((), ("--dry-run",)):
-        said = refused(promote(of_other_classes, "1.1.0", "--into", trained, *more))
-        assert "Version 1.1.0 would not fit 1.0.0" in said
-        assert said.endswith("2.0.0.")
+        message = refused(promote(of_other_classes, "1.1.0", "--into", trained, *more))
+        assert "Version 1.1.0 would not fit 1.0.0" in message
+        assert message.endswith("2.0.0.")
     assert tree(trained) == before
     assert promote(of_other_classes, "2.0.0", "--into", trained)[0] == 0
     assert [listing.version_of(m) for m in listing.releases(root)] == ["1.0.0", "2.0.0"]
@@ -368,9 +368,9 @@ def test_another_network_needs_a_major_version(trained, of_other_classes, promot
 def test_a_run_in_which_nothing_qualifies(trained, promote, tmp_path):
     strict = tmp_path / "strict.yaml"
     strict.write_text("require: [{metric: accuracy, min: 0.9}]\n")
-    said = refused(promote(trained, "1.0.0", "--rules", strict))
-    assert "Nothing qualifies" in said
-    assert said.endswith(f"To see why: peakpoint select {trained} --rules {strict}")
+    message = refused(promote(trained, "1.0.0", "--rules", strict))
+    assert "Nothing qualifies" in message
+    assert message.endswith(f"To see why: peakpoint select {trained} --rules {strict}")
     assert promote(best(trained), "1.0.0", "--rules", strict)[0] == 0  # a file is taken at its word
 
 
@@ -379,23 +379,23 @@ def test_the_champion_to_beat_is_that_of_where_the_release_will_lie(trained, pro
     against.write_text("require: [{metric: loss, vs: champion, max_delta: -1}]\n")
     assert promote(trained, "1.0.0", "--rules", against)[0] == 0  # there is no champion yet
     promote(trained, "1.0.0", "--into", tmp_path / "prod", "--alias", "champion")
-    said = refused(promote(trained, "1.0.1", "--into", tmp_path / "prod", "--rules", against))
-    assert "Nothing qualifies" in said
+    message = refused(promote(trained, "1.0.1", "--into", tmp_path / "prod", "--rules", against))
+    assert "Nothing qualifies" in message
 
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_a_damaged_file(flip, trained, promote):
     damage(best(trained), flip=flip)
-    said = refused(promote(best(trained), "1.0.0"))
-    assert ("does not match the digest" if flip else "bytes and its manifest says") in said
+    message = refused(promote(best(trained), "1.0.0"))
+    assert ("does not match the digest" if flip else "bytes and its manifest says") in message
     assert not (trained / "checkpoints" / "production").exists()
 
 
 @pytest.mark.parametrize("recorded", [0.9, math.nan])
 def test_a_metric_that_is_not_what_was_recorded(recorded, trained, promote):
     path = changed(trained, metrics={"accuracy": recorded})
-    said = refused(promote(path, "1.0.0"))
-    assert said == (
+    message = refused(promote(path, "1.0.0"))
+    assert message == (
         f"accuracy is 0.2857, measured again on the 14 images of val, and {recorded:.4f} was recorded; "
         "tolerance=0.002 does not allow that, so nothing is released."
     )
@@ -405,14 +405,14 @@ def test_a_metric_that_is_not_what_was_recorded(recorded, trained, promote):
 
 
 def test_weights_that_do_not_measure_what_was_recorded(trained, promote):
-    said = refused(promote(changed(trained, weight=1e4), "1.0.0"))
-    assert "measured again on the 14 images of val" in said
+    message = refused(promote(changed(trained, weight=1e4), "1.0.0"))
+    assert "measured again on the 14 images of val" in message
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite(value, trained, promote):
-    said = refused(promote(changed(trained, weight=value), "1.0.0"))
-    assert "holds NaN or infinite values" in said
+    message = refused(promote(changed(trained, weight=value), "1.0.0"))
+    assert "holds NaN or infinite values" in message
     assert not (trained / "checkpoints" / "production").exists()
 
 
@@ -440,17 +440,17 @@ def test_data_that_is_not_what_it_was(tmp_path, promote):
     assert promote(tmp_path / "run", "1.0.0", "--data-root", moved)[0] == 0
     labels["train"][3] = (labels["train"][3] + 1) % 4
     np.savez(moved / "train.npz", images=images["train"], labels=labels["train"])
-    said = refused(promote(tmp_path / "run", "1.0.1", "--data-root", moved))
-    assert "is not the data that the run was trained with" in said
+    message = refused(promote(tmp_path / "run", "1.0.1", "--data-root", moved))
+    assert "is not the data that the run was trained with" in message
 
 
 def test_a_folder_that_cannot_be_written_to(trained, promote, tmp_path):
     before = tree(tmp_path)
-    said = refused(promote(trained, "1.0.0", "--into", trained / "run.json" / "prod"))
-    assert "run.json is a file: name a folder." in said
+    message = refused(promote(trained, "1.0.0", "--into", trained / "run.json" / "prod"))
+    assert "run.json is a file: name a folder." in message
     with files_no_larger_than(20_000):
-        said = refused(promote(trained, "1.0.0"))
-    assert "could not be written" in said
+        message = refused(promote(trained, "1.0.0"))
+    assert "could not be written" in message
     left = {name: size for name, size in tree(tmp_path).items() if name not in before}
     assert left == {}
     assert promote(trained, "1.0.0")[0] == 0  # the version is free still
@@ -503,7 +503,7 @@ def test_a_signed_release_and_a_manifest_that_was_tampered_with(trained, promote
     assert "was changed after it was signed" in out
 
 
-def test_a_signature_that_fails_after_the_release_is_told_with_it(trained, promote, tmp_path, monkeypatch):
+def test_a_signature_that_fails_after_the_release_names_it(trained, promote, tmp_path, monkeypatch):
     key = make_key(tmp_path / "key")
     real, folder = shutil.which("ssh-keygen"), tmp_path / "bin"
     folder.mkdir()
@@ -511,12 +511,12 @@ def test_a_signature_that_fails_after_the_release_is_told_with_it(trained, promo
     (folder / "ssh-keygen").write_text(script)  # signs once, which is the trial before anything is written
     (folder / "ssh-keygen").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    said = refused(promote(trained, "1.0.0", "--set", f"sign={key}"))
+    message = refused(promote(trained, "1.0.0", "--set", f"sign={key}"))
     file = trained / "checkpoints" / "production" / "lenet5_v1.0.0.pt"
-    assert said.startswith(f"1.0.0 is released as {file}, but it is not signed: ")
+    assert message.startswith(f"1.0.0 is released as {file}, but it is not signed: ")
     load_model(file)
     monkeypatch.undo()
-    by_hand = shlex.split(said.split("To sign it: ")[1])
+    by_hand = shlex.split(message.split("To sign it: ")[1])
     subprocess.run(by_hand, check=True, capture_output=True)
     assert signing.signer(file.with_suffix(".json"), allow(tmp_path / "allowed", ("ada", key))) == "ada"
 
@@ -559,6 +559,6 @@ def test_checkpoints_beside_the_record_of_another_run_are_not_released(trained, 
     assert not list((trained / "checkpoints" / "production").glob("*"))
 
 
-def test_a_broken_record_is_told(trained, promote):
+def test_a_broken_record_is_reported(trained, promote):
     (trained / "run.json").write_text("{")
     assert f"{trained / 'run.json'} is not JSON" in refused(promote(trained, "1.0.0"))

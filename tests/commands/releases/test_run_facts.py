@@ -68,7 +68,7 @@ def test_a_clock_that_went_backwards_takes_no_time_away(resumed):
     assert of(resumed).hours() >= 0
 
 
-def test_what_a_resumed_run_was_told_is_told(resumed):
+def test_the_overrides_of_a_resumed_run_are_recorded(resumed):
     found = of(resumed).provenance("because")
     assert found["command"].startswith("python train.py model=lenet5 ")
     assert found["command"].endswith("max_steps=24")
@@ -76,7 +76,7 @@ def test_what_a_resumed_run_was_told_is_told(resumed):
     assert of(resumed).training()["attempts"] == 2
 
 
-def test_the_test_set_is_of_the_same_weights_or_not_told(resumed):
+def test_the_test_set_is_of_the_same_weights_or_not_reported(resumed):
     assert of(resumed).tests().keys() == {"loss", "accuracy", "top5_accuracy", "f1_score"}
     assert of(resumed, global_step=23).tests() is None
 
@@ -88,7 +88,7 @@ def test_a_record_without_times_has_no_hours(attempts, resumed):
     assert of(resumed).hours() is None
 
 
-def test_a_run_without_metrics_has_no_peaks_and_broken_ones_are_told(resumed):
+def test_a_run_without_metrics_has_no_peaks_and_broken_ones_are_reported(resumed):
     rows = (resumed / "metrics.jsonl").read_text()
     (resumed / "metrics.jsonl").write_text('{"kind": "eval"}\n' + rows)
     with pytest.raises(CheckpointError, match="line 1 is not a row of metrics"):

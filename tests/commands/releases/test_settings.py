@@ -21,8 +21,8 @@ def refusal(*changes, card=None):
 def test_the_files_say_every_value_and_the_classes_none():
     loaded = settings.load([], None)
     for schema, name in ((settings.Settings, "default.yaml"), (settings.Card, "card.yaml")):
-        said = yaml.safe_load((settings.RELEASE / name).read_text())
-        assert {f.name for f in fields(schema)} - {"card"} == set(said)
+        message = yaml.safe_load((settings.RELEASE / name).read_text())
+        assert {f.name for f in fields(schema)} - {"card"} == set(message)
         for field in fields(schema):
             assert "MISSING" in repr(field.default) or field.default == "???"
     assert (loaded.format, loaded.dtype, loaded.compress, loaded.sign) == ("pt", "float32", False, None)
@@ -100,9 +100,9 @@ def test_a_wrong_change_is_one_line(change, sentence):
 def test_a_wrong_file_of_texts_is_one_line_that_names_it(content, sentence, tmp_path):
     path = tmp_path / "card.yaml"
     path.write_bytes(content)
-    said = refusal(card=path)
-    assert said.startswith(str(path))
-    assert sentence in said
+    message = refusal(card=path)
+    assert message.startswith(str(path))
+    assert sentence in message
 
 
 def test_a_file_of_texts_that_is_not_there(tmp_path):

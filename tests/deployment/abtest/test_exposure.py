@@ -113,7 +113,7 @@ def test_an_outcome_that_is_no_number_is_refused(log, value):
 
 
 @pytest.mark.parametrize("harm", ["no folder", "a folder", "a link"])
-def test_a_log_that_cannot_be_written_is_said_at_once(tmp_path, harm):
+def test_a_log_that_cannot_be_written_is_reported_at_once(tmp_path, harm):
     path = tmp_path / "log.jsonl"
     if harm == "no folder":
         path = tmp_path / "nowhere" / "log.jsonl"
@@ -126,7 +126,7 @@ def test_a_log_that_cannot_be_written_is_said_at_once(tmp_path, harm):
     assert not (tmp_path / "precious").exists()
 
 
-def test_a_full_disk_is_said_and_loses_no_older_line(log):
+def test_a_full_disk_is_reported_and_loses_no_older_line(log):
     log.exposed("ada", "champion", "1.0.0", "d")
     with (
         files_no_larger_than(log.path.stat().st_size + 20),

@@ -306,7 +306,7 @@ def test_what_others_left_in_the_folder_stays(lenet, tmp_path):
         ("a.onnx", "onnx", None, 0, "A batch of 0 images"),
     ],
 )
-def test_what_cannot_be_made_is_said_before_anything_is_computed(tmp_path, name, kind, opset, batch, words):
+def test_what_cannot_be_made_is_reported_before_computing(tmp_path, name, kind, opset, batch, words):
     with pytest.raises(CheckpointError) as refused:
         export.check(tmp_path / name, kind, opset=opset, batch=batch)
     assert words in str(refused.value)

@@ -82,7 +82,7 @@ def test_the_same_network_agrees_and_rounding_is_allowed():
 
 
 @pytest.mark.parametrize("harm", ["weights", "code", "mean", "training", "nan"])
-def test_another_network_is_told(harm, monkeypatch):
+def test_another_network_is_reported(harm, monkeypatch):
     model, description = rebuilt(), DESCRIPTION
     exact = expected(model)
     if harm == "weights":

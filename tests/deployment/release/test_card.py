@@ -157,8 +157,8 @@ def test_all_that_is_missing_is_named_at_once():
     ],
 )
 def test_licenses_are_those_that_the_hub_takes(given, expected):
-    said = TEXTS | {"license": given, "license_link": "https://x.y"}
-    found = ModelCard(markdown(card.build(said, facts()))).data.to_dict()
+    message = TEXTS | {"license": given, "license_link": "https://x.y"}
+    found = ModelCard(markdown(card.build(message, facts()))).data.to_dict()
     assert {k: v for k, v in found.items() if k.startswith("license")} == expected
 
 
@@ -167,13 +167,13 @@ def test_licenses_are_those_that_the_hub_takes(given, expected):
     ["yes", "a: b", "# c", "'quoted' \"twice\"", "*star*\n---\nb: c", "é 例", "- list", "{x} [y] & !z"],
 )
 def test_any_text_stays_text(text):
-    said = TEXTS | {"description": text, "license": text, "tags": [text], "language": text}
-    page = ModelCard(markdown(card.build(said, facts())))
+    message = TEXTS | {"description": text, "license": text, "tags": [text], "language": text}
+    page = ModelCard(markdown(card.build(message, facts())))
     assert text.strip() in page.text
     assert (page.data.license_name, page.data.tags[-1], page.data.language) == (text, text, text)
 
 
-def test_values_that_are_not_finite_are_told_to_people_alone():
+def test_values_that_are_not_finite_are_shown_to_people_alone():
     results = [
         Result("val", 3, {"loss": math.nan, "accuracy": 0.5}, "x"),
         Result("test", 3, {"loss": math.inf}, "x"),

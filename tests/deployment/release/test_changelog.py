@@ -87,9 +87,11 @@ def test_who_held_an_alias_when(served):
     now = datetime.now(UTC).strftime("%Y-%m-%d")
     text = changelog.write(served).read_text()
     found = sections(text)
-    said = "a \\*bold\\* # \\<claim\\>"
-    assert re.search(rf"- {now} \S+: champion: {re.escape(said)}\n", found["1.0.0"])
-    assert re.search(rf"- {now} \S+: no longer champion, which is 1.1.0: {re.escape(said)}\n", found["1.0.0"])
+    reason = "a \\*bold\\* # \\<claim\\>"
+    assert re.search(rf"- {now} \S+: champion: {re.escape(reason)}\n", found["1.0.0"])
+    assert re.search(
+        rf"- {now} \S+: no longer champion, which is 1.1.0: {re.escape(reason)}\n", found["1.0.0"]
+    )
     assert re.search(rf"- {now} \S+: champion in place of 1.0.0: ", found["1.1.0"])
     assert re.search(rf"- {now} \S+: no longer champion\n", found["1.1.0"])
     assert "champion" not in found["1.2.0"]
@@ -98,7 +100,7 @@ def test_who_held_an_alias_when(served):
     assert "\n- champion: 1.2.0\n" in changelog.write(served).read_text().split("## [")[0]
 
 
-def test_a_release_whose_files_are_gone_is_still_told(served):
+def test_a_release_whose_files_are_gone_is_still_reported(served):
     gone(served, "1.1.0")
     found = sections(changelog.write(served).read_text())
     assert list(found) == ["1.10.0", "1.2.0", "1.1.0", "1.0.0"]
@@ -125,8 +127,8 @@ def test_a_full_disk_leaves_the_one_before_and_is_only_a_warning_after_a_switch(
         with pytest.raises(CheckpointError, match=r"CHANGELOG\.md cannot be written: File too large"):
             changelog.write(served)
         changelog.refresh(served)
-    (told,) = warnings()
-    assert told.startswith("The changelog is not up to date: ")
+    (message,) = warnings()
+    assert message.startswith("The changelog is not up to date: ")
     assert path.read_bytes() == whole
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
 

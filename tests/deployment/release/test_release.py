@@ -21,9 +21,9 @@ from tests.checkpointing.publish_cases import (
     SAFE,
     contents,
     files,
+    journaled,
     small,
     sound,
-    told,
 )
 
 
@@ -129,7 +129,7 @@ class TestFiles:
 
     def test_config_and_weights_alone_rebuild_the_network(self, root):
         for form in (PLAIN, SAFE):
-            manifest = release.write(root, of(root, f"{len(told(root)) + 1}.0.0", form))
+            manifest = release.write(root, of(root, f"{len(journaled(root)) + 1}.0.0", form))
             file = root / manifest.file
             config = json.loads(file.with_suffix(".config.json").read_text())
             model = network.build(network.described(config))
@@ -193,14 +193,14 @@ class TestForms:
         assert sizes["float32", True] < 0.5 * dense  # of 0.7 sparsity
 
     @pytest.mark.parametrize(
-        ("given", "said"),
+        ("given", "message"),
         [
             ({"format": "onnx"}, "format=onnx is not one of pt, safetensors"),
             ({"dtype": "int8"}, "dtype=int8 is not one of float32, float16, bfloat16, kept"),
         ],
     )
-    def test_what_there_is_not_is_refused(self, given, said):
-        with pytest.raises(CheckpointError, match=said):
+    def test_what_there_is_not_is_refused(self, given, message):
+        with pytest.raises(CheckpointError, match=message):
             Form(**{"format": "pt", "dtype": "float32", "compress": False, **given})
 
     def test_the_pointer_has_the_suffix_of_the_highest_version(self, root):
@@ -252,7 +252,7 @@ class TestImmutable:
         with pytest.raises(CheckpointError, match=r"1\.0\.0\+b is released already, as 1\.0\.0"):
             release.write(root, of(root, "1.0.0+b"))
         assert contents(root) == before
-        assert told(root) == ["1.0.0"]
+        assert journaled(root) == ["1.0.0"]
 
     def test_it_stays_taken_when_its_files_are_gone(self, root):
         release.write(root, of(root))
@@ -274,7 +274,7 @@ class TestImmutable:
         first = release.write(root, of(root))
         (root / "metadata/journal.jsonl").unlink()
         release.write(root, of(root, "1.1.0"))
-        assert told(root) == ["1.0.0", "1.1.0"]
+        assert journaled(root) == ["1.0.0", "1.1.0"]
         fact = journal.vouched(root)[0]
         assert (fact["file"], fact["created"]) == (first.file, first.created)
 
@@ -314,7 +314,7 @@ class TestBump:
         assert sound(tmp_path) == ["0.1.0", "1.0.0", "1.0.1", "1.1.0", "1.2.0-rc.1", "3.0.0"]
 
     @pytest.mark.parametrize(
-        ("facts", "said"),
+        ("facts", "message"),
         [
             ({"options": {"dropout": 0.5}}, r"the model's option dropout is 0\.5 and was 0\.0"),
             ({"mean": (0.4, 0.5, 0.5)}, r"the input's mean is \[0\.4, 0\.5, 0\.5\] and was \[0\.5,"),
@@ -323,12 +323,12 @@ class TestBump:
             ({"image_shape": (3, 16, 16)}, r"the input's shape is \[3, 16, 16\] and was \[3, 12, 12\]"),
         ],
     )
-    def test_a_changed_network_or_input_needs_a_major(self, tmp_path, facts, said):
+    def test_a_changed_network_or_input_needs_a_major(self, tmp_path, facts, message):
         other = replace(DESCRIPTION, **facts)
         release.write(tmp_path, small("1.1.0"))
         release.write(tmp_path, small("2.3.0"))
         before = contents(tmp_path)
-        refused = rf"1\.2\.0 would not fit 1\.1\.0: {said}.* a new major version: 3\.0\.0\.$"
+        refused = rf"1\.2\.0 would not fit 1\.1\.0: {message}.* a new major version: 3\.0\.0\.$"
         with pytest.raises(CheckpointError, match=refused):
             release.write(tmp_path, small("1.2.0", description=other))
         assert contents(tmp_path) == before

@@ -172,8 +172,8 @@ def test_of_processes_that_roll_back_at_once_none_goes_further_than_it_saw(serve
     with ThreadPoolExecutor(3) as pool:
         ended = list(pool.map(lambda _: in_child(work), range(3)))
     assert [code for code, _ in ended] == [0] * 3
-    said = [line for _, lines in ended for line in lines]
-    switched = sorted((line for line in said if not line.startswith("refused")), reverse=True)
+    message = [line for _, lines in ended for line in lines]
+    switched = sorted((line for line in message if not line.startswith("refused")), reverse=True)
     assert switched == history(served)[3:]
     assert switched in (["1.1.0"], ["1.1.0", "1.0.0"])
     found = list(aliases.changes(served))

@@ -122,7 +122,7 @@ def test_a_ranking_is_by_the_first_key_then_the_next_then_the_later(found):
 
 
 @given(candidates, st.sampled_from([0.5, 0.8, 0.95, 0.99]))
-def test_a_tie_is_what_scipy_cannot_tell_from_the_best(found, confidence):
+def test_a_tie_is_what_scipy_cannot_distinguish_from_the_best(found, confidence):
     ranking = ranked(found)
     best = ranking[0][0]
     low = binomtest(round(best * 60), 60).proportion_ci(confidence, method="wilson").low

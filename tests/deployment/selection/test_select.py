@@ -84,7 +84,7 @@ def test_the_default_takes_the_best_at_the_target_and_measures_it_again(measured
     assert len(found.candidates) == 3
 
 
-def test_nothing_qualifies_is_said_with_every_rule_that_rejected(measured_run):
+def test_nothing_qualifies_is_reported_with_every_rule_that_rejected(measured_run):
     found = select.choose([measured_run], rules.load("best_practice"))
     assert (found.winner, found.measured) == (None, None)
     assert len(found.rejected) == len(found.candidates) == 3
