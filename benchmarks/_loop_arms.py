@@ -117,7 +117,7 @@ def ours(trial: Trial) -> None:
     config, parts = trial.config, trial.parts
     options = Options(
         background=config.checkpoint.background,
-        on_error=config.checkpoint.on_error,
+        on_error=config.checkpoint.on_error.value,
         git_commit=None,
         resumed_from=None,
     )

@@ -42,7 +42,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
     went wrong as one line. From the moment the attempt is recorded it is also in status.json and train.log; a
     start that is refused leaves every byte as it was.
     """
-    place = mirror.place(config.checkpoint)
+    place = mirror.place(config.checkpoint.mirror)
     console = Console()
     with one_writer(directory), _logging_to(console):
         if plan.run and (done := advice.finished(cfg, config, plan)):
@@ -68,7 +68,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
             for doubt in unheeded.doubts(config, plan.typed):
                 log.warning(doubt)
             ending = Ending(config, directory, console)
-            with mirror.mirror(config.checkpoint, place, target) as mirrors:
+            with mirror.mirror(config.checkpoint.mirror, place, target) as mirrors:
                 with _recording(directory):
                     manager = _manager(config, parts, start, target)
                     if saved:
@@ -105,9 +105,9 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
     here = start.manifest is not None and start.source == target.root
     options = Options(
         background=config.checkpoint.background,
-        on_error=config.checkpoint.on_error,
+        on_error=config.checkpoint.on_error.value,
         compress=config.checkpoint.compress,
-        when_busy=config.checkpoint.when_busy,
+        when_busy=config.checkpoint.when_busy.value,
         name=name_template(config),
         git_commit=start.record["attempts"][-1]["git_commit"],
         resumed_from=start.manifest.file if start.manifest and here else None,

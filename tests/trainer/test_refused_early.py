@@ -46,8 +46,8 @@ REFUSED = [
         "checkpoint.keep_last has no effect here, since nothing refers to it: add interval or wall_clock",
     ),
     (
-        ["checkpoint.mirror_keep=2"],
-        "checkpoint.mirror_keep has no effect without a mirror: add checkpoint.mirror=URL, or leave it out.",
+        ["checkpoint.mirror.keep=2"],
+        "checkpoint.mirror.keep has no effect without a mirror: add checkpoint.mirror.url=URL, or leave it",
     ),
     (
         ["pruning.end_step=10", "pruning.end_fraction=0.5"],
@@ -71,7 +71,7 @@ def test_one_line_before_anything_is_read_or_written(train, tmp_path, typed, sen
         ["optimizer.variant=bitter0", "pruning.target=0"],
         ["checkpoint.interval=5", "checkpoint.keep_last=1"],
         ["checkpoint/policy=[wall_clock]", "checkpoint.keep_last=1", "checkpoint.interval_minutes=1"],
-        ["checkpoint.mirror=/tmp/x", "checkpoint.mirror_keep=2"],
+        ["checkpoint.mirror.url=/tmp/x", "checkpoint.mirror.keep=2"],
         ["pruning.end_step=10", "pruning.start_fraction=0.0"],
         ["pruning.end_fraction=1.0"],
         ["scheduler.warmup_epochs=3", "epochs=3"],

@@ -107,8 +107,8 @@ WRONG_RESUMES = {
     "key": ["epohcs=9"],
     "data": ["epochs=9", "data.train_size=160"],
     "model": ["epochs=9", "model=resnet20"],
-    "mirror": ["epochs=9", "checkpoint.mirror=nowhere://x"],
-    "what to mirror": ["epochs=9", "checkpoint.mirror=file:///tmp/none", "checkpoint.mirror_what=[x]"],
+    "mirror": ["epochs=9", "checkpoint.mirror.url=nowhere://x"],
+    "what to mirror": ["epochs=9", "checkpoint.mirror.url=file:///tmp/none", "checkpoint.mirror.what=[x]"],
     "network": ["epochs=9", "data.num_classes=5"],
 }
 

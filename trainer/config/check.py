@@ -220,13 +220,13 @@ def _check_images(config: c.Config) -> None:
 
 
 def _check_mirror(checkpoint: c.Checkpoint) -> None:
-    """checkpoint.mirror_what names what this run saves."""
+    """checkpoint.mirror.what names what this run saves."""
     built = {name: settings.build() for name, settings in checkpoint.policy.items()}
     known = {*TIERS, *built, *(tag for policy in built.values() for tag in policy.tags)}
-    for word in checkpoint.mirror_what:
+    for word in checkpoint.mirror.what:
         c.require(
             word in known,
-            f"checkpoint.mirror_what: {word} is no tier, role or policy of this run{nearest(word, known)}",
+            f"checkpoint.mirror.what: {word} is no tier, role or policy of this run{nearest(word, known)}",
         )
 
 

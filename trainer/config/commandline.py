@@ -22,7 +22,7 @@ from peakpoint.base.errors import UserError
 from peakpoint.base.text import closest, nearest
 from peakpoint.trainer.config.explain import choices, groups
 from peakpoint.trainer.config.hydra_overrides import quote, unquote
-from peakpoint.trainer.config.keys import leaves, meant
+from peakpoint.trainer.config.keys import leaves, meant, renamed
 from peakpoint.trainer.reports.run_record import RUN
 
 COMPLETION = {"-sc", "--shell-completion"}
@@ -31,7 +31,7 @@ SEVERAL = ("checkpoint/policy", "plugins")
 """What takes a list."""
 MADE = {"hydra.run.dir", "hydra.sweep.dir"}
 """What Hydra makes, and takes `~` for a name."""
-PLACES = {"data.root", "checkpoint.mirror", *MADE}
+PLACES = {"data.root", "checkpoint.mirror.url", *MADE}
 FOLDERS = {*MADE, "hydra.sweep.subdir"}
 TEXT = {*FOLDERS, "hydra.job.name"}
 
@@ -145,6 +145,8 @@ def _override(word: str, sweep: bool) -> str:
     if key != key.strip() or value != value.strip():
         instead = _type(f"{key.strip()}={value.strip()}")
         raise UserError(f"{_type(word)} has spaces around its value: type {instead}")
+    if equals and (new := renamed(bare, value)):
+        raise UserError(f"{bare} is set as {new}: type {_type(f'{new}={value}')}")
     root = re.split(r"[./]", bare)[0]
     if not key.startswith("+") and root != "hydra" and root not in _roots():
         found = meant(re.split(r"[./]", bare)[-1], _roots())

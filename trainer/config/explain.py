@@ -42,6 +42,8 @@ def explain(error: BaseException) -> str:
         percent = re.fullmatch(r"([\d.]+) ?%", value)
         end = f": type {cause.full_key}={float(percent[1]) / 100:g}" if percent else "."
         return f"{cause.full_key}={value} is not {kind}{end}"
+    if wrong := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", first):
+        return f"{cause.full_key}={wrong[1]} is not a choice{nearest(wrong[1], wrong[2].split(', '))}"
     return f"{cause.full_key}: {first.rstrip('.')}."
 
 

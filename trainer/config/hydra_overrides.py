@@ -1,11 +1,13 @@
 """Overrides as text: split, quoted, and which of a record outlive what is typed now."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from peakpoint.checkpointing.state import differences
 
 
 def _joined(argv: list[str]) -> list[str]:
@@ -85,17 +87,9 @@ def under(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == p or key.startswith(f"{p}.") for p in (q.replace("/", ".") for q in prefixes))
 
 
-def flat(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
-    """The leaves of a configuration as (dotted key, value), interpolations as they are written."""
-
-    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
-            for name, child in value.items():
-                yield from walk(child, f"{key}.{name}" if key else str(name))
-        else:
-            yield key, value
-
-    yield from walk(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), "")
+def flat(cfg: DictConfig) -> dict[str, Any]:
+    """The leaves of a configuration by their dotted keys, interpolations as they are written."""
+    return differences.flat(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
 
 
 OWN = ("resume", "accept_drift")

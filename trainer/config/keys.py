@@ -1,13 +1,15 @@
 """The keys of the configuration, and which one people mean who know it by another library's name."""
 
-from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from peakpoint.base.text import closest
+from peakpoint.checkpointing.state.differences import flat
+from peakpoint.trainer.config.hydra_overrides import split
 
 SYNONYMS = {
     "lr": "learning_rate base_lr max_lr learningrate",
@@ -38,6 +40,47 @@ SYNONYMS = {
 _OURS = {theirs: ours for ours, names in SYNONYMS.items() for theirs in names.split()}
 
 
+RENAMED = {
+    "checkpoint.mirror": "checkpoint.mirror.url",
+    "checkpoint.mirror_what": "checkpoint.mirror.what",
+    "checkpoint.mirror_keep": "checkpoint.mirror.keep",
+    "checkpoint.mirror_queue": "checkpoint.mirror.queue",
+    "checkpoint.mirror_wait_s": "checkpoint.mirror.wait_s",
+    "checkpoint.mirror_timeout_s": "checkpoint.mirror.timeout_s",
+    "checkpoint.policy.interval.epochs": "checkpoint.interval",
+    "checkpoint.policy.interval.steps": "checkpoint.interval_steps",
+    "checkpoint.policy.wall_clock.minutes": "checkpoint.interval_minutes",
+}
+"""The key of an earlier version, or of a value that refers to another -> the one to set."""
+
+
+def renamed(key: str, value: str) -> str | None:
+    """The key to set in place of one that is not set any more, None for any other."""
+    return None if value.startswith("{") else RENAMED.get(key)
+
+
+def current_override(override: str) -> str:
+    """An override of a record with its key replaced by that of today."""
+    key, value = split(override)
+    new = renamed(key, value) if key else None
+    return override.replace(str(key), new, 1) if new else override
+
+
+def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the keys of today, interpolations as they are."""
+    found: dict[str, Any] = {}
+    for key, value in flat(recorded).items():
+        new = RENAMED.get(key, key)
+        if new != key and value == f"${{{new}}}":
+            continue
+        *folders, name = new.split(".")
+        node = found
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = value
+    return found
+
+
 def leaves() -> dict[str, Any]:
     """Every key of the registered schemas with its type, such as optimizer.lr: float."""
     found: dict[str, Any] = {}
@@ -47,14 +90,22 @@ def leaves() -> dict[str, Any]:
             kind = OmegaConf.get_type(node.node)
             policy = f"checkpoint.policy.{name.removesuffix('.yaml')}."
             prefix = "" if group == "config.yaml" else policy if group == "policy" else f"{group}."
-            if is_dataclass(kind):
-                types = get_type_hints(kind)
-                found |= {f"{prefix}{f.name}": types[f.name] for f in fields(kind)}
+            found |= _fields(kind, prefix)
+    return found
+
+
+def _fields(kind: Any, prefix: str) -> dict[str, Any]:
+    """The types of a dataclass's fields by their keys, those of the dataclasses in it too."""
+    found: dict[str, Any] = {}
+    for name, inner in get_type_hints(kind).items() if is_dataclass(kind) else ():
+        found |= {f"{prefix}{name}": inner, **_fields(inner, f"{prefix}{name}.")}
     return found
 
 
 def meant(key: str, known: Iterable[str], prefix: str = "") -> str | None:
     """The whole key that was meant by `key`, where the names in `known` are those behind `prefix`."""
+    if new := RENAMED.get(f"{prefix}{key}"):
+        return new
     names = {name.lower(): name for name in known}
     wanted = [key.lower(), _OURS.get(key.lower(), key.lower())]
     for word in reversed(wanted):
@@ -68,7 +119,7 @@ def meant(key: str, known: Iterable[str], prefix: str = "") -> str | None:
     everywhere = sorted(leaves(), key=lambda leaf: (leaf.count("."), leaf))
     for leaf in everywhere:
         if leaf.rpartition(".")[2] in wanted:
-            return leaf
+            return RENAMED.get(leaf, leaf)
     if close:
         return close
     last = {leaf.rpartition(".")[2]: leaf for leaf in reversed(everywhere)}

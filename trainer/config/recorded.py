@@ -8,7 +8,7 @@ is taken when who resumes says it again.
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base.errors import UserError
+from peakpoint.trainer.config import keys
 
 CODE = ("plugins",)
 """Keys whose value is imported."""
-SENDS = ("checkpoint.mirror",)
+SENDS = ("checkpoint.mirror.url",)
 """Keys whose value is a place that files are sent to."""
 
 LONGEST, MOST = 4096, 1000
@@ -34,6 +35,11 @@ _CHOICE = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 
 class _Kind(Enum):
     PLAIN, WORD, FOREIGN = range(3)
+
+
+def overrides(attempt: Mapping[str, Any]) -> list[str]:
+    """The overrides of an attempt, each by the name that its key has now."""
+    return [keys.current_override(override) for override in attempt["overrides"]]
 
 
 def taken(overrides: Sequence[Any], where: Path) -> list[str]:
@@ -111,5 +117,4 @@ def _is_plain(key: str, value: Any) -> bool:
 
 
 def _needs_word(key: str, value: Any) -> bool:
-    sends = any(key == place or key.startswith(f"{place}.") for place in SENDS)
-    return key in CODE or "${" in str(value) or (sends and value is not None)
+    return key in CODE or "${" in str(value) or (key in SENDS and value is not None)

@@ -122,6 +122,37 @@ class Monitor:
         require(self.mode in ("max", "min"), f"checkpoint.monitor.mode={self.mode} must be max or min.")
 
 
+class WhenBusy(Enum):
+    """What a save does that comes while another is being written."""
+
+    wait = "wait"
+    skip = "skip"
+
+
+class OnError(Enum):
+    """What a failed save does to the run."""
+
+    warn = "warn"
+    stop = "stop"
+
+
+@dataclass(kw_only=True)
+class Mirror:
+    """A copy of the checkpoints in a remote place, made while training goes on."""
+
+    url: str | None
+    what: list[str]
+    keep: int | None
+    queue: int
+    wait_s: float
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        require_range(self, "checkpoint.mirror.", 1, INF, "keep queue")
+        require_range(self, "checkpoint.mirror.", 0, INF, "wait_s")
+        require_range(self, "checkpoint.mirror.", 1e-9, INF, "timeout_s")
+
+
 @dataclass(kw_only=True)
 class Checkpoint:
     """What the checkpoint policies share, and the policies themselves by name."""
@@ -132,31 +163,16 @@ class Checkpoint:
     keep_last: int
     background: bool
     compress: bool
-    when_busy: str
-    on_error: str
+    when_busy: WhenBusy
+    on_error: OnError
     name: str | None
-    mirror: str | None
-    mirror_what: list[str]
-    mirror_keep: int | None
-    mirror_queue: int
-    mirror_wait_s: float
-    mirror_timeout_s: float
+    mirror: Mirror
     monitor: Monitor
     policy: dict[str, Any]
 
     def __post_init__(self) -> None:
-        require_range(
-            self, "checkpoint.", 1, INF, "interval interval_steps keep_last mirror_keep mirror_queue"
-        )
-        require_range(self, "checkpoint.", 1e-9, INF, "interval_minutes mirror_timeout_s")
-        require_range(self, "checkpoint.", 0, INF, "mirror_wait_s")
-        require(
-            self.when_busy in ("wait", "skip"),
-            f"checkpoint.when_busy={self.when_busy} must be wait or skip.",
-        )
-        require(
-            self.on_error in ("warn", "stop"), f"checkpoint.on_error={self.on_error} must be warn or stop."
-        )
+        require_range(self, "checkpoint.", 1, INF, "interval interval_steps keep_last")
+        require_range(self, "checkpoint.", 1e-9, INF, "interval_minutes")
 
 
 @dataclass(kw_only=True)

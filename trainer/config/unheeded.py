@@ -35,8 +35,9 @@ def idle(cfg: DictConfig, config: c.Config, typed: Collection[str]) -> Iterator[
         if key in typed and given:
             yield f"{key} has no effect beside {''.join(given)}: keep one of them."
     for key in typed:
-        if key.startswith("checkpoint.mirror_") and config.checkpoint.mirror is None:
-            yield f"{key} has no effect without a mirror: add checkpoint.mirror=URL, or leave it out."
+        inner = key.startswith("checkpoint.mirror.") and key != "checkpoint.mirror.url"
+        if inner and config.checkpoint.mirror.url is None:
+            yield f"{key} has no effect without a mirror: add checkpoint.mirror.url=URL, or leave it out."
 
 
 def doubts(config: c.Config, typed: Collection[str]) -> list[str]:

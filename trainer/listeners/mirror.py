@@ -8,7 +8,7 @@ from peakpoint.checkpointing.events import Saved
 from peakpoint.checkpointing.remote.background import Mirror, Settings
 from peakpoint.checkpointing.remote.client import Remote
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.trainer.config.schema import Checkpoint
+from peakpoint.trainer.config import schema
 from peakpoint.trainer.listeners.events import Listener, Published
 
 log = logging.getLogger("peakpoint")
@@ -28,27 +28,27 @@ class _Wakes:
         """Nothing: the mirror ends after the record of the run."""
 
 
-def place(settings: Checkpoint) -> Remote | None:
+def place(settings: schema.Mirror) -> Remote | None:
     """The remote place, which is not reached for yet. Raises CheckpointError when it cannot be one."""
-    if settings.mirror is None:
+    if settings.url is None:
         return None
-    return Remote(settings.mirror, timeout_s=settings.mirror_timeout_s, key="checkpoint.mirror")
+    return Remote(settings.url, timeout_s=settings.timeout_s, key="checkpoint.mirror.url")
 
 
 @contextlib.contextmanager
-def mirror(settings: Checkpoint, remote: Remote | None, target: Store) -> Iterator[list[Listener]]:
+def mirror(settings: schema.Mirror, remote: Remote | None, target: Store) -> Iterator[list[Listener]]:
     """Copies what is saved within, and waits at the end for what is left, as the settings say."""
     if remote is None:
         yield []
         return
     options = Settings(
-        what=frozenset(settings.mirror_what),
-        keep=settings.mirror_keep,
-        queue=settings.mirror_queue,
-        wait_s=settings.mirror_wait_s,
+        what=frozenset(settings.what),
+        keep=settings.keep,
+        queue=settings.queue,
+        wait_s=settings.wait_s,
     )
     copies = Mirror(target.root, target.run, remote, options)
-    log.info("copies of %s go to %s", ", ".join(settings.mirror_what) or "nothing", copies.url)
+    log.info("copies of %s go to %s", ", ".join(settings.what) or "nothing", copies.url)
     copies.start()
     try:
         yield [_Wakes(copies)]

@@ -27,6 +27,7 @@ from peakpoint.checkpointing.remote import urls
 from peakpoint.checkpointing.remote.layout import safe
 from peakpoint.checkpointing.storage.store import write_atomic
 from peakpoint.trainer.config.hydra_overrides import flat
+from peakpoint.trainer.config.keys import current_config
 
 log = logging.getLogger("peakpoint")
 file_only = logging.getLogger("train.log")  # for what the console shows otherwise
@@ -105,7 +106,7 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 def saved_config(run: Path, attempt: Mapping[str, Any]) -> DictConfig:
-    """The configuration that an attempt composed, interpolations as they are. Raises UserError."""
+    """The configuration of an attempt with the keys of today, not interpolated. Raises UserError."""
     path = run / attempt.get("hydra", "") / "config.yaml"
     try:
         found = OmegaConf.create(bounded.yaml_text(path))
@@ -115,7 +116,8 @@ def saved_config(run: Path, attempt: Mapping[str, Any]) -> DictConfig:
         raise UserError(f"{bounded.not_yaml(path, error)} It is needed to resume.") from None
     if not isinstance(found, DictConfig):
         raise UserError(f"{path} holds no keys with values. It is needed to resume.")
-    return found
+    values: Any = OmegaConf.to_container(found, resolve=False)
+    return OmegaConf.create(current_config(values))
 
 
 def watched(run: Path) -> tuple[str, str, list[float]]:
@@ -238,7 +240,7 @@ def holder() -> dict[str, Any]:
 
 def refuse_passwords(cfg: DictConfig) -> None:
     """Raise CheckpointError for a value that holds the password of a URL; what it refers to is not read."""
-    urls.refuse_passwords(f"{key}={value}" for key, value in flat(cfg))
+    urls.refuse_passwords(f"{key}={value}" for key, value in flat(cfg).items())
 
 
 def save_config(run: Path, cfg: DictConfig) -> str:

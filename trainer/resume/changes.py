@@ -21,7 +21,7 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
     Raises UserError for a change that is not allowed, or that the command line does not name: the files in
     conf/ may have changed since.
     """
-    old, new = dict(flat(saved)), dict(flat(cfg))
+    old, new = flat(saved), flat(cfg)
     wanted = asked(cfg, saved, typed)
     changed = _changed(cfg, saved)
     drift = [key for key in changed if key not in wanted]
@@ -47,7 +47,7 @@ def _gone(key: str, new: Mapping[str, Any]) -> str | None:
 
 def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:
     """The keys that a command line changed. Raises UserError for a change that is not allowed."""
-    old, new = dict(flat(saved)), dict(flat(cfg))
+    old, new = flat(saved), flat(cfg)
     changed = _changed(cfg, saved)
     for key in sorted(changed, key=lambda key: not key.endswith(".name")):
         if under(key, FROZEN) and not under(key, FREE):
@@ -62,7 +62,7 @@ def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]
 
 def _changed(cfg: DictConfig, saved: DictConfig) -> list[str]:
     """The keys whose values differ, less the settings that only one of the two versions of Peakpoint has."""
-    old, new = dict(flat(saved)), dict(flat(cfg))
+    old, new = flat(saved), flat(cfg)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [key for key in changed if not under(key, OWN) and not _of_one_version(key, cfg, saved)]
 

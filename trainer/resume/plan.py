@@ -71,7 +71,7 @@ def make_plan(argv: list[str]) -> Plan:
         )
     typed = keys(argv)
     given = [a for a in argv if split(a)[0] is not None]
-    saved = outliving(attempt["overrides"], given, attempt.get("choices", {}))
+    saved = outliving(recorded.overrides(attempt), given, attempt.get("choices", {}))
     saved = recorded.taken(saved, run / RUN)
     first = next(i for i, a in enumerate(argv) if split(a)[0] is not None)
     rest = [a for a in argv[first:] if split(a)[0] != "resume"]

@@ -24,7 +24,7 @@ from peakpoint.commands.common import checkpoint_root, print_json, run_of
 def push_arguments(parser: Parser) -> None:
     """Add the arguments of `push`."""
     add_run(parser)
-    parser.add_argument("url", metavar="URL", help="as checkpoint.mirror: s3://bucket/folder")
+    parser.add_argument("url", metavar="URL", help="as checkpoint.mirror.url: s3://bucket/folder")
     parser.add_argument(
         "--what", metavar="A,B", help="tiers, roles, policies; what the run mirrors, and releases"
     )
@@ -99,11 +99,13 @@ def _check_named(words: list[str], root: Path, found: list[Manifest]) -> None:
 
 def _run(root: Path) -> tuple[str, list[str]]:
     """Whose checkpoints these are, and what is copied of them as a rule: what the run's mirror copies."""
+    from peakpoint.trainer.config.keys import current_config  # late: Hydra costs a tenth of a second
+
     what = [MILESTONE]
     with contextlib.suppress(CheckpointError, TypeError, KeyError, AttributeError):
         record = read_json(run_of(root) / "run.json")
-        said = record.get("config", {}).get("checkpoint", {}).get("mirror_what")
-        what = list(map(str, said)) if said else what
+        recorded = current_config(record.get("config", {})).get("checkpoint", {}).get("mirror", {})
+        what = list(map(str, recorded.get("what") or what))
         return safe_name(str(record["run"])), [*what, PRODUCTION]
     runs = {m.run for m in store.manifests(root)}
     name = runs.pop() if len(runs) == 1 else run_of(root.absolute()).name

@@ -99,7 +99,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
         arguments = arguments[1:]
         named_again = [*keys(arguments), *OWN, *recorded.SENDS]
         try:
-            overrides = last_attempt(folder)["overrides"]
+            overrides = recorded.overrides(last_attempt(folder))
             saved = recorded.taken(
                 [o for o in overrides if hydra_overrides.split(o)[0] not in named_again],
                 folder / run_record.RUN,
@@ -145,7 +145,7 @@ class _Proof:
             raise CheckpointError("The killed run left no checkpoint that verifies.")
         self.resumed_from = found.global_step
         # The user consented to these in the record; nothing is uploaded during the proof.
-        again = [*recorded.needs_word(overrides), "checkpoint.mirror=null"]
+        again = [*recorded.needs_word(overrides), "checkpoint.mirror.url=null"]
         self._train("resumed", [f"resume={folder / 'killed'}", *again])
         self.again = self._steps("killed")
 
@@ -213,7 +213,7 @@ def _settings(overrides: list[str], steps: int) -> list[str]:
         f"checkpoint.keep_last={2 * steps + 2}",
         "checkpoint.background=false",
         "checkpoint.on_error=stop",
-        "checkpoint.mirror=null",
+        "checkpoint.mirror.url=null",
         "test=false",
         "tensorboard=false",
         "plot=false",

@@ -127,8 +127,8 @@ def test_no_answer_is_larger_than_what_was_asked_for(s3):
 )
 def test_a_url_that_cannot_be_used_is_refused_without_reaching_for_it(url, says):
     with pytest.raises(CheckpointError, match=says) as caught:
-        check_url(url, "checkpoint.mirror")
-    assert str(caught.value).startswith("checkpoint.mirror=")
+        check_url(url, "checkpoint.mirror.url")
+    assert str(caught.value).startswith("checkpoint.mirror.url=")
     assert "hunter22" not in str(caught.value)
     assert "abcdef" not in str(caught.value)
 

@@ -101,7 +101,7 @@ def test_what_is_not_restored_is_named(optimizer, leaf, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_by_its_directory(finished, tmp_path):
-    mirror = f"checkpoint.mirror=file://{tmp_path}/far"
+    mirror = f"checkpoint.mirror.url=file://{tmp_path}/far"
     done = prove(str(finished), "checkpoint.compress=true", mirror, "--steps", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     assert done.stdout.startswith("equal to the last bit: 4 steps, their batches and ")

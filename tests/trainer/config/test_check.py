@@ -132,8 +132,6 @@ INVALID = [
     ("pruning.frequency=0", "pruning.frequency=0 is out of range"),
     ("checkpoint.keep_last=0", "keep_last=0 is out of range"),
     ("checkpoint.interval=0", "interval.epochs=0 is out of range"),
-    ("checkpoint.when_busy=drop", "checkpoint.when_busy=drop must be wait or skip."),
-    ("checkpoint.on_error=ignore", "checkpoint.on_error=ignore must be warn or stop."),
     ("checkpoint.monitor.mode=up", "mode=up"),
     ("checkpoint.policy.sparsity.targets=[1.0]", "sparsity.targets=[1.0] is out of range"),
     ("checkpoint.policy.best.metrics.loss.mode=max", "loss is better the lower it is: set its mode to min."),
@@ -221,8 +219,8 @@ NAMES = [
     ("scheduler.name=cosin", "scheduler.name=cosin is not a choice: did you mean cosine?"),
     ("scheduler.name=constant", "scheduler.name=constant cannot be set: choose scheduler=constant instead."),
     (
-        "checkpoint.mirror_what=[milestones]",
-        "checkpoint.mirror_what: milestones is no tier, role or policy of this run: did you mean milestone?",
+        "checkpoint.mirror.what=[milestones]",
+        "checkpoint.mirror.what: milestones is no tier, role or policy of this run: did you mean milestone?",
     ),
 ]
 

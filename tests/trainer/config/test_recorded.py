@@ -27,7 +27,7 @@ RUN = Path("run/run.json")
         "~checkpoint.policy.best",
         "checkpoint.policy={best: {keep: 3}}",
         "checkpoint.name='{model}_epoch{epoch}_acc{accuracy:.2f}'",
-        "checkpoint.mirror=null",
+        "checkpoint.mirror.url=null",
         "data.root=/a/b c",
         'data.root="[ünï] a=b, c"',
         "data.root=",
@@ -93,9 +93,9 @@ def test_whatever_else_a_record_holds_is_refused(override):
         ('data.root="x/${oc.env:TOKEN}"', "'data.root=\"x/${oc.env:TOKEN}\"'"),
         ("data={root: '${oc.env:TOKEN}'}", None),
         ("checkpoint.policy.best.metrics=[a,'${x}']", None),
-        ("checkpoint.mirror=s3://bucket/x", "checkpoint.mirror=s3://bucket/x"),
-        ("checkpoint={mirror: 's3://bucket/x'}", None),
-        ("+checkpoint={mirror: {a: b}}", None),
+        ("checkpoint.mirror.url=s3://bucket/x", "checkpoint.mirror.url=s3://bucket/x"),
+        ("checkpoint={mirror: {url: 's3://bucket/x'}}", None),
+        ("+checkpoint={mirror: {url: b}}", None),
     ],
 )
 def test_what_needs_the_users_word_says_what_to_add(override, typed):
@@ -167,7 +167,7 @@ def test_nor_by_the_proof_of_a_run(finished, override, tmp_path):
 def test_what_the_environment_holds_goes_nowhere_unasked(train, finished, tmp_path, monkeypatch):
     token = uuid.uuid4().hex
     monkeypatch.setenv("TOKEN", token)
-    place = f"checkpoint.mirror=file://{tmp_path}/there"
+    place = f"checkpoint.mirror.url=file://{tmp_path}/there"
     with_override(finished, "checkpoint.name='${oc.env:TOKEN}_{epoch}'", place)
     done = train("resume=run", "epochs=4")
     assert done.code == 1

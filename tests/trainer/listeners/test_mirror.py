@@ -28,7 +28,7 @@ def mirrored(run, url):
 
 
 def test_what_the_run_keeps_is_there_when_it_ends(train, s3, tmp_path):
-    done = train(*TINY, f"checkpoint.mirror={s3.url}/runs", "hydra.run.dir=run")
+    done = train(*TINY, f"checkpoint.mirror.url={s3.url}/runs", "hydra.run.dir=run")
     assert done.code == 0, done.err
     here, there, place = mirrored(tmp_path / "run", f"{s3.url}/runs")
     assert here == there
@@ -44,9 +44,9 @@ def test_training_finishes_though_nothing_can_be_copied(train, s3, tmp_path, kin
     s3.proxy.faults = [Fault(kind, times=10**6)]
     done = train(
         *TINY,
-        f"checkpoint.mirror={s3.url}/runs",
-        "checkpoint.mirror_wait_s=1",
-        "checkpoint.mirror_timeout_s=1",
+        f"checkpoint.mirror.url={s3.url}/runs",
+        "checkpoint.mirror.wait_s=1",
+        "checkpoint.mirror.timeout_s=1",
         "hydra.run.dir=run",
     )
     assert done.code == 0, done.err
@@ -67,9 +67,9 @@ def test_a_process_ends_though_the_server_never_answers(s3, tmp_path):
                 str(ROOT / "train.py"),
                 *TINY,
                 "hydra.run.dir=run",
-                "checkpoint.mirror_wait_s=0",
+                "checkpoint.mirror.wait_s=0",
             ),
-            *(f"checkpoint.mirror={s3.url}/runs", "checkpoint.mirror_timeout_s=600"),
+            *(f"checkpoint.mirror.url={s3.url}/runs", "checkpoint.mirror.timeout_s=600"),
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -87,7 +87,7 @@ def test_killed_in_an_upload_and_started_again_everything_arrives(train, s3, tmp
     process = subprocess.Popen(
         [
             *(sys.executable, str(ROOT / "train.py"), *TINY, "epochs=40", "hydra.run.dir=run"),
-            f"checkpoint.mirror={s3.url}/runs",
+            f"checkpoint.mirror.url={s3.url}/runs",
         ],
         cwd=tmp_path,
         env=dict(os.environ),
@@ -108,7 +108,7 @@ def test_killed_in_an_upload_and_started_again_everything_arrives(train, s3, tmp
     assert len(links) == 1
     assert here
     assert not there
-    done = train("resume=run", f"checkpoint.mirror={s3.url}/runs")
+    done = train("resume=run", f"checkpoint.mirror.url={s3.url}/runs")
     assert done.code == 0, done.err
     here, there, _ = mirrored(run, f"{s3.url}/runs")
     assert here == there
@@ -119,15 +119,15 @@ def test_killed_in_an_upload_and_started_again_everything_arrives(train, s3, tmp
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("checkpoint.mirror=foo://x/y", "checkpoint.mirror=foo://x/y: fsspec knows no protocol foo"),
-        ("checkpoint.mirror=/abs", "checkpoint.mirror=/abs is not a URL such as s3://bucket/folder"),
-        ("checkpoint.mirror=ftp://me:hunter22@h/x", "holds a password"),
-        ("checkpoint.mirror_keep=0", "checkpoint.mirror_keep=0 is out of range"),
-        ("checkpoint.mirror_queue=0", "checkpoint.mirror_queue=0 is out of range"),
-        ("checkpoint.mirror_wait_s=-1", "checkpoint.mirror_wait_s=-1"),
-        ("checkpoint.mirror_timeout_s=0", "checkpoint.mirror_timeout_s=0"),
+        ("checkpoint.mirror.url=foo://x/y", "checkpoint.mirror.url=foo://x/y: fsspec knows no protocol foo"),
+        ("checkpoint.mirror.url=/abs", "checkpoint.mirror.url=/abs is not a URL such as s3://bucket/folder"),
+        ("checkpoint.mirror.url=ftp://me:hunter22@h/x", "holds a password"),
+        ("checkpoint.mirror.keep=0", "checkpoint.mirror.keep=0 is out of range"),
+        ("checkpoint.mirror.queue=0", "checkpoint.mirror.queue=0 is out of range"),
+        ("checkpoint.mirror.wait_s=-1", "checkpoint.mirror.wait_s=-1"),
+        ("checkpoint.mirror.timeout_s=0", "checkpoint.mirror.timeout_s=0"),
         (
-            "checkpoint.mirror_what=[best_acuracy]",
+            "checkpoint.mirror.what=[best_acuracy]",
             "best_acuracy is no tier, role or policy of this run: did you mean best_accuracy?",
         ),
     ],
@@ -145,9 +145,9 @@ def test_wrong_settings_are_one_line_before_training(train, tmp_path, override, 
 @pytest.mark.parametrize(
     "argument",
     [
-        "checkpoint.mirror=s3://AKIAXY:hunter22@bucket/x",
-        "checkpoint.mirror=s3://AKIAXY:a/b+hunter22@bucket/x",
-        "checkpoint={mirror: 's3://AKIAXY:hunter22@bucket/x'}",
+        "checkpoint.mirror.url=s3://AKIAXY:hunter22@bucket/x",
+        "checkpoint.mirror.url=s3://AKIAXY:a/b+hunter22@bucket/x",
+        "checkpoint={mirror: {url: 's3://AKIAXY:hunter22@bucket/x'}}",
         "resume=s3://AKIAXY:hunter22@bucket/x",
     ],
 )
@@ -189,7 +189,7 @@ def test_no_file_of_a_sweep_holds_a_password_that_one_job_or_the_environment_bri
         "# @package _global_\ndata: {root: 's3://AKIAXY:hunter22@bucket/x'}\n"
     )
     (tmp_path / "mine" / "experiment" / "b.yaml").write_text(
-        "# @package _global_\ncheckpoint: {mirror: '${oc.env:PLACE}'}\n"
+        "# @package _global_\ncheckpoint: {mirror: {url: '${oc.env:PLACE}'}}\n"
     )
     monkeypatch.setenv("PLACE", "s3://AKIAXY:hunter22@bucket/x")
     done = train("-m", *TINY, "--config-dir=mine", "experiment=a,b", "hydra.sweep.dir=sweep", "max_steps=1")

@@ -94,7 +94,7 @@ def test_the_printed_command_goes_on_as_it_stands(train, tmp_path, monkeypatch, 
     (tmp_path / "my conf=x" / "experiment" / "mine.yaml").write_text(MINE)
     monkeypatch.setenv("STEPS", "5")
     rest = ["plugins=[tests.trainer.signalling]", "experiment=mine", "max_steps=${oc.env:STEPS}"]
-    rest += [f"checkpoint.mirror='file://{tmp_path}/mirror'", "hydra.run.dir='a run, [x]'"]
+    rest += [f"checkpoint.mirror.url='file://{tmp_path}/mirror'", "hydra.run.dir='a run, [x]'"]
     policies = "checkpoint/policy=[interval,best,signalling]"
     kill = [f"checkpoint.policy.signalling.{each}" for each in ("when=step", "step=3", "number=15")]
     where = [word.format(here=tmp_path) for word in place]

@@ -11,13 +11,13 @@ from tests.conftest import TINY, rows, status
 from tests.remotes import Fault
 from tests.states import differences, load_newest
 
-ALL = "checkpoint.mirror_what=[milestone,training]"
+ALL = "checkpoint.mirror.what=[milestone,training]"
 
 
 @pytest.fixture
 def lost(train, s3, tmp_path):
     """A run of two epochs that was mirrored, and its copy in another place; what it was in is gone."""
-    place = f"checkpoint.mirror={s3.url}/runs"
+    place = f"checkpoint.mirror.url={s3.url}/runs"
     done = train(*TINY, "epochs=2", "checkpoint.interval_steps=3", place, ALL, "hydra.run.dir=run")
     assert done.code == 0, done.err
     shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=True)
@@ -26,14 +26,14 @@ def lost(train, s3, tmp_path):
 
 
 def test_bit_for_bit_as_from_the_local_run(train, s3, tmp_path, lost):
-    word = f"checkpoint.mirror={s3.url}/runs"
+    word = f"checkpoint.mirror.url={s3.url}/runs"
     done = train(f"resume={s3.url}/runs", "epochs=4", "hydra.run.dir=back")
     assert f"from {s3.url}/runs/" in done.out
     assert f"copies are sent only at your word: add {word} to the command" in done.err
     done = train(f"resume={s3.url}/runs", "epochs=4", "hydra.run.dir=back", word)
     assert done.code == 0, done.err
     assert "pulled " not in done.out  # all of it is here
-    done = train("resume=copy", "epochs=4", "checkpoint.mirror=null")
+    done = train("resume=copy", "epochs=4", "checkpoint.mirror.url=null")
     assert done.code == 0, done.err
     back = tmp_path / "back"
     found = [d for d in differences(load_newest(back), load_newest(lost)) if "/checkpoint/mirror" not in d]
@@ -52,12 +52,12 @@ def test_bit_for_bit_as_from_the_local_run(train, s3, tmp_path, lost):
 
 
 def test_without_a_directory_it_is_under_outputs_and_goes_on_there(train, s3, tmp_path, lost):
-    assert train(f"resume={s3.url}/runs", "epochs=3", "checkpoint.mirror=null").code == 0
+    assert train(f"resume={s3.url}/runs", "epochs=3", "checkpoint.mirror.url=null").code == 0
     (run,) = (tmp_path / "outputs").iterdir()
     assert run.name.startswith("run-")
     assert status(run)["epoch"] == 3
     s3.proxy.seen.clear()
-    done = train(f"resume={s3.url}/runs", "epochs=4", "checkpoint.mirror=null")
+    done = train(f"resume={s3.url}/runs", "epochs=4", "checkpoint.mirror.url=null")
     assert done.code == 0, done.err
     assert list((tmp_path / "outputs").iterdir()) == [run]
     assert status(run)["epoch"] == 4
@@ -67,7 +67,7 @@ def test_without_a_directory_it_is_under_outputs_and_goes_on_there(train, s3, tm
 def test_from_a_milestone_in_the_mirror(train, s3, tmp_path, lost):
     milestone = listing.in_tier(lost / "checkpoints", "milestone")[0]
     url = f"{s3.url}/runs/{milestone.run}/checkpoints/{milestone.file}"
-    done = train(f"resume={url}", "epochs=3", "hydra.run.dir=back", "checkpoint.mirror=null")
+    done = train(f"resume={url}", "epochs=3", "hydra.run.dir=back", "checkpoint.mirror.url=null")
     assert done.code == 0, done.err
     attempts = json.loads((tmp_path / "back" / "run.json").read_text())["attempts"]
     assert attempts[-1]["resumed_from"].endswith(milestone.file)
@@ -77,7 +77,7 @@ def test_from_a_milestone_in_the_mirror(train, s3, tmp_path, lost):
 
 def test_a_bad_network_is_got_over(train, s3, tmp_path, lost):
     s3.proxy.faults = [Fault(kind, b".pt") for kind in ("drop", "reset", "truncate", "lie")]
-    done = train(f"resume={s3.url}/runs", "epochs=3", "hydra.run.dir=back", "checkpoint.mirror=null")
+    done = train(f"resume={s3.url}/runs", "epochs=3", "hydra.run.dir=back", "checkpoint.mirror.url=null")
     assert done.code == 0, done.err
     assert status(tmp_path / "back")["epoch"] == 3
 

@@ -1,0 +1,59 @@
+"""The keys of the configuration: what earlier versions called them, and which one is meant by a wrong one."""
+
+import pytest
+
+from peakpoint.base.errors import UserError
+from peakpoint.trainer.config import commandline
+from peakpoint.trainer.config.check import register_schemas
+from peakpoint.trainer.config.keys import RENAMED, current_config, current_override, leaves
+
+
+def test_every_new_name_is_a_key_and_is_typed_as_it_is():
+    register_schemas()
+    for old, new in RENAMED.items():
+        assert new in leaves()
+        with pytest.raises(UserError, match=f"^{old} is set as {new}: type {new}=5$"):
+            commandline.overrides([f"{old}=5"])
+        assert commandline.overrides([f"{new}=5"]) == [f"{new}=5"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "current"),
+    [
+        ("checkpoint.mirror.url=s3://b/x", "checkpoint.mirror.url=s3://b/x"),
+        ("checkpoint.mirror.what=[milestone,training]", "checkpoint.mirror.what=[milestone,training]"),
+        ("++checkpoint.policy.interval.steps=3", "++checkpoint.interval_steps=3"),
+        ("checkpoint.mirror.url={url: x}", "checkpoint.mirror.url={url: x}"),
+        ("checkpoint.interval=3", "checkpoint.interval=3"),
+        ("~checkpoint.policy.best", "~checkpoint.policy.best"),
+        ("plugins=[a]", "plugins=[a]"),
+        ("not an override", "not an override"),
+    ],
+)
+def test_an_override_of_a_record_has_the_keys_of_today(recorded, current):
+    assert current_override(recorded) == current
+
+
+def test_a_recorded_configuration_has_the_keys_of_today():
+    earlier = {
+        "epochs": 3,
+        "checkpoint": {
+            "interval": 10,
+            "interval_minutes": 60,
+            "mirror": "s3://b/x",
+            "mirror_keep": 2,
+            "policy": {
+                "interval": {"epochs": 5, "steps": "${checkpoint.interval_steps}", "keep_last": 3},
+                "wall_clock": {"minutes": "${checkpoint.interval_minutes}", "keep_last": 3},
+            },
+        },
+    }
+    assert current_config(earlier) == {
+        "epochs": 3,
+        "checkpoint": {
+            "interval": 5,
+            "interval_minutes": 60,
+            "mirror": {"url": "s3://b/x", "keep": 2},
+            "policy": {"interval": {"keep_last": 3}, "wall_clock": {"keep_last": 3}},
+        },
+    }
