@@ -14,13 +14,14 @@ from torch.nn.functional import cross_entropy
 
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
+from peakpoint.checkpointing.state.objects import unwrap
 from peakpoint.optimizers.kinds import Zeros, zeros
 from peakpoint.trainer import signals
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, check_logits, evaluate
 from peakpoint.trainer.listeners.events import Logged, Publisher
 from peakpoint.trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
-from peakpoint.trainer.state import TrainState, plain_model
+from peakpoint.trainer.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +206,7 @@ class Loop:
 
     def zeros(self) -> Zeros:
         """Count the zeros of the network."""
-        return zeros(plain_model(self.state.model))
+        return zeros(unwrap(self.state.model))
 
     @property
     def done(self) -> bool:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +17,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from peakpoint.base.errors import UserError, restoring
-from peakpoint.checkpointing.state import optimizer_state, schedule_state, serialize
+from peakpoint.checkpointing.state import objects, optimizer_state, schedule_state, serialize
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 from peakpoint.optimizers.pruning.pruner import Pruner
 
 log = logging.getLogger("peakpoint")
-
-
-class Stateful(Protocol):
-    """An object whose state is saved."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state as tensors and plain types."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Load a saved state."""
-        ...
 
 
 @dataclass(slots=True)
@@ -138,7 +126,7 @@ class TrainState:
     def gather(self) -> dict[str, Any]:
         """Everything that the loop owns, under the keys that a checkpoint has; not yet copied."""
         return {
-            "model_state_dict": plain_model(self.model).state_dict(),
+            "model_state_dict": objects.weights(self.model),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "optimizer": optimizer_state.kind(self.optimizer),
             "scheduler_state_dict": self.scheduler.state_dict(),
@@ -212,17 +200,10 @@ def need(saved: Mapping[str, Any], entries: Iterable[str]) -> None:
             raise UserError(f"The checkpoint's {name} is of type {kind}: it cannot be resumed from.")
 
 
-def plain_model(model: nn.Module) -> nn.Module:
-    """The network itself, out of what torch.compile wraps round it, so that its keys are canonical."""
-    inner = getattr(model, "_orig_mod", model)
-    assert isinstance(inner, nn.Module)
-    return inner
-
-
 def load_model(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     """Load weights. Raises UserError with the first difference when they are of another network."""
     try:
-        plain_model(model).load_state_dict(saved)
+        objects.unwrap(model).load_state_dict(saved)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise UserError(f"The checkpoint is of another network: {(lines[1:] or lines)[0]}") from None

@@ -127,7 +127,7 @@ def measure_other(
             yield prepare(images.to(where), description), labels.to(where)
 
     with _one_line():
-        done = evaluate.over(network, batches(), len(description.classes), config, path.name)
+        done = evaluate.measure_batches(network, batches(), len(description.classes), config, path.name)
     return Measured(done.metrics, done.samples, done.split)
 
 

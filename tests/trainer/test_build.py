@@ -8,7 +8,6 @@ import torch
 
 from peakpoint.base.errors import UserError
 from peakpoint.optimizers.groups import prunable_weights
-from peakpoint.trainer.build import build_schedule
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.check import checked
 from tests.skips import HAS_CUDA
@@ -114,18 +113,6 @@ def test_what_ends_with_the_last_step_is_not_warned_of(caplog):
 def test_threads_are_as_configured(threads):
     parts(f"threads={threads}")
     assert torch.get_num_threads() == threads
-
-
-@pytest.mark.parametrize("name", ["cosine", "multistep", "one_cycle", "constant"])
-def test_a_schedule_lasts_the_whole_run_and_warms_up_in_epochs(name):
-    cfg = checked(compose(f"scheduler={name}", "scheduler.warmup_epochs=2")).scheduler
-    factor = build_schedule(cfg, steps_per_epoch=10, total=100)
-    values = [factor(step) for step in range(101)]
-    assert all(0 <= v <= 1 for v in values)
-    assert max(values) == pytest.approx(1.0)
-    assert values[1] < values[10]
-    ends = {"cosine": 0.0, "multistep": 0.01, "one_cycle": 0.0, "constant": 1.0}
-    assert values[-1] == pytest.approx(ends[name], abs=1e-9)
 
 
 @pytest.mark.parametrize(("options", "total"), [([], 24), (["max_steps=5"], 5), (["max_steps=500"], 24)])

@@ -7,7 +7,6 @@ import shlex
 import pytest
 import torch
 
-from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EvalEnd, RunEnd
 from peakpoint.checkpointing.state import serialize
@@ -17,7 +16,7 @@ from peakpoint.trainer.nonfinite import last_good
 from tests.conftest import TINY, rows, status
 from tests.states import differences
 from tests.trainer.parts import fit, parts
-from tests.trainer.test_skipped_steps import PLUGIN, poisoned
+from tests.trainer.test_skipped_steps import poisoned
 
 DENSE = (*TINY, "optimizer=sgd", "hydra.run.dir=run")
 WEIGHTS_DIE = ("optimizer.lr=1e30", "checkpoint.interval_steps=1")
@@ -151,20 +150,6 @@ def test_an_evaluation_whose_loss_is_infinite_makes_no_best_of_an_accuracy(tmp_p
     ran = fit(made, tmp_path)
     assert isinstance(ran.end, RunEnd)
     assert [m for m in store.manifests(tmp_path) if m.tier == "milestone"] == []
-
-
-def test_how_many_were_skipped_is_in_the_log_the_records_and_the_report(tmp_path, train, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "skips_two.py").write_text(PLUGIN.replace("flaky", "skips_two"))
-    options = ("plugins=[skips_two]", "model=skips_two", "model.bad=3and5", "nonfinite=skip", "epochs=1")
-    done = train(*(o for o in DENSE if not o.startswith("model")), *options)
-    assert done.code == 0, done.err
-    run = tmp_path / "run"
-    assert "all epochs are done; 2 of 8 steps were skipped, as they were not finite" in done.out
-    assert "Skipped, as they were not finite: 2 of 8 steps." in done.out
-    assert status(run)["skipped"] == rows(run, "train")[-1]["skipped"] == 2
-    assert main(["report", str(run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["skipped_steps"] == 2
 
 
 def test_weights_that_are_not_finite_end_a_run_at_its_evaluation(tmp_path):

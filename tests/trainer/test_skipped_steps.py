@@ -1,5 +1,6 @@
 """nonfinite=skip: steps that are left out cost neither the target sparsity nor the best checkpoint at it."""
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -9,11 +10,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from peakpoint.__main__ import main
 from peakpoint.checkpointing.policies.sparsity import tag
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.optimizers import prunable_weights
-from tests.conftest import TINY, rows
+from tests.conftest import TINY, rows, status
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts
 
@@ -133,7 +135,9 @@ def test_resumed_beside_a_skipped_step_the_run_is_the_same_bit_for_bit(tmp_path,
     assert differences(first, second) == []
 
 
-def test_a_run_with_skipped_steps_keeps_and_tests_its_best_at_the_target(train, tmp_path, monkeypatch):
+def test_a_run_counts_skipped_steps_and_keeps_and_tests_its_best_at_the_target(
+    train, tmp_path, monkeypatch, capsys
+):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "flaky_plugin.py").write_text(PLUGIN)
     base = [o for o in TINY if not o.startswith("model")]
@@ -147,3 +151,8 @@ def test_a_run_with_skipped_steps_keeps_and_tests_its_best_at_the_target(train, 
         [w.flatten() for n, w in serialize.load(best)["model_state_dict"].items() if "weight" in n]
     )
     assert int((weights == 0).sum()) == math.ceil(0.7 * weights.numel())
+    assert "all epochs are done; 2 of 24 steps were skipped, as they were not finite" in done.out
+    assert "Skipped, as they were not finite: 2 of 24 steps." in done.out
+    assert status(run)["skipped"] == rows(run, "train")[-1]["skipped"] == 2
+    assert main(["report", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["skipped_steps"] == 2

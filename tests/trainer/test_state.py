@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.state.objects import unwrap
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 from peakpoint.trainer import state
-from peakpoint.trainer.state import Meter, plain_model
+from peakpoint.trainer.state import Meter
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts
 
@@ -176,7 +177,7 @@ def test_keys_are_canonical_whatever_wraps_the_network():
     made = parts()
     keys = set(made.state.gather()["model_state_dict"])
     wrapped = torch.compile(made.state.model)
-    assert set(plain_model(wrapped).state_dict()) == keys
+    assert set(unwrap(wrapped).state_dict()) == keys
     assert not [key for key in keys if key.startswith(("module.", "_orig_mod."))]
     compiled = parts("compile=true")
     assert set(compiled.state.gather()["model_state_dict"]) == keys

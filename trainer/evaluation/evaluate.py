@@ -19,8 +19,6 @@ from peakpoint.trainer.data.readers import Images, load_npz
 from peakpoint.trainer.data.sources import load_test
 from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, evaluate
 
-SPLITS = ("val", "test")
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -47,7 +45,7 @@ def data_of(
         sizes = {name: int(config[name]) for name in ("seed", "batch_size", "eval_batch_size")}
         channels_last = bool(config["channels_last"])
     except (KeyError, TypeError, ValueError):
-        raise _silent() from None
+        raise _unknown_data() from None
     roots.note(typed.root, by_record=root is None)
     data = build_data(typed, **sizes, device=device, channels_last=channels_last)
     if fingerprint is not None and dict(fingerprint) != data.fingerprint:
@@ -64,22 +62,22 @@ def _data(config: Mapping[str, Any], root: str | None) -> Any:
         schema = sources.find(given["name"]).settings
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), bounded.literal(given)))
     except (KeyError, TypeError, ValueError, OmegaConfBaseException):
-        raise _silent() from None
+        raise _unknown_data() from None
     except UserError as error:  # a source of a plugin
         raise UserError(f"{error} {registry.hint(config)}.") from None
 
 
-def _silent() -> UserError:
+def _unknown_data() -> UserError:
     return UserError("The checkpoint does not say which data it was trained with.")
 
 
 def measure(network: nn.Module, data: DataModule, config: Mapping[str, Any], split: str) -> Evaluation:
     """The metrics of a network over a split of its run's data, in the arithmetic of the run."""
     batches = data.val_batches() if split == "val" else data.test_batches()
-    return over(network, batches, data.num_classes, config, split)
+    return measure_batches(network, batches, data.num_classes, config, split)
 
 
-def over(
+def measure_batches(
     network: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     num_classes: int,

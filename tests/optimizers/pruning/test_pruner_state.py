@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from peakpoint.optimizers import Pruner, build_adamw, param_groups
+from peakpoint.optimizers import build_adamw, param_groups
 from peakpoint.optimizers.pruning.pruner import pack, unpack
 from tests.optimizers.optimizer_cases import (
     gradients,
@@ -185,9 +185,3 @@ def test_two_pruned_states_do_not_share_memory_with_the_masks():
     copies = [mask.clone() for mask in state]
     train(net, optimizer, 13, 30)
     assert all(torch.equal(a, b) for a, b in zip(state, copies, strict=True))
-
-
-def test_a_second_pruner_is_not_needed_by_the_library_user():
-    _, optimizer, pruner = pruned_run("adamwprune", criterion="bitter7")
-    assert isinstance(pruner, Pruner)
-    assert "pruning" in optimizer.state_dict()
