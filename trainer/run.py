@@ -42,7 +42,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
     went wrong as one line. From the moment the attempt is recorded it is also in status.json and train.log; a
     start that is refused leaves every byte as it was.
     """
-    place = mirror.place(config.checkpoint.mirror)
+    remote = mirror.connect(config.checkpoint.mirror)
     console = Console()
     with one_writer(directory), _logging_to(console):
         if plan.run and (done := advice.finished(cfg, config, plan)):
@@ -68,7 +68,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
             for doubt in unheeded.doubts(config, plan.typed):
                 log.warning(doubt)
             ending = Ending(config, directory, console)
-            with mirror.mirror(config.checkpoint.mirror, place, target) as mirrors:
+            with mirror.uploading(config.checkpoint.mirror, remote, target) as mirrors:
                 with _recording(directory):
                     manager = _manager(config, parts, start, target)
                     if saved:

@@ -1,4 +1,4 @@
-"""BatchNorm with one value a channel: told in one line before the first step."""
+"""BatchNorm with one value a channel: one line before the first step."""
 
 import pytest
 import torch

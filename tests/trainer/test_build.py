@@ -97,7 +97,7 @@ def test_pruning_that_ends_after_the_epochs_is_refused():
         ),
     ],
 )
-def test_what_max_steps_cuts_off_is_told(caplog, options, expected):
+def test_what_max_steps_cuts_off_is_a_warning(caplog, options, expected):
     caplog.set_level(logging.WARNING, "peakpoint")
     parts("max_steps=10", *options)
     assert [r.getMessage() for r in caplog.records] == [expected]

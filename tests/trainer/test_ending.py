@@ -75,7 +75,7 @@ def refused_before_the_first_step(done, sentence):
 
 
 @pytest.mark.parametrize("wrong", NPZ)
-def test_a_test_set_that_cannot_be_used_is_told_before_the_first_step(train, tmp_path, wrong):
+def test_a_test_set_that_cannot_be_used_is_refused_before_the_first_step(train, tmp_path, wrong):
     harm, sentence = NPZ[wrong]
     for name, count in (("train", 30), ("test", 6)):
         np.savez(tmp_path / f"{name}.npz", **images(count))
@@ -95,7 +95,7 @@ FOLDER = {
 
 
 @pytest.mark.parametrize("wrong", FOLDER)
-def test_a_folder_of_test_images_that_cannot_be_used_is_told_before_the_first_step(train, tmp_path, wrong):
+def test_a_folder_of_test_images_that_cannot_be_used_is_refused_before_the_first_step(train, tmp_path, wrong):
     harm, sentence = FOLDER[wrong]
     for split, count in (("train", 12), ("test", 1)):
         for label in ("a", "b"):
@@ -182,7 +182,7 @@ def test_an_end_at_which_nothing_fails_has_no_notes(ended, tmp_path):
     assert "notes" not in status(tmp_path / "run")
 
 
-def test_a_selected_checkpoint_that_is_damaged_is_told_and_the_run_is_finished(ended, tmp_path):
+def test_a_selected_checkpoint_that_is_damaged_is_a_note_and_the_run_is_finished(ended, tmp_path):
     def damage():
         for path in (tmp_path / "run" / "checkpoints" / "milestone").glob("*_epoch_*.pt"):
             path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
@@ -208,7 +208,7 @@ def test_a_selected_checkpoint_that_is_damaged_is_told_and_the_run_is_finished(e
     ],
     ids=["RuntimeError", "MemoryError", "OSError"],
 )
-def test_a_test_that_fails_is_told_and_the_run_is_finished(ended, at_forward, tmp_path, error, shown):
+def test_a_test_that_fails_is_a_note_and_the_run_is_finished(ended, at_forward, tmp_path, error, shown):
     done = ended(lambda: at_forward(raises(error)))
     assert done.code == 0, done.err
     final, selected = notes(tmp_path / "run")
@@ -222,7 +222,7 @@ def test_a_test_that_fails_is_told_and_the_run_is_finished(ended, at_forward, tm
     assert (again.code, "is finished at epoch 1" in again.out) == (0, True)
 
 
-def test_a_report_without_anything_to_report_is_told_and_the_run_is_finished(ended, tmp_path):
+def test_a_report_without_anything_to_report_is_a_note_and_the_run_is_finished(ended, tmp_path):
     done = ended(lambda: (tmp_path / "run" / "metrics.jsonl").unlink(), "plot=true")
     assert done.code == 0, done.err
     report_, curves = notes(tmp_path / "run")
@@ -230,7 +230,7 @@ def test_a_report_without_anything_to_report_is_told_and_the_run_is_finished(end
     assert curves.startswith("no curves: ")
 
 
-def test_curves_that_cannot_be_written_are_told_and_the_run_is_finished(ended, tmp_path):
+def test_curves_that_cannot_be_written_are_a_note_and_the_run_is_finished(ended, tmp_path):
     pytest.importorskip("matplotlib")
     done = ended(lambda: (tmp_path / "run" / "curves.png").mkdir(), "plot=true")
     assert done.code == 0, done.err
@@ -249,7 +249,7 @@ def test_a_bug_in_the_report_does_not_undo_the_training(ended, tmp_path, monkeyp
     assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_a_listener_that_cannot_be_closed_is_told_and_the_run_is_finished(ended, tmp_path, monkeypatch):
+def test_a_listener_that_cannot_be_closed_is_a_note_and_the_run_is_finished(ended, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "peakpoint.trainer.listeners.tensorboard.TensorBoard.close", raises(OSError(5, "Input/output error"))
     )
@@ -296,7 +296,7 @@ def test_a_signal_in_the_report_leaves_the_run_finished(ended, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("wrong", ["package", "file"])
-def test_tensorboard_that_cannot_write_is_told_before_anything_begins(train, tmp_path, monkeypatch, wrong):
+def test_tensorboard_that_cannot_write_is_refused_before_anything_begins(train, tmp_path, monkeypatch, wrong):
     base = [o for o in TINY if not o.startswith("tensorboard")] + ["max_steps=2", "hydra.run.dir=run"]
     typed = base
     if wrong == "package":
@@ -318,7 +318,7 @@ def test_tensorboard_that_cannot_write_is_told_before_anything_begins(train, tmp
     assert wrong == "package" or status(tmp_path / "run")["state"] == "finished"
 
 
-def test_curves_that_lack_their_package_are_said(train, tmp_path, monkeypatch):
+def test_curves_without_their_package_are_one_line(train, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = train(*TINY, "max_steps=2", "plot=true", "hydra.run.dir=run")
     assert done.code == 0

@@ -123,7 +123,7 @@ def files_of(run: Path, of: str) -> set[str]:
     return {m.file for m in store.manifests(run / "checkpoints") if m.run == of}
 
 
-def test_checkpoints_of_another_run_are_said_and_left_alone(mixed):
+def test_checkpoints_of_another_run_are_a_warning_and_left_alone(mixed):
     run, theirs = mixed
     root, before = run / "checkpoints", files_of(run, theirs)
     assert before

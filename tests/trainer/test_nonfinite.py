@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: what is skipped, what ends a run, and what is said of it."""
+"""Losses and gradients that are not finite: what is skipped, what ends a run, and its message."""
 
 import json
 import math

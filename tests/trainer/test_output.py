@@ -14,7 +14,7 @@ SHORT = (*TINY, "max_steps=4", "log_every=1", "test=false", "checkpoint/policy=[
 
 
 def piped(arguments, into, cwd):
-    """The exit code of train.py in a real pipe, and what stderr said."""
+    """The exit code of train.py in a real pipe, and its stderr."""
     words = shlex.join([sys.executable, str(ROOT / "train.py"), *arguments])
     done = subprocess.run(
         ["bash", "-c", f"{words} {into}; exit ${{PIPESTATUS[0]}}"],

@@ -110,7 +110,7 @@ def test_a_sweep_says_of_each_job_what_is_wrong_with_it(train):
     assert "error: pruning.schedule=cubicc is not a choice: did you mean cubic?" in done.err
 
 
-def test_what_other_jobs_of_a_sweep_heed_is_said_once(train, monkeypatch):
+def test_what_other_jobs_of_a_sweep_heed_is_printed_once(train, monkeypatch):
     monkeypatch.setattr("peakpoint.trainer.sweep._printed", set())
     more = ("-m", "optimizer=adamwprune", "max_steps=2", "test=false", "optimizer.variant=bitter0")
     done = train(*TINY, *more, "pruning=magnitude,state", "pruning.target=0.6,0.7", "hydra.sweep.dir=sweep")
@@ -129,7 +129,7 @@ def test_a_resumed_run_is_held_only_to_what_is_typed_now(tmp_path, monkeypatch):
     assert "optimizer.variant has no effect here" in wrong.err
 
 
-def test_what_policies_wait_for_in_vain_is_told(train):
+def test_what_policies_wait_for_in_vain_is_a_warning(train):
     done = train(
         *TINY,
         "max_steps=4",
@@ -137,19 +137,19 @@ def test_what_policies_wait_for_in_vain_is_told(train):
         "checkpoint.policy.early_stopping.patience=3",
     )
     assert done.code == 0, done.err
-    told = [line for line in done.out.splitlines() if line.startswith("checkpoint.policy")]
-    assert told == [
+    lines = [line for line in done.out.splitlines() if line.startswith("checkpoint.policy")]
+    assert lines == [
         "checkpoint.policy.sparsity.targets: 0.8, 0.9 cannot be reached with pruning.target=0.7.",
         "checkpoint.policy.early_stopping cannot stop this run: patience=3, and there are 3 evaluations.",
     ]
 
 
-@pytest.mark.parametrize(("tolerance", "told"), [(0.05, 0), (0.03, 1)])
-def test_a_target_that_is_within_its_window_can_be_reached(tolerance, told):
+@pytest.mark.parametrize(("tolerance", "count"), [(0.05, 0), (0.03, 1)])
+def test_a_target_that_is_within_its_window_can_be_reached(tolerance, count):
     key = "checkpoint.policy.sparsity"
     window = (f"{key}.targets=[0.74]", f"{key}.rule=window", f"{key}.tolerance={tolerance}")
     found = unheeded.doubts(checked(compose(*TINY, *window)), [f"{key}.targets"])
-    assert len([line for line in found if line.startswith(f"{key}.targets: 0.74 cannot")]) == told
+    assert len([line for line in found if line.startswith(f"{key}.targets: 0.74 cannot")]) == count
 
 
 def test_a_key_of_another_choice_is_not_suggested_as_itself(train):

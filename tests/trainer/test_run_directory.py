@@ -209,8 +209,8 @@ def test_a_directory_that_cannot_be_made_is_one_line(train, tmp_path, place, sen
     for arguments in ([f"hydra.run.dir={place}"], ["-m", f"hydra.sweep.dir={place}"]):
         done = train(*arguments, *TINY)
         assert done.code == 1
-        said = sentence.format(here=tmp_path).replace("hydra.run", arguments[-1].split(".dir=")[0])
-        assert re.fullmatch(f"error: {said}\n", done.err)
+        expected = sentence.format(here=tmp_path).replace("hydra.run", arguments[-1].split(".dir=")[0])
+        assert re.fullmatch(f"error: {expected}\n", done.err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file"]
 
 
@@ -265,7 +265,7 @@ def test_a_sweep_whose_jobs_all_fail_keeps_its_record(train, tmp_path):
     assert "sweep holds a sweep already" in train(*arguments).err
 
 
-def test_a_file_in_the_place_of_a_tier_is_told_before_the_first_step(train, tmp_path):
+def test_a_file_in_the_place_of_a_tier_is_refused_before_the_first_step(train, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "milestone").write_text("")
     done = train(*TINY, "hydra.run.dir=run")

@@ -1,4 +1,4 @@
-"""Signals that end a run: saved, recorded, and told how to go on; or left to who handles them."""
+"""Signals that end a run: saved, recorded, with the command to go on; or left to their own handler."""
 
 import os
 import shlex
@@ -38,15 +38,15 @@ def _as_they_were():
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_each_signal_ends_a_run_saved_and_it_goes_on_as_told(train, tmp_path, number):
+def test_each_signal_ends_a_run_saved_and_its_command_goes_on(train, tmp_path, number):
     done = train(*SENT, *at(POLICY, number, "step"))
     assert done.code == 128 + number, done.err
     assert status(tmp_path / "run") == status(tmp_path / "run") | {
         "state": "interrupted", "signal": number, "step": 11
     }  # fmt: skip
     assert store.newest_verified(tmp_path / "run" / "checkpoints").manifest.global_step == 11
-    (told,) = (line for line in done.out.splitlines() if "to go on: " in line)
-    resumed = shlex.split(told.partition("to go on: ")[2])[2:]
+    (line,) = (each for each in done.out.splitlines() if "to go on: " in each)
+    resumed = shlex.split(line.partition("to go on: ")[2])[2:]
     done = train(*resumed, f"{POLICY}.when=never")
     assert done.code == 0, done.err
     assert status(tmp_path / "run")["state"] == "finished"

@@ -94,13 +94,13 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_setting_that_changed_takes_its_state_with_it_and_says_so(name, tmp_path, caplog):
     """Resumed once more after the change, it ends as if it had not been interrupted again."""
-    before, change, said = CHANGES[name]
+    before, change, warning = CHANGES[name]
     saved = interrupted(parts(*before), tmp_path / "first", 4)
     whole = parts(*before, *change)
     whole.state.restore(copy.deepcopy(saved))
     lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len(lines) == (said is not None), lines
-    assert said is None or re.search(said, lines[0])
+    assert len(lines) == (warning is not None), lines
+    assert warning is None or re.search(warning, lines[0])
     fit(whole, tmp_path / "whole")
     cut = parts(*before, *change)
     cut.state.restore(saved)

@@ -1,4 +1,4 @@
-"""checkpoint.mirror: what the configuration says about copies in a remote place, put to work for one run."""
+"""checkpoint.mirror: the checkpoints of a run are uploaded while it trains."""
 
 import contextlib
 import logging
@@ -14,8 +14,8 @@ from peakpoint.trainer.listeners.events import Listener, Published
 log = logging.getLogger("peakpoint")
 
 
-class _Wakes:
-    """Tells the mirror that there is more."""
+class _Waking:
+    """Wakes the mirror after each save."""
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
@@ -25,32 +25,28 @@ class _Wakes:
             self._mirror.wake()
 
     def close(self) -> None:
-        """Nothing: the mirror ends after the record of the run."""
+        """Nothing: the mirror is closed after the record of the run."""
 
 
-def place(settings: schema.Mirror) -> Remote | None:
-    """The remote place, which is not reached for yet. Raises CheckpointError when it cannot be one."""
+def connect(settings: schema.Mirror) -> Remote | None:
+    """The mirror, not contacted yet, or None. Raises CheckpointError for a URL that cannot be used."""
     if settings.url is None:
         return None
     return Remote(settings.url, timeout_s=settings.timeout_s, key="checkpoint.mirror.url")
 
 
 @contextlib.contextmanager
-def mirror(settings: schema.Mirror, remote: Remote | None, target: Store) -> Iterator[list[Listener]]:
-    """Copies what is saved within, and waits at the end for what is left, as the settings say."""
+def uploading(settings: schema.Mirror, remote: Remote | None, target: Store) -> Iterator[list[Listener]]:
+    """Within: what the run saves is uploaded; waits at the end for the rest. Yields the listeners to add."""
     if remote is None:
         yield []
         return
-    options = Settings(
-        what=frozenset(settings.what),
-        keep=settings.keep,
-        queue=settings.queue,
-        wait_s=settings.wait_s,
-    )
-    copies = Mirror(target.root, target.run, remote, options)
-    log.info("copies of %s go to %s", ", ".join(settings.what) or "nothing", copies.url)
-    copies.start()
+    keep, queue, wait_s = settings.keep, settings.queue, settings.wait_s
+    options = Settings(what=frozenset(settings.what), keep=keep, queue=queue, wait_s=wait_s)
+    mirror = Mirror(target.root, target.run, remote, options)
+    log.info("copies of %s go to %s", ", ".join(settings.what) or "nothing", mirror.url)
+    mirror.start()
     try:
-        yield [_Wakes(copies)]
+        yield [_Waking(mirror)]
     finally:
-        copies.close()
+        mirror.close()

@@ -130,7 +130,7 @@ def test_nothing_happens_before_the_first_pruning():
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_step_that_the_gradient_scaler_skips_is_a_step_of_the_ramp(fused):
-    """A fused optimizer's step() is called even then; without one its user tells the pruner."""
+    """A fused optimizer's step() is called even then; without one the user calls advance()."""
     net, optimizer, pruner = pruned_run(target=0.5, start_step=0, end_step=4, frequency=1)
     optimizer._step_supports_amp_scaling = fused
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""What is typed, and what is said when it cannot be what was meant: one line that can be typed instead."""
+"""A mistyped command line is one line that names what can be typed instead."""
 
 import os
 import shlex

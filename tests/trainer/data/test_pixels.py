@@ -163,7 +163,7 @@ def test_images_in_subfolders_of_a_class_are_of_that_class(tmp_path):
         image_folder.load(tmp_path, "train", None)
 
 
-def test_what_is_not_read_is_told(tmp_path, caplog):
+def test_files_that_are_not_read_are_a_warning(tmp_path, caplog):
     folder_of(tmp_path, save_png)
     assert image_folder.load(tmp_path, "train", None)[1].tolist() == [0] * 4 + [1] * 4
     assert caplog.text == ""

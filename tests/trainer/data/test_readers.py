@@ -143,7 +143,7 @@ def test_a_damaged_npz_is_one_line_without_advice_to_run_it(tmp_path, damage):
     if damage == "cut":
         path.write_bytes(content[: len(content) // 2])
     elif damage == "flip":
-        content[200] ^= 255  # within the pixels: only the checksum of the archive tells
+        content[200] ^= 255  # within the pixels: seen by the checksum of the archive alone
         path.write_bytes(content)
     elif damage == "text":
         path.write_text("<html>404</html>")

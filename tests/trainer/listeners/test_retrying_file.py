@@ -29,9 +29,9 @@ def test_wherever_room_ends_the_file_holds_whole_records_in_order(tmp_path, warn
             assert there == b"".join(RECORDS[: limit // len(record)])[: len(there)]
             assert len(there) % len(record) == 0
             assert file.missing == number - len(there) // len(record)
-    (told,) = warnings()
-    assert told.startswith(f"{path} cannot be written: File too large (")
-    assert told.endswith(". What belongs there waits in memory; training goes on.")
+    (warning,) = warnings()
+    assert warning.startswith(f"{path} cannot be written: File too large (")
+    assert warning.endswith(". What belongs there waits in memory; training goes on.")
     for record in RECORDS[10:]:
         file.write(record)
     file.close()
@@ -41,7 +41,7 @@ def test_wherever_room_ends_the_file_holds_whole_records_in_order(tmp_path, warn
     assert warnings()[1].startswith(f"{path} is written again: ")
 
 
-def test_it_is_told_again_when_it_happens_again(tmp_path, warnings):
+def test_a_second_outage_is_a_second_warning(tmp_path, warnings):
     file = RetryingFile(tmp_path / "f")
     for _ in range(2):
         with files_no_larger_than(0):
@@ -66,7 +66,7 @@ def test_more_than_may_wait_pushes_the_oldest_out_and_says_so(tmp_path, warnings
     assert file.missing == 15
 
 
-def test_what_never_finds_room_is_told_at_the_end(tmp_path, warnings):
+def test_records_that_were_never_written_are_a_warning_at_the_end(tmp_path, warnings):
     file = RetryingFile(tmp_path / "f")
     with files_no_larger_than(0):
         file.write(b"one")

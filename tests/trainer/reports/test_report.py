@@ -203,8 +203,8 @@ def test_a_path_is_whole_and_nothing_else_is_wider_than_the_terminal(tmp_path, m
     run = written(tmp_path / "outputs [bold] of a day" / ("long" * 20), ROWS)
     stems = ["best_accuracy_at_sparsity_0.70_0.8547_epoch_0002", "best_accuracy_0.8547_epoch_0002"]
     kept = [manifest(run, stem, sequence=n) for n, stem in enumerate(stems)]
-    said = printed(run, kept=kept, file=Screen(monkeypatch, 80))
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines()
+    output = printed(run, kept=kept, file=Screen(monkeypatch, 80))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines()
     paths = [line.split("  ", 1)[1] for line in lines if line.endswith(".pt")]
     assert [Path(path) for path in paths] == [run / "checkpoints" / m.file for m in kept]
     assert all(Path(path).exists() for path in paths)

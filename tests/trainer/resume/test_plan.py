@@ -298,10 +298,10 @@ def test_what_makes_it_another_run_is_refused_whatever_was_typed(key, value, acc
         ("checkpoint__policy__best", 1, ("checkpoint/policy",)),
     ],
 )
-def test_what_was_typed_may_change_and_is_told(key, value, typed):
-    (told,) = check_changes(config(**{key: value}), config(), typed)
-    assert told.startswith(f"{key.replace('__', '.')}: ")
-    assert told.endswith(f"-> {value}")
+def test_a_change_that_was_typed_is_listed(key, value, typed):
+    (line,) = check_changes(config(**{key: value}), config(), typed)
+    assert line.startswith(f"{key.replace('__', '.')}: ")
+    assert line.endswith(f"-> {value}")
 
 
 def test_a_policy_that_is_chosen_no_longer_is_one_line():

@@ -36,13 +36,13 @@ def phases(tmp_path_factory):
     run = folder / "run"
     done = run_main(*STEPS, f"hydra.run.dir={run}")
     assert done.code == 0, done.err
-    said = {}
+    printed = {}
     for name, typed in PHASES.items():
         done = run_main(f"resume={run}", *typed)
         assert done.code == 0, done.err
-        said[name] = done.out
+        printed[name] = done.out
         shutil.copytree(run, folder / name, symlinks=True)
-    return folder, said
+    return folder, printed
 
 
 def kept_weights(run, step):
@@ -53,16 +53,16 @@ def kept_weights(run, step):
 
 
 def test_dense_then_pruned_then_fine_tuned_then_pruned_further_each_in_one_command(phases):
-    folder, said = phases
+    folder, printed = phases
     run = folder / "regrown"
     sparsities = [row["sparsity"] for row in rows(run, "eval")]
     assert sparsities[:4] == pytest.approx([0.0, 0.5, 0.5, 0.9], abs=1e-3)
     assert sparsities[4] < 0.8
-    assert "pruning goes on at step 8, from 0.00 % to 50.00 %" in said["dense to pruned"]
-    assert "50.00 % of the weights stay pruned; pruning=regrow lets them grow back" in said["fine-tuned"]
-    assert "pruning goes on at step 24, from 50.00 % to 90.00 %" in said["pruned further"]
-    assert "pruning=regrow: the 90.00 % that were pruned are trained again" in said["regrown"]
-    assert "which nothing takes now" not in said["regrown"]
+    assert "pruning goes on at step 8, from 0.00 % to 50.00 %" in printed["dense to pruned"]
+    assert "50.00 % of the weights stay pruned; pruning=regrow lets them grow back" in printed["fine-tuned"]
+    assert "pruning goes on at step 24, from 50.00 % to 90.00 %" in printed["pruned further"]
+    assert "pruning=regrow: the 90.00 % that were pruned are trained again" in printed["regrown"]
+    assert "which nothing takes now" not in printed["regrown"]
     for step in range(9, 32):  # not one weight that was pruned comes back
         assert not (kept_weights(run, step + 1) & ~kept_weights(run, step)).any(), step
     assert torch.equal(kept_weights(run, 16), kept_weights(run, 24))
