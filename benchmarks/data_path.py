@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks._machine import machine
 from benchmarks._plain_loop import PilImages, write_images
-from peakpoint.trainer.config.schema import Data
 from peakpoint.trainer.data.pipeline import build_data
+from peakpoint.trainer.data.sources import Npz
 
 BATCH, PADDING = 128, 4
 
@@ -37,7 +37,7 @@ def rate(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
 
 def measure(root: Path, repeats: int) -> dict[str, list[float]]:
     """Rates of every contender, in images a second, one for each repeat."""
-    cfg = Data(
+    cfg = Npz(
         name="npz",
         root=str(root),
         val_fraction=1e-9,

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 KINDS: dict[str, tuple[str, ...]] = {
     "model": ("name", "build", "check_size"),
+    "data": ("name", "val_fraction", "facts", "read"),
     "optimizer": ("name", "lr", "weight_decay", "clip_norm", "build"),
     "scheduler": ("name", "warmup_epochs", "build"),
     "criterion": ("needs", "score"),

@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-SOURCES = {
-    "cifar10": ((3, 32, 32), 10, 50_000),
-    "cifar100": ((3, 32, 32), 100, 50_000),
-    "mnist": ((1, 28, 28), 10, 60_000),
-    "fashion_mnist": ((1, 28, 28), 10, 60_000),
-    "digits": ((1, 8, 8), 10, 1_438),
-}
-"""(channels, height, width), classes and training images of datasets that need not be read for it."""
 NEWEST, IN_FLIGHT = "newest", "in flight"
 OVERHEAD, PER_TENSOR = 24_000, 300
 """Bytes of the random number generators and the configuration, and of each tensor in the file's index."""
@@ -158,16 +150,14 @@ def _built(config: Any) -> tuple[Sizes, int]:
 
 
 def _source(data: Any) -> tuple[tuple[int, int, int], int, int]:
-    if data.name == "synthetic":
-        shape, classes, images = (data.channels, *(2 * [data.native_size])), data.num_classes, data.train_size
-    elif data.name in SOURCES:
-        shape, classes, images = SOURCES[data.name]
+    facts = data.facts
+    if facts.images and facts.side and facts.channels and facts.classes:
+        shape, classes, images = (facts.channels, facts.side, facts.side), facts.classes, facts.images
     else:
         from peakpoint.base.errors import UserError
-        from peakpoint.trainer.data.sources import load_train
 
         try:
-            read = load_train(data)
+            read = data.read("train")
         except UserError as error:
             raise CheckpointError(str(error)) from None
         height, width, channels = read.images.shape[1:]

@@ -9,7 +9,6 @@ import pytest
 from peakpoint import CheckpointError, load_model
 from peakpoint.base import registry
 from peakpoint.deployment.inference import evaluate, network
-from peakpoint.trainer.data import sources
 from tests.conftest import TINY, run_main
 
 PLUGIN = """
@@ -19,8 +18,8 @@ import torch
 
 from peakpoint import register
 from peakpoint.models import Model
-from peakpoint.trainer.data.readers import Images
-from peakpoint.trainer.data.sources import Source, register_source
+from peakpoint.trainer.data.images import Images
+from peakpoint.trainer.data.settings import Data
 
 
 @dataclass(kw_only=True)
@@ -44,13 +43,21 @@ class Wide(Model):
         )
 
 
-def stripes(cfg, split):
-    labels = torch.arange(160 if split == "train" else 40) % 4
-    noise = torch.randint(0, 60, (len(labels), 12, 12, 1), generator=torch.Generator().manual_seed(3))
-    return Images((noise + 40 * labels[:, None, None, None]).to(torch.uint8), labels, ("a", "b", "c", "d"))
+@register("data", "stripes")
+@dataclass(kw_only=True)
+class Stripes(Data):
+    root: str = "."
+    val_fraction: float = 0.25
+    image_size: int | None = None
+    crop_padding: int = 0
+    flip: bool = False
+    cutout: int = 0
 
-
-register_source(Source("stripes", "Four levels of grey.", stripes))
+    def read(self, split):
+        labels = torch.arange(160 if split == "train" else 40) % 4
+        noise = torch.randint(0, 60, (len(labels), 12, 12, 1), generator=torch.Generator().manual_seed(3))
+        images = (noise + 40 * labels[:, None, None, None]).to(torch.uint8)
+        return Images(images, labels, ("a", "b", "c", "d"))
 """
 NAME = "plugin_of_this_test"
 NAMED = f"plugins=[{NAME}]"
@@ -59,10 +66,7 @@ CHOSEN = (
     NAMED,
     "model=wide",
     "model.last.bias=false",
-    "data=npz",
-    "data.name=stripes",
-    "data.root=.",
-    "data.val_fraction=0.25",
+    "data=stripes",
 )
 TEXTS = "\n".join(
     f"{name}: Said." for name in ("description", "intended_use", "limitations", "ethical_considerations")
@@ -72,7 +76,7 @@ TEXTS = "\n".join(
 def forget():
     """What the plugin registered, as in a process that never imported it."""
     registry._COMPONENTS["model"].pop("wide", None)
-    sources._SOURCES.pop("stripes", None)
+    registry._COMPONENTS["data"].pop("stripes", None)
     sys.modules.pop(NAME, None)
 
 
@@ -151,7 +155,7 @@ def test_only_the_data_are_the_plugins(copied, monkeypatch):
     facts = evaluate.trained_with(*network.resolve(copied))
     with pytest.raises(CheckpointError) as refused:
         evaluate.data_of(facts)
-    assert str(refused.value).startswith("data.name=stripes is not a choice")
+    assert str(refused.value).startswith("There is no data named stripes.")
     assert ASKED in str(refused.value)
 
 
@@ -189,4 +193,4 @@ def test_a_name_that_another_network_has_is_one_line(tmp_path, monkeypatch):
     done = run_main("plugins=[clashing_plugin]", f"hydra.run.dir={tmp_path / 'run'}")
     assert (done.code, done.out) == (1, "")
     assert done.err == "error: The model lenet5 is already registered: choose another name.\n"
-    sources._SOURCES.pop("bars", None)
+    registry._COMPONENTS["data"].pop("bars", None)

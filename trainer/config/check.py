@@ -24,10 +24,12 @@ from peakpoint.optimizers import catalogue as optimizers  # noqa: F401 (register
 from peakpoint.trainer.config import names, unheeded
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.keys import meant
-from peakpoint.trainer.data import sources
+from peakpoint.trainer.data import sources  # noqa: F401 (registers)
+from peakpoint.trainer.data.settings import check_fits
 
 CHOICES: dict[str, str] = {
     "model": "model",
+    "data": "data",
     "optimizer": "optimizer",
     "scheduler": "scheduler",
     "policy": "checkpoint/policy",
@@ -35,7 +37,6 @@ CHOICES: dict[str, str] = {
 """The group of conf/ in which a component of a kind is chosen."""
 
 SHARED: dict[str, dict[str, type]] = {
-    "data": {"data": c.Data, "synthetic": c.Synthetic},
     "pruning": {"pruning": c.Pruning},
     "checkpoint": {"checkpoint": c.Checkpoint},
 }
@@ -209,8 +210,8 @@ def _check_lengths(config: c.Config) -> None:
 def _check_images(config: c.Config) -> None:
     """What of the images is known before they are read fits the network, the batch and the augmentation."""
     data = config.data
-    images, native = sources.find(data.name).size(data)
-    sources.check_fits(data, config.batch_size, images, native)
+    native = data.facts.side
+    check_fits(data, config.batch_size, data.facts.images, native)
     side = data.image_size or native
     if side is not None:
         try:

@@ -10,15 +10,12 @@ from peakpoint.base import registry
 from peakpoint.base.text import nearest
 from peakpoint.optimizers.catalogue.adam import AdamWPrune
 from peakpoint.trainer.config import schema as c
-from peakpoint.trainer.data.sources import find, sources
 
 
 def check(config: c.Config) -> None:
     """Raise UserError for a name that is none of its set, with the nearest that is."""
-    find(config.data.name)
-    for kind in ("model", "optimizer", "scheduler"):
+    for kind in ("model", "data", "optimizer", "scheduler"):
         _belongs(kind, getattr(config, kind), registry.table(kind))
-    _belongs("data", config.data, {source.name: source.settings for source in sources()})
     pruning, optimizer = config.pruning, config.optimizer
     criteria = registry.table("criterion")
     by_state = [name for name, criterion in criteria.items() if criterion.needs]

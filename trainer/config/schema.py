@@ -40,44 +40,6 @@ def require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
-TRAIN, TEST = "train", "test"
-"""The splits of a data set."""
-
-
-@dataclass(kw_only=True)
-class Data:
-    """A dataset, its validation split, and how a training batch is augmented."""
-
-    name: str
-    root: str
-    val_fraction: float
-    image_size: int | None
-    crop_padding: int
-    flip: bool
-    cutout: int
-
-    def __post_init__(self) -> None:
-        require_range(self, "data.", 1e-9, 0.9, "val_fraction")
-        require_range(self, "data.", 1, INF, "image_size")
-        require_range(self, "data.", 0, INF, "crop_padding cutout")
-
-
-@dataclass(kw_only=True)
-class Synthetic(Data):
-    """Images made from the seed: a pattern for each class, and noise."""
-
-    train_size: int
-    test_size: int
-    num_classes: int
-    channels: int
-    native_size: int
-
-    def __post_init__(self) -> None:
-        Data.__post_init__(self)
-        require_range(self, "data.", 1, INF, "train_size test_size channels native_size")
-        require_range(self, "data.", 2, INF, "num_classes")
-
-
 DENSE = ("none", "regrow")
 """Methods that prune nothing more; `regrow` lets go of what a resumed run has pruned."""
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peakpoint.trainer.config.schema import Data
-from peakpoint.trainer.data.readers import Images
+from peakpoint.trainer.data.images import Images
+from peakpoint.trainer.data.settings import Data
 
 
 def channel_statistics(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

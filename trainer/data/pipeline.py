@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.config.schema import Data
 from peakpoint.trainer.data.augmentation import Preparation
-from peakpoint.trainer.data.readers import Images, stratified_split
-from peakpoint.trainer.data.sources import check_fits, load_test, load_train
+from peakpoint.trainer.data.images import Images
+from peakpoint.trainer.data.readers import stratified_split
+from peakpoint.trainer.data.settings import TEST, TRAIN, Data, check_fits
 
 log = logging.getLogger("peakpoint")
 
@@ -124,7 +124,7 @@ class DataModule:
         Raises UserError when it cannot be read, or is not like the training set.
         """
         if self._test is None:
-            source = load_test(self.cfg)
+            source = self.cfg.read(TEST)
             shape, expected = tuple(source.images.shape[1:]), tuple(self._store.images.shape[1:])
             if shape != expected:
                 raise UserError(
@@ -162,7 +162,7 @@ def build_data(
 
     Raises UserError when the source cannot be read, or is too small for the split or for one batch.
     """
-    source = load_train(cfg)
+    source = cfg.read(TRAIN)
     train, val = stratified_split(source.labels, cfg.val_fraction, generator_for("split", seed))
     _check(cfg, source, (len(train), len(val)), batch_size)
     layout = torch.channels_last if channels_last else torch.contiguous_format

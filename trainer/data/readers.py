@@ -8,7 +8,6 @@ import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +18,11 @@ from torch import Tensor
 from peakpoint.base import bounded, given
 from peakpoint.base.bounded import Absent
 from peakpoint.base.errors import CheckpointError, UserError
-from peakpoint.trainer.config.schema import TEST, TRAIN, Data, Synthetic
+from peakpoint.trainer.data.images import Images
+from peakpoint.trainer.data.settings import TEST, TRAIN, Data
 
 _MOST_CHANNELS = 4
 _BUNDLED_SEED = 0  # fixes the digits split and the synthetic images, whatever the seed of the run
-
-
-@dataclass(frozen=True)
-class Images:
-    """A split held whole: images (N, H, W, C) uint8, labels (N,) int64 that index `classes`."""
-
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        count, labels = len(self.images), self.labels
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or not count:
-            raise UserError(
-                f"Images must be uint8 of shape (N, H, W, C) with N above 0, "
-                f"not {self.images.dtype} of shape {tuple(self.images.shape)}."
-            )
-        if labels.dtype != torch.int64 or labels.shape != (count,):
-            raise UserError(
-                f"Labels must be int64 of shape ({count},), not {labels.dtype} of {tuple(labels.shape)}."
-            )
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(self.classes):
-            raise UserError(f"Labels run from {low} to {high}, but there are {len(self.classes)} classes.")
 
 
 def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -193,7 +169,7 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         raise UserError(f"{path} cannot be read as an .npz file: {reason}.") from error
 
 
-def from_digits(_: Data, split: str) -> Images:
+def from_digits(split: str) -> Images:
     """A split of scikit-learn's digits. Raises UserError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
@@ -207,22 +183,20 @@ def from_digits(_: Data, split: str) -> Images:
     return Images(torch.from_numpy(pixels)[index], labels[index], tuple(str(digit) for digit in range(10)))
 
 
-def from_synthetic(cfg: Data, split: str) -> Images:
+def from_synthetic(split: str, count: int, num_classes: int, channels: int, side: int) -> Images:
     """Each image is its class's smooth pattern, a weaker one of another class, and noise."""
-    assert isinstance(cfg, Synthetic)
-    count, side = (cfg.train_size if split == TRAIN else cfg.test_size), cfg.native_size
     generator = torch.Generator().manual_seed(_BUNDLED_SEED)
-    coarse = torch.randint(-32, 33, (cfg.num_classes, cfg.channels, 4, 4), generator=generator)
+    coarse = torch.randint(-32, 33, (num_classes, channels, 4, 4), generator=generator)
     smooth = F.interpolate(coarse.double(), size=(side, side), mode="bilinear", align_corners=False)
     patterns = smooth.round().to(torch.int16).permute(0, 2, 3, 1)
 
     # Integers only from here on: the same images on every machine. Chunks bound the memory.
     generator.manual_seed(_BUNDLED_SEED + (1 if split == TRAIN else 2))
-    labels = torch.arange(count) % cfg.num_classes
-    images = torch.empty((count, side, side, cfg.channels), dtype=torch.uint8)
+    labels = torch.arange(count) % num_classes
+    images = torch.empty((count, side, side, channels), dtype=torch.uint8)
     for chunk, chunk_labels in zip(images.split(1024), labels.split(1024), strict=True):
-        other = torch.randint(cfg.num_classes, (len(chunk),), generator=generator)
+        other = torch.randint(num_classes, (len(chunk),), generator=generator)
         noise = torch.randint(-96, 97, chunk.shape, dtype=torch.int16, generator=generator)
         mixed = 128 + patterns[chunk_labels] + patterns[other] * 3 // 4 + noise
         chunk.copy_(mixed.clamp_(0, 255))
-    return Images(images, labels, tuple(str(label) for label in range(cfg.num_classes)))
+    return Images(images, labels, tuple(str(label) for label in range(num_classes)))

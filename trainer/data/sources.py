@@ -1,140 +1,143 @@
-"""Where images come from: the table of sources. It needs no torch; datasets.py reads what is chosen.
+"""Where images come from, each source a component. It needs no torch; readers.py reads what is chosen."""
 
-A plugin adds a source with `register_source`.
-"""
-
-from __future__ import annotations
-
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from peakpoint.base.errors import UserError
-from peakpoint.base.text import nearest
-from peakpoint.trainer.config.schema import TEST, TRAIN, Data, Synthetic
+from peakpoint.base.given import INF, require_range
+from peakpoint.base.registry import register
+from peakpoint.trainer.data.settings import TRAIN, Data, Facts
 
 if TYPE_CHECKING:
-    from peakpoint.trainer.data.readers import Images
-
-Size = tuple[int | None, int | None]
+    from peakpoint.trainer.data.images import Images
 
 
-@dataclass(frozen=True)
-class Source:
-    """A named source; `load(cfg, split)` reads one split, "train" or "test".
+@dataclass(kw_only=True)
+class Torchvision(Data):
+    """A data set of torchvision's, downloaded when it is missing."""
 
-    `settings` is the class of `cfg`. `size` says how many training images there are, validation part
-    included, and how many pixels a side they have; None where that is not known before they are read.
-    """
+    dataset: ClassVar[str]
+    known: ClassVar[Facts]
 
-    name: str
-    description: str
-    load: Callable[[Data, str], Images]
-    settings: type[Data] = Data
-    size: Callable[[Data], Size] = lambda _: (None, None)
+    @property
+    def facts(self) -> Facts:
+        """What is known before anything is read."""
+        return self.known
 
+    def read(self, split: str) -> "Images":
+        """All images of a split. Raises UserError."""
+        from peakpoint.trainer.data import readers
 
-_SOURCES: dict[str, Source] = {}
-
-
-def register_source(source: Source) -> None:
-    """Add a source to the table. Raises UserError when its name is taken."""
-    if source.name in _SOURCES:
-        raise UserError(f"A data source named {source.name!r} is already registered: choose another name.")
-    _SOURCES[source.name] = source
+        return readers.from_torchvision(self.dataset, self, split)
 
 
-def sources() -> tuple[Source, ...]:
-    """Every registered source, in the order of registration."""
-    return tuple(_SOURCES.values())
+@register("data", "cifar10")
+@dataclass(kw_only=True)
+class Cifar10(Torchvision):
+    """CIFAR-10: 32x32 colour, 10 classes."""
+
+    dataset: ClassVar[str] = "CIFAR10"
+    known: ClassVar[Facts] = Facts(images=50_000, side=32, channels=3, classes=10)
 
 
-def find(name: str) -> Source:
-    """The source of a name. Raises UserError, with the nearest name, when there is none."""
-    if name not in _SOURCES:
-        raise UserError(f"data.name={name} is not a choice{nearest(name, _SOURCES)}")
-    return _SOURCES[name]
+@register("data", "cifar100")
+@dataclass(kw_only=True)
+class Cifar100(Torchvision):
+    """CIFAR-100: 32x32 colour, 100 classes."""
+
+    dataset: ClassVar[str] = "CIFAR100"
+    known: ClassVar[Facts] = Facts(images=50_000, side=32, channels=3, classes=100)
 
 
-def check_fits(cfg: Data, batch_size: int, images: int | None, side: int | None) -> None:
-    """Raise UserError for a batch of more than all `images`, and a cutout of more than their `side`."""
-    if images is not None and images < batch_size:
-        raise UserError(
-            f"batch_size={batch_size} is more than the {images} training images of {cfg.name}: lower it."
+@register("data", "mnist")
+@dataclass(kw_only=True)
+class Mnist(Torchvision):
+    """MNIST: 28x28 grey digits."""
+
+    dataset: ClassVar[str] = "MNIST"
+    known: ClassVar[Facts] = Facts(images=60_000, side=28, channels=1, classes=10)
+
+
+@register("data", "fashion_mnist")
+@dataclass(kw_only=True)
+class FashionMnist(Torchvision):
+    """Fashion-MNIST: 28x28 grey clothes."""
+
+    dataset: ClassVar[str] = "FashionMNIST"
+    known: ClassVar[Facts] = Facts(images=60_000, side=28, channels=1, classes=10)
+
+
+@register("data", "image_folder")
+@dataclass(kw_only=True)
+class ImageFolder(Data):
+    """<root>/{train,test}/<class>/<image file>."""
+
+    @property
+    def facts(self) -> Facts:
+        """What is known before anything is read: images are cut to `image_size` while they are."""
+        return Facts(side=self.image_size)
+
+    def read(self, split: str) -> "Images":
+        """All images of a split. Raises UserError."""
+        from peakpoint.trainer.data import readers
+
+        return readers.from_image_folder(self, split)
+
+
+@register("data", "npz")
+@dataclass(kw_only=True)
+class Npz(Data):
+    """<root>/{train,test}.npz with images, labels and perhaps classes."""
+
+    def read(self, split: str) -> "Images":
+        """All images of a split. Raises UserError."""
+        from peakpoint.trainer.data import readers
+
+        return readers.from_npz(self, split)
+
+
+@register("data", "digits")
+@dataclass(kw_only=True)
+class Digits(Data):
+    """scikit-learn's 1,797 grey 8x8 digits; no download."""
+
+    @property
+    def facts(self) -> Facts:
+        """What is known before anything is read."""
+        return Facts(images=1438, side=8, channels=1, classes=10)
+
+    def read(self, split: str) -> "Images":
+        """All images of a split. Raises UserError."""
+        from peakpoint.trainer.data import readers
+
+        return readers.from_digits(split)
+
+
+@register("data", "synthetic")
+@dataclass(kw_only=True)
+class Synthetic(Data):
+    """Made images that can be learned: a pattern for each class, and noise; no download."""
+
+    train_size: int
+    test_size: int
+    num_classes: int
+    channels: int
+    native_size: int
+
+    def __post_init__(self) -> None:
+        Data.__post_init__(self)
+        require_range(self, "data.", 1, INF, "train_size test_size channels native_size")
+        require_range(self, "data.", 2, INF, "num_classes")
+
+    @property
+    def facts(self) -> Facts:
+        """What is known before anything is read."""
+        return Facts(
+            images=self.train_size, side=self.native_size, channels=self.channels, classes=self.num_classes
         )
-    if side is not None and cfg.cutout > side:
-        raise UserError(f"data.cutout={cfg.cutout} is more than the {side} pixels of an image: lower it.")
 
+    def read(self, split: str) -> "Images":
+        """All images of a split."""
+        from peakpoint.trainer.data import readers
 
-def _torchvision(class_name: str, cfg: Data, split: str) -> Images:
-    from peakpoint.trainer.data import readers
-
-    return readers.from_torchvision(class_name, cfg, split)
-
-
-def _image_folder(cfg: Data, split: str) -> Images:
-    from peakpoint.trainer.data import readers
-
-    return readers.from_image_folder(cfg, split)
-
-
-def _npz(cfg: Data, split: str) -> Images:
-    from peakpoint.trainer.data import readers
-
-    return readers.from_npz(cfg, split)
-
-
-def _digits(cfg: Data, split: str) -> Images:
-    from peakpoint.trainer.data import readers
-
-    return readers.from_digits(cfg, split)
-
-
-def _synthetic(cfg: Data, split: str) -> Images:
-    from peakpoint.trainer.data import readers
-
-    return readers.from_synthetic(cfg, split)
-
-
-def _size(images: int, side: int) -> Callable[[Data], Size]:
-    return lambda _: (images, side)
-
-
-def _synthetic_size(cfg: Data) -> Size:
-    assert isinstance(cfg, Synthetic)
-    return cfg.train_size, cfg.native_size
-
-
-_cifar100, _cifar10, _mnist, _fashion = (
-    functools.partial(_torchvision, name) for name in ("CIFAR100", "CIFAR10", "MNIST", "FashionMNIST")
-)
-
-for _source in (
-    Source("cifar100", "CIFAR-100: 32x32 colour, 100 classes", _cifar100, size=_size(50_000, 32)),
-    Source("cifar10", "CIFAR-10: 32x32 colour, 10 classes", _cifar10, size=_size(50_000, 32)),
-    Source("mnist", "MNIST: 28x28 grey digits", _mnist, size=_size(60_000, 28)),
-    Source("fashion_mnist", "Fashion-MNIST: 28x28 grey clothes", _fashion, size=_size(60_000, 28)),
-    Source(
-        "image_folder",
-        "<root>/{train,test}/<class>/<image file>",
-        _image_folder,
-        size=lambda cfg: (None, cfg.image_size),  # they are cut to it while they are read
-    ),
-    Source("npz", "<root>/{train,test}.npz with images, labels and perhaps classes", _npz),
-    Source("digits", "scikit-learn's 1,797 grey 8x8 digits; no download", _digits, size=_size(1438, 8)),
-    Source(
-        "synthetic", "made images that can be learned; no download", _synthetic, Synthetic, _synthetic_size
-    ),
-):
-    register_source(_source)
-
-
-def load_train(cfg: Data) -> Images:
-    """All training images of `cfg.name`, validation part included. Raises UserError."""
-    return find(cfg.name).load(cfg, TRAIN)
-
-
-def load_test(cfg: Data) -> Images:
-    """All test images of `cfg.name`. Raises UserError."""
-    return find(cfg.name).load(cfg, TEST)
+        count = self.train_size if split == TRAIN else self.test_size
+        return readers.from_synthetic(split, count, self.num_classes, self.channels, self.native_size)

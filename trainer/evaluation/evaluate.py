@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from peakpoint.base import bounded, registry
+from peakpoint.base import registry
 from peakpoint.base.errors import UserError
 from peakpoint.optimizers.kinds import zeros
-from peakpoint.trainer.data import roots, sources
+from peakpoint.trainer.data import roots, sources  # noqa: F401 (sources registers)
+from peakpoint.trainer.data.images import Images
 from peakpoint.trainer.data.pipeline import DataModule, build_data
-from peakpoint.trainer.data.readers import Images, load_npz
-from peakpoint.trainer.data.sources import load_test
+from peakpoint.trainer.data.readers import load_npz
+from peakpoint.trainer.data.settings import TEST
 from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, evaluate
 
 
@@ -59,12 +58,15 @@ def data_of(
 def _data(config: Mapping[str, Any], root: str | None) -> Any:
     try:
         given = {**config["data"], **({"root": root} if root else {})}
-        schema = sources.find(given["name"]).settings
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), bounded.literal(given)))
-    except (KeyError, TypeError, ValueError, OmegaConfBaseException):
+        name = given["name"]
+    except (KeyError, TypeError):
         raise _unknown_data() from None
-    except UserError as error:  # a source of a plugin
-        raise UserError(f"{error} {registry.hint(config)}.") from None
+    if name not in registry.table("data"):  # of a plugin
+        raise UserError(f"{registry.unknown('data', name)} {registry.hint(config)}.")
+    try:
+        return registry.make("data", name, given)
+    except ValueError:
+        raise _unknown_data() from None
 
 
 def _unknown_data() -> UserError:
@@ -105,7 +107,7 @@ def other_images(config: Mapping[str, Any], path: Path) -> Images:
     if not _data(config, None).root:
         name = config["data"]["name"]
         raise UserError(f"{path} is no file, and {name} is read from no folder: give an .npz file.")
-    return load_test(_data(config, str(path)))
+    return _data(config, str(path)).read(TEST)
 
 
 def sparsity(network: nn.Module) -> float:

@@ -14,7 +14,6 @@ from peakpoint.trainer.build import build_model
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.check import CHOICES, METRICS, SHARED, checked
 from peakpoint.trainer.config.explain import all_choices, groups
-from peakpoint.trainer.data.sources import sources
 from tests.conftest import ROOT
 from tests.trainer.parts import compose
 
@@ -237,7 +236,6 @@ def test_the_names_are_those_that_the_registries_know():
     """Each choice of conf/ has a class, and each name that the check lets through can be built."""
     for kind, group in CHOICES.items():
         assert {p.stem for p in (CONF / group).glob("[!_]*.yaml")} <= registry.table(kind).keys()
-    assert {source.name for source in sources()} >= {p.stem for p in (CONF / "data").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("stem", ["auto", "cifar", "imagenet"])

@@ -5,13 +5,24 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from peakpoint.base import registry
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.config.schema import Data
+from peakpoint.trainer.data.images import Images
+from peakpoint.trainer.data.settings import Data
 
 
 def config(name: str, root: Path | str = "", **changed) -> Data:
     values = {"val_fraction": 0.1, "image_size": None, "crop_padding": 0, "flip": False, "cutout": 0}
-    return Data(name=name, root=str(root), **(values | changed))
+    made: Data = registry.find("data", name)(name=name, root=str(root), **(values | changed))
+    return made
+
+
+def load_train(cfg: Data) -> Images:
+    return cfg.read("train")
+
+
+def load_test(cfg: Data) -> Images:
+    return cfg.read("test")
 
 
 def refused(load, *arguments) -> str:

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 from peakpoint.trainer.data import image_folder
-from peakpoint.trainer.data.sources import load_test, load_train
 from tests.conftest import ROOT
-from tests.trainer.data.data_cases import config, refused, write_images
+from tests.trainer.data.data_cases import config, load_test, load_train, refused, write_images
 
 torch.set_num_threads(1)
 

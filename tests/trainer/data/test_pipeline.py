@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.config.schema import Data
 from peakpoint.trainer.data.pipeline import DataModule, build_data, generator_for
 from peakpoint.trainer.data.readers import stratified_split
+from peakpoint.trainer.data.settings import Data
 from tests.skips import NO_CUDA
 from tests.trainer.data.data_cases import config
 
@@ -304,7 +304,6 @@ def test_a_gpu_gets_the_batches_of_the_cpu_and_never_waits(cfg, resident):
     [
         ({}, 97, r"batch_size=97 is more than the 96 training images"),
         ({"cutout": 8}, 16, r"data\.cutout=8 is more than the 7 pixels"),
-        ({"name": "cifar1000"}, 16, r"data\.name=cifar1000 is not a choice: did you mean cifar100\?"),
     ],
 )
 def test_what_cannot_work_is_one_clear_line(cfg, change, batch_size, message):

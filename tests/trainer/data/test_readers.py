@@ -4,7 +4,6 @@ import hashlib
 import os
 import pickle
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,14 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from peakpoint.base import registry
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.config.schema import Synthetic
-from peakpoint.trainer.data import sources as table
+from peakpoint.trainer.data.images import Images
 from peakpoint.trainer.data.pipeline import build_data
-from peakpoint.trainer.data.readers import Images, load_npz
-from peakpoint.trainer.data.sources import Source, load_test, load_train, register_source, sources
+from peakpoint.trainer.data.readers import load_npz
+from peakpoint.trainer.data.sources import Synthetic
 from tests.conftest import ROOT
-from tests.trainer.data.data_cases import config, refused
+from tests.trainer.data.data_cases import config, load_test, load_train, refused
 
 torch.set_num_threads(1)
 
@@ -31,16 +30,7 @@ def test_each_source_has_its_file_of_values():
     folder = ROOT / "conf" / "data"
     built_in = {"cifar100", "cifar10", "mnist", "fashion_mnist", "image_folder", "npz", "digits", "synthetic"}
     assert {path.stem for path in folder.glob("*.yaml")} >= built_in
-    assert built_in <= {source.name for source in sources()}
-
-
-def test_a_plugin_adds_a_source_but_takes_no_name_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "_SOURCES", dict(table._SOURCES))
-    images = Images(torch.zeros((2, 4, 4, 1), dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
-    register_source(Source("mine", "two images", lambda cfg, split: images))
-    assert load_train(config("mine", tmp_path)) is images
-    with pytest.raises(UserError, match="already registered"):
-        register_source(Source("mine", "again", lambda cfg, split: images))
+    assert built_in <= registry.table("data").keys()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +193,7 @@ def test_digits_are_split_the_same_way_every_time(tmp_path):
 def test_the_size_that_is_known_before_digits_are_read_is_theirs(tmp_path):
     cfg = config("digits", tmp_path)
     images = load_train(cfg).images
-    assert table.find("digits").size(cfg) == (len(images), images.shape[1])
+    assert (cfg.facts.images, cfg.facts.side) == (len(images), images.shape[1])
 
 
 def test_digits_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):
@@ -213,7 +203,9 @@ def test_digits_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):
 
 def synthetic(train_size: int = 2000) -> Synthetic:
     sizes = {"train_size": train_size, "test_size": 500, "num_classes": 10, "channels": 3, "native_size": 32}
-    return Synthetic(**asdict(config("synthetic")), **sizes)
+    made = config("synthetic", **sizes)
+    assert isinstance(made, Synthetic)
+    return made
 
 
 def test_synthetic_images_are_the_same_every_time_and_leave_the_global_generator_alone():

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from peakpoint.models._torchvision import torchvision
-from peakpoint.trainer.data.sources import load_test, load_train
-from tests.trainer.data.data_cases import config, refused
+from tests.trainer.data.data_cases import config, load_test, load_train, refused
 
 NAMES = {"cifar100": "CIFAR100", "cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 

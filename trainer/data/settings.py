@@ -1,0 +1,66 @@
+"""What every source of images that is registered has. It needs no torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from peakpoint.base.errors import UserError
+from peakpoint.base.given import INF, require_range
+
+if TYPE_CHECKING:
+    from peakpoint.trainer.data.images import Images
+
+TRAIN, TEST = "train", "test"
+"""The splits of a data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a data set before it is read; None where it is not.
+
+    `images` counts those of training, the validation part included; `side` is in pixels.
+    """
+
+    images: int | None = None
+    side: int | None = None
+    channels: int | None = None
+    classes: int | None = None
+
+
+@dataclass(kw_only=True)
+class Data:
+    """A data set, its validation split, and how a training batch is augmented.
+
+    Derive from it, register, and read the images in `read`; `facts` spares reading them where it can.
+    """
+
+    name: str
+    root: str
+    val_fraction: float
+    image_size: int | None
+    crop_padding: int
+    flip: bool
+    cutout: int
+
+    def __post_init__(self) -> None:
+        require_range(self, "data.", 1e-9, 0.9, "val_fraction")
+        require_range(self, "data.", 1, INF, "image_size")
+        require_range(self, "data.", 0, INF, "crop_padding cutout")
+
+    @property
+    def facts(self) -> Facts:
+        """What is known before anything is read."""
+        return Facts()
+
+    def read(self, split: str) -> "Images":
+        """All images of a split, `train` (the validation part included) or `test`. Raises UserError."""
+        raise NotImplementedError
+
+
+def check_fits(cfg: Data, batch_size: int, images: int | None, side: int | None) -> None:
+    """Raise UserError for a batch of more than all `images`, and a cutout of more than their `side`."""
+    if images is not None and images < batch_size:
+        raise UserError(
+            f"batch_size={batch_size} is more than the {images} training images of {cfg.name}: lower it."
+        )
+    if side is not None and cfg.cutout > side:
+        raise UserError(f"data.cutout={cfg.cutout} is more than the {side} pixels of an image: lower it.")
