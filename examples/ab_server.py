@@ -1,19 +1,19 @@
-"""Two releases of a network under load, compared on users: routing, exposure log, outcomes, report.
+"""An A/B test of releases as a service: routing, exposure log, outcomes, report.
 
     python examples/ab_server.py ROOT --experiment NAME --weights champion=0.9,challenger_1=0.1
 
-ROOT is a run, its `checkpoints` folder or another folder with a `production` tier. The aliases say which
-release each arm is; the journal that holds them is looked at (one stat) with each request, so that a rollback
-takes effect without a restart, and an arm whose alias was taken away hands its users to the others. It
-listens on 127.0.0.1 alone and has no authentication: it is an example of the library, not a gateway.
+ROOT is a run, its `checkpoints` folder or another folder with a `production` tier. Each arm is the release
+that its alias names; one stat of the journal with each request notices a rollback without a restart, and the
+users of an arm whose alias was removed go to the others. It listens on 127.0.0.1 only and has no
+authentication: it is an example of the library, not a gateway.
 
     POST /predict   {"user_id": "ada", "image": [[[r, g, b], ...], ...]}, H x W x C of 0 to 255
     POST /outcome   {"user_id": "ada", "success": true}
     GET  /report    users and outcomes by arm, sample-ratio checks, comparisons, verdicts
     GET  /healthz   the releases that are served
 
-An image has at most 128 x 128 pixels, a body 300 kB; who is slow is cut off (bounded_server.py). Needs
-`pip install peakpoint[serve]`. It ends with Ctrl-C.
+An image has at most 128 x 128 pixels, a body 300 kB; slow clients are cut off (bounded_server.py). It needs
+`pip install peakpoint[serve]` and ends with Ctrl-C.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Arms:
-    """What is served at a time: the releases by alias, and who is routed where."""
+    """The releases served, by alias, with their router."""
 
     served: dict[str, Served]
     router: Router
@@ -80,7 +80,7 @@ class Releases:
         self._root, self._experiment, self._weights = root, experiment, weights
         self._lock = threading.Lock()
         self.problem: str | None = None
-        Router(experiment, weights)  # a wrong weight is said before anything loads
+        Router(experiment, weights)  # a wrong weight is refused before anything loads
         unnamed = [alias for alias in weights if alias not in aliases.current(root)]
         if unnamed:
             raise CheckpointError(
@@ -90,7 +90,7 @@ class Releases:
         self._arms = self._load({})
 
     def now(self) -> Arms:
-        """The arms as they are; those before while another request loads, or when a release is damaged."""
+        """Return the arms; the previous ones while another request loads, or if a release is damaged."""
         if self._stamp() != self._seen and self._lock.acquire(blocking=False):
             try:
                 self._seen = self._stamp()  # first: a change while it loads is seen by the next request
@@ -126,7 +126,7 @@ class Releases:
 
 
 class Ask(BaseModel):
-    """A picture of a user."""
+    """A user's image."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     user_id: str = Field(min_length=1, max_length=256)
@@ -142,7 +142,7 @@ class Outcome(BaseModel):
 
 
 def picture(image: list[list[list[int]]], channels: int) -> torch.Tensor:
-    """The picture as (1, H, W, C) uint8. Raises CheckpointError when it is none."""
+    """Return the image as (1, H, W, C) uint8. Raises CheckpointError when it is malformed."""
     sides = {len(row) for row in image} | {len(image)}
     if min(sides) < 1 or max(sides) > LARGEST_SIDE or len({len(row) for row in image}) != 1:
         raise CheckpointError(f"image must be H rows of W pixels, both from 1 to {LARGEST_SIDE}.")
@@ -154,7 +154,7 @@ def picture(image: list[list[list[int]]], channels: int) -> torch.Tensor:
 
 
 def answer(served: Served, images: torch.Tensor) -> tuple[str, float]:
-    """The likeliest class of a picture (1, H, W, C), and its probability."""
+    """Return the most probable class of an image (1, H, W, C), and its probability."""
     with torch.inference_mode():
         logits = served.model(network.prepare(images, served.description))
         probability, label = logits.softmax(1).max(1)
@@ -162,7 +162,7 @@ def answer(served: Served, images: torch.Tensor) -> tuple[str, float]:
 
 
 def build(releases: Releases, users: Log) -> FastAPI:
-    """The service over some releases and a log."""
+    """Return the service over releases and a log."""
     app = FastAPI(title="Peakpoint A/B example", docs_url=None, redoc_url=None)
 
     @app.exception_handler(CheckpointError)
@@ -177,7 +177,7 @@ def build(releases: Releases, users: Log) -> FastAPI:
 
     @app.middleware("http")
     async def bounded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length", "")  # h11 takes no more than it says
+        length = request.headers.get("content-length", "")  # h11 reads no more than this
         if request.method == "POST" and not length.isdecimal():
             return JSONResponse({"detail": "Send the body with its Content-Length."}, 411)
         if request.method == "POST" and int(length) > LARGEST_BODY:
@@ -201,7 +201,7 @@ def build(releases: Releases, users: Log) -> FastAPI:
         return {"recorded": True}
 
     @app.get("/report")
-    def told() -> dict[str, Any]:
+    def reported() -> dict[str, Any]:
         arms = releases.now()
         try:
             found = study(users.path, users.experiment)
@@ -219,7 +219,7 @@ def build(releases: Releases, users: Log) -> FastAPI:
 
 
 def _on_disk(call: Callable[[], T]) -> T:
-    """Write to the log. A disk that refuses is the server's fault; an answer not logged is not given."""
+    """Write to the log; a failure is the answer to the request: 503 for the disk, 422 for the input."""
     try:
         return call()
     except CheckpointError as error:
@@ -228,7 +228,7 @@ def _on_disk(call: Callable[[], T]) -> T:
 
 
 def parsed(text: str) -> dict[str, float]:
-    """`champion=0.9,challenger_1=0.1` as weights. Raises CheckpointError."""
+    """Return the weights in `champion=0.9,challenger_1=0.1`. Raises CheckpointError."""
     weights = {}
     for part in text.split(","):
         alias, _, weight = part.partition("=")

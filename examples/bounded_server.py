@@ -1,7 +1,7 @@
-"""A service run by uvicorn, with a bound for everything that its clients decide but the size of a body.
+"""A service run by uvicorn with bounds on connections, heads and time.
 
-A connection that takes too long to send a request and to take its answer is cut off: uvicorn itself waits for
-ever for a request that has begun, and for a reader. More connections than CONNECTIONS are answered 503.
+A connection that takes too long to send a request and to read its answer is cut off, as uvicorn itself waits
+for ever for both. Connections beyond CONNECTIONS are answered 503.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ ENDING_S = 5
 
 
 def serve(app: Any, host: str, port: int, *, timeout_s: float) -> None:
-    """Serve until interrupted; prints the address once it listens. Port 0 takes a free one.
+    """Serve until interrupted, and print the address once it listens. Port 0 is any free port.
 
     Raises OSError, in one line, for a port that cannot be used.
     """
@@ -52,7 +52,7 @@ class _Server(uvicorn.Server):
 
 
 def _impatient(timeout_s: float) -> type[H11Protocol]:
-    """A protocol that cuts a connection off once a request and its answer take longer."""
+    """Return a protocol that aborts a connection once a request and its answer take longer."""
 
     class Connection(H11Protocol):
         deadline: asyncio.TimerHandle | None = None

@@ -1,10 +1,10 @@
-"""A training loop of one's own with checkpoints: interrupted, resumed, compared, released.
+"""A user's training loop with checkpoints: interrupted, resumed, compared, released.
 
     python examples/checkpointing_demo.py [DIRECTORY]
 
-It trains a small network on scikit-learn's digits (random data where scikit-learn is absent) three times:
-once without a break, once with a break in the middle of an epoch, and once from where that one broke off. The
-last must end with the weights of the first, bit for bit.
+It trains a small network on scikit-learn's digits (random data without scikit-learn) three times:
+uninterrupted, interrupted in the middle of an epoch, and resumed from there. The last must end with the
+weights of the first, bit for bit.
 """
 
 import sys
@@ -27,7 +27,7 @@ SAVE_EVERY = 10  # steps
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Images (N, 64) and labels (N,)."""
+    """Return images (N, 64) and labels (N,)."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -38,7 +38,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def build() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """What is trained, the same at every start."""
+    """Return network, optimizer and scheduler, the same at every start."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(64, HIDDEN),
@@ -51,7 +51,7 @@ def build() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """On data that was not trained on."""
+    """Return the accuracy on held-out data."""
     model.eval()
     with torch.no_grad():
         return (model(images).argmax(1) == labels).float().mean().item()

@@ -1,6 +1,6 @@
-"""The model card of a release, as plain JSON types: what its makers say, and what the record holds.
+"""The model card of a release as plain JSON types, from its makers' texts and the record of its run.
 
-Pure; cardpage.py makes the page for people of it.
+card_page.py renders it as a page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,18 @@ from peakpoint.base.errors import CheckpointError
 
 TASK = "image-classification"
 REQUIRED = ("description", "intended_use", "limitations", "ethical_considerations", "license")
-"""What nobody but the makers can say, and no release goes without."""
-
+"""Texts that only the makers can write; a release requires them."""
 
 TEXTS = (
     *REQUIRED,
     *("license_link", "out_of_scope", "authors", "contact", "citation", "language", "datasets", "tags"),
 )
-"""What is said, each a text or a list of them."""
+"""All texts of a card, each a text or a list of texts."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """`metrics` over `samples` images (None: not known) of a split, and of which weights: `of`."""
+    """`metrics` over `samples` images (None: unknown) of a split; `of` names the weights."""
 
     split: str
     samples: int | None
@@ -33,10 +32,10 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the record says of a release, as plain values; a mapping is empty where it says nothing.
+    """The record of a release as plain values; a mapping is empty where nothing is recorded.
 
     `model` is the `.config.json` of the release; `weights` has format, dtype, compress, parameters, nonzero
-    and sparsity; `data`, `training` and `provenance` are as runrecord.py fills them.
+    and sparsity; `data`, `training` and `provenance` are those of a `RunRecord`.
     """
 
     version: str
@@ -49,7 +48,7 @@ class Facts:
 
 
 def check(texts: Mapping[str, Any], where: str) -> None:
-    """Raise CheckpointError naming every required text that is missing; `where` says where to write it."""
+    """Raise CheckpointError that names the missing required texts; `where` is the place to write them."""
     missing = [name for name in REQUIRED if not lines_of(texts.get(name))]
     if missing:
         names = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
@@ -57,21 +56,21 @@ def check(texts: Mapping[str, Any], where: str) -> None:
 
 
 def lines_of(value: Any) -> list[str]:
-    """A text, or a list of them, without what is blank or still to be written."""
+    """Return a text, or a list of texts, without blanks and placeholders."""
     texts = value if isinstance(value, list | tuple) else [value]
     found = [str(text).strip() for text in texts if text is not None]
     return [text for text in found if text.strip(".?-_ ") and text.upper() not in ("TODO", "TBD", "FIXME")]
 
 
 def build(texts: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    """The card as plain JSON types. Names that the guide uses are at the top."""
-    said = {name: value for name, value in texts.items() if lines_of(value)}
+    """Return the card as plain JSON types."""
+    given = {name: value for name, value in texts.items() if lines_of(value)}
     name = facts.model["model"]["name"]
     return {
         "name": name,
         "version": facts.version,
         "task": TASK,
-        **said,
+        **given,
         "dataset": facts.data.get("name"),
         "performance": dict(facts.results[0].metrics) if facts.results else {},
         "sparsity": facts.weights.get("sparsity"),
@@ -90,9 +89,9 @@ def build(texts: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
 def of_any(
     given: Mapping[str, Any], *, name: str, version: str, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
-    """A card of any form, as the library's users give it, in the form that a page is made of.
+    """Return the card of a user of the library in the form of `build`.
 
-    What is no text that a page has a place for is under `more`.
+    Values without a place on the page are under `more`.
     """
     texts = {key: given[key] for key in TEXTS if key in given and _is_text(given[key])}
     dataset = given.get("dataset")

@@ -1,4 +1,4 @@
-"""A model card as a page for people, with the front matter of the Hugging Face Hub.
+"""A model card as a Markdown page with the front matter of the Hugging Face Hub.
 
 See https://huggingface.co/docs/hub/model-cards. Results are also a model-index, which the Hub reads.
 """
@@ -12,7 +12,7 @@ import yaml
 
 from peakpoint.deployment.release.card import lines_of
 
-# Our metrics: the Hub's name, ours for people, and whether it is a fraction.
+# Our metrics: the Hub's name, the title on the page, and whether it is a fraction.
 METRICS = {
     "accuracy": ("accuracy", "Accuracy", True),
     "top5_accuracy": ("accuracy", "Top-5 accuracy", True),
@@ -21,7 +21,7 @@ METRICS = {
 }
 SPLITS = {"val": "validation"}
 
-# What the Hub takes as `license`; any other is `other`, with a name.
+# Values of `license` on the Hub; any other is `other`, with a name.
 _HUB = """
 afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0
@@ -36,7 +36,7 @@ LICENSES = frozenset(_HUB.split())
 
 
 def markdown(card: Mapping[str, Any]) -> str:
-    """The card as a page with front matter; a section without content is left out."""
+    """Return the card as a page with front matter; empty sections are left out."""
     title = f"# {card.get('name') or 'Model'} v{card.get('version')}"
     sections = [
         ("", _text(card.get("description"))),
@@ -88,7 +88,7 @@ def _license(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _index(card: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Results in the form of papers-with-code; the Hub has no word for values that are not finite."""
+    """Return the results as a model-index, without values that are not finite, which the Hub refuses."""
     found = []
     for result in results:
         values = [
@@ -205,8 +205,8 @@ def _peaks(peaks: Sequence[Mapping[str, Any]]) -> str:
         [p["scope"], p["best_epoch"], *(_value(metric, p[key]) for key in ("best", "final", "degradation"))]
         for p in peaks
     ]
-    said = f"{_title(metric)} on the validation split, at the peak of the run and at its end:"
-    return f"{said}\n\n{_grid(['Of', 'Best epoch', 'Best', 'At the end', 'Lost'], rows)}"
+    heading = f"{_title(metric)} on the validation split, at the peak of the run and at its end:"
+    return f"{heading}\n\n{_grid(['Of', 'Best epoch', 'Best', 'At the end', 'Lost'], rows)}"
 
 
 def _title(metric: str) -> str:

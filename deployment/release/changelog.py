@@ -1,6 +1,6 @@
-"""metadata/CHANGELOG.md: what changed from release to release, from the manifests and the journal alone.
+"""metadata/CHANGELOG.md: the changes from release to release, from the manifests and the journal alone.
 
-Generated, and never a source of truth: `write` makes the same file again at any time. Nobody is named in it.
+It is generated and never a source of truth: `write` makes the same file again at any time.
 """
 
 import logging
@@ -39,11 +39,11 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A release beside the one before it by version, `before`; None for the first.
+    """A release and its differences from `before`, the previous version, None for the first.
 
-    `results` holds metrics, sparsity and MB, `config` what differs in the resolved configurations of
-    training, `network` in what rebuilds the networks: pairs of the release before and of this. `there` is
-    False for one whose files are gone, of which the journal alone tells.
+    Each difference is a pair of values: `results` of metrics, sparsity and MB, `config` of the resolved
+    training configurations, `network` of the network descriptions. `there` is False for a release whose files
+    are gone, which only the journal records.
     """
 
     version: str
@@ -61,17 +61,17 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Every release that there is or was, the highest version first. Raises CheckpointError."""
+    """Return every present and past release, highest version first. Raises CheckpointError."""
     changes = tuple(aliases.changes(root))
-    told = {str(f.get("version")): f for f in journal.vouched(root) if f["event"] == RELEASED}
+    journaled = {str(f.get("version")): f for f in journal.vouched(root) if f["event"] == RELEASED}
     found: list[tuple[Version, Entry]] = []
     previous: Manifest | None = None
     for manifest in listing.releases(root):
         version = listing.version_of(manifest)
-        fact = told.pop(version, {})
+        fact = journaled.pop(version, {})
         found.append((semver.key(version), _entry(manifest, previous, fact, changes)))
         previous = manifest
-    for version, fact in told.items():
+    for version, fact in journaled.items():
         found.append((semver.key(version), _gone(version, fact, changes)))
     return [entry for _, entry in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
@@ -124,13 +124,13 @@ def _results(manifest: Manifest | None) -> dict[str, float | None]:
 
 
 def _trained_with(manifest: Manifest) -> dict[str, Any]:
-    """What the network was trained by, and on which data, as its record says."""
+    """Return the recorded training configuration and data fingerprint."""
     record = _mapping(_mapping(manifest.metadata).get("trained_with"))
     return flat({**_mapping(record.get("config")), "fingerprint": _mapping(record.get("fingerprint"))})
 
 
 def text(root: Path) -> str:
-    """The changelog in the style of keepachangelog.com."""
+    """Return the changelog in the style of keepachangelog.com."""
     parts = [_HEAD]
     if now := aliases.current(root):
         parts.append("".join(f"- {alias}: {version}\n" for alias, version in sorted(now.items())))
@@ -146,7 +146,7 @@ def _section(entry: Entry) -> str:
     origin = [f"{key} {_code(entry.source[key])}" for key in ("run", "file") if entry.source.get(key)]
     origin += [f"commit {_code(entry.git_commit)}"] if entry.git_commit else []
     lines += [f"- From: {', '.join(origin)}"] if origin else []
-    lines += [f"- {_time(c.time)}: {_words(_told(c, entry.version))}" for c in entry.aliases]
+    lines += [f"- {_time(c.time)}: {_words(_in_words(c, entry.version))}" for c in entry.aliases]
     if entry.results:
         lines += ["", "### Results", "", *_table(entry)]
     for title, found in (("Training configuration", entry.config), ("Network", entry.network)):
@@ -156,7 +156,7 @@ def _section(entry: Entry) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(change: Change, version: str) -> str:
+def _in_words(change: Change, version: str) -> str:
     if change.version == version:
         what = f"{change.alias}" + (f" in place of {change.before}" if change.before else "")
     else:
@@ -191,7 +191,7 @@ def _time(time: datetime) -> str:
 
 
 def _words(value: str) -> str:
-    """Somebody's words in one line that Markdown takes as they are."""
+    """Return free text as one line, escaped for Markdown."""
     line = " ".join(value.split())
     return "".join(f"\\{c}" if c in "\\`*[]<>|" else c for c in line)
 
@@ -209,10 +209,10 @@ def _short(value: object) -> str:
 
 
 def write(root: Path) -> Path:
-    """Generate metadata/CHANGELOG.md anew; returns its path. Raises CheckpointError when it cannot be."""
+    """Generate metadata/CHANGELOG.md and return its path. Raises CheckpointError."""
     path = root / CHANGELOG
     try:
-        with briefly(root):  # or one that was read before an alias changed could come last
+        with briefly(root):  # or an outdated text could be written last
             content = text(root)
             if not is_current(path, content):
                 path.parent.mkdir(exist_ok=True)
@@ -224,7 +224,7 @@ def write(root: Path) -> Path:
 
 
 def is_current(path: Path, content: str) -> bool:
-    """Whether a file holds this text already."""
+    """Return whether a file holds this text already."""
     try:
         return read_bytes(path) == content.encode()
     except CheckpointError:
@@ -232,7 +232,7 @@ def is_current(path: Path, content: str) -> bool:
 
 
 def refresh(root: Path) -> None:
-    """As `write`, after something that is durable and must not fail by this: then a warning tells."""
+    """Call `write` after an operation that must not fail by it: a failure is logged as a warning."""
     try:
         write(root)
     except CheckpointError as error:

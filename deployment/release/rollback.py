@@ -1,4 +1,4 @@
-"""Back to an earlier release: it is verified first, then one durable line of the journal switches."""
+"""Rollback to an earlier release: it is verified, then one durable line of the journal switches to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from peakpoint.deployment.release import changelog
 
 @dataclass(frozen=True)
 class RolledBack:
-    """What changed, the file that the alias means now, and what was verified before, in words."""
+    """The change, the file that the alias now names, and the checks that it passed before."""
 
     change: Change
     file: str
@@ -21,12 +21,12 @@ class RolledBack:
 
 
 def roll_back(root: Path, to: str | None = None, alias: str = CHAMPION, reason: str = "") -> RolledBack:
-    """Let an alias name an earlier release, which is verified first; durable on return.
+    """Set an alias to an earlier release, which is verified first; durable on return.
 
-    `to` None is the release that had the alias before; a release that was rolled back from does not come
-    again this way. Killed at any moment, the alias names the old or the new one. Raises CheckpointError, and
-    nothing has changed, when that release is missing or damaged or has the alias already, or when another
-    process sets the alias meanwhile.
+    `to` None is the previous release of the alias; one that was rolled back from is never chosen again this
+    way. Killed at any moment, the alias names the old or the new one. Raises CheckpointError, and changes
+    nothing, when that release is missing or damaged or has the alias already, or when another process sets
+    the alias meanwhile.
     """
     aliases.check(alias)
     history = list(aliases.changes(root, alias))
@@ -60,18 +60,18 @@ def _release(root: Path, version: str) -> Manifest:
 
 
 def released(root: Path) -> str:
-    """Which releases there are, in words."""
+    """Return a phrase with the existing releases."""
     versions = ", ".join(map(listing.version_of, listing.releases(root)))
     return f"there are {versions}" if versions else "there is none"
 
 
 def verified(root: Path, manifest: Manifest) -> tuple[str, ...]:
-    """What is verified of a release: digests, its network and golden outputs if it has them.
+    """Verify a release: its digests, its network, and its golden outputs if it has them.
 
-    Returns the names of what was; a network whose code is not here is not run. Raises CheckpointError.
+    Returns the names of the checks; a network that is not registered is not run. Raises CheckpointError.
     """
     from peakpoint.deployment.inference import golden, network
-    from peakpoint.deployment.release import release  # late: they bring torch, which no refusal waits for
+    from peakpoint.deployment.release import release  # late, so that refusals need no torch
 
     try:
         if golden.has(manifest):

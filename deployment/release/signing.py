@@ -1,7 +1,7 @@
-"""Signatures of manifests with SSH keys: `ssh-keygen -Y sign`, checked against a list of who may sign.
+"""Signatures of manifests with SSH keys: `ssh-keygen -Y sign`, checked against a list of allowed signers.
 
-A manifest holds the digests of all that belongs to its release, so its signature vouches for all of it. It
-lies beside the manifest as `<manifest>.sig`, where ssh-keygen itself would put it and look for it.
+A manifest holds the digests of all files of its release, so its signature covers them all. It lies beside the
+manifest as `<manifest>.sig`, the default of ssh-keygen.
 """
 
 import subprocess
@@ -14,23 +14,23 @@ from peakpoint.base.files import write_atomic
 from peakpoint.checkpointing.storage.manifest import LARGEST
 
 NAMESPACE = "peakpoint"
-"""What a signature is for: one made for git or mail does not count here."""
+"""Namespace of the signatures: one made for git or mail is not accepted."""
 
 
 def signature_of(manifest: Path) -> Path:
-    """Where the signature of a manifest lies."""
+    """Return the path of a manifest's signature."""
     return manifest.with_name(f"{manifest.name}.sig")
 
 
 def check_key(key: Path) -> None:
-    """Raise CheckpointError unless this key can sign: told before anything is written."""
+    """Raise CheckpointError unless this key can sign."""
     _signature(b"", key)
 
 
 def sign(manifest: Path, key: Path) -> Path:
-    """Sign a manifest with a private key, or with a public one whose private half ssh-agent has.
+    """Sign a manifest with a private key, or with a public one whose private key ssh-agent holds.
 
-    Durable on return; returns the signature's path. Raises CheckpointError.
+    Returns the path of the signature, durable by then. Raises CheckpointError.
     """
     signature = signature_of(manifest)
     write_atomic(signature, _signature(read_bytes(manifest, LARGEST), key))
@@ -38,15 +38,15 @@ def sign(manifest: Path, key: Path) -> Path:
 
 
 def check_allowed(allowed: Path) -> None:
-    """Raise CheckpointError unless this list of allowed signers is there."""
+    """Raise CheckpointError unless this list of allowed signers exists."""
     if not allowed.is_file():
         raise CheckpointError(f"{allowed} does not exist: name a file of allowed signers, as ssh-keygen has.")
 
 
 def signer(manifest: Path, allowed: Path) -> str:
-    """Who signed a manifest, by the name in `allowed` (the format is that of ssh's allowed_signers).
+    """Return the signer of a manifest by the name in `allowed`, a file in ssh's allowed_signers format.
 
-    Raises CheckpointError when it is not signed, was changed since, or was signed by nobody in the list.
+    Raises CheckpointError when it is not signed, was changed since, or its signer is not in the list.
     """
     check_allowed(allowed)
     signature = signature_of(manifest)
@@ -74,8 +74,10 @@ def _signature(data: bytes, key: Path) -> str:
     done = _run(["sign", "-f", str(key), "-n", NAMESPACE], data)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
-        told = [line.strip() for line in lines if not line.startswith("@") and "standard input" not in line]
-        raise CheckpointError(f"{key} cannot sign: {' '.join(told) or 'ssh-keygen failed'}.")
+        reasons = [
+            line.strip() for line in lines if not line.startswith("@") and "standard input" not in line
+        ]
+        raise CheckpointError(f"{key} cannot sign: {' '.join(reasons) or 'ssh-keygen failed'}.")
     return done.stdout.decode()
 
 

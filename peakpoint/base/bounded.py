@@ -1,8 +1,8 @@
-"""Small files that anybody may have written, read within bounds: regular, of so many bytes, so deeply nested.
+"""Reading of untrusted small files within bounds: regular files of limited size, line length and nesting.
 
-What reads a file of a run directory, a mirror or a user whole reads it here. A pipe would keep its reader
-waiting for ever, a device has no end, a few bytes of YAML can stand for gigabytes, and Python's own parsers
-follow nesting until their stack ends.
+Every file of a run directory, a mirror or a user that is read whole is read here. A pipe would block its
+reader for ever, a device has no end, a few bytes of YAML can expand to gigabytes, and Python's parsers
+recurse until their stack ends.
 """
 
 import json
@@ -19,18 +19,18 @@ import yaml
 from peakpoint.base.errors import CheckpointError, os_reason
 
 SMALL = 64 << 20
-"""Bytes of a record, a card or an index."""
+"""Largest record, card or index in bytes."""
 LONGEST = 16 << 20
-"""Bytes of a line."""
+"""Largest line in bytes."""
 LOG = 1 << 30
-"""Bytes of a file of lines."""
+"""Largest file of lines in bytes."""
 WRITTEN = 256 << 10
-"""Bytes of a YAML file: people write these, and its parser takes a second for so many."""
+"""Largest YAML file in bytes, which takes the parser a second."""
 DEEPEST = 64
-"""Levels of lists and objects within each other."""
+"""Deepest nesting of lists and objects."""
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, ArithmeticError, RecursionError)
-"""What PyYAML raises for what is not YAML, or not a value."""
+"""Exceptions of PyYAML for a text that is not YAML, or not a value."""
 
 RUN_NAMES = (
     *("checkpoints", "training", "milestone", "production", "metadata", "quarantine"),
@@ -44,13 +44,13 @@ _LONG_NUMBER = re.compile(r"\d{19}")
 
 
 class Absent(CheckpointError):  # noqa: N818 (the name says what is wrong)
-    """There is no such file."""
+    """The file does not exist."""
 
 
 def opened(path: Path) -> BufferedReader:
-    """A regular file, open for reading. Raises CheckpointError for anything else, Absent for nothing."""
+    """Open a regular file for reading. Raises Absent when there is none, CheckpointError for another kind."""
     try:
-        # Opening a device can already do something to it: the name is looked at first, then what was opened.
+        # Opening a device can already have effects: the name is checked first, then the open file.
         _regular(path, path.stat().st_mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         file = os.fdopen(descriptor, "rb")
@@ -87,13 +87,13 @@ def refuse_links(directory: Path) -> None:
 
 
 def unread(path: Path, error: OSError | ValueError) -> CheckpointError:
-    """The error that says that a file could not be read, in one line."""
+    """Return the error for a file that cannot be read, one line."""
     kind = Absent if isinstance(error, FileNotFoundError) else CheckpointError
     return kind(f"{path} cannot be read: {os_reason(error)}.")
 
 
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
-    """A small file whole. Raises CheckpointError, also when it has more than `limit` bytes; or Absent."""
+    """Return the bytes of a file. Raises CheckpointError, also for more than `limit` bytes, or Absent."""
     with opened(path) as file:
         try:
             size = os.fstat(file.fileno()).st_size
@@ -107,14 +107,14 @@ def read_bytes(path: Path, limit: int = SMALL) -> bytes:
 
 
 def read_text(path: Path, limit: int = SMALL) -> str:
-    """As read_bytes, decoded; what is not UTF-8 is replaced."""
+    """Return the text of a file, as read_bytes; bytes that are not UTF-8 are replaced."""
     return read_bytes(path, limit).decode(errors="replace")
 
 
 def lines(path: Path, limit: int = LOG) -> Iterator[str]:
-    """The lines of a file of up to `limit` bytes, without their ends; what is not UTF-8 is replaced.
+    """Yield the lines of a file of up to `limit` bytes, without line ends; other than UTF-8 is replaced.
 
-    Raises CheckpointError, also for a line of more than LONGEST bytes; or Absent.
+    Raises CheckpointError, also for a line of more than LONGEST bytes, or Absent.
     """
     with opened(path) as file:
         try:
@@ -129,7 +129,7 @@ def lines(path: Path, limit: int = LOG) -> Iterator[str]:
 
 
 def json_value(data: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also when it is nested too deep or has a giant number."""
+    """Parse a JSON text. Raises ValueError, also when it is nested too deeply or has a giant number."""
     text = data.decode() if isinstance(data, bytes) else data
     try:
         found = json.loads(text)
@@ -143,7 +143,7 @@ def json_value(data: str | bytes) -> Any:
 
 
 def _check(value: Any) -> None:
-    """Raise ValueError for what is nested too deep, and for whole numbers that no float or column holds."""
+    """Raise ValueError for a value that is nested too deeply or has an integer of more than 63 bits."""
     level = [value]
     for _ in range(DEEPEST + 1):
         children: list[Any] = []
@@ -160,7 +160,7 @@ def _check(value: Any) -> None:
 
 
 def json_object(data: str | bytes, where: object) -> dict[str, Any]:
-    """The JSON object of a text that lies at `where`. Raises CheckpointError."""
+    """Parse the JSON object of a text that was read from `where`. Raises CheckpointError."""
     try:
         found = json_value(data)
     except ValueError as error:
@@ -171,22 +171,12 @@ def json_object(data: str | bytes, where: object) -> dict[str, Any]:
 
 
 def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError; Absent when there is no file."""
+    """Return the JSON object in a file. Raises CheckpointError, or Absent when there is no file."""
     return json_object(read_bytes(path, limit), path)
 
 
-def read_yaml(path: Path, loader: Any = yaml.SafeLoader) -> dict[Any, Any]:
-    """The keys and values of a YAML file, none for an empty one. Raises as yaml_value."""
-    found = yaml_value(path, loader)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no keys with values.")
-    return found
-
-
 def yaml_value(path: Path, loader: Any = yaml.SafeLoader) -> Any:
-    """What a YAML file holds, as a loader of PyYAML understands it. Raises as yaml_text."""
+    """Return the value of a YAML file, read by a loader of PyYAML. Raises as yaml_text."""
     text = yaml_text(path)
     try:
         found = yaml.load(text, Loader=loader)
@@ -197,10 +187,10 @@ def yaml_value(path: Path, loader: Any = yaml.SafeLoader) -> Any:
 
 
 def yaml_text(path: Path) -> str:
-    """The text of a YAML file that may be given to a parser.
+    """Return the text of a YAML file that is safe to parse.
 
-    An alias is refused: a few lines of them can stand for more than any memory holds. Raises CheckpointError;
-    Absent when there is no file.
+    Aliases are refused, as a few lines of them can exhaust memory. Raises CheckpointError, or Absent when
+    there is no file.
     """
     data = read_bytes(path, WRITTEN)
     try:
@@ -212,7 +202,7 @@ def yaml_text(path: Path) -> str:
 
 
 def not_yaml(path: Path, error: Exception) -> CheckpointError:
-    """The error that says why a file is not YAML, in one line."""
+    """Return the error for a file that is not YAML, one line."""
     return CheckpointError(f"{path} is not YAML: {_reason(error)}.")
 
 
@@ -244,12 +234,17 @@ class _Strict(yaml.SafeLoader):
 
 
 def read_strict_yaml(path: Path) -> dict[Any, Any]:
-    """The keys and values of a file; nothing for an empty one. Raises CheckpointError, one line."""
-    return read_yaml(path, _Strict)
+    """Return the mapping in a YAML file, {} if empty. Raises CheckpointError, also for a repeated key."""
+    found = yaml_value(path, _Strict)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no keys with values.")
+    return found
 
 
 def literal(value: Any) -> Any:
-    """A value whose strings OmegaConf does not take for references to keys or to the environment."""
+    """Return a value with its strings escaped, so that OmegaConf interpolates none of them."""
     if isinstance(value, dict):
         return {key: literal(child) for key, child in value.items()}
     if isinstance(value, list):

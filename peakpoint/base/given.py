@@ -1,4 +1,4 @@
-"""What a caller gives, looked at before it is used: paths, numbers, living objects. Needs no torch."""
+"""Checks of a caller's arguments: paths, numbers, networks and optimizers. Needs no torch."""
 
 import operator
 import os
@@ -15,7 +15,7 @@ WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 
 
 def path(value: object, name: str = "the path") -> Path:
-    """A path as a user writes it, with `~` for the home directory. Raises CheckpointError for no path."""
+    """Return a path with `~` expanded. Raises CheckpointError for a value that is not a path."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(os.fspath(value)):
         raise CheckpointError(f"{name} is {value!r}: give a path.")
     found = Path(value)
@@ -26,7 +26,7 @@ def path(value: object, name: str = "the path") -> Path:
 
 
 def whole(name: str, value: object, least: int = 0) -> int:
-    """A whole number, also one of NumPy or torch. Raises CheckpointError: `epoch=None is not ...`."""
+    """Return a whole number, also from NumPy or torch. Raises CheckpointError for any other value."""
     found = None
     try:
         if not isinstance(value, float):
@@ -43,20 +43,20 @@ def whole(name: str, value: object, least: int = 0) -> int:
 
 
 def text(name: str, value: object) -> str:
-    """Text that is not empty. Raises CheckpointError."""
+    """Return a text that is not empty. Raises CheckpointError for any other value."""
     if not isinstance(value, str) or not value:
         raise CheckpointError(f"{name}={value!r} is not a name.")
     return value
 
 
 def network(value: object) -> None:
-    """Raise CheckpointError for what is no torch.nn.Module, such as None, a class or a state_dict."""
+    """Raise CheckpointError unless the value is a torch.nn.Module, and not a class or a state_dict."""
     if not _has(value, "parameters", "state_dict", "load_state_dict"):
         raise CheckpointError(f"model is {_called(value)}: give the network, a torch.nn.Module.")
 
 
 def stateful(name: str, value: object, *, optional: bool = False) -> None:
-    """Raise CheckpointError for what has no memory to save or to load, such as a list of optimizers."""
+    """Raise CheckpointError unless the value has state_dict and load_state_dict; a list of them has not."""
     if (optional and value is None) or _has(value, "state_dict", "load_state_dict"):
         return
     sentence = f"{name} is {_called(value)}: give one object with state_dict() and load_state_dict()"
@@ -68,7 +68,7 @@ def stateful(name: str, value: object, *, optional: bool = False) -> None:
 def require_range(node: object, group: str, low: float, high: float, names: str) -> None:
     """Raise ValueError unless each attribute in the space-separated `names` is None or in [low, high].
 
-    `group` is what stands before the names in the configuration, such as `optimizer.`.
+    `group` is the prefix of the names in the configuration, such as `optimizer.`.
     """
     for name in names.split():
         value = getattr(node, name)
@@ -88,7 +88,7 @@ def _called(value: object) -> str:
 
 
 def of_kind(value: object, kind: Any) -> bool:
-    """Whether a value is of the annotated type of a field: a plain type, a union, list[X] or dict[str, X]."""
+    """Return whether a value has an annotated type: a plain type, a union, list[X] or dict[str, X]."""
     if kind is Any:
         return True
     origin, inner = get_origin(kind), get_args(kind)
@@ -104,7 +104,7 @@ def of_kind(value: object, kind: Any) -> bool:
 
 
 def in_words(kind: Any) -> str:
-    """An annotated type, in words."""
+    """Return an annotated type in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (UnionType, Union):
         return " or ".join(map(in_words, inner))

@@ -1,6 +1,6 @@
-"""One writer a directory, by the operating system's own lock: it falls with the process that held it.
+"""One writer per directory, by a lock of the operating system that ends with its process.
 
-The lock is on the open file, not on its name, so a file left behind by a dead holder locks nobody out.
+The lock is on the open file, not on its name, so the file of a dead holder locks nobody out.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ LOCK = ".lock"
 
 @dataclass
 class _Held:
-    """A directory whose lock this process holds: as it was named, what it is, and where it is now."""
+    """A directory whose lock this process holds: its path when locked, its identity, and its present path."""
 
     named: Path
     identity: tuple[int, int]
@@ -31,11 +31,11 @@ class _Held:
 
 
 _held: dict[int, _Held] = {}
-"""By the descriptor of the open lock file."""
+"""Locks held, by the descriptor of the open lock file."""
 
 
 def _forget() -> None:
-    """In a forked child: a worker that outlives its parent must not keep the parent's lock."""
+    """Close the locks in a forked child: a worker that outlives its parent must not keep them."""
     while _held:
         os.close(_held.popitem()[0])
 
@@ -44,7 +44,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def take(descriptor: int) -> bool | None:
-    """Lock an open file for as long as it stays open; False when another holds it, None where locks fail."""
+    """Lock a file while it is open; return False when another process holds it, None where locks fail."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -56,10 +56,7 @@ def take(descriptor: int) -> bool | None:
 
 @contextlib.contextmanager
 def briefly(directory: Path, *, shared: bool = False) -> Iterator[None]:
-    """Wait until no other run gives out names in a directory, and keep others waiting within.
-
-    `shared` is for who only looks: others who do so are not kept waiting.
-    """
+    """Hold the lock of a directory, after waiting for others to release it; `shared` among readers."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -71,10 +68,10 @@ def briefly(directory: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_writer(directory: Path) -> Iterator[None]:
-    """Be the only writer to a directory that exists; afterwards its lock file is as it was before, or gone.
+    """Be the only writer to an existing directory; afterwards its lock file is as before, or gone.
 
-    Raises BusyError, naming the holder's process and host, when there is one, and CheckpointError when the
-    directory cannot be written to, or a link in it leads out of it. The lock of a holder that died is free.
+    Raises BusyError, which names the process and host of another holder, and CheckpointError when the
+    directory cannot be written to, or a link in it leads out of it. The lock of a dead holder is free.
     """
     directory = Path(os.path.abspath(directory))  # noqa: PTH100, resolve() would follow a link
     refuse_links(directory)
@@ -112,7 +109,7 @@ def one_writer(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(*directories: Path) -> Iterator[bool]:
-    """Whether this process is the only writer to directories, by locks that it holds or can take at once."""
+    """Yield whether this process is the only writer to directories, by locks held or taken at once."""
     with contextlib.ExitStack() as stack:
         yield all(_holds(each) or _takes(stack, each) for each in dict.fromkeys(directories))
 
@@ -130,9 +127,9 @@ def _identity(directory: Path) -> tuple[int, int]:
 
 
 def present(path: Path) -> Path:
-    """A path as it is now: below a directory whose lock this process holds, where that was moved to.
+    """Return the present path of a file below a locked directory that may have been moved.
 
-    Raises FileNotFoundError when such a directory was removed, or moved to another file system.
+    Raises FileNotFoundError when that directory was removed, or moved to another file system.
     """
     absolute = Path(os.path.abspath(path))  # noqa: PTH100, as it was named
     for descriptor, held in tuple(_held.items()):
@@ -143,7 +140,7 @@ def present(path: Path) -> Path:
 
 
 def followed(path: Path) -> Path:
-    """As `present`; the path itself when it is nowhere, so that whoever opens it is told."""
+    """Return the result of `present`, or the path itself where that raises, for its opener to fail on."""
     with contextlib.suppress(OSError):
         return present(path)
     return path
@@ -157,7 +154,7 @@ def _followed(descriptor: int, held: _Held) -> Path:
     with contextlib.suppress(OSError):
         found = Path(f"/proc/self/fd/{descriptor}").readlink().parent
         if _identity(found) == held.identity:
-            before, held.place = held.place, found  # first: the warning itself goes to a file there
+            before, held.place = held.place, found  # first: the warning is logged to a file there
             log.warning("%s was moved to %s: the run goes on there.", before, found)
             return found
     raise FileNotFoundError(errno.ENOENT, "removed, or moved to another file system", held.place)
@@ -171,12 +168,12 @@ def _takes(stack: contextlib.ExitStack, directory: Path) -> bool:
 
 
 def _locked(path: Path) -> tuple[int, bool, bool | None]:
-    """An open lock file, whether it is new, and what `take` said of it. Raises OSError."""
+    """Return an open lock file, whether it is new, and the result of `take`. Raises OSError."""
     while True:
         created = not os.path.lexists(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         got = take(descriptor)
-        # The holder before removes its file: a lock on one that has no name any more keeps nobody out.
+        # The previous holder removes its file: a lock on a removed file keeps nobody out.
         with contextlib.suppress(FileNotFoundError):
             if got is False or os.path.samestat(os.fstat(descriptor), path.lstat()):
                 return descriptor, created, got
@@ -184,7 +181,7 @@ def _locked(path: Path) -> tuple[int, bool, bool | None]:
 
 
 def _write(descriptor: int, text: bytes) -> None:
-    """Who holds the lock, for people; a full disk does not keep anybody from holding it."""
+    """Write the holder of the lock, for messages; a full disk does not prevent the lock."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text, 0)

@@ -1,7 +1,7 @@
-"""What people read: escaped, whole, and never a reason for a run to end.
+"""Output for people: escaped, uncut, and never a reason for a run to end.
 
-Everything that is printed goes through here. Names, reasons and overrides may come from a stranger's run, so
-no control character reaches a terminal; and a pipe, a log or CI gets every table at the width that it needs.
+Everything printed goes through here. Names, reasons and overrides may come from a stranger's run, so no
+control character reaches a terminal; a pipe, a log or CI gets every table at its full width.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from rich.style import Style
 from rich.text import Text
 
 UNLIMITED = 1_000_000
-"""Columns of what is not a terminal."""
+"""Columns of a stream that is not a terminal."""
 WORDS = 24
-"""Columns that a cell of words needs at least, before a table is given up for a narrow terminal."""
+"""Smallest width of a column of words; below it a table becomes paragraphs."""
 _GAP = "   "
 
 # C0, DEL and C1; what reorders or breaks a line (bidirectional marks, line separators); lone surrogates.
@@ -31,14 +31,14 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """`text` with its control characters as people would type them, such as \\x1b; those in `keep` stay."""
+    """Return `text` with its control characters escaped, such as \\x1b, except those in `keep`."""
     return _CONTROL.sub(lambda m: m[0] if m[0] in keep else m[0].encode("unicode_escape").decode(), text)
 
 
 class Console(rich.console.Console):
-    """A console that takes words as they are: no markup, no emoji, no control characters, nothing cut.
+    """A console that prints text literally: no markup, no emoji, no control characters, nothing cut.
 
-    The width of a terminal is respected, and COLUMNS there; anything else has as many columns as it is given.
+    A terminal keeps its width, or COLUMNS; any other stream has no limit.
     """
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False, file: IO[str] | None = None) -> None:
@@ -47,7 +47,7 @@ class Console(rich.console.Console):
             file=file,
             stderr=stderr,
             quiet=quiet,
-            force_terminal=terminal,  # not by FORCE_COLOR, which a pipe to CI may have as well
+            force_terminal=terminal,  # not by FORCE_COLOR, which CI sets for pipes as well
             width=None if terminal else UNLIMITED,
             markup=False,
             emoji=False,
@@ -56,7 +56,7 @@ class Console(rich.console.Console):
 
     @property
     def file(self) -> Any:
-        """The stream that is written to; writing to it never raises."""
+        """The stream of the console; writing to it never raises."""
         found = super().file
         return found if isinstance(found, _Steady) else _Steady(found)
 
@@ -65,11 +65,11 @@ class Console(rich.console.Console):
         self._file = new_file
 
     def render_str(self, text: str, **styles: Any) -> Text:
-        """A string, also that of a table's cell, as what is drawn."""
+        """Return a string, also that of a table's cell, escaped."""
         return super().render_str(escaped(text), **styles)
 
     def say(self, text: str) -> None:
-        """Print one line as it is; a terminal folds it where it must, so that it can be copied whole."""
+        """Print one line unwrapped: a terminal folds it, so that it can be copied whole."""
         self._write([escaped(text)])
 
     def table(
@@ -82,8 +82,8 @@ class Console(rich.console.Console):
     ) -> None:
         """Print a table: the first column and those named in `words` to the left, numbers to the right.
 
-        Where the terminal is too narrow, words are folded, and if that is not enough each row becomes a
-        paragraph that names its columns: nothing is left out.
+        Where the terminal is too narrow, words are folded; where that is not enough, each row becomes a
+        paragraph that names its columns.
         """
         cells = [[escaped(str(cell)) for cell in row] for row in rows]
         heads = [escaped(name) for name in columns]
@@ -109,7 +109,7 @@ class Console(rich.console.Console):
         self._write([rule * (sum(widths) + len(_GAP) * (len(heads) - 1)), *lines])
 
     def _folded(self, row: Sequence[str], widths: Sequence[int]) -> Iterable[Sequence[str]]:
-        """The lines of a row: one, unless a cell is wider than its column."""
+        """Return the lines of a row: one, unless a cell is wider than its column."""
         if all(cell_len(cell) <= width for cell, width in zip(row, widths, strict=True)):
             return [row]
         folded = [
@@ -125,7 +125,7 @@ class Console(rich.console.Console):
         )
 
     def _write(self, lines: Iterable[str], style: Style | None = None) -> None:
-        """Print lines as they are, all at once: Rich, which measures each, takes seconds for thousands."""
+        """Print lines in one call: Rich, which measures each, takes seconds for thousands."""
         text = "\n".join(lines)
         if self.is_terminal:
             written = Segments([Segment(text, style), Segment.line()])
@@ -136,22 +136,22 @@ class Console(rich.console.Console):
 
 
 def _aligned(text: str, width: int, *, left: bool) -> str:
-    """As str.ljust and str.rjust, by the columns that characters take."""
+    """Justify as str.ljust and str.rjust do, by the columns of the characters."""
     filling = " " * (width - cell_len(text))
     return text + filling if left else filling + text
 
 
 def say_error(sentence: str) -> None:
-    """Print what went wrong on stderr, as one line."""
+    """Print an error on stderr as one line."""
     Console(stderr=True).say(f"error: {sentence}")
 
 
 @contextlib.contextmanager
 def steady_output() -> Iterator[None]:
-    """Let nothing that happens to stdout and stderr end the program or change its exit code.
+    """Keep failures of stdout and stderr from ending the program or changing its exit code.
 
     A reader that is gone, a closed descriptor, a full disk behind the stream and a character that the
-    encoding lacks are passed over, whoever prints: a console, print(), logging, Hydra, the interpreter's end.
+    encoding lacks are ignored for a console, print(), logging, Hydra and the end of the interpreter.
     """
     streams = sys.stdout, sys.stderr
     for descriptor in (1, 2):
@@ -167,7 +167,7 @@ def steady_output() -> Iterator[None]:
 
 
 class _Steady:
-    """A stream that loses what cannot be written, and raises nothing."""
+    """A stream that drops what cannot be written, and never raises."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -186,7 +186,7 @@ class _Steady:
         return len(text)
 
     def flush(self) -> None:
-        """Write what the stream holds back."""
+        """Flush the stream."""
         try:
             self._stream.flush()
         except BrokenPipeError:
@@ -195,14 +195,14 @@ class _Steady:
             pass
 
     def finish(self) -> None:
-        """Flush for the last time: the interpreter, which flushes once more, has nothing to complain of."""
+        """Flush for the last time, so that the interpreter's own flush at its end cannot fail."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
             self._discard()
 
     def _discard(self) -> None:
-        """Send to nowhere what the stream holds back and all that follows."""
+        """Redirect the buffer of the stream and all later output to the null device."""
         with contextlib.suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
@@ -210,7 +210,7 @@ class _Steady:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """Return whether the stream is a terminal."""
         return _is_terminal(self._stream)
 
     def __getattr__(self, name: str) -> Any:
@@ -224,7 +224,7 @@ def _steady(stream: IO[str] | None) -> Any:
 
 
 def _occupy(descriptor: int) -> None:
-    """Open a standard descriptor that is closed, or the next file would get its number, and its output."""
+    """Open a closed standard descriptor, or the next file would get its number and its output."""
     try:
         os.fstat(descriptor)
     except OSError:

@@ -1,4 +1,4 @@
-"""Words of messages that several packages share: the nearest name, and the time."""
+"""Texts that several packages share: the nearest name, and the time."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,19 +6,19 @@ from datetime import UTC, datetime
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The known name most like `word`, in any case; None where all are less like it than `cutoff`."""
+    """Return the known name most similar to `word` in any case, None below the similarity `cutoff`."""
     lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lower, 1, cutoff)
     return lower[close[0]] if close else None
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence: `: did you mean X?` with the known name closest to `word`, or all names."""
+    """Return the end of a message: `: did you mean X?` with the closest known name, or all names."""
     names = sorted(known)
     close = closest(word, names)
     return f": did you mean {prefix}{close}?" if close else f"; there are: {', '.join(names)}."
 
 
 def utc_now() -> str:
-    """The time in ISO 8601, UTC, to the millisecond."""
+    """Return the time in ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

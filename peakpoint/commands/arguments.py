@@ -1,4 +1,4 @@
-"""The arguments of a command: what is wrong with them is one line that says what to type."""
+"""Arguments of the commands; a wrong one is a one-line message with its remedy."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that ends with exit code 2 and one line where argparse prints its usage as well."""
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """The arguments; those that no option takes are refused with the nearest option of the command."""
+        """Return the arguments; unknown ones are refused with the nearest option of the command."""
         options, unknown = self.parse_known_args(arguments)
         if unknown:
             word = unknown[0].partition("=")[0]
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and where the help is."""
+        """Print what is wrong and where the help is, and exit with code 2."""
         if wrong := re.match(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
             hint = _hint(wrong[2], re.findall(r"[\w-]+", wrong[3]))
             message = f"{wrong[2]} is not a choice of {wrong[1]}{hint}"
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def a_path(text: str) -> Path:
-    """The type of an argument that is a path; `~` is the home directory, also behind a `=`."""
+    """Return a path argument; `~` is the home directory, also after a `=`."""
     try:
         return given.path(text)
     except CheckpointError as error:
@@ -70,7 +70,7 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    """Add what a command needs to measure a network again."""
+    """Add the arguments of commands that evaluate a network."""
     parser.add_argument("--data-root", type=a_path, metavar="DIR", help="where the run's data lies now")
     parser.add_argument("--device", default="auto", help="to evaluate on: auto, cpu, cuda")
 

@@ -1,4 +1,4 @@
-"""What the commands share: finding checkpoints, judging them, and printing."""
+"""Helpers of the commands: finding, verifying and printing checkpoints."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # torch comes with it
 
 
 def checkpoint_roots(path: Path) -> list[Path]:
-    """The checkpoint folders of a run, or of every run below a folder, by name. Raises CheckpointError."""
+    """Return the checkpoint folders of a run, or of all runs below a folder. Raises CheckpointError."""
     with contextlib.suppress(CheckpointError):
         return [checkpoint_root(path)]
     found = []
@@ -52,10 +52,10 @@ def _has_manifests(root: Path) -> bool:
 
 
 def everything(root: Path, *, only_looks: bool = True) -> tuple[list[Manifest], list[tuple[str, str]]]:
-    """Every checkpoint that has a readable manifest, oldest first, then the releases by version.
+    """Return the checkpoints with a readable manifest, oldest first, then the releases by version.
 
-    With them, each with the reason, the files whose manifests cannot be read; unless the caller only looks,
-    those of another version raise FormatError.
+    The second list has the files whose manifests cannot be read, each with the reason; those of another
+    format raise FormatError unless `only_looks`.
     """
     index = Index(root)
     found = [*index.look(), *releases(root)]
@@ -65,7 +65,7 @@ def everything(root: Path, *, only_looks: bool = True) -> tuple[list[Manifest], 
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Be the only writer: the trainer locks the run, the library the folder. Raises CheckpointError."""
+    """Hold the locks of both the trainer (the run) and the library (the folder). Raises CheckpointError."""
     with contextlib.ExitStack() as stack:
         for folder in sorted({run_of(root), root}):
             stack.enter_context(one_writer(folder))
@@ -73,7 +73,7 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def manifest_of(path: Path) -> tuple[Path, Manifest]:
-    """The checkpoint root and the manifest of a file or a pointer. Raises CheckpointError."""
+    """Return the checkpoint root and the manifest of a file or a pointer. Raises CheckpointError."""
     try:
         file = path.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop of links
@@ -86,7 +86,7 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
 
 
 def contents(path: Path) -> tuple[dict[str, Any], Manifest | None]:
-    """What a file holds, and its manifest if it has one, by which its bytes are verified.
+    """Return the contents of a file, verified where it has a manifest, and the manifest.
 
     Imports torch. Raises CheckpointError.
     """
@@ -104,19 +104,19 @@ def contents(path: Path) -> tuple[dict[str, Any], Manifest | None]:
 
 
 def not_vouched_for(path: Path) -> str:
-    """The line for a file without a manifest, which says what it is."""
+    """Return the message for a file without a manifest, with its recognised kind."""
     return f"{path} has no manifest beside it, so nothing vouches for it.{foreign.described(path)}"
 
 
 def check_there(*paths: Path | None) -> None:
-    """Raise CheckpointError for the first of `paths` that does not exist; None was not given."""
+    """Raise CheckpointError for the first of `paths` that does not exist; None is skipped."""
     for path in paths:
         if path is not None and not os.path.lexists(path):
             raise CheckpointError(f"{path} does not exist.")
 
 
 def orphans(root: Path) -> list[str]:
-    """Checkpoint files under `root` without a manifest, as `tier/name.pt`; pointers are not files."""
+    """Return the checkpoint files under `root` without a manifest, as `tier/name.pt`, pointers excluded."""
     with settled(root):  # a release that is being written has none yet
         return [
             f"{tier}/{path.name}"
@@ -133,17 +133,17 @@ def _vouched_for(path: Path) -> bool:
     try:
         return Path(read_manifest(mark).file).name == path.name  # which of the two suffixes it is of
     except CheckpointError:
-        return True  # told as unreadable
+        return True  # reported as unreadable
 
 
 def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, Any]:
-    """A manifest as plain JSON types, its root, and whether its bytes are sound (None: not looked at)."""
+    """Return a manifest as plain JSON types with its root; `verified` None means not checked."""
     plain = {**asdict(manifest), "metrics": {k: encode(v) for k, v in manifest.metrics.items()}}
     return {**plain, "root": str(root), "verified": verified}
 
 
 def measured_as_json(measured: "Measured | None") -> dict[str, Any] | None:
-    """What a network was measured at as plain JSON types, None for nothing."""
+    """Return measured metrics as plain JSON types, None for None."""
     if measured is None:
         return None
     return {**asdict(measured), "metrics": {name: encode(v) for name, v in measured.metrics.items()}}
@@ -155,5 +155,5 @@ def print_json(value: Any) -> None:
 
 
 def megabytes(size: float) -> str:
-    """Bytes as a number of MB for people."""
+    """Return bytes as MB for people."""
     return f"{size / 1e6:,.1f} MB"

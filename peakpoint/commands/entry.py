@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell of an error that a user can put right; None for a bug."""
+    """Return the message for an error that a user can correct; None for a bug."""
     if isinstance(error, ValueError):
         if isinstance(error.__cause__, OSError):  # logging, of a file that it cannot open
             return explain(error.__cause__)

@@ -1,4 +1,4 @@
-"""report: the peak of a run against its end, its tests and the files that are kept. Needs no torch."""
+"""report: the peak of a run against its end, its tests and its kept files. Needs no torch."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""diff: what two checkpoints do not have in common. Imports torch when it is called."""
+"""diff: the differences of two checkpoints. Imports torch when called."""
 
 import argparse
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def diff(options: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> tuple[Path, dict[str, Any], Manifest | None]:
-    """The file, its contents and its manifest if it has one. Raises CheckpointError."""
+    """Return the file, its contents and its manifest if it has one. Raises CheckpointError."""
     check_there(path)
     if path.is_dir():
         root = checkpoint_root(path)
@@ -67,7 +67,7 @@ def _position(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(state: dict[str, Any]) -> dict[str, Any]:
-    """What the optimizer was set to, by group; not its moments."""
+    """Return the settings of the optimizer by group, without its moments."""
     optimizer = state.get("optimizer_state_dict", {})
     groups = enumerate(optimizer.get("param_groups", []))
     settings = {str(n): {k: v for k, v in group.items() if k != "params"} for n, group in groups}
@@ -76,7 +76,7 @@ def _settings(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layers(a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> Iterator[dict[str, Any]]:
-    """Norms, relative change and zeros in common of each floating-point tensor of the network."""
+    """Yield norms, relative change and shared zeros of each floating-point tensor of the network."""
     for name in dict.fromkeys([*a, *b]):
         pair = [state.get(name) for state in (a, b)]
         if not all(t is None or (hasattr(t, "is_floating_point") and t.is_floating_point()) for t in pair):
@@ -98,7 +98,7 @@ def _layers(a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> Iterator[dict[str
 
 
 def _finite(value: Any) -> Any:
-    """Plain JSON types: NaN and infinity as words, and what JSON does not know by its name."""
+    """Return strict JSON types: NaN and infinity as words, other types by their repr."""
     if isinstance(value, float):
         return encode(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""ls and show: what is kept, and why."""
+"""ls and show: the checkpoints of a run, with the reasons to keep them."""
 
 import argparse
 from pathlib import Path
@@ -24,7 +24,7 @@ def show_arguments(parser: Parser) -> None:
 
 
 def ls(options: argparse.Namespace) -> int:
-    """A table of the checkpoints of a run, or of each run of a tree."""
+    """Print a table of the checkpoints of a run, or of each run of a tree."""
     console, listed, bad = Console(), [], []
     for root in checkpoint_roots(options.path):
         found, unreadable = everything(root)
@@ -48,7 +48,7 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def _names(root: Path, found: list[Manifest]) -> tuple[dict[Manifest, list[str]], list[str]]:
-    """The aliases of each release, or what is wrong with the journal that knows them."""
+    """Return the aliases of each release, and the problems of the journal that holds them."""
     try:
         current = aliases.current(root)
     except CheckpointError as error:
@@ -83,7 +83,7 @@ def _print(
 
 
 def _rows(members: list[Manifest], names: dict[Manifest, list[str]]) -> tuple[list[str], list[list[object]]]:
-    """The columns of a table of checkpoints, and its rows."""
+    """Return the columns and rows of a table of checkpoints."""
     metrics = list(dict.fromkeys(name for m in members for name in m.metrics))
     rows: list[list[object]] = []
     for m in members:
@@ -96,7 +96,7 @@ def _rows(members: list[Manifest], names: dict[Manifest, list[str]]) -> tuple[li
 
 
 def show(options: argparse.Namespace) -> int:
-    """One checkpoint, its digest checked."""
+    """Print one checkpoint, its digest checked."""
     root, manifest = manifest_of(options.path)
     wrong = verdict(root, manifest)
     plain = as_json(root, manifest, wrong is None)

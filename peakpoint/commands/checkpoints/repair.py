@@ -1,4 +1,4 @@
-"""repair: put a checkpoint folder in order from its manifests alone."""
+"""repair: restore a checkpoint folder from its manifests."""
 
 import argparse
 import contextlib
@@ -32,7 +32,7 @@ def repair_arguments(parser: Parser) -> None:
 
 @dataclass(frozen=True)
 class Repair:
-    """Something to put right: `action` is a word, `apply` does it."""
+    """A repair: `action` is its name in the output, `apply` carries it out."""
 
     action: str
     file: str
@@ -41,7 +41,7 @@ class Repair:
 
 
 def repair(options: argparse.Namespace) -> int:
-    """Quarantine what does not verify, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
+    """Quarantine damaged files, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
     root = checkpoint_root(options.path)
     with contextlib.nullcontext() if options.dry_run else locked(root), publish.settled(root):
         repairs = list(_strays(root))
@@ -54,11 +54,11 @@ def repair(options: argparse.Namespace) -> int:
             unfinished.get(v.file) or _quarantined(root, v.file, v.problem) for v in verdicts if v.problem
         ]
         repairs += _pointers(root, sound, {v.file for v in verdicts if v.problem})
-        repairs += _untold(root, sound)
+        repairs += _unjournaled(root, sound)
         if not options.dry_run:
             for each in repairs:
                 each.apply()
-        repairs += _changelog(root, options.dry_run)  # last: it tells of what is there now
+        repairs += _changelog(root, options.dry_run)  # last: it describes the repaired folder
         doubt = troubles(root)
     if options.json:
         print_json([{"action": r.action, "file": r.file, "reason": r.reason} for r in repairs])
@@ -80,7 +80,7 @@ def _quarantined(root: Path, file: str, problem: str) -> Repair:
 
 
 def _strays(root: Path) -> Iterator[Repair]:
-    """What writers that are dead left half-written."""
+    """Yield the half-written files of dead writers."""
     folders = {run_of(root), root, *(p for p in root.rglob("*") if p.is_dir())}
     for folder in sorted(folders):
         for path in sorted(folder.glob(f"{store.STAGED}*")):
@@ -90,7 +90,7 @@ def _strays(root: Path) -> Iterator[Repair]:
 
 
 def _unfinished(root: Path) -> dict[str, Repair]:
-    """What the sweep of a store would remove: bytes whose save or deletion was cut short."""
+    """Return what the sweep of a store would remove: files of interrupted saves and deletions."""
     runs, found = {m.run for m in store.manifests(root)}, {}
     for claim in root.glob(f"*/{store.STAGED}*{store.CLAIM}"):
         with contextlib.suppress(CheckpointError, TypeError, KeyError):
@@ -103,13 +103,13 @@ def _unfinished(root: Path) -> dict[str, Repair]:
 
 
 def _sweep(root: Path) -> None:
-    """Let each run finish what its dead writers left half-done, as its next start would."""
+    """Complete the interrupted saves and deletions of each run, as its next start would."""
     for run in {m.run for m in store.manifests(root)}:
         Store(root, run)
 
 
 def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repair]:
-    """The pointers that should be and are not, then those that lead nowhere."""
+    """Yield the missing or wrong pointers, then those to be removed."""
     wanted: dict[tuple[str, str], Manifest] = {}
     for manifest in own(root, sound):  # oldest first, so that the newest and the highest win
         for name in manifest.tags if manifest.tier == MILESTONE else ("latest",):
@@ -143,7 +143,7 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
 
 
 def _named(root: Path, sound: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    """The pointers of the aliases, which the journal knows; of those alone whose release is sound."""
+    """Return the pointers of the aliases in the journal whose releases are sound."""
     try:
         current = aliases.current(root)
     except CheckpointError:  # a line was changed: no pointer follows it
@@ -154,26 +154,26 @@ def _named(root: Path, sound: list[Manifest]) -> dict[tuple[str, str], Manifest]
 
 
 def _unset(root: Path) -> set[str]:
-    """The aliases that were taken away."""
+    """Return the aliases that were removed."""
     with contextlib.suppress(CheckpointError):
         last = {change.alias: change.version for change in aliases.changes(root)}
         return {alias for alias, version in last.items() if version is None}
     return set()
 
 
-def _untold(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
-    """Releases whose line in the journal is missing, as when their writer was killed before it."""
+def _unjournaled(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
+    """Yield releases without a line in the journal, as when their writer was killed before it."""
     missing: list[Manifest] = []
     with contextlib.suppress(CheckpointError):  # a line was changed: nothing is added after it
         missing = publish.untold(root)
     for manifest in missing:
         if manifest.file in {m.file for m in sound}:
-            tell = functools.partial(publish.tell, root, manifest)
-            yield Repair("journal", manifest.file, "its release was not written down", tell)
+            note = functools.partial(publish.tell, root, manifest)
+            yield Repair("journal", manifest.file, "its release was not written down", note)
 
 
 def _changelog(root: Path, dry: bool) -> list[Repair]:
-    """The generated changelog, when it is missing or tells of what was."""
+    """Write the generated changelog if it is missing or out of date."""
     path = root / changelog.CHANGELOG
     try:
         text = changelog.text(root)
@@ -182,7 +182,7 @@ def _changelog(root: Path, dry: bool) -> list[Repair]:
         was = "it was out of date" if path.exists() else "it was missing"
         if not dry:
             changelog.write(root)
-    except CheckpointError:  # the journal: told apart
+    except CheckpointError:  # of the journal: reported separately
         return []
     return [Repair("write", changelog.CHANGELOG, was, lambda: None)]
 

@@ -42,7 +42,7 @@ def pull_arguments(parser: Parser) -> None:
 
 
 def push(options: argparse.Namespace) -> int:
-    """Copy what is not there yet; 1 when something could not be."""
+    """Upload the missing checkpoints; 1 when one is refused."""
     root = checkpoint_root(options.path)
     found = store.manifests(root)
     if options.what:
@@ -87,7 +87,7 @@ def push(options: argparse.Namespace) -> int:
 
 
 def _check_named(words: list[str], root: Path, found: list[Manifest]) -> None:
-    """Raise CheckpointError for a word of --what that names no tier, and no role or policy of this run."""
+    """Raise CheckpointError for a word of --what that is no tier, role or policy of this run."""
     known = {
         *TIERS,
         *(name for m in [*found, *releases(root)] for name in (*m.tags, *filter(None, m.policies))),
@@ -98,7 +98,7 @@ def _check_named(words: list[str], root: Path, found: list[Manifest]) -> None:
 
 
 def _run(root: Path) -> tuple[str, list[str]]:
-    """Whose checkpoints these are, and what is copied of them as a rule: what the run's mirror copies."""
+    """Return the id of the run, and the default of --what: what its mirror uploads, and releases."""
     from peakpoint.trainer.config.keys import current_config  # late: Hydra costs a tenth of a second
 
     what = [MILESTONE]
@@ -113,7 +113,7 @@ def _run(root: Path) -> tuple[str, list[str]]:
 
 
 def pull(options: argparse.Namespace) -> int:
-    """Copy a run, or a file, to a directory; 1 when something there is damaged."""
+    """Download a run, or a file, to a directory; 1 when one of its files is damaged."""
     console = Console(quiet=options.json)
     check_folder(options.directory)
     source = download.find(options.url)

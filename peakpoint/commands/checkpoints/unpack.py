@@ -1,4 +1,4 @@
-"""unpack: the ordinary file of a compressed checkpoint. Imports torch when it is called."""
+"""unpack: the dense file of a compressed checkpoint. Imports torch when called."""
 
 import argparse
 from pathlib import Path

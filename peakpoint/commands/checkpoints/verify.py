@@ -1,4 +1,4 @@
-"""verify: whether every checkpoint is what its manifest promised."""
+"""verify: check every checkpoint against its manifest."""
 
 import argparse
 from collections.abc import Iterator
@@ -40,10 +40,10 @@ def verify_arguments(parser: Parser) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One file of a checkpoint root: its manifest if it can be read, and what is wrong, None for nothing.
+    """A file of a checkpoint root, its manifest if it can be read, and its problem, None for a sound file.
 
-    `signed_by` is known of releases when it was asked for; `not_run` says why the network of a sound one was
-    not run when that was.
+    `signed_by` is set for releases where signatures are checked; `not_run` is the reason why the network of a
+    sound release was not run.
     """
 
     root: Path
@@ -54,7 +54,7 @@ class Verdict:
     not_run: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The listing's object, with `problem`; without a manifest all that is not known is null."""
+        """Return the object of the listing with `problem`; values that only a manifest has may be null."""
         facts: dict[str, Any]
         if self.manifest:
             facts = as_json(self.root, self.manifest, self.problem is None)
@@ -67,10 +67,10 @@ class Verdict:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check files, runs and trees of runs; 1 when anything is bad, missing or without manifest.
+    """Check files, runs and trees of runs; 1 when any is bad, missing or without a manifest.
 
-    With --golden the network of each release is rebuilt and run on its golden inputs, where its code is: one
-    that is not registered here is sound all the same, and said.
+    --golden rebuilds the network of each release and runs it on its golden inputs; a network that is not
+    registered here is reported, and no problem.
     """
     verdicts = [v for path in options.paths for v in _verdicts(path)]
     if options.golden:
@@ -106,14 +106,14 @@ def _golden_summary(verdicts: list[Verdict]) -> str:
     agree = [v for v in releases if v.manifest and golden.has(v.manifest) and not (v.problem or v.not_run)]
     without = [v for v in releases if v.manifest and not golden.has(v.manifest)]
     one = len(agree) == 1
-    said = f"{len(agree)} {'release agrees' if one else 'releases agree'} with {'its' if one else 'their'}"
+    summary = f"{len(agree)} {'release agrees' if one else 'releases agree'} with {'its' if one else 'their'}"
     has = f", {len(without)} {'has' if len(without) == 1 else 'have'} none" if without else ""
     idle = sum(v.not_run is not None for v in releases)
-    return f"{said} golden outputs{has}" + (f", {idle} not run" if idle else "")
+    return f"{summary} golden outputs{has}" + (f", {idle} not run" if idle else "")
 
 
 def _with_golden(v: Verdict) -> Verdict:
-    """The verdict on a release after its network was run on its golden inputs."""
+    """Return the verdict on a release after running its network on its golden inputs."""
     from peakpoint.deployment.inference import golden
     from peakpoint.deployment.release import release  # late: they need torch
 
@@ -129,7 +129,7 @@ def _with_golden(v: Verdict) -> Verdict:
 
 
 def _signed(v: Verdict, allowed: Path) -> Verdict:
-    """The verdict on a release that must also be signed."""
+    """Return the verdict on a release that must also be signed."""
     if v.manifest is None or v.problem or v.manifest.tier != PRODUCTION:
         return v
     try:
@@ -154,7 +154,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
 
 
 def examine(root: Path, *, only_looks: bool = True) -> Iterator[Verdict]:
-    """Every checkpoint under a root, the oldest first, then what has no manifest that can be read.
+    """Yield every checkpoint under a root, oldest first, then files without a readable manifest.
 
     Raises FormatError as `everything` does.
     """
@@ -175,7 +175,7 @@ def examine(root: Path, *, only_looks: bool = True) -> Iterator[Verdict]:
 
 
 def _identity(root: Path, manifest: Manifest) -> tuple[object, ...]:
-    """Equal for names of the same bytes (hard links), which are then read once."""
+    """Return a key that is equal for hard links, so that their bytes are read once."""
     if manifest.tier == PRODUCTION:  # has other files, too
         return (manifest.file,)
     try:

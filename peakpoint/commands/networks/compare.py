@@ -127,7 +127,7 @@ def _notes(rows: "list[Row]", how: dict[str, Any]) -> list[str]:
 
 
 def _which(candidate: "Candidate") -> str:
-    """The file, where the path is a run or a link."""
+    """Return the name of the file where the path is a run or a link."""
     return "" if Path(candidate.label) == candidate.file else f": {candidate.file.name}"
 
 

@@ -39,7 +39,7 @@ def changelog_arguments(parser: Parser) -> None:
 
 
 def alias(options: argparse.Namespace) -> int:
-    """List the aliases, show one with its history, set or remove it, or say what it named on a day."""
+    """List the aliases, show the history of one, set or remove it, or print its release on a day."""
     root: Path = checkpoint_root(options.path)
     name, version = options.name, options.version
     if options.remove and (name is None or version is not None or options.on is not None):
@@ -58,7 +58,7 @@ def alias(options: argparse.Namespace) -> int:
 
 
 def in_json(change: Change) -> dict[str, Any]:
-    """A change as plain JSON types; its time is UTC."""
+    """Return a change as plain JSON types, its time in UTC."""
     return {
         "time": change.time.astimezone(UTC).isoformat(timespec="milliseconds"),
         **{key: getattr(change, key) for key in ("alias", "version", "before", "how", "reason")},
@@ -66,7 +66,7 @@ def in_json(change: Change) -> dict[str, Any]:
 
 
 def in_words(change: Change) -> str:
-    """A change as one line, at the local time."""
+    """Return a change as one line, in local time."""
     when = change.time.astimezone().isoformat(sep=" ", timespec="seconds")
     why = f": {' '.join(change.reason.split())}" if change.reason else ""
     return (
@@ -75,7 +75,7 @@ def in_words(change: Change) -> str:
 
 
 def missing(root: Path, version: str | None) -> str | None:
-    """What keeps an alias from being served: its release was deleted by hand. The bytes are not verified."""
+    """Return why an alias cannot be served when its release was deleted by hand. Reads no bytes of it."""
     if version is None:
         return None
     files = [m.file for m in listing.releases(root) if listing.version_of(m) == version]
@@ -85,7 +85,7 @@ def missing(root: Path, version: str | None) -> str | None:
 
 
 def troubles(root: Path) -> list[str]:
-    """What people must put right: a changed journal, which has no other copy, and aliases of what is gone."""
+    """Return what only people can repair: a changed journal, and aliases of lost releases."""
     try:
         named = aliases.current(root)
     except CheckpointError as error:
@@ -127,8 +127,8 @@ def _show(root: Path, name: str, as_data: bool) -> int:
         return int(problem is not None)
     console = Console()
     console.say(f"{name}: {version or 'names no release'}")
-    for told in [*map(in_words, history), *aliases.doubts(history)]:
-        console.say(told)
+    for line in [*map(in_words, history), *aliases.doubts(history)]:
+        console.say(line)
     if problem:
         console.say(f"{name}: {problem}")
     return int(problem is not None)
@@ -150,7 +150,7 @@ def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool)
 
 
 def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
-    """What an alias, or each, named at a time: for a day, when it ended."""
+    """Print the release that an alias, or each, named at a time; for a day, at its end."""
     start, end = span(day)
     if start > datetime.now(UTC):
         raise CheckpointError(f"{day} is still to come.")
@@ -159,8 +159,8 @@ def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
     for each in [name] if name else sorted({change.alias for change in history}):
         mine = [change for change in history if change.alias == each]
         within = [in_json(c) for c in mine if start <= c.time <= end]
-        told = {"changes": within, "doubts": aliases.doubts(mine)}
-        answers.append({"alias": each, "version": aliases.at(root, each, end), **told})
+        version = aliases.at(root, each, end)
+        answers.append({"alias": each, "version": version, "changes": within, "doubts": aliases.doubts(mine)})
     if as_data:
         print_json({"at": end.astimezone(UTC).isoformat(), "answers": answers})
         return 0
@@ -179,9 +179,9 @@ def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
 
 
 def span(text: str) -> tuple[datetime, datetime]:
-    """The first and last moment that `text` means: a day of the local time zone, or one point in time twice.
+    """Return the first and last moment of a day in local time, or a point in time twice.
 
-    Without an offset such as +00:00 or Z, a time is local. Raises CheckpointError for anything else.
+    A time without an offset such as +00:00 or Z is local. Raises CheckpointError for other text.
     """
     try:
         try:
@@ -198,7 +198,7 @@ def span(text: str) -> tuple[datetime, datetime]:
 
 
 def why(root: Path, manifest: Manifest, as_data: bool) -> int:
-    """What a release is from, which aliases it has and had, and in place of which."""
+    """Print the source of a release and the history of its aliases."""
     if wrong := verdict(root, manifest):
         raise CheckpointError(f"{wrong} Restore it from a copy, and roll back what names it meanwhile.")
     version = listing.version_of(manifest)
@@ -206,8 +206,8 @@ def why(root: Path, manifest: Manifest, as_data: bool) -> int:
     names = sorted(alias for alias, named in aliases.current(root).items() if named == version)
     kept = "releases are never deleted"
     if as_data:
-        told = {"kept": [kept], "aliases": names, "changes": [in_json(c) for c in moved]}
-        print_json({**as_json(root, manifest, True), **told})
+        facts = {"kept": [kept], "aliases": names, "changes": [in_json(c) for c in moved]}
+        print_json({**as_json(root, manifest, True), **facts})
         return 0
     console = Console()
     source = (manifest.metadata or {}).get("source") or {}
@@ -220,7 +220,7 @@ def why(root: Path, manifest: Manifest, as_data: bool) -> int:
 
 
 def rollback(options: argparse.Namespace) -> int:
-    """Verify an earlier release and let an alias name it."""
+    """Verify an earlier release and set an alias to it."""
     from peakpoint.deployment.release.rollback import roll_back
 
     root = checkpoint_root(options.path)

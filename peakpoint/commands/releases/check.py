@@ -1,4 +1,4 @@
-"""check: whether the champion still does what was recorded; beyond the threshold, back to the one before."""
+"""check: measure the champion again, and roll back where its metric is worse by more than a threshold."""
 
 import argparse
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""What the record of a run says of a checkpoint: for its model card, as plain values.
+"""The record of a run for the model card of its checkpoint, as plain values.
 
 A run's directory has run.json, status.json and metrics.jsonl, its checkpoints the manifests and the journal.
-What is missing, as when only the checkpoints were copied, is left out; what is broken is told.
+Missing files, as when only the checkpoints were copied, are left out; broken ones are refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -51,14 +51,14 @@ class RunRecord:
             "epoch": self.manifest.epoch,
             "global_step": self.manifest.global_step,
             "epochs": config.get("epochs"),
-            "optimizer": _said(config.get("optimizer")),
-            "scheduler": _said(config.get("scheduler")),
-            "pruning": _said(pruning) if pruning.get("target") else None,
+            "optimizer": _present(config.get("optimizer")),
+            "scheduler": _present(config.get("scheduler")),
+            "pruning": _present(pruning) if pruning.get("target") else None,
             **{name: config.get(name) for name in ("batch_size", "precision", "seed")},
             "hours": self.hours(),
             "attempts": len(run.get("attempts") or []) or None,
-            "hardware": _said({k: hardware.get(k) for k in ("machine", "cpu_count", "gpus", "cuda")}),
-            "packages": _said({**(run.get("packages") or {}), "python": run.get("python")}),
+            "hardware": _present({k: hardware.get(k) for k in ("machine", "cpu_count", "gpus", "cuda")}),
+            "packages": _present({**(run.get("packages") or {}), "python": run.get("python")}),
             "peaks": self.peaks(),
         }
 
@@ -178,16 +178,16 @@ def _rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _said(values: Mapping[str, Any] | None) -> dict[str, Any]:
+def _present(values: Mapping[str, Any] | None) -> dict[str, Any]:
     return {str(k): v for k, v in (values or {}).items() if v not in (None, [], "")}
 
 
 def _augmentation(data: Mapping[str, Any]) -> str:
-    said = []
+    found = []
     if padding := data.get("crop_padding"):
-        said.append(f"random crops after a padding of {padding}")
+        found.append(f"random crops after a padding of {padding}")
     if data.get("flip"):
-        said.append("horizontal flips")
+        found.append("horizontal flips")
     if size := data.get("cutout"):
-        said.append(f"cutout of {size} pixels")
-    return ", ".join(said) or "none"
+        found.append(f"cutout of {size} pixels")
+    return ", ".join(found) or "none"

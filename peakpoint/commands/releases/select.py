@@ -1,4 +1,4 @@
-"""select: which checkpoint the rules choose, and which rule rejected each of the others."""
+"""select: the checkpoint that the rules choose, and the rules that rejected the others."""
 
 import argparse
 import os
@@ -49,7 +49,7 @@ def select(options: argparse.Namespace) -> int:
 
 
 def shown(path: Path) -> str:
-    """A path as it is shortest to read: relative to here when it lies below."""
+    """Return a path as text, relative to the working directory where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

@@ -18,7 +18,7 @@ from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage, saved
-from tests.checkpointing.publish_cases import SAFE, files, message, small, sound
+from tests.checkpointing.publish_cases import SAFE, files, journaled, small, sound
 from tests.conftest import ROOT
 from tests.remotes import Fault
 
@@ -162,7 +162,7 @@ def test_releases_travel_with_all_that_belongs_to_them(url, tmp_path, cli_main):
     assert contents(back) == contents(root)
     assert cli_main("verify", "--golden", back)[0] == 0
     assert sound(back) == sound(root)
-    assert message(back) == message(root)
+    assert journaled(back) == journaled(root)
     assert aliases.current(back) == {"champion": "1.0.0"}
     for name in ("champion.pt", "latest.safetensors"):
         link = root / "production" / name
