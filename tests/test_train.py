@@ -31,8 +31,8 @@ WRONG = [
     (["+optimizer.lrr=0.1"], "optimizer.lrr is not a key of this configuration: did you mean optimizer.lr?"),
     (["+epoch=3"], "epoch is not a key of this configuration: did you mean epochs?"),
     (["pruning=none", "pruning.target=0.5"], "pruning=none trains dense, but pruning.target=0.5"),
-    (["optimizer=sgd", "pruning=state"], "pruning=state scores weights by Adam's moments"),
-    (["optimizer.variant=bitter99"], "bitter99"),
+    (["optimizer=sgd", "pruning=state"], "pruning.criterion=bitter7 scores weights by exp_avg_sq, which"),
+    (["pruning.criterion=bitter99"], "bitter99"),
     (
         ["pruning.start_step=3", "pruning.start_epoch=1"],
         "pruning.start_step and pruning.start_epoch are both",
@@ -68,7 +68,7 @@ def test_wrong_input_is_one_clear_line(train, arguments, sentence):
 def test_a_run_leaves_its_record(whole_run):
     record = json.loads((whole_run / "run.json").read_text())
     assert record["config"]["optimizer"]["name"] == "adamwprune"
-    assert record["config"]["pruning"]["variant"] == "bitter7"
+    assert record["config"]["pruning"]["criterion"] == "bitter7"
     assert record["seed"] == 0
     assert set(record["data"]) >= {"train_sha256"} or any("sha256" in key for key in record["data"])
     assert {"packages", "hardware", "python", "git_commit", "git_diff"} <= set(record)

@@ -189,7 +189,7 @@ def build_pruner(
 
     Of the `whole` steps of all epochs, max_steps leaves `total`.
     """
-    if cfg.target == 0:
+    if cfg.target == 0 or cfg.criterion is None:
         return None
     start, end = (_pruning_step(cfg, which, steps_per_epoch, total, ramp) for which in ("start", "end"))
     start = max(start, ramp.begin)
@@ -208,7 +208,7 @@ def build_pruner(
     return pruner.Pruner(
         optimizer,
         PruneSettings(
-            criterion=cfg.variant if cfg.method == "state" else "magnitude",
+            criterion=cfg.criterion,
             target=cfg.target,
             start_step=start,
             end_step=end,

@@ -56,8 +56,6 @@ class AdamW(Adam):
 class AdamWPrune(AdamW):
     """AdamW whose own state decides what to prune; brings `pruning=state`."""
 
-    variant: str
-
 
 @register("optimizer", "adamwspam")
 @dataclass(kw_only=True)

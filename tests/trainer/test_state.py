@@ -18,7 +18,7 @@ from tests.trainer.parts import fit, interrupted, parts
 
 MADE_OF = {
     "adamwprune": [],
-    "adamwprune bitter0": ["optimizer.variant=bitter0"],
+    "adamwprune bitter0": ["pruning.criterion=bitter0"],
     "adamw": ["optimizer=adamw", "pruning.target=0.5"],
     "adam": ["optimizer=adam", "optimizer.amsgrad=true", "scheduler=multistep"],
     "adamwspam": [

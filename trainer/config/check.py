@@ -164,18 +164,14 @@ def _check_groups(config: c.Config) -> None:
 
 
 def _check_pruning(config: c.Config) -> None:
+    """The optimizer has the state that the criterion reads."""
     pruning = config.pruning
-    c.require(
-        pruning.method not in c.DENSE or pruning.target == 0,
-        f"pruning={pruning.method} trains dense, but pruning.target={pruning.target:g}: "
-        "choose pruning=magnitude or pruning=state, or leave the target out.",
-    )
     state = config.optimizer.state
-    needs = registry.find("criterion", pruning.variant).needs if pruning.method == "state" else ()
+    needs = registry.find("criterion", pruning.criterion).needs if pruning.criterion else ()
     c.require(
         pruning.target == 0 or state is None or {*needs} <= {*state},
-        f"pruning=state scores weights by Adam's moments, which optimizer={config.optimizer.name} has not: "
-        "use pruning=magnitude, or adamwprune, adamw, adam or adamwspam.",
+        f"pruning.criterion={pruning.criterion} scores weights by {' and '.join(needs)}, which "
+        f"optimizer={config.optimizer.name} does not have: use pruning=magnitude or another optimizer.",
     )
 
 

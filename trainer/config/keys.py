@@ -41,6 +41,9 @@ _OURS = {theirs: ours for ours, names in SYNONYMS.items() for theirs in names.sp
 
 
 RENAMED = {
+    "pruning.method": "pruning",
+    "pruning.variant": "pruning.criterion",
+    "optimizer.variant": "pruning.criterion",
     "checkpoint.mirror": "checkpoint.mirror.url",
     "checkpoint.mirror_what": "checkpoint.mirror.what",
     "checkpoint.mirror_keep": "checkpoint.mirror.keep",
@@ -69,7 +72,7 @@ def current_override(override: str) -> str:
 def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded configuration with the keys of today, interpolations as they are."""
     found: dict[str, Any] = {}
-    for key, value in flat(recorded).items():
+    for key, value in _with_criterion(flat(recorded)).items():
         new = RENAMED.get(key, key)
         if new != key and value == f"${{{new}}}":
             continue
@@ -79,6 +82,17 @@ def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(folder, {})
         node[name] = value
     return found
+
+
+def _with_criterion(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a configuration with one criterion, where `method` and two variants were."""
+    if "pruning.method" not in leaves:
+        return leaves
+    method, variant = leaves.pop("pruning.method"), leaves.pop("pruning.variant", None)
+    of_optimizer = leaves.pop("optimizer.variant", "bitter7")
+    by_state = of_optimizer if str(variant).startswith("${") else variant
+    criterion = {"state": by_state, "none": None, "regrow": None}.get(method, method)
+    return {**leaves, "pruning.criterion": criterion, "pruning.regrow": method == "regrow"}
 
 
 def leaves() -> dict[str, Any]:

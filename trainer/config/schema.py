@@ -40,16 +40,12 @@ def require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
-DENSE = ("none", "regrow")
-"""Methods that prune nothing more; `regrow` lets go of what a resumed run has pruned."""
-
-
 @dataclass(kw_only=True)
 class Pruning:
-    """Which weights go, how many, and when. `target` 0 trains dense."""
+    """Which weights go, how many, and when. A `criterion` of None, `regrow` and `target` 0 train dense."""
 
-    method: str
-    variant: str
+    criterion: str | None
+    regrow: bool
     target: float
     allocation: str
     schedule: str
@@ -66,6 +62,12 @@ class Pruning:
         require_range(self, "pruning.", 1, INF, "frequency")
         require_range(self, "pruning.", 0, INF, "start_step end_step start_epoch end_epoch")
         require_range(self, "pruning.", 0, 1, "start_fraction end_fraction")
+        choice = "regrow" if self.regrow else "none"
+        require(
+            self.target == 0 or (self.criterion is not None and not self.regrow),
+            f"pruning={choice} trains dense, but pruning.target={self.target:g}: "
+            "choose pruning=magnitude or pruning=state, or leave the target out.",
+        )
         for end in ("start", "end"):
             require(
                 getattr(self, f"{end}_step") is None or getattr(self, f"{end}_epoch") is None,

@@ -10,7 +10,6 @@ from peakpoint.checkpointing.policies.sparsity import SparsitySettings
 from peakpoint.trainer.config import schema as c
 
 SHARED = {
-    "optimizer.variant": "choose pruning=state",
     "checkpoint.interval": "add interval to checkpoint/policy",
     "checkpoint.interval_steps": "add interval to checkpoint/policy",
     "checkpoint.interval_minutes": "add wall_clock to checkpoint/policy",

@@ -10,8 +10,6 @@ from peakpoint.base.errors import UserError, restoring
 
 log = logging.getLogger("peakpoint")
 
-REGROW = "regrow"
-
 
 @dataclass(frozen=True)
 class Ramp:
@@ -36,7 +34,7 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
         return cfg, FROM_THE_START
     before: dict[str, Any] = saved.get("optimizer_state_dict", {}).get("pruning", {})
     sparsity = float(before.get("sparsity", 0.0))
-    if cfg.pruning.method == REGROW and sparsity:
+    if cfg.pruning.regrow and sparsity:
         log.warning("pruning=regrow: the %.2f %% that were pruned are trained again", 100 * sparsity)
         sparsity = 0.0
     target = _target(cfg.pruning, sparsity)
@@ -46,6 +44,8 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
     cfg = cfg.copy()
     OmegaConf.update(cfg, "pruning.target", target)
     settings = before.get("settings", {})
+    if cfg.pruning.criterion is None:
+        OmegaConf.update(cfg, "pruning.criterion", str(settings["criterion"]))
     if settings.get("target") == target:
         return cfg, Ramp(int(settings.get("begin", 0)), float(settings.get("initial", 0.0)))
     step = int(saved["progress"]["step"])

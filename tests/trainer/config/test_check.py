@@ -172,11 +172,9 @@ def test_a_value_out_of_range_is_one_sentence(override, sentence):
         (["pruning.start_epoch=2", "pruning.end_epoch=1"], "start_epoch=2.0 is after pruning.end_epoch=1.0"),
         (["pruning.start_step=2", "pruning.end_step=1"], "start_step=2 is after pruning.end_step=1: let it"),
         (["pruning.start_fraction=0.9"], "pruning.start_fraction=0.9 is after pruning.end_fraction=0.8"),
-        (["pruning=magnitude", "pruning.variant=bitter0"], "pruning.variant=bitter0 has no effect with"),
-        (["pruning.method=magnitude"], "pruning.variant=bitter7 has no effect with pruning.method=magnitude"),
-        (["pruning=auto", "pruning.method=state"], "pruning.method=state needs a pruning.variant: choose"),
-        (["optimizer=sgd", "pruning=state"], "pruning=state scores weights by Adam's moments"),
+        (["optimizer=sgd", "pruning=state"], "pruning.criterion=bitter7 scores weights by exp_avg_sq, which"),
         (["pruning=none", "optimizer=adamw", "pruning.target=0.5"], "pruning=none trains dense"),
+        (["pruning=regrow", "optimizer=adamw", "pruning.target=0.5"], "pruning=regrow trains dense"),
     ],
 )
 def test_rules_across_fields(overrides, sentence):
@@ -203,11 +201,8 @@ def test_the_bounds_of_the_rules_are_allowed(overrides):
 NAMES = [
     ("pruning.schedule=cubicc", "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
     ("pruning.allocation=", "pruning.allocation= is not a choice; there are: global."),
-    ("pruning.method=", "pruning.method= is not a choice; there are: magnitude, none, regrow, state."),
-    ("pruning.method=magnitud", "pruning.method=magnitud is not a choice: did you mean magnitude?"),
-    ("pruning.variant=biter7", "pruning.variant=biter7 is not a choice: did you mean bitter7?"),
-    ("optimizer.variant=bitter77", "optimizer.variant=bitter77 is not a choice: did you mean bitter7?"),
-    ("optimizer.variant=", "optimizer.variant= is not a choice; there are: bitter0, bitter7."),
+    ("pruning.criterion=", "pruning.criterion= is not a choice; there are: bitter0, bitter7, magnitude."),
+    ("pruning.criterion=biter7", "pruning.criterion=biter7 is not a choice: did you mean bitter7?"),
     ("optimizer.name=adamm", "optimizer.name=adamm is not a choice: did you mean adam?"),
     ("optimizer.name=adamw", "optimizer.name=adamw cannot be set: choose optimizer=adamw instead."),
     ("model.name=resnet51", "model.name=resnet51 is not a choice: did you mean resnet50?"),
@@ -265,7 +260,7 @@ def test_every_measured_metric_can_be_monitored(metric):
 def test_the_sentence_that_always_works():
     config = checked(compose("optimizer=adamwprune", "checkpoint.interval=10"))
     assert config.checkpoint.policy["interval"].epochs == 10
-    assert (config.pruning.method, config.pruning.variant, config.pruning.target) == ("state", "bitter7", 0.7)
+    assert (config.pruning.criterion, config.pruning.target) == ("bitter7", 0.7)
 
 
 def test_one_more_metric_as_the_file_says():

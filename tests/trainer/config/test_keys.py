@@ -24,6 +24,9 @@ def test_every_new_name_is_a_key_and_is_typed_as_it_is():
         ("checkpoint.mirror.what=[milestone,training]", "checkpoint.mirror.what=[milestone,training]"),
         ("++checkpoint.policy.interval.steps=3", "++checkpoint.interval_steps=3"),
         ("checkpoint.mirror.url={url: x}", "checkpoint.mirror.url={url: x}"),
+        ("pruning.variant=bitter0", "pruning.criterion=bitter0"),
+        ("optimizer.variant=bitter0", "pruning.criterion=bitter0"),
+        ("pruning.method=regrow", "pruning=regrow"),
         ("checkpoint.interval=3", "checkpoint.interval=3"),
         ("~checkpoint.policy.best", "~checkpoint.policy.best"),
         ("plugins=[a]", "plugins=[a]"),
@@ -56,4 +59,25 @@ def test_a_recorded_configuration_has_the_keys_of_today():
             "mirror": {"url": "s3://b/x", "keep": 2},
             "policy": {"interval": {"keep_last": 3}, "wall_clock": {"keep_last": 3}},
         },
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "variant", "criterion", "regrow"),
+    [
+        ("state", "${oc.select:optimizer.variant,bitter7}", "bitter0", False),
+        ("state", "bitter7", "bitter7", False),
+        ("magnitude", "", "magnitude", False),
+        ("none", "", None, False),
+        ("regrow", "", None, True),
+    ],
+)
+def test_a_recorded_method_and_two_variants_are_one_criterion(method, variant, criterion, regrow):
+    earlier = {
+        "optimizer": {"name": "x", "variant": "bitter0"},
+        "pruning": {"method": method, "variant": variant},
+    }
+    assert current_config(earlier) == {
+        "optimizer": {"name": "x"},
+        "pruning": {"criterion": criterion, "regrow": regrow},
     }
