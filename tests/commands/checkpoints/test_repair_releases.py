@@ -104,7 +104,7 @@ def test_a_missing_changelog_is_written_where_there_are_releases(served, run, cl
     assert "write" not in cli_main("repair", run)[1]
 
 
-def test_a_champion_that_is_damaged_goes_to_quarantine_and_people_are_reported(served, cli_main):
+def test_a_champion_that_is_damaged_goes_to_quarantine_and_is_reported(served, cli_main):
     damage(served / "production" / "le_net5_v1.1.0.pt")
     code, out, _ = cli_main("repair", served)
     assert code == 1
