@@ -7,16 +7,9 @@ import sys
 
 import pytest
 
+from tests.commands.releases.promote_cases import TEXTS
 from tests.conftest import ROOT
 from tests.faults.fault_cases import mounted
-
-TEXTS = """
-description: Tells patterns apart.
-intended_use: Tests.
-limitations: Made images.
-ethical_considerations: None.
-license: MIT
-"""
 
 # What follows `peakpoint`, and what is said. {run} is a run, {file} its newest checkpoint.
 REFUSED = [
