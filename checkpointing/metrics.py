@@ -1,14 +1,47 @@
-"""What the name of a metric says of it: which values are better, and whether it is a loss.
+"""Metrics: one record for each that is measured here, and what the name of any other says of it.
 
-The one place that knows; the library, the rules of a selection, the trainer and the reports ask here.
+The one place that knows which values are better, their unit and how they are printed; the library, the rules
+of a selection, the trainer, the reports and the model cards ask here.
 """
 
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import closest
+
+FRACTION, NATS = "fraction", "nats"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRecord:
+    """A metric that the trainer measures; `better` is max or min, `title` and `short` are for people.
+
+    `counts` says that it is a share of the images, whose number gives a confidence interval. `hub` is the
+    kind of metric in the words of the Hugging Face Hub.
+    """
+
+    name: str
+    better: str
+    unit: str
+    title: str
+    short: str
+    hub: str
+    counts: bool
+
+
+METRICS = {
+    record.name: record
+    for record in (
+        MetricRecord("accuracy", "max", FRACTION, "Accuracy", "accuracy", "accuracy", counts=True),
+        MetricRecord("top5_accuracy", "max", FRACTION, "Top-5 accuracy", "top-5", "accuracy", counts=True),
+        MetricRecord("f1_score", "max", FRACTION, "F1, macro", "F1", "f1", counts=False),
+        MetricRecord("loss", "min", NATS, "Cross-entropy, nats", "loss", "loss", counts=False),
+    )
+}
+"""What is measured on the validation and the test split, by name."""
 
 _WORDS = {
     "min": """bpb bpc bpd brier bytes cer cost crps divergence ece eer entropy err error errors fid fnr fpr
@@ -35,6 +68,8 @@ def direction(metric: str) -> str | None:
     """
     if re.match(r"\s*1(\.0*)?\s*-", metric):
         return None
+    if metric in METRICS:
+        return METRICS[metric].better
     found = None
     for word in _words(metric):
         found = _MEANING.get(word, found)
@@ -79,3 +114,15 @@ def _parts(word: str) -> tuple[str, ...]:
     rest = word.removeprefix(split)
     bare = rest if rest in _MEANING else rest.rstrip("0123456789")
     return (split, bare) if bare in _MEANING else (word,)
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric is one of ours that is printed in percent."""
+    return metric in METRICS and METRICS[metric].unit == FRACTION
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A metric's value for people: percent for fractions, four decimals for the rest, `-` for None."""
+    if value is None:
+        return "-"
+    return f"{value:.2%}" if is_fraction(metric) and math.isfinite(value) else f"{value:.4f}"

@@ -12,12 +12,12 @@ from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.terminal import Console, say_error
+from peakpoint.checkpointing.metrics import shown
 from peakpoint.trainer.config import hydra_overrides, unheeded
 from peakpoint.trainer.config.check import checked
 from peakpoint.trainer.listeners.retrying_file import open_logs
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.reports.history import peak_rows, read_history
-from peakpoint.trainer.reports.tables import shown
 from peakpoint.trainer.resume.plan import Plan, last_attempt
 from peakpoint.trainer.signals import Ended
 

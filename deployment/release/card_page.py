@@ -10,15 +10,9 @@ from typing import Any
 
 import yaml
 
+from peakpoint.checkpointing.metrics import METRICS, shown
 from peakpoint.deployment.release.card import lines_of
 
-# Our metrics: the Hub's name, the title on the page, and whether it is a fraction.
-METRICS = {
-    "accuracy": ("accuracy", "Accuracy", True),
-    "top5_accuracy": ("accuracy", "Top-5 accuracy", True),
-    "f1_score": ("f1", "F1, macro", True),
-    "loss": ("loss", "Cross-entropy, nats", False),
-}
 SPLITS = {"val": "validation"}
 
 # Values of `license` on the Hub; any other is `other`, with a name.
@@ -64,7 +58,7 @@ def _front_matter(card: Mapping[str, Any]) -> str:
     datasets = [d for d in ([named] if isinstance(named, str) else named or []) if _HUB_ID.fullmatch(d)]
     results = card.get("results") or []
     metrics = {
-        METRICS[name][0] for r in results for name in r["metrics"] if name in METRICS and name != "loss"
+        METRICS[name].hub for r in results for name in r["metrics"] if name in METRICS and name != "loss"
     }
     front = {
         "language": card.get("language"),
@@ -92,7 +86,7 @@ def _index(card: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> lis
     found = []
     for result in results:
         values = [
-            {"type": METRICS[name][0], "name": METRICS[name][1], "value": value}
+            {"type": METRICS[name].hub, "name": METRICS[name].title, "value": value}
             for name, value in result["metrics"].items()
             if name in METRICS and math.isfinite(value)
         ]
@@ -147,16 +141,10 @@ def _results(card: Mapping[str, Any]) -> str:
     head = ["Split", "Images", *map(_title, names), "Of"]
     rows = []
     for result in results:
-        values = [_value(name, result["metrics"].get(name)) for name in names]
+        values = [shown(name, result["metrics"].get(name)) for name in names]
         samples = "-" if result["samples"] is None else f"{result['samples']:,}"
         rows.append([SPLITS.get(result["split"], result["split"]), samples, *values, result["of"]])
     return _grid(head, rows)
-
-
-def _value(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2%}" if name in METRICS and METRICS[name][2] else f"{value:.4f}"
 
 
 def _data_rows(card: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -202,7 +190,7 @@ def _peaks(peaks: Sequence[Mapping[str, Any]]) -> str:
         return ""
     metric = peaks[0]["metric"]
     rows = [
-        [p["scope"], p["best_epoch"], *(_value(metric, p[key]) for key in ("best", "final", "degradation"))]
+        [p["scope"], p["best_epoch"], *(shown(metric, p[key]) for key in ("best", "final", "degradation"))]
         for p in peaks
     ]
     heading = f"{_title(metric)} on the validation split, at the peak of the run and at its end:"
@@ -210,7 +198,7 @@ def _peaks(peaks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _title(metric: str) -> str:
-    return METRICS[metric][1] if metric in METRICS else metric
+    return METRICS[metric].title if metric in METRICS else metric
 
 
 def _provenance_rows(card: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import CONF
 from peakpoint.base.text import nearest
-from peakpoint.checkpointing.metrics import mode_of
+from peakpoint.checkpointing.metrics import METRICS, mode_of
 
 FOLDER = CONF / "release" / "rules"
 DEFAULT = "default"
@@ -25,8 +25,7 @@ MEASURED = ("latency_ms", "weights_bytes")
 """What no manifest has: it is measured, of those that meet every other rule."""
 UNORDERED = ("epoch", "global_step")
 """What has no better and worse: the later comes first, or with a minus the earlier."""
-PROPORTIONS = ("accuracy", "top5_accuracy")
-"""Which metrics count images, so that their number gives a confidence interval."""
+PROPORTIONS = [record.name for record in METRICS.values() if record.counts]
 
 
 @dataclass(frozen=True)

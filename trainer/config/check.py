@@ -16,7 +16,7 @@ from peakpoint.base.errors import UserError
 from peakpoint.base.files import CONF
 from peakpoint.base.text import nearest
 from peakpoint.checkpointing import policies  # noqa: F401 (registers)
-from peakpoint.checkpointing.metrics import direction
+from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.checkpointing.storage.listing import TIERS
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
@@ -41,9 +41,6 @@ SHARED: dict[str, dict[str, type]] = {
     "checkpoint": {"checkpoint": c.Checkpoint},
 }
 """Classes of settings that several choices of a group have."""
-
-METRICS = {name: direction(name) for name in ("accuracy", "top5_accuracy", "f1_score", "loss")}
-"""What is measured on the validation split, and which way is better."""
 
 
 def register_schemas() -> None:
@@ -238,8 +235,9 @@ def _check_metrics(checkpoint: c.Checkpoint) -> None:
             watched[f"{where}.metrics.{metric}"] = (metric, rule.mode)
     for where, (metric, mode) in watched.items():
         c.require(metric in METRICS, f"{where}: {metric} is not measured{nearest(metric, METRICS)}")
+        better = METRICS[metric].better
         c.require(
-            mode == METRICS[metric],
-            f"{where}: {metric} is better the {'higher' if METRICS[metric] == 'max' else 'lower'} it is: "
-            f"set its mode to {METRICS[metric]}.",
+            mode == better,
+            f"{where}: {metric} is better the {'higher' if better == 'max' else 'lower'} it is: "
+            f"set its mode to {better}.",
         )

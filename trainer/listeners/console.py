@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
+from peakpoint.checkpointing.metrics import METRICS, shown
 from peakpoint.trainer.listeners.events import Logged, Published, Tested
 
 log = logging.getLogger("peakpoint")
@@ -68,10 +69,9 @@ class ConsoleListener:
 
     def _say(self, event: Published) -> None:
         if isinstance(event, EvalEnd):
-            m = event.metrics
+            values = (f"{m.short} {shown(m.name, event.metrics[m.name])}" for m in METRICS.values())
             log.info(
-                f"epoch {event.epoch}: accuracy {m['accuracy']:.2%}, top-5 {m['top5_accuracy']:.2%}, "
-                f"F1 {m['f1_score']:.4f}, loss {m['loss']:.4f}, sparsity {event.sparsity:.2%}{_of_all(event)}"
+                f"epoch {event.epoch}: {', '.join(values)}, sparsity {event.sparsity:.2%}{_of_all(event)}"
             )
         elif isinstance(event, Saved):
             log.info(
@@ -87,8 +87,8 @@ class ConsoleListener:
             log.debug(f"deleted {event.file}: nothing keeps it any more")
         elif isinstance(event, Tested):
             log.info(
-                f"test, {event.which} weights (epoch {event.epoch}): accuracy "
-                f"{event.metrics['accuracy']:.2%}, loss {event.metrics['loss']:.4f}"
+                f"test, {event.which} weights (epoch {event.epoch}): "
+                f"{', '.join(f'{name} {shown(name, event.metrics[name])}' for name in ('accuracy', 'loss'))}"
             )
         elif isinstance(event, RunEnd):
             log.info(f"training ended at epoch {event.epoch}, step {event.step}: {event.reason}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from peakpoint.base.errors import UserError, os_reason
 from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.checkpointing.metrics import is_fraction, shown
 from peakpoint.trainer.reports.history import History, PeakRow, peaks, read_history
-from peakpoint.trainer.reports.tables import FRACTIONS, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def plot(run: Path, metric: str, mode: str) -> Path | None:
 
 def _plot_metric(axes: "Axes", evals: list[EvalEnd], metric: str, row: PeakRow, mode: str) -> None:
     """The metric over epochs with its peak and final value, and the sparsity when there is any."""
-    scale = 100 if metric in FRACTIONS else 1
+    scale = 100 if is_fraction(metric) else 1
     epochs = [e.epoch for e in evals]
     values = [_finite(e.metrics.get(metric)) * scale for e in evals]
     axes.plot(epochs, values, color="tab:blue", marker=_marker(evals))

@@ -4,26 +4,16 @@ Works from what a run wrote (metrics.jsonl and the manifests beside its checkpoi
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer.reports.history import peaks, read_history
 from peakpoint.trainer.reports.run_record import finite
-
-FRACTIONS = ("accuracy", "top5_accuracy", "f1_score")
-"""Metrics that are printed in percent."""
-
-
-def shown(metric: str, value: float | None) -> str:
-    """A metric's value for people: percent for fractions, four decimals for the rest, `-` for None."""
-    if value is None:
-        return "-"
-    return f"{value:.2%}" if metric in FRACTIONS and math.isfinite(value) else f"{value:.4f}"
 
 
 def print_report(

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.text import nearest
+from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.trainer.build import build_model
 from peakpoint.trainer.config import schema as c
-from peakpoint.trainer.config.check import CHOICES, METRICS, SHARED, checked
+from peakpoint.trainer.config.check import CHOICES, SHARED, checked
 from peakpoint.trainer.config.explain import all_choices, groups
 from tests.conftest import ROOT
 from tests.trainer.parts import compose
@@ -249,7 +250,7 @@ def test_a_stem_that_is_let_through_can_be_built(model, stem):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_measured_metric_can_be_monitored(metric):
-    mode = METRICS[metric]
+    mode = METRICS[metric].better
     config = checked(compose(f"checkpoint.monitor.metric={metric}", f"checkpoint.monitor.mode={mode}"))
     assert (config.checkpoint.policy["sparsity"].metric, config.checkpoint.monitor.mode) == (metric, mode)
     wrong = "min" if mode == "max" else "max"

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
 from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.trainer.evaluation.metrics import Classification
 from tests.skips import NO_CUDA
 
@@ -28,6 +29,10 @@ def measure(logits, labels, *, classes=None, size=7, device="cpu"):
     for start in range(0, len(labels), size):
         metrics.update(logits[start : start + size].to(device), labels[start : start + size].to(device))
     return metrics.compute()
+
+
+def test_each_measured_metric_has_its_record():
+    assert measure(*batches(10, 50)).keys() == METRICS.keys()
 
 
 @pytest.mark.parametrize("device", DEVICES)

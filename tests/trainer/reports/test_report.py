@@ -16,10 +16,11 @@ from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer.reports.history import PeakRow, peak_rows, read_history
 from peakpoint.trainer.reports.plots import plot
-from peakpoint.trainer.reports.tables import print_report, shown
+from peakpoint.trainer.reports.tables import print_report
 from tests.conftest import ROOT, Screen
 
 NAN, INF = math.nan, math.inf
