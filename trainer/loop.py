@@ -211,11 +211,8 @@ class Loop:
     @property
     def done(self) -> bool:
         """Whether the last epoch or the last step has been reached."""
-        return self.state.progress.epoch >= self.settings.epochs or self._out_of_steps()
-
-    def _out_of_steps(self) -> bool:
-        limit = self.settings.max_steps
-        return limit is not None and self.state.progress.step >= limit
+        progress, limit = self.state.progress, self.settings.max_steps
+        return progress.epoch >= self.settings.epochs or (limit is not None and progress.step >= limit)
 
     def _end(self, publish: Publisher, *events: Event) -> RunEnd | Interrupted:
         publish(*events)

@@ -147,9 +147,9 @@ def _check_fits(path: Path, classes: tuple[str, ...], channels: int, description
 
 def sparsity(network: nn.Module) -> float:
     """Return the fraction of zeros among the prunable weights, as the trainer measures it."""
-    from peakpoint.trainer.evaluation import evaluate
+    from peakpoint.optimizers.kinds import zeros
 
-    return evaluate.sparsity(network)
+    return zeros(network).prunable
 
 
 def batches(data: DataModule, split: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -59,15 +59,12 @@ def cut_squares(images: Tensor, size: int, choices: Tensor) -> None:
 
     `choices` (2, B): row and column of the middle, anywhere in the image; what lies outside is cut off.
     """
-    rows, columns = (
-        _outside(torch.arange(length, device=images.device), centre[:, None] - size // 2, size)
-        for length, centre in zip(images.shape[2:], choices, strict=True)
-    )
+    outside = []
+    for length, centre in zip(images.shape[2:], choices, strict=True):
+        offset = torch.arange(length, device=images.device) - (centre[:, None] - size // 2)
+        outside.append((offset < 0) | (offset >= size))
+    rows, columns = outside
     images.mul_((rows[:, :, None] | columns[:, None, :])[:, None].to(images.dtype))
-
-
-def _outside(position: Tensor, first: Tensor, size: int) -> Tensor:
-    return (position < first) | (position >= first + size)
 
 
 class Preparation:

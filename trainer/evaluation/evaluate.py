@@ -10,7 +10,6 @@ from torch import nn
 
 from peakpoint.base import registry
 from peakpoint.base.errors import UserError
-from peakpoint.optimizers.kinds import zeros
 from peakpoint.trainer.data import roots, sources  # noqa: F401 (sources registers)
 from peakpoint.trainer.data.images import Images
 from peakpoint.trainer.data.pipeline import DataModule, build_data
@@ -108,8 +107,3 @@ def other_images(config: Mapping[str, Any], path: Path) -> Images:
         name = config["data"]["name"]
         raise UserError(f"{path} is no file, and {name} is read from no folder: give an .npz file.")
     return _data(config, str(path)).read(TEST)
-
-
-def sparsity(network: nn.Module) -> float:
-    """The fraction of zeros among the prunable weights of a network."""
-    return zeros(network).prunable

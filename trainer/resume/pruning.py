@@ -39,7 +39,7 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
         sparsity = 0.0
     target = _target(cfg.pruning, sparsity)
     if target == 0:
-        saved["optimizer_state_dict"] = _without_masks(saved.get("optimizer_state_dict", {}))
+        saved.get("optimizer_state_dict", {}).pop("pruning", None)
         return cfg, FROM_THE_START
     cfg = cfg.copy()
     OmegaConf.update(cfg, "pruning.target", target)
@@ -65,7 +65,3 @@ def _target(pruning: Any, sparsity: float) -> float:
             "weights stay pruned: keep it with pruning=none, or let them grow back with pruning=regrow first."
         )
     return wanted or sparsity
-
-
-def _without_masks(optimizer: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in optimizer.items() if key != "pruning"}
