@@ -68,21 +68,10 @@ class Selection:
     champion: str | None
     notes: tuple[str, ...]
 
-    @property
-    def rejected(self) -> dict[Path, tuple[str, ...]]:
-        """The reasons of each rejected file."""
-        return {c.path: tuple(c.rejected) for c in self.candidates if c.rejected}
-
     def nothing(self) -> str:
         """Return the message for a selection without a winner."""
         count = len(self.candidates)
         return f"Nothing qualifies by {self.rules.name}: {count} looked at, {count} rejected."
-
-    def chosen(self) -> tuple[Path, Manifest]:
-        """Return the winner. Raises CheckpointError when there is none."""
-        if self.winner is None:
-            raise CheckpointError(self.nothing())
-        return self.winner
 
 
 def choose(

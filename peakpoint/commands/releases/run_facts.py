@@ -20,14 +20,14 @@ from peakpoint.deployment.inference.form import CARDS
 from peakpoint.deployment.release.card import Result
 
 _OWN = ("hydra.run.dir", "hydra.output_subdir", "resume", "data.root")
-"""Overrides that say where, on whose machine, and not what."""
+"""Overrides of places on a machine, which the card omits."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A checkpoint and what its run wrote down; `run` is run.json, empty when it is not there.
+    """A checkpoint and the record of its run; `run` is run.json, empty when there is none.
 
-    `earlier` is the card of the release that the checkpoint is, empty for one of the trainer.
+    `earlier` is the card of a checkpoint that is a release, else empty.
     """
 
     root: Path
@@ -37,11 +37,11 @@ class RunRecord:
     earlier: Mapping[str, Any]
 
     def data(self, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-        """Name, sizes, digests, and how images are changed in training."""
+        """Return name, sizes and digests of the data, and the augmentation."""
         return {**fingerprint, "augmentation": _augmentation(self.config.get("data") or {})}
 
     def training(self) -> dict[str, Any]:
-        """When in the run, by what, for how long, on what; and the peak against the end."""
+        """Return the position in the run, settings, time and hardware, and the peak against the end."""
         if self.earlier:
             return dict(self.earlier.get("training") or {})
         config, run = self.config, self.run
@@ -81,7 +81,7 @@ class RunRecord:
         return round(seconds / 3600, 6)
 
     def peaks(self) -> list[dict[str, Any]]:
-        """The best of the run against its end, over all and at its target sparsity."""
+        """Return the best of the run against its end, over all and at its target sparsity."""
         from peakpoint.base.errors import UserError
         from peakpoint.trainer.reports.history import peak_rows, read_history
 
@@ -98,7 +98,7 @@ class RunRecord:
         return [{"metric": monitor["metric"], **vars(row)} for row in rows]
 
     def tests(self) -> dict[str, float] | None:
-        """The metrics of the test set, when the run has read it with these weights."""
+        """Return the metrics of the test set, None unless the run evaluated it with these weights."""
         path = run_of(self.root) / "metrics.jsonl"
         if not self.run or not path.exists():
             return None
@@ -108,7 +108,7 @@ class RunRecord:
         return None
 
     def results(self, measured: Result) -> list[Result]:
-        """What was measured of the release, then what the record has beside it."""
+        """Return the results measured for the release, then the recorded ones."""
         found = [measured]
         if self.earlier:
             return found
@@ -119,7 +119,7 @@ class RunRecord:
         return found
 
     def provenance(self, reason: str) -> dict[str, Any]:
-        """From which run, file and code, and why."""
+        """Return the run, the file and the code of the release, and its reason."""
         m, diff = self.manifest, self.run.get("git_diff")
         overrides = [a for a in self._overrides() if a.lstrip("+~").split("=")[0] not in _OWN]
         found: dict[str, Any] = {
@@ -143,9 +143,9 @@ class RunRecord:
 
 
 def read(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> RunRecord:
-    """The record of a verified checkpoint. Raises CheckpointError when a file of it is broken.
+    """Return the record of a verified checkpoint. Raises CheckpointError when a file of it is broken.
 
-    A run.json of another run, as beside checkpoints that were copied there, is left alone.
+    The run.json of another run, as beside copied checkpoints, is ignored.
     """
     run = _json(run_of(root) / "run.json")
     earlier: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def read(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> RunRecord
 
 
 def card_of(root: Path, manifest: Manifest) -> dict[str, Any]:
-    """The model card of a verified release."""
+    """Return the model card of a verified release."""
     return _json(root / CARDS / f"v{version_of(manifest)}.json")
 
 

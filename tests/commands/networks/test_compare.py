@@ -1,4 +1,4 @@
-"""compare: what a person and a program are told, of a real run."""
+"""compare: its tables and its JSON, of real runs."""
 
 import json
 import re

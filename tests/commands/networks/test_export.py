@@ -1,4 +1,4 @@
-"""export: what a person and a program are told, of a real run."""
+"""export: its output and its JSON, of a real run."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a command line gets wrong is told before anything is measured, and before torch is imported."""
+"""A wrong command line is refused before anything is measured, and before torch is imported."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.commands.releases.promote_cases import TEXTS
 from tests.conftest import ROOT
 from tests.faults.fault_cases import mounted
 
-# What follows `peakpoint`, and what is said. {run} is a run, {file} its newest checkpoint.
+# Arguments of `peakpoint`, and the expected message. {run} is a run, {file} its newest checkpoint.
 REFUSED = [
     ("promote {run} --version 1.0.0", "The model card lacks description, intended_use, limitations,"),
     ("promote {file} --version 1.0.0", "The model card lacks description, intended_use, limitations,"),

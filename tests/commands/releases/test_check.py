@@ -1,4 +1,4 @@
-"""check on the command line: one line, an exit code, and a rollback only when it was told to."""
+"""check on the command line: one line, an exit code, and a rollback only on request."""
 
 import json
 

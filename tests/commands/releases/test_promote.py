@@ -132,7 +132,7 @@ def test_the_forms(changes, suffix, most, trained, promote):
     assert torch.allclose(logits(root / made.file), logits(best(trained)), atol=1e-2)
     weights, _ = network.contents(root, made)
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {getattr(torch, dtype)}
-    # What is told is what these weights measure, not what the checkpoint did.
+    # The recorded metrics are those of these weights, not of the checkpoint.
     measured = evaluate.measure(network.load(root, made), evaluate.trained_with(root, made))
     assert made.metrics == measured.metrics
     assert (made.metrics["loss"] == loss_before) == (dtype == "float32")
@@ -147,7 +147,7 @@ def test_from_staging_into_production(trained, promote, tmp_path, cli_main, text
     staging, prod = tmp_path / "staging", tmp_path / "prod" / "checkpoints"
     assert promote(trained, "1.1.0-rc.1", "--into", staging, "--reason", "to be looked at")[0] == 0
     assert tree(trained) == before  # the run is left as it was
-    texts.write_text("license: mit\n")  # of the rest the card of the staged release tells
+    texts.write_text("license: mit\n")  # the other texts come from the card of the staged release
     staged = staging / "production" / "lenet5_v1.1.0-rc.1.pt"
     assert promote(staged, "1.1.0", "--into", prod, "--alias", "champion")[0] == 0
     assert aliases.current(prod) == {"champion": "1.1.0"}

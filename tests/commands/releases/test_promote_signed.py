@@ -25,7 +25,7 @@ def test_a_signed_release_and_a_manifest_that_was_tampered_with(trained, promote
     strangers = allow(tmp_path / "strangers", ("eve@lab", make_key(tmp_path / "eve")))
     code, out, _ = cli_main("verify", mark, "--allowed-signers", strangers)
     assert (code, out.count("bad: ")) == (1, 1)
-    # Whoever can write the files can also seal a manifest anew: only the signature tells.
+    # Write access suffices to seal a manifest anew: only the signature shows the change.
     found = json.loads(mark.read_text())
     found.pop("check")
     found["metrics"]["accuracy"] = 0.99

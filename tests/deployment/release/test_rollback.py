@@ -28,7 +28,7 @@ def served(served):
 
 
 def weight(root):
-    """What tells the releases apart, in the network that the folder means."""
+    """The weights that distinguish the releases, of the network that the folder means."""
     return round(next(load_model(root).parameters()).flatten()[0].item() * 100) - 1
 
 
