@@ -20,6 +20,7 @@ from peakpoint.trainer import run_directory
 from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.listeners.retrying_file import open_logs
+from peakpoint.trainer.reports import environment
 from peakpoint.trainer.reports import run_record as record
 from peakpoint.trainer.resume import advice, changes
 from peakpoint.trainer.resume.plan import Plan
@@ -168,8 +169,8 @@ def record_attempt(
             **facts,
             "config": resolved,
             "seed": resolved["seed"],
-            **record.code(),
-            **record.environment(),
+            **environment.code(),
+            **environment.machine(),
             "data": parts.data.fingerprint,
         }
     else:
