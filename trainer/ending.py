@@ -18,8 +18,8 @@ from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.listeners.events import Publisher, Tested
+from peakpoint.trainer.parts import Weights
 from peakpoint.trainer.reports import plots, run_record, tables
-from peakpoint.trainer.state import load_model
 
 log = logging.getLogger("peakpoint")
 
@@ -119,5 +119,5 @@ def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Endin
             log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")
             return
         store.verify(target.root, chosen)
-        load_model(parts.state.model, serialize.load(target.path(chosen))["model_state_dict"])
+        Weights(parts.state.model).load_state_dict(serialize.load(target.path(chosen))["model_state_dict"])
         test("selected", chosen.epoch, chosen.global_step, str(target.path(chosen)))

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from peakpoint.base.errors import UserError, restoring
-from peakpoint.checkpointing.state import objects, optimizer_state, schedule_state, serialize
-from peakpoint.checkpointing.state.rng import restore_rng, rng_state
+from peakpoint.checkpointing.state import optimizer_state, serialize
 from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.trainer.parts import Generators, OptimizerState, Schedules, Stateful, Weights
 
 log = logging.getLogger("peakpoint")
 
@@ -59,8 +59,12 @@ class Progress:
                 return
         self.evaluated.append([step, step, 1])
 
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as plain types."""
+        return asdict(self)
+
     @restoring("progress")
-    def load(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Load a saved progress; earlier versions saved every evaluation whole.
 
         Raises CheckpointError for a state of another form.
@@ -106,11 +110,13 @@ class Meter:
         self._sum, self._count = float(state["sum"]), operator.index(state["count"])
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainState:
     """The living objects that a checkpoint describes, and the facts that go with them.
 
-    `arithmetic` is what, beside the configuration, decides the last bit of a result.
+    `parts` has everything with memory under the keys of a checkpoint, in the order of restoring: a network,
+    optimizer or average more is one more entry. `arithmetic` is what, beside the configuration, decides the
+    last bit of a result.
     """
 
     model: nn.Module
@@ -122,21 +128,27 @@ class TrainState:
     config: dict[str, Any]
     metadata: dict[str, Any]
     arithmetic: dict[str, Any]
+    parts: dict[str, Stateful] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parts = {
+            "model_state_dict": Weights(self.model),
+            "optimizer_state_dict": OptimizerState(self.optimizer),
+            "progress": self.progress,
+            "scheduler_state_dict": Schedules(self.scheduler, self.pruner, lambda: self.progress.step),
+            "train_loss": self.meter,
+            "rng_state": Generators(),
+        }
 
     def gather(self) -> dict[str, Any]:
         """Everything that the loop owns, under the keys that a checkpoint has; not yet copied."""
         return {
-            "model_state_dict": objects.weights(self.model),
-            "optimizer_state_dict": self.optimizer.state_dict(),
+            **{name: part.state_dict() for name, part in self.parts.items()},
             "optimizer": optimizer_state.kind(self.optimizer),
-            "scheduler_state_dict": self.scheduler.state_dict(),
             "epoch": self.progress.epoch,
             "global_step": self.progress.step,
-            "progress": asdict(self.progress),
-            "train_loss": self.meter.state_dict(),
             "config": self.config,
             "metadata": {**self.metadata, **self.arithmetic},
-            "rng_state": rng_state(),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -145,36 +157,18 @@ class TrainState:
         Raises UserError or CheckpointError naming what is missing or does not fit; what the settings begin
         anew or no longer need is logged.
         """
-        need(saved, RESTORED)
-        optimizer = saved["optimizer_state_dict"]
-        with restoring("optimizer_state_dict"):
-            optimizer_state.check_kind(self.optimizer, optimizer, saved.get("optimizer"))
-        load_model(self.model, saved["model_state_dict"])
-        with restoring("optimizer_state_dict"):
-            for line in optimizer_state.load(self.optimizer, optimizer, keep_settings=True):
-                log.warning("%s", line)
-        base_lrs = list(self.scheduler.base_lrs)
-        schedule_state.load(self.scheduler, saved["scheduler_state_dict"])
-        self.scheduler.base_lrs = base_lrs
-        self.progress.load(saved["progress"])
-        self.scheduler.last_epoch = (
-            self.progress.step
-        )  # earlier versions left out the steps that were skipped
-        for group, lr, factor in zip(
-            self.optimizer.param_groups, base_lrs, self.scheduler.lr_lambdas, strict=True
-        ):
-            group["lr"] = lr * factor(self.scheduler.last_epoch)
-        if self.pruner:  # a checkpoint of a dense training knows nothing of its steps
-            self.pruner.step = self.progress.step
-        self.meter.load_state_dict(saved["train_loss"])
-        restore_rng(saved["rng_state"])
+        need(saved, self.parts)
+        with restoring("optimizer_state_dict"):  # before anything living is touched
+            optimizer_state.check_kind(self.optimizer, saved["optimizer_state_dict"], saved.get("optimizer"))
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
 
 
 RESTORED = (
-    "model_state_dict",
-    *("optimizer_state_dict", "scheduler_state_dict", "progress", "train_loss", "rng_state"),
+    *("model_state_dict", "optimizer_state_dict", "progress", "scheduler_state_dict", "train_loss"),
+    "rng_state",
 )
-"""What `restore` takes from a checkpoint; each is a dict."""
+"""The parts that every checkpoint of the trainer has; each is a dict."""
 BESIDE = ("policies", "metadata")
 """What a run takes beside it."""
 
@@ -198,15 +192,6 @@ def need(saved: Mapping[str, Any], entries: Iterable[str]) -> None:
         if not isinstance(saved[name], Mapping):
             kind = type(saved[name]).__name__
             raise UserError(f"The checkpoint's {name} is of type {kind}: it cannot be resumed from.")
-
-
-def load_model(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Load weights. Raises UserError with the first difference when they are of another network."""
-    try:
-        objects.unwrap(model).load_state_dict(saved)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise UserError(f"The checkpoint is of another network: {(lines[1:] or lines)[0]}") from None
 
 
 def seed_everything(seed: int) -> None:

@@ -42,7 +42,7 @@ def test_any_steps_come_back(seed):
     assert noted(steps).evaluated_steps == set(steps)
     half = len(steps) // 2
     again = Progress()
-    again.load({"evaluated": noted(steps[:half]).evaluated, "step": steps[half]})
+    again.load_state_dict({"evaluated": noted(steps[:half]).evaluated, "step": steps[half]})
     for step in steps[half:]:
         again.note_evaluation(step)
     assert again.evaluated == noted(steps).evaluated

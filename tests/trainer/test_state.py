@@ -63,6 +63,23 @@ def test_a_missing_part_is_named(saved, key):
         parts().state.restore({k: v for k, v in saved.items() if k != key})
 
 
+def test_the_parts_that_every_checkpoint_has_are_those_of_a_run():
+    assert set(parts().state.parts) == set(state.RESTORED) == set(KEYS)
+
+
+def test_one_more_part_is_saved_under_its_name_and_restored(tmp_path):
+    first, again = parts(), parts()
+    for made in (first, again):
+        made.state.parts["average"] = Meter()
+    first.state.parts["average"].add(0.25)
+    saved = interrupted(first, tmp_path, 3)
+    assert saved["average"] == {"sum": 0.25, "count": 1}
+    again.state.restore(saved)
+    assert again.state.parts["average"].take() == 0.25
+    with pytest.raises(UserError, match="The checkpoint has no average: it cannot be resumed from"):
+        again.state.restore({k: v for k, v in saved.items() if k != "average"})
+
+
 def test_the_weights_of_another_network_are_refused_in_one_line(saved):
     with pytest.raises(UserError, match="The checkpoint is of another network: ") as refusal:
         parts("model=resnet20", "model.dropout=0.3").state.restore(saved)
