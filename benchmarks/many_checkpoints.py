@@ -48,7 +48,7 @@ def fill(root: Path, count: int) -> None:
             file=_file(1), tier=TRAINING, tags=("interval",), policies=("interval",), reasons=("every step",),
             sequence=0, run=RUN, epoch=1, global_step=1, metrics={"accuracy": 0.5, "loss": 1.5}, sparsity=0.7,
         )  # fmt: skip
-        bytes_of = target.save(first, lambda file: serialize.dump(STATE, file))
+        bytes_of = target.save([first], lambda file: serialize.dump(STATE, file))[0]
         for step in range(2, count + 1):
             target.share(bytes_of, replace(first, file=_file(step), global_step=step))
     finally:

@@ -219,19 +219,16 @@ class Manager:
             if bad is not None:
                 raise CheckpointError(f"{bad} holds NaN or infinite values: this state is not saved.")
             compress = self._options.compress
-            first = self.store.save(
-                roles[0],
-                lambda file: serialize.dump(state, file, compress=compress),
-                expected=self._bytes,
+            written = self.store.save(
+                roles, lambda file: serialize.dump(state, file, compress=compress), expected=self._bytes
             )
-            written = [first, *(self.store.share(first, role) for role in roles[1:])]
             self._newest = max(self._newest, written[-1].sequence)
             if self._failed is job or (self._failed and not self._failed.milestones):
                 self._failed = None
             total = time.perf_counter() - job.started
             tags = tuple(tag for role in written for tag in role.tags)
-            self._bytes = first.bytes
-            self._facts.append(Saved(written[-1].file, tags, first.bytes, stall, total))
+            self._bytes = written[0].bytes
+            self._facts.append(Saved(written[-1].file, tags, self._bytes, stall, total))
             there = self.store.mine()  # listed once a save: a folder may hold thousands
             self._point(written, there)
             if not late:  # its policies know nothing of what came after it: the next save lets go

@@ -1,8 +1,8 @@
-"""The files that lie beside a release's weights, each with its digest in the release's manifest."""
+"""The other files of a checkpoint: those beside a release's weights, each with its digest in the manifest."""
 
 from pathlib import Path, PurePosixPath
 
-from peakpoint.base.digests import matches, parsed
+from peakpoint.base.digests import matches
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.checkpointing.storage.manifest import Manifest
 
@@ -12,18 +12,16 @@ def listed(manifest: Manifest) -> dict[str, str]:
 
     Raises CheckpointError for a path that leaves the root.
     """
-    found = (manifest.metadata or {}).get("digests")
-    if manifest.tier != "production" or not isinstance(found, dict):  # other tiers' metadata is the caller's
-        return {}
+    found = dict(manifest.companions or {})
     for name in found:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise CheckpointError(f"{manifest.file} names {name!r} among its files: it leaves its folder.")
-    return {str(name): parsed(digest) for name, digest in found.items()}
+    return found
 
 
 def check(root: Path, manifest: Manifest, threads: int) -> None:
-    """Raise CheckpointError unless every file beside the weights is as its digest says."""
+    """Raise CheckpointError unless every companion is as its digest says."""
     for name, digest in listed(manifest).items():
         path = root / name
         try:

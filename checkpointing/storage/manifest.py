@@ -36,9 +36,10 @@ TYPES: dict[str, type | UnionType] = {
     "git_commit": str | None,
     "config": dict | None,
     "metadata": dict | None,
+    "companions": dict | None,
 }
 """Of what the code relies on."""
-RELEASE: dict[str, type] = {"digests": dict, "trained_with": dict, "source": dict, "reason": str}
+RELEASE: dict[str, type] = {"trained_with": dict, "source": dict, "reason": str}
 """Of what the metadata of a release may hold."""
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
@@ -53,6 +54,7 @@ class Manifest:
     policy (by its name in the configuration) that asked for it, and its reason in words. `sequence` is the
     order of saving within the run (clocks go backwards, a sequence does not); `created` is UTC, ISO 8601;
     `digest` names its algorithm.
+    `companions` are the other files of the checkpoint, by their path from the root, each with its digest.
     `config` and `metadata` are for people, and absent from the file when they are None.
     """
 
@@ -74,12 +76,13 @@ class Manifest:
     format: int = FORMAT
     config: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
+    companions: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
         """Readable JSON; NaN and infinity are written as strings, since JSON has neither."""
         plain = asdict(self)
         plain["metrics"] = {k: encode(v) for k, v in self.metrics.items()}
-        for name in ("config", "metadata"):
+        for name in ("config", "metadata", "companions"):
             if plain[name] is None:
                 del plain[name]
             else:
@@ -165,7 +168,11 @@ def _from_plain(raw: dict[str, Any]) -> Manifest:
     if wrong := [tag for tag in known["tags"] if not _TAG.fullmatch(tag)]:
         raise ValueError(f"{_short(wrong[0])} is not a tag")
     known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}
-    known.setdefault("digest", raw.get("sha256"))
+    if raw["format"] == 1:
+        known["digest"] = raw.get("sha256")
+        if known["tier"] == "production":
+            known["metadata"] = dict(known.get("metadata") or {})
+            known["companions"] = known["metadata"].pop("digests", None)
     for name, kind in TYPES.items():
         if not isinstance(known.get(name), kind) or isinstance(known.get(name), bool):
             raise TypeError(f"{name} is {_short(known.get(name))}")
@@ -174,6 +181,7 @@ def _from_plain(raw: dict[str, Any]) -> Manifest:
             raise ValueError(f"{name} is {known[name]}")
     if known["digest"]:  # else it was never written
         known["digest"] = digests.parsed(known["digest"])
+    known["companions"] = {k: digests.parsed(v) for k, v in (known.get("companions") or {}).items()} or None
     if known["tier"] == "production":
         _check_release(known.get("metadata") or {})
     return Manifest(**known)
@@ -184,8 +192,6 @@ def _check_release(metadata: Mapping[str, Any]) -> None:
         value = metadata.get(name)
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} is {_short(value)}")
-    for digest in (metadata.get("digests") or {}).values():
-        digests.parsed(digest)
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -35,6 +35,8 @@ from peakpoint.checkpointing.storage.manifest import Manifest, read_manifest
 log = logging.getLogger("peakpoint")
 
 CLAIM = ".manifest"
+Payload = Mapping[str, Callable[[BinaryIO], object]]
+"""What writes each file of a checkpoint, by its path from the root; the first is the one it is named by."""
 AGAIN = 10
 """How often a reader looks again at a checkpoint that is written anew under its name."""
 
@@ -137,67 +139,45 @@ class Store:
         return self.sequence
 
     def save(
-        self, manifest: Manifest, produce: Callable[[BinaryIO], None], *, expected: int | None = None
-    ) -> Manifest:
-        """Write the bytes that `produce` writes, then the manifest; returns it completed.
+        self,
+        roles: Sequence[Manifest],
+        produce: Callable[[BinaryIO], object],
+        *,
+        expected: int | None = None,
+    ) -> list[Manifest]:
+        """Write the bytes that `produce` writes, once, under the name of each of their roles.
 
-        Both are durable on return. Folders that somebody removed are made again. Raises SaveFailed when the
-        operating system refuses, and then nothing partial is left under a final name; `expected` bytes are
-        what its message says are needed. A manifest that has a number, from `number`, keeps it.
+        Returns the manifests completed; all are durable. Folders that somebody removed are made again. Raises
+        SaveFailed when the operating system refuses, and then nothing partial is left under a final name;
+        `expected` bytes are what its message says are needed. A role that was given a number keeps it.
         """
-        sequence = manifest.sequence or self.number()
         self.check_place()
         with self._failing(expected):
             if missing := self._make_missing():
                 self._sync_folders()
                 log.warning("%s was removed, with what was in it: it is made again.", missing[0])
-        with self._failing(expected), Staged(self.path(manifest)) as data:
-            hashing = HashingWriter(data.file, BLAKE3)
-            produce(hashing)  # type: ignore[arg-type]
-            data.sync()
-            done = replace(manifest, bytes=hashing.size, digest=hashing.digest, sequence=sequence)
-            return self._commit(done, data.publish)
+            first = roles[0]
+            with staged(self.root, {first.file: produce}, BLAKE3) as files:
+                (data,) = files
+                done = replace(first, bytes=data.size, digest=data.digest)
+                written = [self._commit(done, data.file.publish)]
+        return written + [self.share(written[0], role) for role in roles[1:]]
 
     def share(self, source: Manifest, role: Manifest) -> Manifest:
         """Give the bytes of `source` a second name: a hard link, or a copy where links do not work.
 
         Raises SaveFailed as `save` does.
         """
-        sequence = role.sequence or self.number()
-        done = replace(role, bytes=source.bytes, digest=source.digest, sequence=sequence)
+        done = replace(role, bytes=source.bytes, digest=source.digest)
         with self._failing(source.bytes):
-            return self._commit(done, lambda target: self._link(self.path(source), target))
+            return self._commit(done, lambda target: _link(self.path(source), target))
 
-    def _link(self, source: Path, target: Path) -> None:
-        try:
-            target.hardlink_to(source)
-        except OSError:
-            with Staged(target) as copy, source.open("rb") as original:
-                shutil.copyfileobj(original, copy.file, CHUNK)
-                copy.sync()
-                copy.publish()
-
-    def _commit(self, manifest: Manifest, publish: Callable[[Path], None]) -> Manifest:
-        """Give the bytes their name by `publish`, then the manifest its own, which makes them a checkpoint.
-
-        The manifest is on disk under a staged name before: should this process die between the two, it
-        tells the next start whose the bytes without a manifest are.
-        """
+    def _commit(self, manifest: Manifest, take_name: Callable[[Path], object]) -> Manifest:
+        """Make what has its bytes by `take_name` a checkpoint of this run, under a name that no other has."""
+        manifest = replace(manifest, sequence=manifest.sequence or self.number())
         with briefly(self.root):
             manifest = self._unrivalled(manifest)
-            path = self.path(manifest)
-            mark = path.with_suffix(".json")
-            with Staged(mark, CLAIM) as claim:
-                claim.file.write(manifest.to_json().encode())
-                claim.sync()
-                publish(path)
-                try:
-                    claim.publish()
-                except OSError:
-                    if not mark.exists():  # bytes without a manifest would only fill the disk
-                        path.unlink(missing_ok=True)
-                    raise
-        fsync_directory(path.parent)
+            commit(self.root, manifest, {manifest.file: take_name})
         self.note("saved", manifest.file, "; ".join(manifest.reasons), manifest.sequence)
         return manifest
 
@@ -260,6 +240,71 @@ class Store:
                     path.unlink(missing_ok=True)
                     self.note("swept", f"{folder.name}/{file}", "a save or a deletion of it was cut short")
             stray.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that is on disk under a staged name, with what a manifest says of it."""
+
+    name: str
+    file: Staged
+    size: int
+    digest: str
+
+
+@contextlib.contextmanager
+def staged(root: Path, payload: Payload, algorithm: str) -> Iterator[list[Written]]:
+    """Write and sync every file of a checkpoint beside its name; those without a name in the end are gone."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name, produce in payload.items():
+            file = stack.enter_context(Staged(root / name))
+            hashing = HashingWriter(file.file, algorithm)
+            produce(hashing)  # type: ignore[arg-type]
+            file.sync()
+            found.append(Written(name, file, hashing.size, hashing.digest))
+        yield found
+
+
+def commit(
+    root: Path, manifest: Manifest, files: Mapping[str, Callable[[Path], object]], *, exclusive: bool = False
+) -> None:
+    """Give the files of a checkpoint their names, then the manifest its own, which makes them a checkpoint.
+
+    The manifest is on disk under a staged name before: should this process die between the two, it tells the
+    next start whose the bytes without a manifest are. On failure none keeps its name, unless it writes over
+    an earlier try. `exclusive`: nothing may have the manifest's name. Raises OSError.
+    """
+    mark = (root / manifest.file).with_suffix(".json")
+    again = not exclusive and mark.exists()
+    made: list[Path] = []
+    try:
+        with Staged(mark, CLAIM) as claim:
+            claim.file.write(manifest.to_json().encode())
+            claim.sync()
+            for name, take_name in files.items():
+                take_name(root / name)
+                made.append(root / name)
+            for folder in {path.parent for path in made} if exclusive else ():  # before what vouches for them
+                fsync_directory(folder)
+            (claim.create if exclusive else claim.publish)()
+            made.append(mark)
+        fsync_directory(mark.parent)
+    except BaseException:
+        for path in () if again else reversed(made):  # the manifest first
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        with Staged(target) as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy.file, CHUNK)
+            copy.sync()
+            copy.publish()
 
 
 def _claimed(claim: Path) -> tuple[str, str] | None:

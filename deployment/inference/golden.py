@@ -119,7 +119,7 @@ def content(root: Path, manifest: Manifest) -> dict[str, Tensor]:
 
 def has(manifest: Manifest) -> bool:
     """Return whether a release was written with golden outputs."""
-    digests = (manifest.metadata or {}).get("digests") or {}
+    digests = manifest.companions or {}
     return bool(manifest.tags) and folder(manifest.tags[0].removeprefix("v")) in digests
 
 

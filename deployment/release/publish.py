@@ -4,18 +4,19 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from peakpoint.base import semver
-from peakpoint.base.digests import SHA256, HashingWriter
+from peakpoint.base.digests import SHA256
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.files import Staged, fsync_directory, sweep
+from peakpoint.base.files import fsync_directory, sweep
 from peakpoint.base.lock import briefly
-from peakpoint.checkpointing.storage import journal, listing, pointers, quarantine
+from peakpoint.checkpointing.storage import journal, listing, pointers, quarantine, store
 from peakpoint.checkpointing.storage.listing import PRODUCTION
 from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest
+from peakpoint.checkpointing.storage.store import Payload
 
 log = logging.getLogger("peakpoint")
 
@@ -40,9 +41,9 @@ def _told(root: Path) -> set[str]:
 
 
 @contextlib.contextmanager
-def alone(root: Path, sides: Mapping[str, bytes]) -> Iterator[None]:
+def alone(root: Path, names: Iterable[str]) -> Iterator[None]:
     """Be the only one who releases under `root`, with every folder made and what killed tries left swept."""
-    folders = [root / PRODUCTION, *{(root / name).parent for name in sides}]
+    folders = [root / PRODUCTION, *{(root / name).parent for name in names}]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for folder in {root, root.parent, *(folder.parent for folder in folders)}:
@@ -64,54 +65,30 @@ def settled(root: Path) -> Iterator[None]:
         yield
 
 
-def publish(
-    root: Path,
-    file: str,
-    produce: Callable[[BinaryIO], object],
-    sides: Mapping[str, bytes],
-    describe: Callable[[int, str], Manifest],
-) -> Manifest:
+def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
     """Write the weights, what lies beside them, and last the manifest, each under a name that nothing has.
 
-    `describe` makes the manifest of the weights' size and digest. Durable on return; on failure nothing of it
-    stays. Raises OSError.
+    Returns the manifest with the digest of each file. Durable on return; on failure nothing of it stays.
+    Raises OSError, and CheckpointError where another process took one of the names.
     """
-    weights = root / file
-    mark = weights.with_suffix(".json")
-    paths = [*(root / name for name in sides), *(weights.with_suffix(end) for end in SUFFIXES)]
-    _set_aside(root, [path for path in paths if os.path.lexists(path)])
-    made: list[Path] = []
-    try:
-        with Staged(weights) as data:
-            hashing = HashingWriter(data.file, SHA256)
-            produce(hashing)  # type: ignore[arg-type]
-            _create(data, weights, made)
-        for name, content in sides.items():
-            with Staged(root / name) as side:
-                side.file.write(content)
-                _create(side, root / name, made)
-        for folder in {path.parent for path in made}:
-            fsync_directory(folder)
-        manifest = describe(hashing.size, hashing.digest)
-        with Staged(mark) as claim:
-            claim.file.write(manifest.to_json().encode())
-            _create(claim, mark, made)
-        fsync_directory(mark.parent)
-    except BaseException:
-        for path in reversed(made):  # the manifest first
-            with contextlib.suppress(OSError):
-                path.unlink()
-        raise
+    weights = root / manifest.file
+    paths = [*(root / name for name in payload), *(weights.with_suffix(end) for end in SUFFIXES)]
+    _set_aside(root, [path for path in dict.fromkeys(paths) if os.path.lexists(path)])
+    with store.staged(root, payload, SHA256) as (first, *others):
+        manifest = replace(
+            manifest,
+            bytes=first.size,
+            digest=first.digest,
+            companions={each.name: each.digest for each in others},
+        )
+        try:
+            files = {each.name: each.file.create for each in (first, *others)}
+            store.commit(root, manifest, files, exclusive=True)
+        except FileExistsError as error:  # where locks do not work
+            raise CheckpointError(
+                f"{error.filename2 or error.filename} was made by another process meanwhile: try again."
+            ) from None
     return manifest
-
-
-def _create(staged: Staged, path: Path, made: list[Path]) -> None:
-    staged.sync()
-    try:
-        staged.create()
-    except FileExistsError:  # where locks do not work
-        raise CheckpointError(f"{path} was made by another process meanwhile: try again.") from None
-    made.append(path)
 
 
 def _set_aside(root: Path, paths: list[Path]) -> None:

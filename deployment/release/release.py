@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from peakpoint.base import semver
-from peakpoint.base.digests import SHA256, of_bytes
 from peakpoint.base.disk_space import failure, out_of_memory, tensor_bytes
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import utc_now
@@ -25,6 +24,7 @@ from peakpoint.checkpointing.storage import listing, pointers, store
 from peakpoint.checkpointing.storage.listing import PRODUCTION
 from peakpoint.checkpointing.storage.manifest import Manifest, readable
 from peakpoint.checkpointing.storage.naming import LONGEST
+from peakpoint.checkpointing.storage.store import Payload
 from peakpoint.deployment.inference import examples, golden
 from peakpoint.deployment.inference import network as networks
 from peakpoint.deployment.inference import weights as forms
@@ -141,16 +141,10 @@ def write(root: Path, release: Release) -> Manifest:
 
 
 def _write(root: Path, release: Release) -> Manifest:
-    sides = _sides(release)
-    produce = _weights(release)
-    digests = {name: of_bytes(content, SHA256) for name, content in sides.items()}
-
-    def describe(size: int, digest: str) -> Manifest:
-        return _manifest(release, size, digest, digests)
-
-    with publish.alone(root, sides):
+    payload = _payload(release)
+    with publish.alone(root, payload):
         check(root, release)
-        manifest = publish.publish(root, release.file, produce, sides, describe)
+        manifest = publish.publish(root, _manifest(release), payload)
         publish.tell(root, manifest)
         pointers.latest_release(root)
     return manifest
@@ -174,8 +168,11 @@ def check(root: Path, release: Release) -> None:
     semver.check_bump(release.version, known, before, found)
 
 
-def _sides(release: Release) -> dict[str, bytes]:
-    """The files beside the weights, by their path from the root."""
+def _payload(release: Release) -> Payload:
+    """What writes each file of a release, the weights first.
+
+    Raises CheckpointError for a config or a card of other than plain types.
+    """
     where = f"{CARDS}/v{release.version}"
     found = {
         f"{PRODUCTION}/{release.stem}.config.json": _json(release.config),
@@ -192,7 +189,11 @@ def _sides(release: Release) -> dict[str, bytes]:
         images = golden.inputs(release.description, release.golden_inputs)
         logits = golden.outputs(rebuilt, release.description, images)
         found[golden.folder(release.version)] = golden.as_bytes(images, logits)
-    return found
+    return {release.file: _weights(release), **{name: _holding(content) for name, content in found.items()}}
+
+
+def _holding(content: bytes) -> Callable[[BinaryIO], object]:
+    return lambda file: file.write(content)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -230,7 +231,7 @@ def _weights(release: Release) -> Callable[[BinaryIO], object]:
     return lambda file: serialize.dump(contents, file, compress=compress)
 
 
-def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, str]) -> Manifest:
+def _manifest(release: Release) -> Manifest:
     form = release.form
     return Manifest(
         file=release.file,
@@ -244,15 +245,12 @@ def _manifest(release: Release, size: int, digest: str, digests: Mapping[str, st
         global_step=release.global_step,
         metrics=release.metrics,
         sparsity=release.sparsity,
-        bytes=size,
-        digest=digest,
         created=utc_now(),
         git_commit=release.git_commit,
         config=release.config,
         metadata={
             "release": {"format": form.format, "dtype": form.dtype, "compress": form.compress},
             "source": release.source,
-            "digests": digests,
             "trained_with": release.trained_with,
             "reason": release.reason,
             **({objects.NETWORK: release.network} if release.network else {}),

@@ -98,18 +98,19 @@ class Staged:
         self.path.replace(target or self._target)
         self._published = True
 
-    def create(self) -> None:
-        """Take the target's name for good. Raises FileExistsError when something has it already."""
+    def create(self, target: Path | None = None) -> None:
+        """As `publish`, but never over another. Raises FileExistsError when something has the name."""
+        target = target or self._target
         try:
-            os.link(self.path, self._target)  # the staged name goes at the end of the block
+            os.link(self.path, target)  # the staged name goes at the end of the block
         except FileExistsError:
             raise
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if os.path.lexists(self._target):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._target) from None
-            self.publish()
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+            self.publish(target)
 
     def __enter__(self) -> "Staged":
         return self

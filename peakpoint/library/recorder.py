@@ -156,8 +156,8 @@ class Recorder:
         digest = _digest(copied) if role.tier == MILESTONE else ""
         saved = self._same_again(role, digest)
         if saved is None:
-            saved = self.store.save(
-                role, lambda file: serialize.dump(copied, file, compress=self._compress), expected=size
+            (saved,) = self.store.save(
+                [role], lambda file: serialize.dump(copied, file, compress=self._compress), expected=size
             )
         if pointer is not None:
             self.store.point(role.tier, pointer, saved)

@@ -33,9 +33,9 @@ def test_an_arm_saves_as_often_as_asked_and_no_more(tmp_path, monkeypatch, arm):
     saved = []
     real = Store.save
 
-    def save(self, manifest, *rest, **more):
-        saved.append(manifest.global_step)
-        return real(self, manifest, *rest, **more)
+    def save(self, roles, *rest, **more):
+        saved.append(roles[0].global_step)
+        return real(self, roles, *rest, **more)
 
     monkeypatch.setattr(Store, "save", save)
     took = after_saves.train(arm, Namespace(**TINY, steps=4), tmp_path)

@@ -27,7 +27,7 @@ def manifest(file: str = "training/a.pt", *, run: str = "run", **facts) -> Manif
 def saved(target: Store, file: str = "training/a.pt", value: float = 1.0, **facts) -> Manifest:
     """A real checkpoint on disk whose one weight has this value."""
     state = {"model_state_dict": {"w": torch.full((8,), value)}}
-    return target.save(manifest(file, run=target.run, **facts), lambda f: serialize.dump(state, f))
+    return target.save([manifest(file, run=target.run, **facts)], lambda f: serialize.dump(state, f))[0]
 
 
 def damage(path: Path, *, flip: bool = True) -> None:

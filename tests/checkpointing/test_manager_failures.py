@@ -21,9 +21,9 @@ def test_a_successor_that_is_not_sound_deletes_nothing(world, warnings, monkeypa
     run.epoch(0.5)
     share = Store.save
 
-    def lying(self, manifest, produce, *, expected):
-        done = share(self, manifest, produce, expected=expected)
-        damage(self.path(done))
+    def lying(self, roles, produce, *, expected):
+        done = share(self, roles, produce, expected=expected)
+        damage(self.path(done[0]))
         return done
 
     monkeypatch.setattr(Store, "save", lying)
@@ -336,12 +336,12 @@ def test_training_waits_for_the_copy_and_for_the_save_before_and_each_wait_is_re
     release, flying = threading.Event(), []
     save = Store.save
 
-    def slow(self, manifest, produce, *, expected):
-        flying.append(manifest.epoch)
+    def slow(self, roles, produce, *, expected):
+        flying.append(roles[0].epoch)
         assert len(flying) == 1  # one in flight
         release.wait(30)
-        done = save(self, manifest, produce, expected=expected)
-        flying.remove(manifest.epoch)
+        done = save(self, roles, produce, expected=expected)
+        flying.remove(roles[0].epoch)
         return done
 
     monkeypatch.setattr(Store, "save", slow)

@@ -38,8 +38,8 @@ def test_compressed_is_what_compression_gives(whole_run, tmp_path, cli_main):
     found = estimated(cli_main, *TINY)
     root = whole_run / "checkpoints"
     state = serialize.load(root / store.manifests(root)[-1].file)
-    saved = Store(tmp_path / "checkpoints", "run").save(
-        manifest("training/a.pt"), lambda f: serialize.dump(state, f, compress=True)
+    (saved,) = Store(tmp_path / "checkpoints", "run").save(
+        [manifest("training/a.pt")], lambda f: serialize.dump(state, f, compress=True)
     )
     assert found["sparsity"] == 0.7
     assert found["compressed_bytes"] == pytest.approx(saved.bytes, rel=0.15)

@@ -40,7 +40,7 @@ def put(target: Store, value: int, tier: str = "training", *, size: int = 5000, 
             file.write(whole[number * size : (number + 1) * size])
 
     file = target.free_name(tier, f"c{value:04d}")
-    return target.save(manifest(file, run=target.run, epoch=value), produce)
+    return target.save([manifest(file, run=target.run, epoch=value)], produce)[0]
 
 
 def sound(root: Path) -> list[int]:

@@ -135,12 +135,12 @@ def sound_and_tidy(root):
 def test_a_store_that_names_before_it_writes_is_caught(tmp_path, monkeypatch):
     """Negative control: under a store that writes in place the same crashes do leave half a file."""
 
-    def in_place(self, manifest, produce, *, expected=None):
-        path = self.path(manifest)
+    def in_place(self, roles, produce, *, expected=None):
+        path = self.path(roles[0])
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             produce(file)
-        return manifest
+        return roles
 
     caught = 0
     for at in range(1, 30):

@@ -130,7 +130,7 @@ def test_a_refusal_says_why_and_what_to_do_wherever_it_is_told(tmp_path, monkeyp
 
     target = Store(tmp_path, "run")
     with pytest.raises(SaveFailed) as refused:
-        target.save(manifest("training/a.pt", run="run"), produce, expected=5000)
+        target.save([manifest("training/a.pt", run="run")], produce, expected=5000)
     assert words in str(refused.value)
     assert "it needs 5.0 kB" in str(refused.value)
     assert (" are free" in str(refused.value)) == (name != "EDQUOT")  # the rest is not for this user
@@ -146,7 +146,7 @@ def test_a_name_that_is_too_long_and_a_file_that_is_too_large(tmp_path):
     """The system's own answers."""
     target = Store(tmp_path, "run")
     with pytest.raises(SaveFailed, match=r"File name too long \(choose shorter names\)"):
-        target.save(manifest(f"training/{'a' * 300}.pt", run="run"), lambda file: file.write(b"x"))
+        target.save([manifest(f"training/{'a' * 300}.pt", run="run")], lambda file: file.write(b"x"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:

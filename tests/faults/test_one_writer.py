@@ -112,7 +112,7 @@ def test_a_copy_made_in_the_middle_of_a_save_is_a_run_of_its_own(tmp_path):
         shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=True)
 
     with one_writer(tmp_path / "run"):
-        target.save(manifest("training/b.pt"), produce)
+        target.save([manifest("training/b.pt")], produce)
         shutil.copy(tmp_path / "run" / lock.LOCK, tmp_path / "copy")
         with one_writer(tmp_path / "copy"):
             copy = Store(tmp_path / "copy", "run")
@@ -236,7 +236,7 @@ def test_where_locks_do_not_work_nothing_staged_is_taken_for_a_dead_writers(tmp_
         Store(tmp_path / "c", "run")
         file.write(b"whole")
 
-    saved = target.save(manifest("training/a.pt"), produce)
+    saved = target.save([manifest("training/a.pt")], produce)[0]
     assert target.path(saved).read_bytes() == b"halfwhole"
 
 
@@ -303,7 +303,7 @@ def test_what_a_dead_writer_staged_is_swept_and_nothing_else(tmp_path):
             file.write(b"x" * 5_000_000)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        target.save(manifest("training/b.pt"), produce)
+        target.save([manifest("training/b.pt")], produce)
 
     in_child(die)
     users = [

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -102,10 +103,10 @@ def again(root, versions, form):
 def test_a_manifest_that_is_written_first_is_caught(first, tmp_path, monkeypatch):
     """Negative control: with the manifest before what it vouches for, the same crashes do break a release."""
 
-    def eager(root, file, produce, sides, describe):
-        manifest = release._manifest(SECOND["pt"], 1, "0" * 64, dict.fromkeys(sides, ""))
-        (root / file).with_suffix(".json").write_text(manifest.to_json())
-        return real(root, file, produce, sides, describe)
+    def eager(root, manifest, payload):
+        forged = replace(manifest, bytes=1, digest=f"sha256:{'0' * 64}")
+        (root / manifest.file).with_suffix(".json").write_text(forged.to_json())
+        return real(root, manifest, payload)
 
     real, caught = publish.publish, 0
     monkeypatch.setattr(publish, "publish", eager)

@@ -18,7 +18,7 @@ from tests.faults.fault_cases import mounted, payload, put, sound, tidy
 
 
 def big(target, size, file="training/big.pt", expected=None):
-    return target.save(manifest(file, run=target.run), lambda f: f.write(bytes(size)), expected=expected)
+    return target.save([manifest(file, run=target.run)], lambda f: f.write(bytes(size)), expected=expected)[0]
 
 
 @pytest.mark.root

@@ -19,9 +19,9 @@ def test_no_name_leaves_the_root(tmp_path, name):
     root = tmp_path / "root"
     manifest = release.write(root, small("1.0.0"))
     (tmp_path / "secret").write_text("secret")
-    forged = {**manifest.metadata, "digests": {name: digest_of(tmp_path / "secret", SHA256)}}
+    forged = {name: digest_of(tmp_path / "secret", SHA256)}
     mark = root / "production" / "lenet5_v1.0.0.json"
-    mark.write_text(replace(manifest, metadata=forged).to_json())
+    mark.write_text(replace(manifest, companions=forged).to_json())
     with pytest.raises(CheckpointError, match="it leaves its folder"):
         store.verify(root, read_manifest(mark))
     with pytest.raises(CheckpointError, match="it leaves its folder"):
@@ -35,7 +35,7 @@ def test_metadata_of_other_tiers_is_their_owners(tmp_path):
     assert companions.listed(manifest) == {}
 
 
-@pytest.mark.parametrize("forged", [{"digests": 3}, {"digests": None}, {}, None])
-def test_a_release_of_before_there_were_digests(tmp_path, forged):
+@pytest.mark.parametrize("companions", [{}, None])
+def test_a_release_of_before_there_were_digests(tmp_path, companions):
     manifest = release.write(tmp_path, small("1.0.0"))
-    store.verify(tmp_path, replace(manifest, metadata=forged))
+    store.verify(tmp_path, replace(manifest, companions=companions))

@@ -25,8 +25,8 @@ def as_format_1(root):
         del raw["check"], raw["digest"]
         raw["format"] = 1
         raw["sha256"] = digest_of(mark.with_suffix(".pt"), SHA256).partition(":")[2]
-        sides = (raw.get("metadata") or {}).get("digests") or {}
-        sides |= {name: digest.partition(":")[2] for name, digest in sides.items()}
+        if sides := raw.pop("companions", None):
+            raw["metadata"]["digests"] = {name: each.partition(":")[2] for name, each in sides.items()}
         mark.write_text(sealed(json.dumps(raw, indent=2)))
     return root
 
@@ -35,8 +35,8 @@ def test_the_algorithm_of_each_tier_is_named(tmp_path):
     target = Store(tmp_path, "run")
     found = [saved(target), saved(target, "milestone/b.pt"), release.write(tmp_path, small("1.0.0"))]
     assert [m.digest.partition(":")[0] for m in found] == ["blake3", "blake3", "sha256"]
-    assert set(found[2].metadata["digests"].values()) == {
-        digest_of(tmp_path / name, SHA256) for name in found[2].metadata["digests"]
+    assert set(found[2].companions.values()) == {
+        digest_of(tmp_path / name, SHA256) for name in found[2].companions
     }
 
 

@@ -121,7 +121,7 @@ def test_a_full_disk(tmp_path):
         before = saved(target)
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 4096))
         with pytest.raises(SaveFailed, match="No space left"):
-            target.save(manifest("training/b.pt"), lambda f: f.write(bytes(1 << 20)))
+            target.save([manifest("training/b.pt")], lambda f: f.write(bytes(1 << 20)))
         assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
         store.verify(target.root, before)
     finally:
@@ -357,7 +357,7 @@ LARGE = {"w": torch.arange(12_000_000, dtype=torch.float32)}  # 48 MB
 
 
 def test_a_large_piece_is_digested_and_written_whole(target):
-    done = target.save(manifest(), lambda file: serialize.dump(LARGE, file))
+    done = target.save([manifest()], lambda file: serialize.dump(LARGE, file))[0]
     assert done.digest == digest_of(target.path(done), BLAKE3)
     assert torch.equal(serialize.load(target.path(done))["w"], LARGE["w"])
 
@@ -365,6 +365,6 @@ def test_a_large_piece_is_digested_and_written_whole(target):
 def test_a_large_piece_that_does_not_fit_is_a_failed_save(target):
     before = saved(target)
     with files_no_larger_than(20_000_000), pytest.raises(SaveFailed):
-        target.save(manifest("training/b.pt"), lambda file: serialize.dump(LARGE, file))
+        target.save([manifest("training/b.pt")], lambda file: serialize.dump(LARGE, file))
     assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
     store.verify(target.root, before)

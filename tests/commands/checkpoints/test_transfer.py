@@ -371,7 +371,7 @@ def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, fi
     mark = f"checkpoints/{manifest.file.replace('.pt', '.json')}"
     raw = json.loads(place(url, "prod").read(mark))
     del raw["check"]
-    raw["metadata"]["digests"][file] = "0" * 64
+    raw["companions"][file] = "0" * 64
     place(url, "prod").write(mark, sealed(json.dumps(raw, indent=2)).encode())
     place(url, "prod").write("checkpoints/evil", b"evil")
     code, _, err = cli_main("pull", url, tmp_path / "back")

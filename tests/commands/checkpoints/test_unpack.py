@@ -17,7 +17,7 @@ def packed(tmp_path, whole_run):
     root = whole_run / "checkpoints"
     state = serialize.load(root / store.manifests(root)[-1].file)
     target = Store(tmp_path / "checkpoints", "run")
-    saved = target.save(manifest("training/a.pt"), lambda f: serialize.dump(state, f, compress=True))
+    saved = target.save([manifest("training/a.pt")], lambda f: serialize.dump(state, f, compress=True))[0]
     return target.path(saved), state
 
 

@@ -34,7 +34,7 @@ def test_a_run_its_best_checkpoint_becomes_a_release(trained, promote):
         "metadata/golden/v1.2.0.safetensors",
     ):
         assert f"wrote  {root / file}" in out
-        assert file in manifest.metadata["digests"]
+        assert file in manifest.companions
     assert torch.equal(logits(root / manifest.file), expected)
     assert set(torch.load(root / manifest.file, weights_only=True)) & {"optimizer_state_dict"} == set()
     assert (manifest.epoch, manifest.global_step) == (3, 24)

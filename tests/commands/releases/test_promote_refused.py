@@ -42,7 +42,7 @@ def changed(run: Path, *, metrics=None, weight=None) -> Path:
         state["model_state_dict"]["conv1.bias"][0] = weight  # biases are not pruned
     role = replace(source, file="milestone/changed.pt", run="another", sequence=0)
     role = role if metrics is None else replace(role, metrics={**source.metrics, **metrics})
-    return target.path(target.save(role, lambda file: serialize.dump(state, file)))
+    return target.path(target.save([role], lambda file: serialize.dump(state, file))[0])
 
 
 def test_a_card_that_says_too_little(trained, cli_main, texts):

@@ -178,7 +178,7 @@ def released(tmp_path, config, state=None):
     target = Store(tmp_path / "checkpoints", "run")
     (target.root / "production").mkdir(parents=True)
     made = manifest("production/lenet5_v1.0.0.pt", tags=("v1.0.0",), config=config)
-    return target.path(target.save(made, lambda f: serialize.dump(serialize.snapshot(state), f)))
+    return target.path(target.save([made], lambda f: serialize.dump(serialize.snapshot(state), f))[0])
 
 
 def test_the_untouched_config_is_loaded(tmp_path):
@@ -259,7 +259,7 @@ def test_a_run_whose_newest_state_lies_is_one_line(runs, tmp_path, path, value, 
     target = Store(tmp_path, "run")
     (tmp_path / "milestone").mkdir(exist_ok=True)
     made = manifest("milestone/a.pt", tags=chosen.tags, metrics=chosen.metrics)
-    target.save(made, lambda f: serialize.dump(serialize.snapshot(state), f))
+    target.save([made], lambda f: serialize.dump(serialize.snapshot(state), f))
     with pytest.raises(CheckpointError) as refused:
         load_model(tmp_path)
     assert words in str(refused.value)

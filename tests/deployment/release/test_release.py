@@ -61,9 +61,7 @@ class TestFiles:
             "production/lenet5_v1.0.0.json",
         ]
         beside = [p for p in files(root, "1.0.0") if p.suffix != ".pt"][:-1]
-        assert manifest.metadata["digests"] == {
-            p.relative_to(root).as_posix(): digest_of(p, SHA256) for p in beside
-        }
+        assert manifest.companions == {p.relative_to(root).as_posix(): digest_of(p, SHA256) for p in beside}
         assert (root / "metadata/model_cards/v1.0.0.md").read_text() == "# A card\n"
         assert json.loads((root / "metadata/model_cards/v1.0.0.json").read_text()) == {"license": "mit"}
         assert str((root / "production/latest.pt").readlink()) == "lenet5_v1.0.0.pt"
@@ -86,7 +84,6 @@ class TestFiles:
             "config": saved["config"],
             "fingerprint": saved["metadata"]["data"],
         }
-        assert metadata.pop("digests")
         assert metadata == {
             "release": {"format": "pt", "dtype": "float32", "compress": False},
             "source": {"run": source.run, "file": source.file, "digest": source.digest},
@@ -119,8 +116,9 @@ class TestFiles:
         state = serialize.load(root / source.file)
         for weight in state["model_state_dict"].values():
             weight[weight == 0] = 0.5
-        revived = store.Store(root, source.run).save(
-            replace(source, file="milestone/revived.pt", sequence=0), lambda file: serialize.dump(state, file)
+        (revived,) = store.Store(root, source.run).save(
+            [replace(source, file="milestone/revived.pt", sequence=0)],
+            lambda file: serialize.dump(state, file),
         )
         made = release.of(root, revived, version="1.0.0", form=PLAIN, reason="a loop that forgot its masks")
         assert equal(made.weights, of(root).weights)
@@ -139,8 +137,8 @@ class TestFiles:
     def test_of_a_checkpoint_that_packs_its_zeros(self, root):
         source = best(root)
         state = serialize.load(root / source.file)
-        packed = store.Store(root, source.run).save(
-            replace(source, file="milestone/packed.pt", sequence=0),
+        (packed,) = store.Store(root, source.run).save(
+            [replace(source, file="milestone/packed.pt", sequence=0)],
             lambda file: serialize.dump(state, file, compress=True),
         )
         made = release.of(root, packed, version="1.0.0", form=PLAIN, reason="packed")
