@@ -146,7 +146,8 @@ class Manager:
         if over and not self._current:
             reason = "interrupted" if isinstance(last, Interrupted) else "the end of the run"
             saves.append(("", Save("last", reason)))
-        if saves and not over and self._skips(saves):
+        busy = self._options.when_busy == "skip" and not over and self._writer.busy
+        if busy and saves and all(save.tier == TRAINING for _, save in saves):  # later ones make up for them
             self._current = False
             self._publish(Skipped(last.epoch, last.step, tuple(save.tag for _, save in saves)))
         elif saves:
@@ -157,15 +158,11 @@ class Manager:
             self._writer.submit(self._retry)
         return stop
 
-    def _skips(self, saves: list[tuple[str, Save]]) -> bool:
-        """Whether to leave out saves that later ones make up for, so that training need not wait."""
-        rolling = all(save.tier == TRAINING for _, save in saves)
-        return rolling and self._options.when_busy == "skip" and self._writer.busy
-
     def _save(self, saves: list[tuple[str, Save]], events: tuple[Event, ...]) -> None:
         started = time.perf_counter()
         self._writer.wait()
-        self._report()
+        if self._facts or self._error:
+            self._report()
         if self._failed:  # before the new one, so that one copy of the state is enough
             self._retry()
         last, seen = events[-1], self._evaluated
@@ -192,7 +189,6 @@ class Manager:
             self._report()
             return
         self._current = True
-        self._warn_of_space(self._bytes or 0)
         policies = copy.deepcopy(self.policies)
         job = Job(snapshot, roles, policies, started, time.perf_counter() - started)
         self._writer.submit(lambda: self._write(job))
@@ -233,6 +229,7 @@ class Manager:
             self._point(written, there)
             if not late:  # its policies know nothing of what came after it: the next save lets go
                 self._collect(written, there, job.policies)
+            self._warn_of_space(self._bytes)
         except SaveFailed as error:
             self._refused(job, error)
         except CheckpointError as error:

@@ -34,22 +34,22 @@ def snapshot(state: Any) -> Any:
     return copied(state, lambda tensor: tensor.to("cpu", copy=True))
 
 
-def copied(state: Any, copy: Callable[[Tensor], Tensor]) -> Any:
-    """A nested state with `copy` of each tensor in its place, called once for those that are one memory.
-
-    Raises CheckpointError as `snapshot` does.
-    """
-    return _copied(state, (), copy, {})
-
-
 def _path(where: tuple[Any, ...]) -> str:
     """The place of a value, from its container's and its own key: `state['a'][1]` for (((), "a"), 1)."""
     return f"{_path(where[0])}[{where[1]!r}]" if where else "state"
 
 
-def _copied(
-    value: Any, where: tuple[Any, ...], copy: Callable[[Tensor], Tensor], seen: dict[tuple[Any, ...], Tensor]
+def copied(
+    value: Any,
+    copy: Callable[[Tensor], Tensor],
+    where: tuple[Any, ...] = (),
+    seen: dict[tuple[Any, ...], Tensor] | None = None,
 ) -> Any:
+    """A nested state with `copy` of each tensor in its place, called once for those that are one memory.
+
+    `where` and `seen` are of the values around this one. Raises CheckpointError as `snapshot` does.
+    """
+    seen = {} if seen is None else seen
     if isinstance(value, Tensor):
         value = value.detach()
         if type(value) is not Tensor or value.layout is not torch.strided or value.is_meta:
@@ -62,11 +62,11 @@ def _copied(
         return seen[key]
     if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
         for key in value:
-            if not _is_key(key):
+            if type(key) is not str and not _is_key(key):
                 raise CheckpointError(f"{_path(where)} has a key of type {_name(key)}: use str or int keys.")
-        return {k: _copied(v, (where, k), copy, seen) for k, v in value.items()}
+        return {k: copied(v, copy, (where, k), seen) for k, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_copied(v, (where, i), copy, seen) for i, v in enumerate(value))
+        return type(value)(copied(v, copy, (where, i), seen) for i, v in enumerate(value))
     if type(value) in PLAIN:
         return value
     raise CheckpointError(

@@ -183,7 +183,7 @@ class Store:
 
     def _unrivalled(self, manifest: Manifest) -> Manifest:
         """The manifest under a name that no other run has taken since its own was chosen."""
-        mark = self.path(manifest).with_suffix(".json")
+        mark = (self.root / manifest.file).with_suffix(".json")
         with contextlib.suppress(CheckpointError):
             if mark.exists() and read_manifest(mark).run != self.run:
                 return replace(manifest, file=self.free_name(manifest.tier, mark.stem))
@@ -262,7 +262,7 @@ def staged(root: Path, payload: Payload, algorithm: str) -> Iterator[list[Writte
             hashing = HashingWriter(file.file, algorithm)
             produce(hashing)  # type: ignore[arg-type]
             file.sync()
-            found.append(Written(name, file, hashing.size, hashing.digest))
+            found.append(Written(name, file, hashing.size, digests.named(hashing.found)))
         yield found
 
 

@@ -99,7 +99,7 @@ class HashingWriter:
 
     def __init__(self, file: BinaryIO, algorithm: str) -> None:
         self._file = file
-        self._found = hasher(algorithm)
+        self.found = hasher(algorithm)
         self._begun = 0
         self.size = 0
 
@@ -108,25 +108,15 @@ class HashingWriter:
         view = memoryview(data).cast("B")
         for start in range(0, len(view), CHUNK):
             piece = view[start : start + CHUNK]
-            self._found.update(piece)  # first: the copy to the file then finds it in the processor's cache
+            self.found.update(piece)  # first: the copy to the file then finds it in the processor's cache
             self._file.write(piece)
             self.size += len(piece)
-            if self.size - self._begun >= BEHIND:
-                self._begin()
+            if (behind := self.size - self._begun) >= BEHIND and hasattr(os, "posix_fadvise"):
+                with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
+                    # Linux begins to write back, and what is not on disk yet stays in memory too.
+                    os.posix_fadvise(self._file.fileno(), self._begun, behind, os.POSIX_FADV_DONTNEED)
+                self._begun = self.size
         return len(view)
-
-    def _begin(self) -> None:
-        """Have Linux begin to write back; what is not on disk yet stays in memory too."""
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
-                size = self.size - self._begun
-                os.posix_fadvise(self._file.fileno(), self._begun, size, os.POSIX_FADV_DONTNEED)
-        self._begun = self.size
 
     def flush(self) -> None:
         """Do nothing: whoever opened the file syncs it."""
-
-    @property
-    def digest(self) -> str:
-        """That of everything written so far."""
-        return named(self._found)
