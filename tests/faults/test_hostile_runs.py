@@ -172,7 +172,7 @@ def test_contents_of_other_types_are_one_line_of_a_resume(tree, train, facts, sa
     state = serialize.load(run / "checkpoints" / last.file) | facts
     target = Store(run / "checkpoints", last.run)
     target.delete(last)
-    target.save(replace(last, sequence=0), lambda file: torch.save(state, file))
+    target.save([replace(last, sequence=0)], lambda file: torch.save(state, file))
     done = train(f"resume={run}", "epochs=4")
     assert done.code == 1
     assert says in done.err
@@ -223,7 +223,7 @@ def test_values_of_other_types_within_are_one_line_and_change_nothing(tree, trai
     state[part] = inner.over(state[part])
     target = Store(run / "checkpoints", last.run)
     target.delete(last)
-    target.save(replace(last, sequence=0), lambda file: torch.save(state, file))
+    target.save([replace(last, sequence=0)], lambda file: torch.save(state, file))
     before = bytes_of(run)
     done = train(f"resume={run}", "epochs=4")
     assert done.code == 1
@@ -385,7 +385,7 @@ def test_no_network_is_asked_for_more_than_its_file_holds(tree, commands):
     state["model_state_dict"][name] = torch.zeros(1).expand(2**23, *weight.shape)
     target = Store(run / "checkpoints", last.run)
     target.delete(last)
-    target.save(replace(last, sequence=0), lambda file: torch.save(state, file))
+    target.save([replace(last, sequence=0)], lambda file: torch.save(state, file))
     path = run / "checkpoints" / last.file
     assert path.stat().st_size < 1_000_000
     with pytest.raises(CheckpointError, match="its tensors would fill more than"):
