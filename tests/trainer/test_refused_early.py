@@ -84,7 +84,7 @@ def test_an_optimizer_that_prunes_by_its_state_prunes_by_magnitude_too(train):
 def test_torch_is_not_imported_for_a_refusal(tmp_path):
     code = (
         "import sys, train\n"
-        "sys.argv = ['train.py', 'pruning.schedule=cubicc', 'data.name=cifar10', 'pruning.target=0.5']\n"
+        "sys.argv = ['train.py', 'pruning.schedule=cubicc', 'data=cifar10', 'pruning.target=0.5']\n"
         "try:\n    train.main()\n"
         "finally:\n    print('torch' in sys.modules, 'numpy' in sys.modules)\n"
     )

@@ -26,8 +26,11 @@ def explain(error: BaseException) -> str:
     if lacking := re.match(r"Could not delete (?:from config\. )?'(.*?)'", str(error)):
         return f"~{lacking[1]} removes nothing, since this configuration has no {lacking[1]}: leave it out."
     cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    while deeper := cause.__cause__ or (
+        # Hydra names the file that is wrong and leaves the reason to the context.
+        None if isinstance(cause, OmegaConfBaseException) else cause.__context__
+    ):
+        cause = deeper
     if not isinstance(cause, OmegaConfBaseException) or cause.full_key is None:
         return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     first = str(cause).splitlines()[0]

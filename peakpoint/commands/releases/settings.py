@@ -5,7 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -13,7 +16,8 @@ from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import CONF
 from peakpoint.deployment.inference.form import Form
-from peakpoint.trainer.config.check import unknown_key
+from peakpoint.trainer.config.explain import explain
+from peakpoint.trainer.config.hydra_overrides import quote
 
 RELEASE = CONF / "release"
 CARD = "card.yaml"
@@ -74,61 +78,45 @@ class Settings:
 
 
 def load(changes: Sequence[str], card: Path | None) -> Settings:
-    """conf/release with a file of card texts over it, and then each change, `key=value`.
+    """Return conf/release as Hydra composes it: a file of card texts over it, then each change, `key=value`.
 
     Raises CheckpointError: one line that names the key, and the nearest right one.
     """
-    texts = OmegaConf.structured(Card)
-    for path in [RELEASE / CARD, *([card] if card else [])]:
-        texts = _merged(texts, bounded.read_strict_yaml(path), f"{path}: ")
-    merged = OmegaConf.structured(Settings)
-    merged = _merged(
-        merged, bounded.read_strict_yaml(RELEASE / "default.yaml"), "conf/release/default.yaml: "
-    )
-    merged.card = texts
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not key or not equals:
-            raise CheckpointError(f"--set {change}: give it as key=value, such as --set dtype=float16.")
-        layer: Any = _parsed(key, value)
-        for name in reversed(key.split(".")):
-            layer = {name: layer}
-        merged = _merged(merged, layer, "--set ")
+    texts = bounded.literal(bounded.read_strict_yaml(card)) if card else {}
+    if card:
+        _composed(texts, [], f"{card}: ")
+    return _composed(texts, [_override(change) for change in changes], "--set ")
+
+
+def _override(change: str) -> str:
+    """Return a change as Hydra takes it; texts of the card and the path of a key are taken literally."""
+    key, equals, value = change.partition("=")
+    if not equals or not key.replace(".", "").isidentifier() or key.startswith("hydra"):
+        raise CheckpointError(f"--set {change}: give it as key=value, such as --set dtype=float16.")
+    is_text = key == "sign" or key.startswith("card.")
+    if is_text and value != "null" and not value.startswith("["):
+        change = f"{key}={quote(bounded.literal(value))}"
     try:
-        settings: Any = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise CheckpointError(f"{RELEASE}: {error.full_key}: {_first(error)}.") from None
+        OverridesParser.create().parse_override(change)
+    except HydraException:
+        raise CheckpointError(
+            f"--set {change} cannot be read: put quotes around a text with brackets, commas or colons."
+        ) from None
+    return change
+
+
+def _composed(texts: dict[Any, Any], overrides: list[str], where: str) -> Settings:
+    """Return conf/release with texts of a card and overrides. Raises CheckpointError."""
+    store = ConfigStore.instance()
+    try:
+        store.store(group="release", name="settings", node=Settings)
+        store.store(group="release", name="texts", node={"card": texts})
+        with initialize_config_dir(str(RELEASE), version_base="1.3"):
+            settings: Any = OmegaConf.to_object(compose("default", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CheckpointError(f"{where}{explain(error)}") from None
     assert isinstance(settings, Settings)
     return settings
-
-
-def _parsed(key: str, value: str) -> Any:
-    """The value of a change: YAML, but a text of the card as it is, whatever it holds."""
-    if key.startswith("card.") and not value.startswith("[") and value != "null":
-        return value
-    try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise CheckpointError(f"--set {key}={value} is not a value: {_flat(error)}.") from None
-
-
-def _merged(base: Any, layer: dict[Any, Any], where: str) -> Any:
-    try:
-        return OmegaConf.merge(base, OmegaConf.create(bounded.literal(layer)))
-    except OmegaConfBaseException as error:
-        key, node = str(error.key), error.parent_node
-        if node is not None and error.msg and "not in" in error.msg:
-            prefix = (error.full_key or key).removesuffix(key)
-            raise CheckpointError(where + unknown_key(prefix, key, map(str, node))) from None
-        raise CheckpointError(f"{where}{error.full_key}: {_first(error)}.") from None
-
-
-def _flat(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ def test_the_files_say_every_value_and_the_classes_none():
     loaded = settings.load([], None)
     for schema, name in ((settings.Settings, "default.yaml"), (settings.Card, "card.yaml")):
         message = yaml.safe_load((settings.RELEASE / name).read_text())
-        assert {f.name for f in fields(schema)} - {"card"} == set(message)
+        assert {f.name for f in fields(schema)} - {"card"} == set(message) - {"defaults"}
         for field in fields(schema):
             assert "MISSING" in repr(field.default) or field.default == "???"
     assert (loaded.format, loaded.dtype, loaded.compress, loaded.sign) == ("pt", "float32", False, None)
@@ -64,18 +64,20 @@ def test_a_text_is_taken_as_it_is_written(text, tmp_path):
         ("zzz=1", "there are: card, compress, dtype, format, golden"),
         ("format", "--set format: give it as key=value, such as --set dtype=float16."),
         ("=3", "give it as key=value"),
-        ("compress=maybe", "--set compress: Value 'maybe' is not a valid bool"),
-        ("tolerance=much", "--set tolerance: "),
+        ("+more=3", "give it as key=value"),
+        ("hydra.run.dir=x", "give it as key=value"),
+        ("compress=maybe", "--set compress=maybe is not true or false."),
+        ("tolerance=much", "--set tolerance=much is not a number."),
         ("tolerance=nan", "tolerance=nan is out of range: it must be between 0 and 1."),
         ("tolerance=-1", "tolerance=-1.0 is out of range"),
         ("golden=0", "golden=0 is out of range: it must be between 1 and 1024."),
         ("golden=100000", "golden=100000 is out of range"),
         ("split=train", "split=train is not a choice: it must be one of val, test."),
-        ("format=null", "--set format: "),
-        ("card=null", "--set card: "),
+        ("format=null", "--set format=null: it needs a value."),
+        ("card=null", "--set card=null: it needs a value."),
         ("card.tags=3", "--set card.tags: "),
         ("card.limitations=[1, 2]", "card.limitations=[1, 2] is neither a text nor a list of texts."),
-        ("format={a: [}", "--set format={a: [} is not a value: "),
+        ("format={a: [}", "--set format={a: [} cannot be read: "),
         ("sign.key=x", "--set sign"),
     ],
 )
@@ -86,12 +88,15 @@ def test_a_wrong_change_is_one_line(change, sentence):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"descripton: x", "descripton is not a key of this configuration: did you mean description?"),
+        (
+            b"descripton: x",
+            "card.descripton is not a key of this configuration: did you mean card.description?",
+        ),
         (b"a: [\n", "is not YAML: "),
         (b"- a\n", "holds no keys with values."),
         (b"license: mit\nlicense: isc\n", "license is there twice at line 2"),
         (b"\xff\xfe", "is not YAML: "),
-        (b"tags: null\n", "tags: "),
+        (b"tags: null\n", "card.tags=null: it needs a value."),
         (b"contact: 2020-01-01\n", "contact: "),
         (b"description: !!python/object:os.system x\n", "is not YAML: could not determine a constructor"),
         (b"1: 2\n", "1 is not a key"),
