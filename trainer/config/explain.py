@@ -10,6 +10,7 @@ from peakpoint.base.errors import os_reason
 from peakpoint.base.files import CONF
 from peakpoint.base.text import nearest
 from peakpoint.trainer.config.check import unknown_key
+from peakpoint.trainer.config.keys import RENAMED, leaves
 
 WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """OmegaConf's types, in words."""
@@ -45,6 +46,11 @@ def explain(error: BaseException) -> str:
         percent = re.fullmatch(r"([\d.]+) ?%", value)
         end = f": type {cause.full_key}={float(percent[1]) / 100:g}" if percent else "."
         return f"{cause.full_key}={value} is not {kind}{end}"
+    if wrong := re.match(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", first):
+        node = next((key for key, kind in leaves().items() if getattr(kind, "__name__", "") == wrong[1]), "")
+        return (
+            f"{node}: {wrong[2]} stands where keys are expected, such as {RENAMED.get(node, f'{node}.KEY')}."
+        )
     if wrong := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", first):
         return f"{cause.full_key}={wrong[1]} is not a choice{nearest(wrong[1], wrong[2].split(', '))}"
     return f"{cause.full_key}: {first.rstrip('.')}."

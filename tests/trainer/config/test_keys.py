@@ -81,3 +81,23 @@ def test_a_recorded_method_and_two_variants_are_one_criterion(method, variant, c
         "optimizer": {"name": "x"},
         "pruning": {"criterion": criterion, "regrow": regrow},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "mirror_keep: 2",
+            "checkpoint.mirror_keep is not a key of this configuration: did you mean checkpoint.mirror.keep?",
+        ),
+        (
+            "mirror: s3://b/x",
+            "checkpoint.mirror: s3://b/x stands where keys are expected, such as checkpoint.mirror.url.",
+        ),
+    ],
+)
+def test_an_earlier_key_in_a_file_is_one_line_with_the_new_one(train, tmp_path, text, sentence):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "a.yaml").write_text(f"# @package _global_\ncheckpoint: {{{text}}}\n")
+    done = train("--config-dir=mine", "experiment=a")
+    assert (done.code, done.err) == (1, f"error: {sentence}\n")
