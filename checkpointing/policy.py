@@ -45,7 +45,28 @@ class Stop:
 Decision = Save | Stop
 
 
-class Policy:
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A run as it is planned: its evaluations, its optimizer steps, and the sparsity that it reaches."""
+
+    epochs: int
+    steps: int
+    sparsity: float
+
+
+class PolicySettings:
+    """The settings of a policy that has counters of its own."""
+
+    def build(self) -> "Policy":
+        """The policy, which has seen nothing yet."""
+        raise NotImplementedError
+
+    def at_most(self, run: Outlook) -> int | None:  # noqa: ARG002
+        """How many checkpoints the policy keeps at once, at most; None where that is not known."""
+        return None
+
+
+class Policy(PolicySettings):
     """Decides on events and says what to keep: derive from it, and write `decide`.
 
     Its state is counters only, never settings: on resume the configuration wins. A policy without counters

@@ -15,7 +15,17 @@ from peakpoint.checkpointing.policies.ranking import (
     check_mode,
     check_types,
 )
-from peakpoint.checkpointing.policy import MILESTONE, Decision, Policy, Save, better, ranked, safe_name
+from peakpoint.checkpointing.policy import (
+    MILESTONE,
+    Decision,
+    Outlook,
+    Policy,
+    PolicySettings,
+    Save,
+    better,
+    ranked,
+    safe_name,
+)
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
@@ -29,7 +39,7 @@ class Metric:
 
 @register("policy", "best")
 @dataclass(kw_only=True)
-class BestSettings:
+class BestSettings(PolicySettings):
     """The metrics by name; `keep` is how many of the best of each to keep, None for every improvement."""
 
     metrics: dict[str, Metric]
@@ -48,6 +58,10 @@ class BestSettings:
     def build(self) -> "Best":
         """The policy, which has seen nothing yet."""
         return Best(self)
+
+    def at_most(self, run: Outlook) -> int:
+        """How many checkpoints the policy keeps at once, at most."""
+        return len(self.metrics) * min(run.epochs, self.keep or run.epochs)
 
 
 class Best(Policy):

@@ -15,12 +15,12 @@ from peakpoint.checkpointing.policies.ranking import (
     check_types,
     read_peak,
 )
-from peakpoint.checkpointing.policy import Decision, Policy, Stop, better, ranked
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, PolicySettings, Stop, better, ranked
 
 
 @register("policy", "early_stopping")
 @dataclass(kw_only=True)
-class EarlyStoppingSettings:
+class EarlyStoppingSettings(PolicySettings):
     """`mode` is max or min; `patience` counts evaluations; `min_delta` is in units of the metric."""
 
     metric: str
@@ -37,6 +37,10 @@ class EarlyStoppingSettings:
     def build(self) -> "EarlyStopping":
         """The policy, which has seen nothing yet."""
         return EarlyStopping(self)
+
+    def at_most(self, run: Outlook) -> int:  # noqa: ARG002
+        """How many checkpoints the policy keeps at once, at most."""
+        return 0
 
 
 class EarlyStopping(Policy):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EpochEnd, Event, StepEnd
 from peakpoint.checkpointing.policies.ranking import check_count, check_types, newest
-from peakpoint.checkpointing.policy import Decision, Policy, Save
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, PolicySettings, Save
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @register("policy", "interval")
 @dataclass(kw_only=True)
-class IntervalSettings:
+class IntervalSettings(PolicySettings):
     """`epochs` and `steps` are periods, None for never; `keep_last` counts checkpoints."""
 
     epochs: int | None
@@ -28,6 +28,12 @@ class IntervalSettings:
     def build(self) -> "Interval":
         """The policy, which has seen nothing yet."""
         return Interval(self)
+
+    def at_most(self, run: Outlook) -> int:
+        """How many checkpoints the policy keeps at once, at most."""
+        by_epoch = run.epochs // self.epochs if self.epochs else 0
+        by_step = run.steps // self.steps if self.steps else 0
+        return min(self.keep_last, by_epoch + by_step)
 
 
 class Interval(Policy):

@@ -15,7 +15,18 @@ from peakpoint.checkpointing.policies.ranking import (
     check_mode,
     check_types,
 )
-from peakpoint.checkpointing.policy import MILESTONE, Decision, Policy, Save, better, order, ranked, safe_name
+from peakpoint.checkpointing.policy import (
+    MILESTONE,
+    Decision,
+    Outlook,
+    Policy,
+    PolicySettings,
+    Save,
+    better,
+    order,
+    ranked,
+    safe_name,
+)
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 SLACK = 1e-6
@@ -24,7 +35,7 @@ SLACK = 1e-6
 
 @register("policy", "sparsity")
 @dataclass(kw_only=True)
-class SparsitySettings:
+class SparsitySettings(PolicySettings):
     """`targets` are fractions of zeros; those of 0 or less are ignored, so that a dense run may name one.
 
     `rule` at_least counts evaluations at or above the target; window those within `tolerance` of it, and
@@ -55,6 +66,11 @@ class SparsitySettings:
     def build(self) -> "Sparsity":
         """The policy, which has seen nothing yet."""
         return Sparsity(self)
+
+    def at_most(self, run: Outlook) -> int:
+        """How many checkpoints the policy keeps at once, at most."""
+        reached = {round(t, 6) for t in self.targets if 0 < t <= run.sparsity + SLACK}
+        return len(reached) * min(run.epochs, self.keep or run.epochs)
 
 
 class Sparsity(Policy):

@@ -8,13 +8,23 @@ from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_mode, check_types
-from peakpoint.checkpointing.policy import MILESTONE, Decision, Policy, Save, better, order, ranked
+from peakpoint.checkpointing.policy import (
+    MILESTONE,
+    Decision,
+    Outlook,
+    Policy,
+    PolicySettings,
+    Save,
+    better,
+    order,
+    ranked,
+)
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @register("policy", "top_k")
 @dataclass(kw_only=True)
-class TopKSettings:
+class TopKSettings(PolicySettings):
     """`mode` is max or min; `k` counts checkpoints."""
 
     metric: str
@@ -29,6 +39,10 @@ class TopKSettings:
     def build(self) -> "TopK":
         """The policy, which has seen nothing yet."""
         return TopK(self)
+
+    def at_most(self, run: Outlook) -> int:
+        """How many checkpoints the policy keeps at once, at most."""
+        return min(run.epochs, self.k)
 
 
 class TopK(Policy):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import Event, StepEnd
 from peakpoint.checkpointing.policies.ranking import check, check_count, check_types, newest
-from peakpoint.checkpointing.policy import Decision, Policy, Save
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, PolicySettings, Save
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @register("policy", "wall_clock")
 @dataclass(kw_only=True)
-class WallClockSettings:
+class WallClockSettings(PolicySettings):
     """`minutes` is the period, None for never; `keep_last` counts checkpoints."""
 
     minutes: float | None
@@ -27,6 +27,10 @@ class WallClockSettings:
     def build(self) -> "WallClock":
         """The policy, which has seen nothing yet."""
         return WallClock(self)
+
+    def at_most(self, run: Outlook) -> int:  # noqa: ARG002
+        """How many checkpoints the policy keeps at once, at most."""
+        return self.keep_last if self.minutes else 0
 
 
 class WallClock(Policy):

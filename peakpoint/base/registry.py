@@ -33,7 +33,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "criterion": ("needs", "score"),
     "schedule": (),
     "allocation": (),
-    "policy": ("build",),
+    "policy": ("build", "at_most"),
 }
 """What can be registered, and the members that a dataclass of the kind has; its base class brings them."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.policy import Outlook
 from peakpoint.commands.arguments import Parser
 from peakpoint.commands.common import megabytes, print_json
 
@@ -171,27 +172,8 @@ def _kept(config: Any, batches: int) -> dict[str, int | None]:
     """Return the most checkpoints that each policy keeps at once; None for a policy that is not known."""
     steps = config.epochs * batches if config.max_steps is None else config.max_steps
     epochs = min(config.epochs, -(-steps // batches)) if batches else config.epochs
-    kept: dict[str, int | None] = {}
-    for name, policy in config.checkpoint.policy.items():
-        match name:
-            case "interval":
-                saves = (epochs // policy.epochs if policy.epochs else 0) + (
-                    steps // policy.steps if policy.steps else 0
-                )
-                kept[name] = min(policy.keep_last, saves)
-            case "wall_clock":
-                kept[name] = policy.keep_last if policy.minutes else 0
-            case "best":
-                kept[name] = len(policy.metrics) * min(epochs, policy.keep or epochs)
-            case "top_k":
-                kept[name] = min(epochs, policy.k)
-            case "sparsity":
-                met = {round(t, 6) for t in policy.targets if 0 < t <= config.pruning.target + 1e-6}
-                kept[name] = len(met) * min(epochs, policy.keep or epochs)
-            case "early_stopping":
-                kept[name] = 0
-            case _:
-                kept[name] = None
+    run = Outlook(epochs, steps, config.pruning.target)
+    kept = {name: policy.at_most(run) for name, policy in config.checkpoint.policy.items()}
     return {**kept, NEWEST: 1, IN_FLIGHT: 1}
 
 

@@ -1,10 +1,13 @@
 """estimate: what a run will store, against what runs do store."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
 
+from peakpoint.base.registry import register
+from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.store import Store
@@ -56,6 +59,17 @@ def test_what_is_kept_covers_what_a_run_kept(finished, cli_main):
     held = store.manifests(root)
     assert len(held) <= 10
     assert sum({m.digest: m.bytes for m in held}.values()) <= found["peak_bytes"]
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_policy_of_ones_own_says_how_many_it_keeps(cli_main):
+    @register("policy", "every_evaluation")
+    @dataclass(kw_only=True)
+    class EveryEvaluation(Policy):
+        def at_most(self, run):
+            return run.epochs
+
+    assert estimated(cli_main, *TINY, "checkpoint/policy=[every_evaluation]")["kept"]["every_evaluation"] == 3
 
 
 def test_the_run_of_the_defaults_without_its_data(cli_main):
