@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -175,6 +176,26 @@ def blake3(of: Subject) -> Arm:
     return whole(of, lambda _: digests.of_bytes(raw, digests.BLAKE3))
 
 
+def verify(of: Subject) -> Arm:
+    """What `verify` does with a checkpoint of ours."""
+    return _read(of, lambda root, manifest: store.verify(root, manifest))
+
+
+def read_sha256(of: Subject) -> Arm:
+    """What it did while digests were of SHA-256."""
+    return _read(of, lambda root, manifest: digests.digest_of(root / manifest.file, digests.SHA256))
+
+
+def _read(of: Subject, read: Callable[[Path, Manifest], object]) -> Arm:
+    """An arm that reads a checkpoint that was written before."""
+    place = tempfile.TemporaryDirectory(dir=Path.cwd())
+    root = Path(place.name)
+    ours = Ours(of, compress=False)
+    ours(root)
+    (manifest,) = store.manifests(root)
+    return whole(of, lambda _: (place, read(root, manifest)))  # the folder lasts as long as the arm
+
+
 def _bytes(of: Subject) -> memoryview:
     dense = io.BytesIO()
     torch.save(of.state, dense)
@@ -343,6 +364,7 @@ def lightning(of: Subject) -> Arm:
     return arm
 
 
+VERIFY, SHA = "verify", "SHA-256 of a file"
 RAW, COPY, DIGEST = "raw write + fsync", "plain host copy", "BLAKE3 in memory"
 PACK, UNPACK = "pack in memory", "unpack in memory"
 OURS, PACKED = "ours", "ours, compressed"
@@ -352,6 +374,8 @@ ARMS: dict[str, Callable[[Subject], Arm]] = {
     COPY: plain_copy,
     "pinned copy": pinned_copy,
     DIGEST: blake3,
+    VERIFY: verify,
+    SHA: read_sha256,
     PACK: pack,
     UNPACK: unpack,
     RAW: raw_fsync,

@@ -44,12 +44,15 @@ def _is_damaged(root: Path, file: str) -> bool:
     return False
 
 
-def quarantine(root: Path, file: str, reason: str) -> None:
-    """Move a damaged checkpoint and its manifest aside, and write down why. The caller is the one writer."""
+def quarantine(root: Path, file: str, reason: str, ends: tuple[str, ...] = ()) -> None:
+    """Move a damaged checkpoint and its manifest aside, and write down why. The caller is the one writer.
+
+    `ends` are the suffixes of the files that go; empty for all that belong to the checkpoint.
+    """
     folder = root / QUARANTINE
     folder.mkdir(exist_ok=True)
     flat = f"{secrets.token_hex(3)}_{file.replace('/', '_')}"
-    for end in _ends(root / file):
+    for end in ends or _ends(root / file):
         with contextlib.suppress(FileNotFoundError):
             (root / file).with_suffix(end).replace((folder / flat).with_suffix(end))
     journal.append(root, "quarantined", file, reason)

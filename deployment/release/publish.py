@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,12 +92,9 @@ def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
 
 def _set_aside(root: Path, paths: list[Path]) -> None:
     """Move what a killed try left, or somebody put there, out of the way: nobody vouches for it."""
-    folder = root / quarantine.QUARANTINE
     for path in paths:
-        folder.mkdir(exist_ok=True)
         name = path.relative_to(root).as_posix()
-        path.replace(folder / f"{secrets.token_hex(3)}_{name.replace('/', '_')}")
-        journal.append(root, "quarantined", name, "no manifest vouches for it")
+        quarantine.quarantine(root, name, "no manifest vouches for it", ends=(path.suffix,))
 
 
 def tell(root: Path, manifest: Manifest) -> None:

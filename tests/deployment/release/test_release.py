@@ -288,6 +288,9 @@ class TestImmutable:
         assert sound(root, run=True) == ["1.0.0"]
         assert not (production / "lenet5_v1.0.0.safetensors").exists()
         found = {p.name[7:]: p.read_text() for p in (root / "quarantine").iterdir()}
+        reasons = [found.pop(name) for name in list(found) if name.endswith(".txt")]
+        assert len(reasons) == 2  # two of them have one name but for the suffix
+        assert all("no manifest vouches for it" in reason for reason in reasons)
         assert found == {
             "production_lenet5_v1.0.0.pt": "of a killed try, or of the user",
             "production_lenet5_v1.0.0.safetensors": "the same",
