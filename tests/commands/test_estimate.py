@@ -47,6 +47,9 @@ def test_compressed_is_what_compression_gives(whole_run, tmp_path, cli_main):
     assert found["sparsity"] == 0.7
     assert found["compressed_bytes"] == pytest.approx(saved.bytes, rel=0.15)
     assert found["compressed_bytes"] < 0.5 * found["checkpoint_bytes"]
+    dense = estimated(cli_main, *TINY, "pruning.target=0", "checkpoint/policy=[best]")
+    masks = found["checkpoint_bytes"] - dense["checkpoint_bytes"]
+    assert masks == pytest.approx(found["parameters"] / 8, rel=0.05)  # a bit a weight; biases have none
 
 
 def test_what_is_kept_covers_what_a_run_kept(finished, cli_main):
