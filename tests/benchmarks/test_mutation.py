@@ -40,3 +40,14 @@ def test_a_test_that_sends_ctrl_c_works_in_the_background_of_a_shell(tmp_path, m
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().out.startswith("lived ")
+
+
+def test_every_listed_mutant_changes_one_place_of_today_and_names_tests_that_are_there():
+    stale = []
+    for listed in sorted(mutation.LISTS.glob("*.yaml")):
+        for mutant in mutation.read(listed):
+            text = (ROOT / mutant.file).read_text() if (ROOT / mutant.file).is_file() else ""
+            files = [word.split("::")[0] for word in mutant.tests if word.endswith(".py") or "::" in word]
+            if text.count(mutant.old) != 1 or not all((ROOT / file).is_file() for file in files):
+                stale.append(f"{listed.name}: {mutant}")
+    assert stale == []
