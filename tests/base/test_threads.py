@@ -45,7 +45,11 @@ class Watch(Policy):
         thread = threading.Thread(target=lambda: at.append(torch.get_num_threads()))
         thread.start()
         thread.join()
-        number = len(os.listdir("/proc/self/task"))
+        counts = []
+        for _ in range(20):  # a thread that was joined is there for a moment longer
+            time.sleep(0.01)
+            counts.append(len(os.listdir("/proc/self/task")))
+        number = min(counts)
         self.seen[when] = {"threads": number, "training": torch.get_num_threads(), "others": at[0]}
         open(self.file, "w").write(json.dumps(self.seen))
 """

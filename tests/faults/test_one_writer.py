@@ -283,7 +283,7 @@ def test_a_writer_that_lives_keeps_its_staged_files(tmp_path):
         os.read(go_on[0], 1)
 
     with ThreadPoolExecutor(1) as pool:
-        saving = pool.submit(writer.save, manifest("training/a.pt"), slow)
+        saving = pool.submit(writer.save, [manifest("training/a.pt")], slow)
         os.read(started[0], 1)
         try:
             Store(tmp_path, "same process")
@@ -291,7 +291,7 @@ def test_a_writer_that_lives_keeps_its_staged_files(tmp_path):
             assert len(list(tmp_path.rglob(f"{store.STAGED}*"))) == 1
         finally:
             os.write(go_on[1], b".")
-        store.verify(tmp_path, saving.result(60))
+        store.verify(tmp_path, saving.result(60)[0])
 
 
 def test_what_a_dead_writer_staged_is_swept_and_nothing_else(tmp_path):

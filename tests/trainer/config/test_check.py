@@ -208,7 +208,6 @@ NAMES = [
     ("optimizer.name=adamw", "optimizer.name=adamw cannot be set: choose optimizer=adamw instead."),
     ("model.name=resnet51", "model.name=resnet51 is not a choice: did you mean resnet50?"),
     ("model.name=lenet5", "model.name=lenet5 cannot be set: choose model=lenet5 instead."),
-    ("model.name=", "model.name= is not a choice; there are: lenet5, resnet18, resnet20, resnet50."),
     ("data.name=cifar1000", "data.name=cifar1000 is not a choice: did you mean cifar100?"),
     ("data.name=synthetic", "data.name=synthetic cannot be set: choose data=synthetic instead."),
     ("scheduler.name=cosin", "scheduler.name=cosin is not a choice: did you mean cosine?"),
