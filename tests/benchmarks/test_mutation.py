@@ -8,9 +8,9 @@ from benchmarks import mutation
 from benchmarks.mutation import KILLED, LIVED, ROOT, WRONG, Mutant, judge, main
 
 TESTS = ("tests/optimizers/pruning/test_criteria.py",)
-FILE = "optimizers/pruning/settings.py"
-LINE = '"cubic": lambda p: 1 - (1 - p) ** 3,'
-SAME = LINE.replace("lambda p", "lambda q").replace("- p)", "- q)")
+FILE = "optimizers/catalogue/pruning.py"
+LINE = "return 1 - (1 - progress) ** 3"
+SAME = "return -((1 - progress) ** 3) + 1"
 
 
 def test_a_mutant_is_killed_lives_or_has_no_verdict():
