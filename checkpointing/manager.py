@@ -36,7 +36,7 @@ from peakpoint.checkpointing.policy import (
     kept,
     load_counters,
 )
-from peakpoint.checkpointing.roles import farewell, roles_of, tell_lost, tell_unmeasured, tell_unranked
+from peakpoint.checkpointing.roles import farewell, roles_of, warn_lost, warn_unmeasured, warn_unranked
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.state.snapshot import Host
 from peakpoint.checkpointing.storage import store
@@ -127,9 +127,9 @@ class Manager:
         for event in events:
             if isinstance(event, EvalEnd):
                 if self._evaluated is None:
-                    tell_unmeasured(self.policies, event)
+                    warn_unmeasured(self.policies, event)
                 self._evaluated = event
-                tell_unranked(event)
+                warn_unranked(event)
             if self._lost and isinstance(event, (EvalEnd, *_OVER)):  # not each step: it waits
                 self._reconcile()
         stop: Stop | None = None
@@ -184,7 +184,7 @@ class Manager:
             self._error, self._current = out_of_memory(error, tensor_bytes(state)), False
             if self._error is None:
                 raise
-            tell_lost(roles)
+            warn_lost(roles)
             self._lost = True
             self._report()
             return
@@ -248,7 +248,7 @@ class Manager:
             if waiting.milestones and not job.milestones:
                 self._current = False  # what holds the present state was let go
                 return
-            tell_lost(waiting.roles)
+            warn_lost(waiting.roles)
             self._lost = True
         self._failed = job
 
@@ -342,5 +342,5 @@ class Manager:
             self._retry()
         self._writer.close()
         if self._failed:
-            tell_lost(self._failed.roles)
+            warn_lost(self._failed.roles)
         self._report()

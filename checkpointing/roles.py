@@ -68,7 +68,7 @@ def roles_of(
     return tuple(replace(role, sequence=store.number()) for role in roles)
 
 
-def tell_lost(roles: Sequence[Manifest]) -> None:
+def warn_lost(roles: Sequence[Manifest]) -> None:
     """A policy has counted these as its best, so their loss must be told."""
     for role in roles:
         if role.tier == MILESTONE:
@@ -80,7 +80,7 @@ def tell_lost(roles: Sequence[Manifest]) -> None:
             )
 
 
-def tell_unranked(event: EvalEnd) -> None:
+def warn_unranked(event: EvalEnd) -> None:
     """An evaluation that counts for no policy is told."""
     if (loss := bad_loss(event.metrics)) is not None:
         log.warning(
@@ -91,7 +91,7 @@ def tell_unranked(event: EvalEnd) -> None:
         )
 
 
-def tell_unmeasured(policies: Mapping[str, Policy], event: EvalEnd) -> None:
+def warn_unmeasured(policies: Mapping[str, Policy], event: EvalEnd) -> None:
     """A metric that a policy goes by and the first evaluation has not is told, with the nearest name."""
     for name, policy in policies.items():
         for metric in policy.watched:

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,21 +19,6 @@ from tests.checkpointing.api_cases import (
 )
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.states import differences, same
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    return tmp_path / "checkpoints"
-
-
-@pytest.fixture
-def manager(root) -> CheckpointManager:
-    return CheckpointManager(checkpoint_dir=root, max_training_checkpoints=3, save_optimizer=True)
-
-
-@pytest.fixture
-def t() -> Training:
-    return Training()
 
 
 class TestTrainingCheckpoints:

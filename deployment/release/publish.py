@@ -24,7 +24,7 @@ EVENT = "released"
 
 def taken(root: Path) -> set[str]:
     """Every version that was released, whether its files are there or not, sound or not."""
-    found = _told(root)
+    found = _recorded(root)
     for path in (root / PRODUCTION).glob("*_v*.json"):
         if not path.name.endswith(".config.json"):
             with contextlib.suppress(CheckpointError):  # not a version: the file of somebody else
@@ -34,7 +34,7 @@ def taken(root: Path) -> set[str]:
     return found
 
 
-def _told(root: Path) -> set[str]:
+def _recorded(root: Path) -> set[str]:
     """The versions that the journal says were released."""
     return {str(fact.get("version")) for fact in journal.vouched(root) if fact["event"] == EVENT}
 
@@ -48,8 +48,8 @@ def alone(root: Path, names: Iterable[str]) -> Iterator[None]:
     for folder in {root, root.parent, *(folder.parent for folder in folders)}:
         fsync_directory(folder)
     with briefly(root / PRODUCTION):
-        for manifest in untold(root):
-            tell(root, manifest)
+        for manifest in unrecorded(root):
+            record(root, manifest)
         pointers.latest_release(root)
         for folder in folders:
             sweep(folder)
@@ -97,7 +97,7 @@ def _set_aside(root: Path, paths: list[Path]) -> None:
         quarantine.quarantine(root, name, "no manifest vouches for it", ends=(path.suffix,))
 
 
-def tell(root: Path, manifest: Manifest) -> None:
+def record(root: Path, manifest: Manifest) -> None:
     """Write a release into the journal. One that could not be is written by the next release or repair."""
     metadata = manifest.metadata or {}
     try:
@@ -118,7 +118,7 @@ def tell(root: Path, manifest: Manifest) -> None:
         log.warning("%s is released, and the journal does not say so yet: %s", manifest.file, error)
 
 
-def untold(root: Path) -> list[Manifest]:
+def unrecorded(root: Path) -> list[Manifest]:
     """The releases of which the journal has no line: their writer was killed after the manifest."""
-    told = _told(root)
-    return [m for m in listing.releases(root) if listing.version_of(m) not in told]
+    recorded = _recorded(root)
+    return [m for m in listing.releases(root) if listing.version_of(m) not in recorded]

@@ -145,7 +145,7 @@ def _write(root: Path, release: Release) -> Manifest:
     with publish.alone(root, payload):
         check(root, release)
         manifest = publish.publish(root, _manifest(release), payload)
-        publish.tell(root, manifest)
+        publish.record(root, manifest)
         pointers.latest_release(root)
     return manifest
 

@@ -165,10 +165,10 @@ def _unjournaled(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
     """Yield releases without a line in the journal, as when their writer was killed before it."""
     missing: list[Manifest] = []
     with contextlib.suppress(CheckpointError):  # a line was changed: nothing is added after it
-        missing = publish.untold(root)
+        missing = publish.unrecorded(root)
     for manifest in missing:
         if manifest.file in {m.file for m in sound}:
-            note = functools.partial(publish.tell, root, manifest)
+            note = functools.partial(publish.record, root, manifest)
             yield Repair("journal", manifest.file, "its release was not written down", note)
 
 
