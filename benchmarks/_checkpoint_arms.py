@@ -24,7 +24,9 @@ from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.models import create
-from peakpoint.optimizers import AdamWPrune, PruneSettings, param_groups
+from peakpoint.optimizers.adamwprune import AdamWPrune
+from peakpoint.optimizers.groups import param_groups
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 
 @dataclass

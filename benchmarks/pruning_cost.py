@@ -22,8 +22,11 @@ from torch import nn
 
 from benchmarks._machine import machine
 from peakpoint.models import create
-from peakpoint.optimizers import Pruner, PruneSettings, build_adamw, param_groups, select_lowest
-from peakpoint.optimizers.pruning.pruner import zero_unkept
+from peakpoint.optimizers.adamw import build_adamw
+from peakpoint.optimizers.groups import param_groups
+from peakpoint.optimizers.pruning.lowest_k import select_lowest
+from peakpoint.optimizers.pruning.pruner import Pruner, zero_unkept
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 
 def network(device: str) -> nn.Module:

@@ -149,14 +149,18 @@ def load(modules: Iterable[str]) -> None:
             raise CheckpointError(f"{KEY}: {module!r} is not the name of a module, such as my_module.")
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            ours = (error.name or "").split(".")[0] in _OURS
+        except (ImportError, AttributeError) as error:
+            lacking = error.name if isinstance(error, ImportError) else getattr(error.obj, "__name__", None)
+            ours = str(lacking).split(".")[0] in _OURS
+            if isinstance(error, AttributeError) and not ours:
+                raise  # a bug of the module's own
             remedy = REGISTER if ours else "It must be on the Python path."
             raise CheckpointError(f"{KEY}: {module} cannot be imported: {error}. {remedy}") from None
 
 
 REGISTER = "Components are added with @register(kind, name), from peakpoint import register."
 _OURS = ("peakpoint", "trainer", "models", "optimizers", "checkpointing")
+"""Packages of this version and of earlier ones, from which plugins of these imported other names."""
 
 
 def recorded(config: Any) -> list[str]:

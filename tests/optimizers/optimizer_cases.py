@@ -6,17 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peakpoint.optimizers import (
-    AdamWPrune,
-    AdamWSPAM,
-    Pruner,
-    PruneSettings,
-    SpamSettings,
-    build_adam,
-    build_adamw,
-    build_sgd,
-    param_groups,
-)
+from peakpoint.optimizers.adam import build_adam
+from peakpoint.optimizers.adamw import build_adamw
+from peakpoint.optimizers.adamwprune import AdamWPrune
+from peakpoint.optimizers.adamwspam import AdamWSPAM, SpamSettings
+from peakpoint.optimizers.groups import param_groups
+from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
+from peakpoint.optimizers.sgd import build_sgd
 
 torch.set_num_threads(1)
 

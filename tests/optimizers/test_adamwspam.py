@@ -3,14 +3,10 @@ import math
 import pytest
 import torch
 
-from peakpoint.optimizers import (
-    AdamWSPAM,
-    SpamSettings,
-    build_adamw,
-    cosine,
-    learning_rate_schedule,
-    param_groups,
-)
+from peakpoint.optimizers.adamw import build_adamw
+from peakpoint.optimizers.adamwspam import AdamWSPAM, SpamSettings
+from peakpoint.optimizers.groups import param_groups
+from peakpoint.optimizers.schedule import cosine, learning_rate_schedule
 from tests.optimizers.optimizer_cases import ADAM, gradients, network, through_a_file, train
 
 SETTLE = 20

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from peakpoint.optimizers import clip_gradients
+from peakpoint.optimizers.clip import clip_gradients
 from tests.optimizers.optimizer_cases import pruned_run, train
 
 

@@ -1,7 +1,7 @@
 from torch import nn
 
-from peakpoint.optimizers import build_adamw, param_groups, prunable_weights
-from peakpoint.optimizers.groups import canonical
+from peakpoint.optimizers.adamw import build_adamw
+from peakpoint.optimizers.groups import canonical, param_groups, prunable_weights
 from tests.optimizers.optimizer_cases import ADAM, network
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from peakpoint.optimizers import param_groups
+from peakpoint.optimizers.groups import param_groups
 from peakpoint.optimizers.kernels import fused_supported
 from tests.optimizers.optimizer_cases import BUILDERS, gradients, network, through_a_file, train
 

@@ -6,7 +6,11 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from peakpoint.models import create
-from peakpoint.optimizers import Pruner, PruneSettings, build_adamw, param_groups, prunable_weights, zeros
+from peakpoint.optimizers.adamw import build_adamw
+from peakpoint.optimizers.groups import param_groups, prunable_weights
+from peakpoint.optimizers.kinds import zeros
+from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
 from tests.conftest import rows
 from tests.optimizers.optimizer_cases import ADAM
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from peakpoint.optimizers import constant, cosine, learning_rate_schedule, multistep, one_cycle
+from peakpoint.optimizers.schedule import constant, cosine, learning_rate_schedule, multistep, one_cycle
 from tests.optimizers.optimizer_cases import through_a_file
 
 FACTORS = {

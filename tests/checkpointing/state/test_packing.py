@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import packing, serialize
 from peakpoint.models import create
-from peakpoint.optimizers import AdamWPrune, PruneSettings, param_groups
+from peakpoint.optimizers.adamwprune import AdamWPrune
+from peakpoint.optimizers.groups import param_groups
+from peakpoint.optimizers.pruning.settings import PruneSettings
 from tests.states import differences, load_newest, newest
 
 LIMIT = 2**30

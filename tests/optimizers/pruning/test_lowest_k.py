@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peakpoint.optimizers import select_lowest
-from peakpoint.optimizers.pruning.lowest_k import lowest_where, select_keys, sort_keys
+from peakpoint.optimizers.pruning.lowest_k import lowest_where, select_keys, select_lowest, sort_keys
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, math.inf, -math.inf, math.nan, -math.nan]
 SCORE = st.sampled_from(SPECIAL) | st.floats(width=32)

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from peakpoint.base.registry import register
-from peakpoint.optimizers import Pruner, build_adamw, param_groups, prunable_weights, select_lowest
+from peakpoint.optimizers.adamw import build_adamw
+from peakpoint.optimizers.groups import param_groups, prunable_weights
 from peakpoint.optimizers.pruning.criterion import Criterion
+from peakpoint.optimizers.pruning.lowest_k import select_lowest
+from peakpoint.optimizers.pruning.pruner import Pruner
 from tests.optimizers.optimizer_cases import (
     ADAM,
     BUILDERS,

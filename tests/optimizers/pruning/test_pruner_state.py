@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from peakpoint.optimizers import build_adamw, param_groups
+from peakpoint.optimizers.adamw import build_adamw
+from peakpoint.optimizers.groups import param_groups
 from peakpoint.optimizers.pruning.pruner import pack, unpack
 from tests.optimizers.optimizer_cases import (
     gradients,

@@ -45,10 +45,12 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(tmp_path, monkeypatc
         assert "\n" not in str(refusal.value)
 
 
-def test_a_bug_in_a_module_is_shown_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("code", "error"), [("1 / 0", ZeroDivisionError), ("(1).half", AttributeError)])
+def test_a_bug_in_a_module_is_shown_whole(tmp_path, monkeypatch, code, error):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "broken_plugin.py").write_text("1 / 0")
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
+    (tmp_path / "broken_plugin.py").write_text(code)
+    with pytest.raises(error):
         registry.load(["broken_plugin"])
 
 
@@ -174,6 +176,8 @@ def test_what_lacks_what_its_kind_needs_is_one_line():
         "from peakpoint.trainer.config.plugins import add_model",
         "from trainer.plugins import add_model",
         "from peakpoint.models import ModelRecord, register",
+        "from peakpoint import models\nmodels.register('mine')",
+        "import peakpoint.trainer\n@peakpoint.trainer.register_source('mine')\nclass Mine: pass",
     ],
 )
 def test_a_plugin_of_an_earlier_version_gets_the_line_to_write(tmp_path, monkeypatch, line):
