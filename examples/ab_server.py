@@ -113,7 +113,7 @@ class Releases:
         current = aliases.current(self._root)
         versions = {alias: current[alias] for alias in self._weights if alias in current}
         router = Router(self._experiment, {alias: self._weights[alias] for alias in versions})
-        files = {listing.version_of(m): self._root / m.file for m in listing.releases(self._root)}
+        files = {version: self._root / m.file for version, m in listing.by_version(self._root).items()}
         ready = dict(loaded)
         for alias, version in versions.items():
             if version not in files:

@@ -106,23 +106,31 @@ def doubts(history: Sequence[Change]) -> list[str]:
     return found
 
 
+def release_of(root: Path, alias: str) -> Manifest | None:
+    """Return the release that an alias names, not verified, None when it names none.
+
+    Raises CheckpointError when that release is not there.
+    """
+    version = current(root).get(alias)
+    if version is None:
+        return None
+    found = listing.by_version(root).get(version)
+    if found is None:
+        raise CheckpointError(f"{alias} is {version}, which is not under {root}: roll back to one that is.")
+    return found
+
+
 def named(root: Path, alias: str) -> Manifest | None:
-    """The release that a name means; None for another name, or an alias that was never set.
+    """Return the release that a name means; None for another name, or an alias that was never set.
 
     It is not verified. Raises CheckpointError when the alias was taken away, or its release is not there.
     """
     if not _NAME.fullmatch(alias):
         return None
-    history = list(changes(root, alias))
-    if not history:
-        return None
-    version = history[-1].version
-    if version is None:
+    release = release_of(root, alias)
+    if release is None and any(changes(root, alias)):
         raise CheckpointError(f"{alias} names no release of {root} any more.")
-    for manifest in listing.releases(root):
-        if listing.version_of(manifest) == version:
-            return manifest
-    raise CheckpointError(f"{alias} is {version}, which is not under {root}: roll back to one that is.")
+    return release
 
 
 def before(history: Sequence[Change]) -> str | None:
@@ -158,7 +166,7 @@ def assign(
             raise CheckpointError(
                 f"{alias} was set to {now or 'no release'} while {version} was verified: look, and try again."
             )
-        if version is not None and version not in map(listing.version_of, listing.releases(root)):
+        if version is not None and version not in listing.by_version(root):
             raise CheckpointError(f"{root} has no release {version}: peakpoint ls {root} lists them.")
         if version != now:
             how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK

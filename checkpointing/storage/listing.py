@@ -110,6 +110,11 @@ def releases(root: Path) -> list[Manifest]:
     return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0])]
 
 
+def by_version(root: Path) -> dict[str, Manifest]:
+    """Return every readable release by its version, lowest first."""
+    return {version_of(manifest): manifest for manifest in releases(root)}
+
+
 def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[str, str]]:
     """The files under `production` whose manifests cannot be read or name no release, with the reasons.
 

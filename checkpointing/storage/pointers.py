@@ -31,9 +31,12 @@ def _name(root: Path, alias: str, manifest: Manifest) -> None:
 
 def links_of(root: Path, alias: str, version: str | None) -> dict[Path, str | None]:
     """The symlinks of an alias for people, and what each is to name; None: it is not to be there."""
-    files = [m.file for m in listing.releases(root) if listing.version_of(m) == version]
-    names = {Path(file).suffix: Path(file).name for file in files}
-    return {root / listing.PRODUCTION / f"{alias}{end}": names.get(end) for end in SUFFIXES}
+    release = listing.by_version(root).get(version or "")
+    file = Path(release.file) if release else None
+    return {
+        root / PRODUCTION / f"{alias}{end}": file.name if file and file.suffix == end else None
+        for end in SUFFIXES
+    }
 
 
 def alias(root: Path, name: str, version: str | None) -> None:

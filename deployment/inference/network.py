@@ -195,14 +195,11 @@ def resolve(path: Path) -> tuple[Path, Manifest]:
     if not path.is_dir():
         return locate.locate(path)
     root = listing.checkpoint_root(path)
-    known = {listing.version_of(m): m for m in listing.releases(root)}
-    version = aliases.current(root).get(aliases.CHAMPION, next(reversed(known), None))
-    if version is not None:
-        if version not in known:
-            raise CheckpointError(f"The champion {version} is not under {root}: roll back to one that is.")
-        store.verify(root, known[version])
-        return root, known[version]
-    return root, best(root)
+    release = aliases.release_of(root, aliases.CHAMPION) or next(reversed(listing.releases(root)), None)
+    if release is None:
+        return root, best(root)
+    store.verify(root, release)
+    return root, release
 
 
 def best(root: Path) -> Manifest:

@@ -5,13 +5,11 @@ It is generated and never a source of truth: `write` makes the same file again a
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Any
-
-from semver import Version
 
 from peakpoint.base import semver
 from peakpoint.base.bounded import read_bytes
@@ -19,10 +17,10 @@ from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import sweep, write_atomic
 from peakpoint.base.lock import briefly
 from peakpoint.checkpointing.state.differences import Pairs, differ, flat, pairs
-from peakpoint.checkpointing.storage import aliases, journal, listing
+from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.aliases import Change
 from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.deployment.release.publish import EVENT as RELEASED
+from peakpoint.deployment.release import publish
 
 log = logging.getLogger("peakpoint")
 
@@ -62,54 +60,46 @@ class Entry:
 
 def entries(root: Path) -> list[Entry]:
     """Return every present and past release, highest version first. Raises CheckpointError."""
-    changes = tuple(aliases.changes(root))
-    journaled = {str(f.get("version")): f for f in journal.vouched(root) if f["event"] == RELEASED}
-    found: list[tuple[Version, Entry]] = []
+    changes, journaled, present = (
+        list(aliases.changes(root)),
+        publish.journaled(root),
+        listing.by_version(root),
+    )
+    found: list[Entry] = []
     previous: Manifest | None = None
-    for manifest in listing.releases(root):
-        version = listing.version_of(manifest)
-        fact = journaled.pop(version, {})
-        found.append((semver.key(version), _entry(manifest, previous, fact, changes)))
-        previous = manifest
-    for version, fact in journaled.items():
-        found.append((semver.key(version), _gone(version, fact, changes)))
-    return [entry for _, entry in sorted(found, key=lambda pair: pair[0], reverse=True)]
+    for version in sorted({*journaled, *present}, key=semver.key):
+        manifest, facts = present.get(version), journaled.get(version, {})
+        if manifest is not None:
+            there = {"file": manifest.file, "git_commit": manifest.git_commit, "time": manifest.created}
+            facts = {**facts, **(manifest.metadata or {}), **there}
+        moved = tuple(change for change in changes if version in (change.version, change.before))
+        found.append(_entry(version, facts, moved, manifest, previous))
+        previous = manifest or previous
+    return found[::-1]
 
 
 def _entry(
-    manifest: Manifest, previous: Manifest | None, fact: Mapping[str, Any], changes: Sequence[Change]
+    version: str,
+    facts: Mapping[str, Any],
+    moved: tuple[Change, ...],
+    manifest: Manifest | None,
+    previous: Manifest | None,
 ) -> Entry:
-    version, notes = listing.version_of(manifest), manifest.metadata or {}
+    before = previous if manifest else None
+    results = pairs(_results(before), _results(manifest))
     return Entry(
         version=version,
-        date=manifest.created[:10],
-        file=manifest.file,
-        reason=str(notes.get("reason") or fact.get("reason") or ""),
-        source=_mapping(notes.get("source")),
-        git_commit=manifest.git_commit,
-        before=listing.version_of(previous) if previous else None,
-        results={k: v for k, v in pairs(_results(previous), _results(manifest)).items() if v != [None, None]},
-        config=differ(_trained_with(previous), _trained_with(manifest)) if previous else {},
-        network=differ(flat(previous.config or {}), flat(manifest.config or {})) if previous else {},
-        aliases=tuple(c for c in changes if version in (c.version, c.before)),
-        there=True,
-    )
-
-
-def _gone(version: str, fact: Mapping[str, Any], changes: Sequence[Change]) -> Entry:
-    return Entry(
-        version=version,
-        date=str(fact["time"])[:10],
-        file=str(fact.get("file", "")),
-        reason=str(fact.get("reason", "")),
-        source=_mapping(fact.get("source")),
-        git_commit=fact.get("git_commit"),
-        before=None,
-        results={},
-        config={},
-        network={},
-        aliases=tuple(c for c in changes if version in (c.version, c.before)),
-        there=False,
+        date=str(facts["time"])[:10],
+        file=str(facts.get("file", "")),
+        reason=str(facts.get("reason") or ""),
+        source=_mapping(facts.get("source")),
+        git_commit=facts.get("git_commit"),
+        before=listing.version_of(before) if before else None,
+        results={name: pair for name, pair in results.items() if pair != [None, None]},
+        config=differ(_trained_with(before), _trained_with(manifest)) if before and manifest else {},
+        network=differ(flat(before.config), flat(manifest.config)) if before and manifest else {},
+        aliases=moved,
+        there=manifest is not None,
     )
 
 
@@ -146,7 +136,9 @@ def _section(entry: Entry) -> str:
     origin = [f"{key} {_code(entry.source[key])}" for key in ("run", "file") if entry.source.get(key)]
     origin += [f"commit {_code(entry.git_commit)}"] if entry.git_commit else []
     lines += [f"- From: {', '.join(origin)}"] if origin else []
-    lines += [f"- {_time(c.time)}: {_words(_in_words(c, entry.version))}" for c in entry.aliases]
+    for change in entry.aliases:
+        when = change.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        lines.append(f"- {when}: {_words(_in_words(change, entry.version))}")
     if entry.results:
         lines += ["", "### Results", "", *_table(entry)]
     for title, found in (("Training configuration", entry.config), ("Network", entry.network)):
@@ -166,28 +158,14 @@ def _in_words(change: Change, version: str) -> str:
 
 
 def _table(entry: Entry) -> list[str]:
-    if entry.before is None:
-        head = ["| |", f" {entry.version} |"]
-    else:
-        head = ["| |", f" {entry.before} | {entry.version} | change |"]
-    lines = ["".join(head), "|---|" + "---:|" * (1 if entry.before is None else 3)]
+    columns = [entry.version] if entry.before is None else [entry.before, entry.version, "change"]
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for name, (old, new) in entry.results.items():
-        change = _signed(new - old) if isinstance(old, int | float) and isinstance(new, int | float) else ""
-        values = [_number(new)] if entry.before is None else [_number(old), _number(new), change]
-        lines.append(f"| {_words(name)} | " + " | ".join(values) + " |")
+        change = "" if old is None or new is None else f"{new - old:+.4g}" if new != old else "0"
+        values = [*("" if value is None else f"{value:.6g}" for value in (old, new)), change]
+        shown = values[1:2] if entry.before is None else values
+        lines.append(f"| {_words(name)} | {' | '.join(shown)} |")
     return lines
-
-
-def _signed(change: float) -> str:
-    return f"{change:+.4g}" if change else "0"
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-def _time(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _words(value: str) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peakpoint.base import semver
 from peakpoint.base.digests import SHA256
@@ -24,7 +25,7 @@ EVENT = "released"
 
 def taken(root: Path) -> set[str]:
     """Every version that was released, whether its files are there or not, sound or not."""
-    found = _recorded(root)
+    found = set(journaled(root))
     for path in (root / PRODUCTION).glob("*_v*.json"):
         if not path.name.endswith(".config.json"):
             with contextlib.suppress(CheckpointError):  # not a version: the file of somebody else
@@ -34,9 +35,9 @@ def taken(root: Path) -> set[str]:
     return found
 
 
-def _recorded(root: Path) -> set[str]:
-    """The versions that the journal says were released."""
-    return {str(fact.get("version")) for fact in journal.vouched(root) if fact["event"] == EVENT}
+def journaled(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the journal's line on each release, by version. Raises CheckpointError for a changed line."""
+    return {str(fact.get("version")): fact for fact in journal.vouched(root) if fact["event"] == EVENT}
 
 
 @contextlib.contextmanager
@@ -120,5 +121,5 @@ def record(root: Path, manifest: Manifest) -> None:
 
 def unrecorded(root: Path) -> list[Manifest]:
     """The releases of which the journal has no line: their writer was killed after the manifest."""
-    recorded = _recorded(root)
-    return [m for m in listing.releases(root) if listing.version_of(m) not in recorded]
+    recorded = journaled(root)
+    return [m for version, m in listing.by_version(root).items() if version not in recorded]

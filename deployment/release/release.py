@@ -153,7 +153,7 @@ def _write(root: Path, release: Release) -> Manifest:
 def check(root: Path, release: Release) -> None:
     """Raise CheckpointError when the version is taken, or says too little about what changed."""
     semver.check_unused(release.version, publish.taken(root))
-    known = {listing.version_of(m): m for m in listing.releases(root)}
+    known = listing.by_version(root)
     before = semver.neighbour(release.version, known)
     if before is None:
         return

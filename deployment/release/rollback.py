@@ -34,7 +34,10 @@ def roll_back(root: Path, to: str | None = None, alias: str = CHAMPION, reason: 
     version = to if to is not None else _before(root, alias, history)
     if version == now:
         raise CheckpointError(f"{alias} is {version} already.")
-    manifest = _release(root, version)
+    known = listing.by_version(root)
+    if version not in known:
+        raise CheckpointError(f"{root} has no release {version}; {released(root)}.")
+    manifest = known[version]
     try:
         checked = verified(root, manifest)
     except CheckpointError as error:
@@ -52,16 +55,9 @@ def _before(root: Path, alias: str, history: Sequence[Change]) -> str:
     return version
 
 
-def _release(root: Path, version: str) -> Manifest:
-    found = {listing.version_of(m): m for m in listing.releases(root)}
-    if version not in found:
-        raise CheckpointError(f"{root} has no release {version}; {released(root)}.")
-    return found[version]
-
-
 def released(root: Path) -> str:
     """Return a phrase with the existing releases."""
-    versions = ", ".join(map(listing.version_of, listing.releases(root)))
+    versions = ", ".join(listing.by_version(root))
     return f"there are {versions}" if versions else "there is none"
 
 

@@ -78,17 +78,14 @@ def check(root: Path, alias: str, metric: str, threshold: float, appraiser: Appr
 def _named(root: Path, alias: str) -> tuple[str | None, Manifest]:
     """Return the version that an alias names and its manifest, unverified; champion as for `load_model`."""
     aliases.check(alias)
-    released = {listing.version_of(m): m for m in listing.releases(root)}
-    version = aliases.current(root).get(alias)
-    if version is None and alias == aliases.CHAMPION:
-        if not released:
+    manifest = aliases.release_of(root, alias)
+    if manifest is None and alias == aliases.CHAMPION:
+        manifest = next(reversed(listing.releases(root)), None)
+        if manifest is None:
             return None, network.best(root)
-        version = next(reversed(released))
-    if version is None:
+    if manifest is None:
         raise CheckpointError(f"{alias} names no release of {root}.")
-    if version not in released:
-        raise CheckpointError(f"{alias} is {version}, which is not under {root}: roll back to one that is.")
-    return version, released[version]
+    return listing.version_of(manifest), manifest
 
 
 def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
@@ -117,7 +114,7 @@ def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
 
 def _earlier(found: Checked, alias: str) -> Iterator[tuple[str, Manifest]]:
     """Yield the releases that an alias named earlier, newest first, in the order of rollbacks."""
-    released = {listing.version_of(m): m for m in listing.releases(found.root)}
+    released = listing.by_version(found.root)
     history = list(aliases.changes(found.root, alias))
     if not history or history[-1].version != found.version:
         return

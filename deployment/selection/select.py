@@ -158,21 +158,16 @@ class _Judge:
     ) -> tuple[judging.Facts | None, Any]:
         """Return the facts of the champion and the data it was validated on, each None without a champion."""
         places = [listing.checkpoint_root(named)] if named else roots
-        having = {root: v for root in places if (v := aliases.current(root).get(aliases.CHAMPION))}
+        having = {root: m for root in places if (m := aliases.release_of(root, aliases.CHAMPION))}
         if len(having) > 1:
             raise CheckpointError(
                 f"{' and '.join(map(str, having))} have a champion each: say which with --champion-of."
             )
-        for root, version in having.items():
-            found = [m for m in listing.releases(root) if listing.version_of(m) == version]
-            if not found:
-                raise CheckpointError(
-                    f"The champion {version} is not under {root}: roll back to one that is."
-                )
-            self.version = version
+        for root, manifest in having.items():
+            self.version = listing.version_of(manifest)
             wanted = {r.metric for r in against} & set(MEASURED)
-            facts = facts_of(found[0]) | (self._measured(root, found[0], wanted) if wanted else {})
-            return facts, ((found[0].metadata or {}).get("trained_with") or {}).get("fingerprint")
+            facts = facts_of(manifest) | (self._measured(root, manifest, wanted) if wanted else {})
+            return facts, ((manifest.metadata or {}).get("trained_with") or {}).get("fingerprint")
         count = len(against)
         self.notes.append(f"there is no champion yet: {count} rule{'s'[: count - 1]} against it passed over")
         return None, None

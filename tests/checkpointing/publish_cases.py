@@ -56,7 +56,7 @@ def small(
 
 def files(root: Path, version: str) -> list[Path]:
     """Every file of a release, its manifest last."""
-    (stem,) = (m.file.rsplit(".", 1)[0] for m in listing.releases(root) if listing.version_of(m) == version)
+    stem = listing.by_version(root)[version].file.rsplit(".", 1)[0]
     found = [p for p in (root / stem).parent.iterdir() if p.name.startswith(f"{Path(stem).name}.")]
     found += [p for p in (root / "metadata").rglob(f"v{version}.*") if p.suffix in (".json", ".md")]
     found += [root / "metadata" / "golden" / f"v{version}.safetensors"]
@@ -81,7 +81,7 @@ def journaled(root: Path) -> list[str]:
 
 def sound(root: Path, *, run: bool = False) -> list[str]:
     """The versions that are released; each is whole, to the last file beside its weights."""
-    found = listing.releases(root)
-    for manifest in found:
+    found = listing.by_version(root)
+    for manifest in found.values():
         release.verify(root, manifest, run=run)
-    return [listing.version_of(m) for m in found]
+    return list(found)

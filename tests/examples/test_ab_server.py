@@ -45,8 +45,7 @@ def root(tmp_path_factory):
 
 
 def file_of(root, version):
-    (found,) = (root / m.file for m in listing.releases(root) if listing.version_of(m) == version)
-    return found
+    return root / listing.by_version(root)[version].file
 
 
 def command(root, log, *arguments):

@@ -227,7 +227,7 @@ def test_of_several_that_release_a_version_at_once_one_does(tmp_path):
     expected = [f"1.{number}.0" for number in range(6)]
     assert sorted(version for version, _ in won) == expected
     assert sound(root, run=True) == expected
-    assert {listing.version_of(m): m.digest for m in listing.releases(root)} == dict(won)
+    assert {version: m.digest for version, m in listing.by_version(root).items()} == dict(won)
     assert sorted(journaled(root)) == expected
     assert list(root.rglob(f"{STAGED}*")) == []
     assert not (root / "quarantine").exists()

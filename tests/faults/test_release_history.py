@@ -28,7 +28,7 @@ class History:
         self.harmed: set[str] = set()
 
     def listed(self):
-        return {listing.version_of(m): m for m in listing.releases(self.root)}
+        return listing.by_version(self.root)
 
     def note(self):
         """What is released for the first time is what it must be from now on."""

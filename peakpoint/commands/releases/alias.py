@@ -78,10 +78,11 @@ def missing(root: Path, version: str | None) -> str | None:
     """Return why an alias cannot be served when its release was deleted by hand. Reads no bytes of it."""
     if version is None:
         return None
-    files = [m.file for m in listing.releases(root) if listing.version_of(m) == version]
-    if not files:
+    release = listing.by_version(root).get(version)
+    if release is None:
         return f"there is no release {version} under {root} any more: roll back to one that is"
-    return None if (root / files[0]).exists() else f"{root / files[0]} is gone: roll back to another release"
+    file = root / release.file
+    return None if file.exists() else f"{file} is gone: roll back to another release"
 
 
 def troubles(root: Path) -> list[str]:
@@ -135,8 +136,8 @@ def _show(root: Path, name: str, as_data: bool) -> int:
 
 
 def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool) -> int:
-    manifests = [m for m in listing.releases(root) if listing.version_of(m) == version]
-    if manifests and (wrong := verdict(root, manifests[0])):
+    manifest = listing.by_version(root).get(version or "")
+    if manifest and (wrong := verdict(root, manifest)):
         raise CheckpointError(f"{wrong} {name} stays as it was.")
     change = aliases.assign(root, name, version, reason)
     if change is None:

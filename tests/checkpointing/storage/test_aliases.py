@@ -61,7 +61,7 @@ def test_a_release_that_is_not_there_is_refused_and_one_that_went_is_told(served
     aliases.assign(served, "champion", "1.1.0", "")
     gone(served, "1.1.0")
     assert aliases.current(served) == {"champion": "1.1.0"}
-    with pytest.raises(CheckpointError, match=r"The champion 1\.1\.0 is not under"):
+    with pytest.raises(CheckpointError, match=r"champion is 1\.1\.0, which is not under"):
         network.resolve(served)
 
 

@@ -183,7 +183,7 @@ def test_of_processes_that_roll_back_at_once_none_goes_further_than_it_saw(serve
 def test_a_release_in_another_form_brings_its_own_pointer(tmp_path, served):
     weights = next(load_model(served).parameters()).flatten()[0].item()
     form = release.Form(format="safetensors", dtype="float32", compress=False)
-    manifest = {listing.version_of(m): m for m in listing.releases(served)}["1.2.0"]
+    manifest = listing.by_version(served)["1.2.0"]
     made = release.write(served, release.of(served, manifest, version="1.3.0", form=form, reason="safer"))
     assert made.file.endswith(".safetensors")
     aliases.assign(served, "champion", "1.3.0", "")

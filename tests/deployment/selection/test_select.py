@@ -241,7 +241,7 @@ def test_the_champion_may_lie_elsewhere_and_only_one_counts(measured_copy, measu
     assert steps(select.choose([measured_copy, other], strict, champion_of=measured_copy))
     for mark in (measured_copy / "checkpoints/production").glob("*v1.0.0*"):
         mark.unlink()
-    with pytest.raises(CheckpointError, match=r"The champion 1\.0\.0 is not under"):
+    with pytest.raises(CheckpointError, match=r"champion is 1\.0\.0, which is not under"):
         select.choose([measured_copy], strict)
 
 
