@@ -1,24 +1,26 @@
 """Evaluation of a network on the data of its run, which a checkpoint or a release records."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base import registry
+from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference.network import Description, prepare
-
-if TYPE_CHECKING:
-    from peakpoint.trainer.data.pipeline import DataModule
+from peakpoint.optimizers.kinds import zeros
+from peakpoint.trainer.data import roots, sources  # noqa: F401 (sources registers)
+from peakpoint.trainer.data.pipeline import Batches, DataModule, build_data
+from peakpoint.trainer.data.readers import load_npz
+from peakpoint.trainer.data.settings import TEST
+from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, evaluate
 
 SPLITS = ("val", "test")
 
@@ -30,6 +32,15 @@ class Measured:
     metrics: dict[str, float]
     samples: int
     split: str
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise CheckpointError in place of the trainer's UserError, as this floor does."""
+    try:
+        yield
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def trained_with(root: Path, manifest: Manifest) -> Mapping[str, Any]:
@@ -54,6 +65,7 @@ def trained_with(root: Path, manifest: Manifest) -> Mapping[str, Any]:
         ) from None
 
 
+@_reading()
 def data_of(
     trained_with: Mapping[str, Any],
     *,
@@ -64,13 +76,36 @@ def data_of(
 
     Raises CheckpointError when they cannot be read or have another fingerprint.
     """
-    from peakpoint.trainer.evaluation import evaluate
-
-    root = str(data_root) if data_root else None
-    with _one_line():
-        return evaluate.data_of(
-            trained_with["config"], trained_with["fingerprint"], root=root, device=usable(device)
+    config = trained_with["config"]
+    settings = _settings(config, data_root)
+    try:
+        sizes = {name: int(config[name]) for name in ("seed", "batch_size", "eval_batch_size")}
+    except (KeyError, TypeError, ValueError):
+        raise _unknown() from None
+    roots.note(settings.root, by_record=data_root is None)
+    data = build_data(settings, **sizes, device=usable(device), channels_last=bool(config["channels_last"]))
+    if trained_with["fingerprint"] not in (None, data.fingerprint):
+        raise CheckpointError(
+            f"{settings.root or settings.name} is not the data that the run was trained with: "
+            "its fingerprint differs."
         )
+    return data
+
+
+def _settings(config: Mapping[str, Any], data_root: str | Path | None) -> Any:
+    """Return the registered settings of a run's data."""
+    try:
+        given = {**config["data"], **({"root": str(data_root)} if data_root else {})}
+        name = given["name"]
+        if name not in registry.table("data"):  # of a plugin
+            raise CheckpointError(f"{registry.unknown('data', name)} {registry.hint(config)}.")
+        return registry.make("data", name, given)
+    except (KeyError, TypeError, ValueError):
+        raise _unknown() from None
+
+
+def _unknown() -> CheckpointError:
+    return CheckpointError("The checkpoint does not say which data it was trained with.")
 
 
 def measure(
@@ -87,18 +122,13 @@ def measure(
     `data` is the result of `data_of`, for several networks of a run to share. The network is moved to
     `device`. Raises CheckpointError as `data_of` does.
     """
-    from peakpoint.trainer.evaluation import evaluate
-
-    if split not in SPLITS:
-        raise CheckpointError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
     if data is None:
         data = data_of(trained_with, data_root=data_root, device=device)
     objects.move(network, usable(device))
-    with _one_line():
-        found = evaluate.measure(network, data, trained_with["config"], split)
-    return Measured(found.metrics, found.samples, found.split)
+    return _measured(network, batches(data, split), data.num_classes, trained_with["config"], split)
 
 
+@_reading()
 def measure_other(
     network: nn.Module,
     description: Description,
@@ -112,23 +142,35 @@ def measure_other(
     `path` is an .npz of images and labels, or a folder laid out as the run's `data.root`, whose test set is
     used. Raises CheckpointError when it cannot be read or has other classes or channels.
     """
-    from peakpoint.trainer.evaluation import evaluate
-
     config = trained_with["config"]
-    with _one_line():
-        found = evaluate.other_images(config, path)
+    if path.is_file():
+        found = load_npz(path)
+    elif _settings(config, None).root:
+        found = _settings(config, path).read(TEST)
+    else:
+        name = config["data"]["name"]
+        raise CheckpointError(f"{path} is no file, and {name} is read from no folder: give an .npz file.")
     _check_fits(path, found.classes, found.images.shape[3], description)
-    where = usable(device)
+    where, size = usable(device), int(config["eval_batch_size"])
     objects.move(network, where)
-    size = int(config["eval_batch_size"])
+    parts = zip(found.images.split(size), found.labels.split(size), strict=True)
+    prepared = ((prepare(images.to(where), description), labels.to(where)) for images, labels in parts)
+    return _measured(network, prepared, len(description.classes), config, path.name)
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in zip(found.images.split(size), found.labels.split(size), strict=True):
-            yield prepare(images.to(where), description), labels.to(where)
 
-    with _one_line():
-        done = evaluate.measure_batches(network, batches(), len(description.classes), config, path.name)
-    return Measured(done.metrics, done.samples, done.split)
+def _measured(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    config: Mapping[str, Any],
+    split: str,
+) -> Measured:
+    device = next(network.parameters()).device
+    if config["channels_last"]:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    metrics = Classification(num_classes, device)
+    autocast = autocast_for(device, bf16=config["precision"] == "bf16")
+    return Measured(evaluate(network, batches, metrics, autocast=autocast), metrics.count, split)
 
 
 def _check_fits(path: Path, classes: tuple[str, ...], channels: int, description: Description) -> None:
@@ -147,20 +189,18 @@ def _check_fits(path: Path, classes: tuple[str, ...], channels: int, description
 
 def sparsity(network: nn.Module) -> float:
     """Return the fraction of zeros among the prunable weights, as the trainer measures it."""
-    from peakpoint.optimizers.kinds import zeros
-
     return zeros(network).prunable
 
 
-def batches(data: DataModule, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+@_reading()
+def batches(data: DataModule, split: str) -> Batches:
     """Yield prepared images and labels of a split of a run's data, in fixed order.
 
     The first call for the test split reads it. Raises CheckpointError.
     """
     if split not in SPLITS:
         raise CheckpointError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
-    with _one_line():
-        return data.val_batches() if split == "val" else data.test_batches()
+    return data.val_batches() if split == "val" else data.test_batches()
 
 
 def usable(device: str | torch.device) -> torch.device:
@@ -175,13 +215,3 @@ def usable(device: str | torch.device) -> torch.device:
             f"There is no device {str(device)!r} here: use cpu, or cuda where torch finds it."
         ) from None
     return found
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    from peakpoint.base.errors import UserError
-
-    try:
-        yield
-    except UserError as error:
-        raise CheckpointError(str(error)) from None

@@ -4,13 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
-from peakpoint.checkpointing.state import serialize
+from peakpoint.deployment.inference import evaluate
 from peakpoint.trainer.data import roots, torchvision
-from peakpoint.trainer.evaluation import evaluate
 from tests.conftest import TINY
 from tests.states import newest
 
@@ -72,11 +70,10 @@ def test_a_proof_makes_none_either(run, cache):
 
 
 def test_a_measurement_makes_none_either(run, cache, tmp_path):
-    saved = serialize.load(run / "checkpoints" / newest(run).file)["config"]
-    measured = {"device": torch.device("cpu"), "fingerprint": None}
-    evaluate.data_of(saved, root=None, **measured).test_batches()
+    saved = evaluate.trained_with(run / "checkpoints", newest(run))
+    evaluate.data_of(saved).test_batches()
     assert not cache.exists()
-    evaluate.data_of(saved, root=str(tmp_path / "pictures"), **measured)
+    evaluate.data_of(saved, data_root=tmp_path / "pictures")
     assert cache.is_dir()
 
 
