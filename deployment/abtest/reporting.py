@@ -6,12 +6,58 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mpmath import mp
+
 from peakpoint.checkpointing.storage.aliases import CHAMPION
+from peakpoint.checkpointing.storage.manifest import readable
+from peakpoint.deployment.abtest.comparison import Comparison, Rule, Verdict, compare, decide
 from peakpoint.deployment.abtest.exposure import Study
-from peakpoint.deployment.abtest.ratio import RatioCheck, sample_ratio
 from peakpoint.deployment.abtest.router import shares
-from peakpoint.deployment.abtest.sequential import Rule, Verdict, decide
-from peakpoint.deployment.selection.intervals import Comparison, compare
+
+THRESHOLD = 0.001
+LEAST_EXPECTED = 5
+"""Expected users of an arm, from which on the chi-square approximation holds (Cochran 1954)."""
+
+
+@dataclass(frozen=True)
+class RatioCheck:
+    """Pearson's chi-square test of the users by arm; `ok` is None while they are too few for it."""
+
+    chi_square: float
+    p_value: float
+    ok: bool | None
+    sentence: str
+
+
+def sample_ratio(observed: Mapping[str, int], weights: Mapping[str, float]) -> RatioCheck:
+    """Test that users arrived in the proportions they were routed in; otherwise no comparison of them holds.
+
+    A mismatch is a p-value below 0.001, the usual one of this test: it is repeated often and meant for gross
+    errors. Fabijan et al., "Diagnosing sample ratio mismatch in online controlled experiments", KDD 2019.
+    """
+    parts = shares(weights)
+    total = sum(observed.values())
+    strange = sorted(alias for alias, count in observed.items() if count and not parts.get(alias))
+    if strange:
+        return RatioCheck(math.inf, 0.0, False, _mismatch(f"{', '.join(strange)} has users and no weight"))
+    expected = {alias: total * part for alias, part in parts.items() if part > 0}
+    chi_square = math.fsum((observed.get(a, 0) - e) ** 2 / e for a, e in expected.items() if e)
+    degrees = len(expected) - 1
+    p_value = float(mp.gammainc(degrees / 2, chi_square / 2, regularized=True)) if degrees else 1.0
+    ok: bool | None = True
+    sentence = f"The arms have the users that they should (p = {p_value:.2g})."
+    if min(expected.values()) < LEAST_EXPECTED:
+        ok, sentence = None, f"Too few users to tell: an arm expects fewer than {LEAST_EXPECTED}."
+    elif p_value < THRESHOLD:
+        ok, sentence = False, _mismatch(f"p = {p_value:.2g}, below {THRESHOLD}")
+    return RatioCheck(chi_square, p_value, ok, sentence)
+
+
+def _mismatch(found: str) -> str:
+    return (
+        f"Sample-ratio mismatch ({found}): do not read the outcomes. Look for an arm that fails, is slow or "
+        "loses log lines, and for users sent past the router; then begin again under another experiment name."
+    )
 
 
 @dataclass(frozen=True)
@@ -42,8 +88,8 @@ class Report:
     findings: dict[str, Finding]
 
     def plain(self) -> dict[str, Any]:
-        """Return it as strict JSON types, with None for values that are not finite."""
-        found: dict[str, Any] = _plain(asdict(self))
+        """Return it as strict JSON types; what is not finite is the word `nan`, `inf` or `-inf`."""
+        found: dict[str, Any] = readable(asdict(self))
         return found
 
 
@@ -65,9 +111,9 @@ def report(found: Study, design: str, weights: Mapping[str, float], rule: Rule, 
     broken = next((check.sentence for check in (ratio, outcome_ratio) if check.ok is False), None)
 
     challengers = [alias for alias in parts if alias != CHAMPION] if CHAMPION in parts else []
+    own = replace(rule, alpha=rule.alpha / max(1, len(challengers)))
     findings = {}
     for alias in challengers:
-        own = replace(rule, alpha=rule.alpha / len(challengers))
         pair = compare(values[CHAMPION], values[alias], binary=binary, alpha=own.alpha)
         verdict = decide(pair.champion, pair.challenger, own, binary=binary)
         if broken:
@@ -84,11 +130,3 @@ def report(found: Study, design: str, weights: Mapping[str, float], rule: Rule, 
         outcome_ratio=outcome_ratio,
         findings=findings,
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,5 @@
 """The intervals are those of the published tables and of scipy, and cover as often as they promise."""
 
-import math
 import random
 
 import pytest
@@ -11,33 +10,14 @@ from scipy import stats
 from peakpoint.base.errors import CheckpointError
 from peakpoint.deployment.selection.intervals import (
     Accuracy,
-    Sample,
-    compare,
     compare_pairs,
     mcnemar,
     newcombe_paired,
     wilson,
 )
 
-numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=50)
 ones = st.lists(st.integers(0, 1), min_size=1, max_size=300)
 alphas = st.sampled_from([0.001, 0.01, 0.05, 0.2])
-
-
-def yes(successes, n):
-    return [1] * successes + [0] * (n - successes)
-
-
-@pytest.mark.filterwarnings("ignore:Precision loss")  # of scipy's, where values are equal
-@given(numbers, numbers, alphas)
-@settings(max_examples=200, deadline=None)
-def test_means_have_scipys_welch_interval(champion, challenger, alpha):
-    found = compare(champion, challenger, binary=False, alpha=alpha)
-    assert found.difference == pytest.approx(stats.tmean(challenger) - stats.tmean(champion), abs=1e-9)
-    if len(set(champion)) + len(set(challenger)) > 2:
-        test = stats.ttest_ind(challenger, champion, equal_var=False)
-        reference = test.confidence_interval(1 - alpha)
-        assert found.interval == pytest.approx((reference.low, reference.high), rel=1e-7, abs=1e-7)
 
 
 @given(ones, alphas)
@@ -46,20 +26,6 @@ def test_a_proportion_has_scipys_wilson_interval(outcomes, alpha):
     reference = stats.binomtest(sum(outcomes), len(outcomes)).proportion_ci(1 - alpha, "wilson")
     found = wilson(sum(outcomes) / len(outcomes), len(outcomes), alpha)
     assert found == pytest.approx((reference.low, reference.high), abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "low", "high"),
-    # Table II of Newcombe 1998, method 10, 95 %: 56/70 less 48/80, 9/10 less 3/10, 10/10 less 0/10.
-    [
-        ((56, 70), (48, 80), 0.0524, 0.3339),
-        ((9, 10), (3, 10), 0.1705, 0.8090),
-        ((10, 10), (0, 10), 0.6075, 1.0000),
-    ],
-)
-def test_a_difference_of_proportions_has_the_published_interval(one, other, low, high):
-    found = compare(yes(*other), yes(*one), binary=True, alpha=0.05)
-    assert found.interval == pytest.approx((low, high), abs=6e-5)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +40,7 @@ def test_a_difference_of_proportions_has_the_published_interval(one, other, low,
     ],
 )
 def test_a_paired_difference_has_the_published_interval(table, published):
-    low, high = newcombe_paired(*table, 0.05)
+    low, high = newcombe_paired(*table)
     assert (-high, -low) == pytest.approx(published, abs=6e-4)
 
 
@@ -90,7 +56,7 @@ def test_pairs_are_counted_image_by_image():
     found = compare_pairs(first, second)
     assert (found.both, found.first, found.second, found.neither) == (3, 1, 2, 1)
     assert found.difference == pytest.approx(1 / 7)
-    assert found.interval == newcombe_paired(3, 1, 2, 1, 0.05)
+    assert found.interval == newcombe_paired(3, 1, 2, 1)
     back = compare_pairs(second, first)
     assert (back.difference, back.p) == (-found.difference, found.p)
     assert back.interval == pytest.approx((-found.interval[1], -found.interval[0]))
@@ -130,20 +96,8 @@ def test_the_intervals_cover_as_often_as_they_promise():
 
 
 @pytest.mark.parametrize(
-    ("champion", "challenger", "binary"),
-    [([], [1.0, 2.0], False), ([1.0], [1.0, 2.0], False), ([0.1] * 6, [0.7] * 6, False), ([], [1], True)],
-)
-def test_too_few_outcomes_have_an_infinite_interval(champion, challenger, binary):
-    found = compare(champion, challenger, binary=binary, alpha=0.05)
-    assert found.interval == (-math.inf, math.inf)
-
-
-@pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: Sample.of([1.0, math.nan]), "NaN or infinite"),
-        (lambda: compare([0, 1], [0, 0.5], binary=True, alpha=0.05), "neither 0 nor 1"),
-        (lambda: compare([0, 1], [0, 1], binary=True, alpha=1), "alpha=1"),
         (lambda: compare_pairs([], []), "cannot be the same ones"),
         (lambda: compare_pairs([True], [True, False]), "cannot be the same ones"),
         (lambda: Accuracy.of([]), "no image"),

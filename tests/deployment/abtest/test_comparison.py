@@ -1,17 +1,53 @@
-"""A verdict may be asked for after every few users, and is wrong no more often than it says."""
+"""Intervals are those published and scipy's; a verdict at every few users errs no more often than alpha."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.deployment.abtest.sequential import Rule, decide, sequence
-from peakpoint.deployment.selection.intervals import Sample, newcombe
+from peakpoint.deployment.abtest.comparison import Rule, Sample, compare, decide, newcombe, sequence
 
 RUNS, USERS, EVERY = 400, 3000, 25
+numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=50)
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")  # of scipy's, where values are equal
+@given(numbers, numbers, st.floats(1e-4, 0.9))
+@settings(max_examples=100, deadline=None)
+def test_means_have_scipys_welch_interval(champion, challenger, alpha):
+    found = compare(champion, challenger, binary=False, alpha=alpha)
+    assert found.difference == pytest.approx(stats.tmean(challenger) - stats.tmean(champion), abs=1e-9)
+    if len(set(champion)) + len(set(challenger)) > 2:
+        test = stats.ttest_ind(challenger, champion, equal_var=False)
+        reference = test.confidence_interval(1 - alpha)
+        assert found.interval == pytest.approx((reference.low, reference.high), rel=1e-7, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high"),
+    # Table II of Newcombe 1998, method 10, 95 %: 56/70 less 48/80, 9/10 less 3/10, 10/10 less 0/10.
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((10, 10), (0, 10), 0.6075, 1.0000),
+    ],
+)
+def test_a_difference_of_proportions_has_the_published_interval(one, other, low, high):
+    found = compare(*([1] * won + [0] * (n - won) for won, n in (other, one)), binary=True, alpha=0.05)
+    assert found.interval == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("champion", "challenger", "binary"),
+    [([], [1.0, 2.0], False), ([1.0], [1.0, 2.0], False), ([0.1] * 6, [0.7] * 6, False), ([], [1], True)],
+)
+def test_too_few_outcomes_have_an_infinite_interval(champion, challenger, binary):
+    found = compare(champion, challenger, binary=binary, alpha=0.05)
+    assert found.interval == (-math.inf, math.inf)
 
 
 def looks(seed, p, effect, share):
@@ -122,9 +158,18 @@ def test_it_is_tightest_at_the_users_that_were_planned(planned, alpha):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"alpha": 0.0}, {"planned": 0}, {"least": 1}, {"margin": -1.0}, {"margin": math.nan}]
+    ("call", "sentence"),
+    [
+        (lambda: Sample.of([1.0, math.nan]), "NaN or infinite"),
+        (lambda: compare([0, 1], [0, 0.5], binary=True, alpha=0.05), "neither 0 nor 1"),
+        (lambda: compare([0, 1], [0, 1], binary=True, alpha=1), "alpha=1"),
+        (lambda: Rule(alpha=0.0), "alpha=0.0"),
+        (lambda: Rule(planned=0), "planned"),
+        (lambda: Rule(least=1), "least"),
+        (lambda: Rule(margin=-1.0), "margin=-1.0"),
+        (lambda: Rule(margin=math.nan), "margin=nan"),
+    ],
 )
-def test_a_rule_that_cannot_be_is_one_clear_line(bad):
-    with pytest.raises(CheckpointError) as caught:
-        Rule(**bad)
-    assert next(iter(bad)) in str(caught.value)
+def test_bad_input_is_one_clear_line(call, sentence):
+    with pytest.raises(CheckpointError, match=sentence):
+        call()
