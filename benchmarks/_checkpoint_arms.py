@@ -24,8 +24,8 @@ from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.models import create
-from peakpoint.optimizers.adamwprune import AdamWPrune
-from peakpoint.optimizers.groups import param_groups
+from peakpoint.optimizers.parameters import param_groups
+from peakpoint.optimizers.pruning.pruner import Pruner
 from peakpoint.optimizers.pruning.settings import PruneSettings
 
 
@@ -60,9 +60,8 @@ def subject(sparsity: float, device: torch.device) -> Subject:
         schedule="linear",
         allocation="global",
     )
-    optimizer = AdamWPrune(
-        param_groups(model, 5e-4), settings=settings, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False
-    )
+    optimizer = torch.optim.AdamW(param_groups(model, 5e-4), fused=True)
+    Pruner(optimizer, settings)
     for _ in range(3):
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter) * 1e-3

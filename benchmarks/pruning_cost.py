@@ -4,8 +4,8 @@
 
 The tensors are those of ResNet-50 with 100 classes (54 prunable, 23.7 M weights) with random values. The arms
 take turns within each repeat, so that a busy machine slows all of them. The "mask" arms zero 70 % of the
-gradients. `select_lowest` starts from one score tensor a layer and ends with the masks; the peers start from
-one ready vector and end with the threshold alone, ties not resolved, which favours them.
+gradients. "exact selection" starts from one score tensor a layer and ends with the masks; the peers start
+from one ready vector and end with the threshold alone, ties not resolved, which favours them.
 """
 
 import argparse
@@ -22,9 +22,8 @@ from torch import nn
 
 from benchmarks._machine import machine
 from peakpoint.models import create
-from peakpoint.optimizers.adamw import build_adamw
-from peakpoint.optimizers.groups import param_groups
-from peakpoint.optimizers.pruning.lowest_k import select_lowest
+from peakpoint.optimizers.parameters import param_groups
+from peakpoint.optimizers.pruning.lowest_k import select_keys, sort_keys
 from peakpoint.optimizers.pruning.pruner import Pruner, zero_unkept
 from peakpoint.optimizers.pruning.settings import PruneSettings
 
@@ -41,7 +40,7 @@ def network(device: str) -> nn.Module:
 def stepper(device: str, settings: PruneSettings | None) -> Callable[[], Any]:
     """A function that takes one fused AdamW step, after the first update where there is pruning."""
     groups = param_groups(network(device), 5e-4)
-    optimizer = build_adamw(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     if settings is not None:
         Pruner(optimizer, settings)
     optimizer.step()
@@ -67,7 +66,7 @@ def arms(device: str) -> dict[str, Callable[[], Any]]:
         "step, dense": stepper(device, None),
         "step, masked": stepper(device, settled),
         "step, pruning": stepper(device, each_step),
-        "select_lowest": lambda: select_lowest(scores, k),
+        "exact selection": lambda: select_keys([sort_keys(score) for score in scores], k),
         "torch.kthvalue": lambda: torch.kthvalue(vector, k),
     }
     timed |= masking([score.clone() for score in scores])
@@ -123,7 +122,7 @@ def main() -> None:
     print(f"{machine()}, n={args.repeats}")
     print(f"{'':16} {'median':>8} {'min':>8} {'max':>8} ms   ratio")
     for name, values in times.items():
-        base = medians[BASES.get(name.split(",")[0], "select_lowest")]
+        base = medians[BASES.get(name.split(",")[0], "exact selection")]
         figures = f"{medians[name]:8.1f} {min(values):8.1f} {max(values):8.1f}"
         print(f"{name:16} {figures}   {medians[name] / base:7.2f}")
     if args.json:

@@ -1,1 +1,1 @@
-"""Optimizers, learning-rate schedules and pruning that attaches to any of them."""
+"""Optimizers, learning-rate schedules, and pruning that attaches to any optimizer."""

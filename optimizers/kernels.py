@@ -6,7 +6,6 @@ any error. Fresh state takes the parameter's strides, and so do the gradients th
 that was loaded keeps the strides it was saved with, which `keep_strides` mends.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,14 +15,11 @@ from torch.optim import Optimizer
 _FUSED_DEVICES = ("cpu", "cuda")
 
 
-def fused_supported(params: Iterable[Tensor]) -> bool:
-    """Whether torch's fused kernels take every one of these parameters."""
-    return all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in params)
-
-
-def fused_for(groups: list[dict[str, Any]]) -> bool:
-    """Whether the fused kernel can be used for all of these parameter groups; foreach is next best."""
-    return fused_supported(p for group in groups for p in group["params"])
+def quickest(groups: list[dict[str, Any]]) -> dict[str, bool]:
+    """The arguments that choose torch's fused kernel where it takes every parameter, else foreach."""
+    params = [param for group in groups for param in group["params"]]
+    fused = all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in params)
+    return {"fused": fused, "foreach": not fused}
 
 
 def keep_strides(optimizer: Optimizer) -> None:
@@ -36,19 +32,3 @@ def _restride(optimizer: Optimizer) -> None:
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
                 state[key] = torch.empty_like(param, dtype=value.dtype).copy_(value)
-
-
-def step_was_skipped(optimizer: Optimizer) -> bool:
-    """Whether a gradient scaler told the fused kernel to leave this step out.
-
-    With a fused optimizer the scaler calls step() even then, and the kernel alone looks at `found_inf`;
-    hooks run all the same. Without a scaler this costs no synchronisation.
-    """
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and float(found) != 0
-
-
-def require_unscaled(optimizer: Optimizer) -> None:
-    """Raise ValueError when a gradient scaler has left the gradients scaled."""
-    if getattr(optimizer, "grad_scale", None) is not None:
-        raise ValueError("Gradients are still scaled: call scaler.unscale_(optimizer) before its step.")

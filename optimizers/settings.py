@@ -1,5 +1,6 @@
 """What every optimizer and every learning-rate schedule that is registered has."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,7 +9,8 @@ from peakpoint.base.given import INF, require_range
 if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
-    from peakpoint.optimizers.schedule import Factor
+Factor = Callable[[int], float]
+"""Of the learning rate, as a function of the step."""
 
 
 @dataclass(kw_only=True)
@@ -44,6 +46,6 @@ class Scheduler:
     def __post_init__(self) -> None:
         require_range(self, "scheduler.", 0, INF, "warmup_epochs")
 
-    def build(self, total: int, warmup: int) -> "Factor":
+    def build(self, total: int, warmup: int) -> Factor:
         """The factor as a function of the step, for a run of `total` steps that warms up over `warmup`."""
         raise NotImplementedError

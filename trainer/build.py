@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.models.normalisation import single_value
-from peakpoint.optimizers import clip, groups, kernels, schedule
+from peakpoint.optimizers.clipping import clip_gradients
+from peakpoint.optimizers.kernels import keep_strides
+from peakpoint.optimizers.parameters import param_groups
 from peakpoint.optimizers.pruning import pruner
 from peakpoint.optimizers.pruning.settings import PruneSettings
+from peakpoint.optimizers.settings import Factor
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data.pipeline import DataModule, build_data
 from peakpoint.trainer.loop import Loop, LoopSettings
@@ -74,11 +78,9 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         raise UserError(str(error)) from None
     _check_normalisation(config, model, data.image_shape)
     if config.optimizer.clip_norm is not None:
-        clip.clip_gradients(
-            optimizer, config.optimizer.clip_norm
-        )  # after the pruner: pruned weights do not count
+        clip_gradients(optimizer, config.optimizer.clip_norm)  # after the pruner, whose weights do not count
     factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
-    scheduler = schedule.learning_rate_schedule(optimizer, factor)
+    scheduler = LambdaLR(optimizer, factor)
     state = TrainState(
         model=torch.compile(model) if config.compile else model,  # type: ignore[arg-type]
         optimizer=optimizer,
@@ -112,7 +114,9 @@ def _skip(scheduler: LambdaLR, pruning: pruner.Pruner | None) -> None:
     """Count a step that is left out: learning rate and ramp go by the run's steps, and end when it does."""
     if pruning:
         pruning.advance()
-    schedule.skip(scheduler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of a scheduler that steps before its optimizer
+        scheduler.step()
 
 
 def _check_normalisation(config: c.Config, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -177,8 +181,8 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     """The optimizer over the network's parameters; weight decay on matrices and kernels alone."""
-    optimizer: Optimizer = cfg.build(groups.param_groups(model, cfg.weight_decay))
-    kernels.keep_strides(optimizer)
+    optimizer: Optimizer = cfg.build(param_groups(model, cfg.weight_decay))
+    keep_strides(optimizer)
     return optimizer
 
 
@@ -236,12 +240,12 @@ def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int, 
     return ramp.begin + round(fraction * max(0, total - ramp.begin))
 
 
-def build_schedule(cfg: Any, steps_per_epoch: int, total: int) -> schedule.Factor:
+def build_schedule(cfg: Any, steps_per_epoch: int, total: int) -> Factor:
     """The learning rate's factor as a function of the optimizer step."""
     warmup = round(cfg.warmup_epochs * steps_per_epoch)
     if warmup > total:
         log.warning(
             "the warm-up lasts %d steps, and this run %d: optimizer.lr will not be reached.", warmup, total
         )
-    factor: schedule.Factor = cfg.build(total, warmup)
+    factor: Factor = cfg.build(total, warmup)
     return factor

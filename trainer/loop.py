@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
 from peakpoint.checkpointing.state.objects import unwrap
-from peakpoint.optimizers.kinds import Zeros, zeros
+from peakpoint.optimizers.parameters import Zeros, zeros
 from peakpoint.trainer import signals
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, check_logits, evaluate

@@ -15,7 +15,7 @@ from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference.network import Description, prepare
-from peakpoint.optimizers.kinds import zeros
+from peakpoint.optimizers.parameters import zeros
 from peakpoint.trainer.data import roots, sources  # noqa: F401 (sources registers)
 from peakpoint.trainer.data.pipeline import Batches, DataModule, build_data
 from peakpoint.trainer.data.readers import load_npz

@@ -1,11 +1,27 @@
-"""Learning rates over a run."""
+"""Learning rates over a run, as a factor that is a pure function of the run's step, taken or skipped.
 
+Being a function of one integer, a schedule needs no state of its own: a resumed run continues it exactly,
+and a run whose length was changed follows the new one. `step` counts from 0, the first step of a run, so
+the last is `total - 1`, which gets the final value; past the end the factor stays there.
+"""
+
+import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from peakpoint.base.given import require_range
 from peakpoint.base.registry import register
-from peakpoint.optimizers import schedule
-from peakpoint.optimizers.settings import Scheduler
+from peakpoint.optimizers.settings import Factor, Scheduler
+
+
+def _warm(step: int, warmup: int) -> float:
+    """Linear warm-up over the first `warmup` steps: 1/warmup, 2/warmup, ..., 1."""
+    return 1.0 if step >= warmup else (step + 1) / warmup
+
+
+def _progress(step: int, start: int, end: int) -> float:
+    """How far `step` is from `start` to `end`, from 0 to 1."""
+    return min(1.0, max(0.0, (step - start) / max(1, end - start)))
 
 
 @register("scheduler", "constant")
@@ -13,15 +29,15 @@ from peakpoint.optimizers.settings import Scheduler
 class Constant(Scheduler):
     """The full rate after the warm-up."""
 
-    def build(self, total: int, warmup: int) -> schedule.Factor:
+    def build(self, total: int, warmup: int) -> Factor:  # noqa: ARG002
         """The factor as a function of the step."""
-        return schedule.constant(total, warmup)
+        return lambda step: _warm(step, warmup)
 
 
 @register("scheduler", "cosine")
 @dataclass(kw_only=True)
 class Cosine(Scheduler):
-    """Half a cosine from the peak to `final_factor` of it."""
+    """Half a cosine from 1 after the warm-up to `final_factor` at the last step (arXiv:1608.03983)."""
 
     final_factor: float
 
@@ -29,9 +45,16 @@ class Cosine(Scheduler):
         Scheduler.__post_init__(self)
         require_range(self, "scheduler.", 0, 1, "final_factor")
 
-    def build(self, total: int, warmup: int) -> schedule.Factor:
+    def build(self, total: int, warmup: int) -> Factor:
         """The factor as a function of the step."""
-        return schedule.cosine(total, warmup, self.final_factor)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return _warm(step, warmup)
+            fall = 0.5 * (1 + math.cos(math.pi * _progress(step, warmup, total - 1)))
+            return self.final_factor + (1 - self.final_factor) * fall
+
+        return factor
 
 
 @register("scheduler", "multistep")
@@ -50,15 +73,19 @@ class MultiStep(Scheduler):
                 f"scheduler.milestones={self.milestones} must be rising fractions of the run, from 0 to 1."
             )
 
-    def build(self, total: int, warmup: int) -> schedule.Factor:
+    def build(self, total: int, warmup: int) -> Factor:
         """The factor as a function of the step."""
-        return schedule.multistep(total, warmup, self.milestones, self.gamma)
+        steps = [round(fraction * total) for fraction in self.milestones]
+        return lambda step: _warm(step, warmup) * self.gamma ** bisect_right(steps, step)
 
 
 @register("scheduler", "one_cycle")
 @dataclass(kw_only=True)
 class OneCycle(Scheduler):
-    """Rises to the peak over `peak_fraction` of the run, then falls to `final_factor` (Smith 2018)."""
+    """Linear from `initial_factor` to 1 at `peak_fraction` of the run, then to `final_factor` (Smith 2018).
+
+    It has its own rise (arXiv:1803.09820); a warm-up, if any, multiplies it.
+    """
 
     peak_fraction: float
     initial_factor: float
@@ -68,6 +95,15 @@ class OneCycle(Scheduler):
         Scheduler.__post_init__(self)
         require_range(self, "scheduler.", 0, 1, "peak_fraction initial_factor final_factor")
 
-    def build(self, total: int, warmup: int) -> schedule.Factor:
+    def build(self, total: int, warmup: int) -> Factor:
         """The factor as a function of the step."""
-        return schedule.one_cycle(total, warmup, self.peak_fraction, self.initial_factor, self.final_factor)
+        peak = round(self.peak_fraction * (total - 1))
+
+        def factor(step: int) -> float:
+            if step < peak:
+                rate = self.initial_factor + (1 - self.initial_factor) * step / peak
+            else:
+                rate = 1 + (self.final_factor - 1) * _progress(step, peak, total - 1)
+            return _warm(step, warmup) * rate
+
+        return factor

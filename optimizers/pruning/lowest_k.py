@@ -15,18 +15,11 @@ _LOWEST = -(2**31)
 _BINS = 2**16
 
 
-def select_lowest(scores: list[Tensor], k: int) -> list[Tensor]:
-    """For each tensor of scores a bool tensor of its shape, True at exactly the k lowest of all of them.
-
-    Equal scores (also 0.0 and -0.0) are taken in flat order. NaN ranks with -inf, below every number.
-    Scores are compared as float32. Raises ValueError unless 0 <= k <= number of scores.
-    """
-    chosen = select_keys([sort_keys(score) for score in scores], k)
-    return [mask.view(score.shape) for mask, score in zip(chosen, scores, strict=True)]
-
-
 def sort_keys(scores: Tensor) -> Tensor:
-    """int32 keys in logical order, 1-D, that sort as the scores do; always above the reserved lowest key."""
+    """int32 keys in logical order, 1-D, that sort as the scores do as float32; NaN ranks with -inf.
+
+    0.0 and -0.0 have one key, and every key is above the reserved lowest one.
+    """
     flat = scores.detach().float().contiguous().view(-1)
     flat = flat.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     # Adding 0.0 turns -0.0 into 0.0, which has other bits and must tie with it.
@@ -41,7 +34,10 @@ def lowest_where(keys: Tensor, kept: Tensor) -> Tensor:
 
 
 def select_keys(keys: list[Tensor], k: int) -> list[Tensor]:
-    """`select_lowest` for 1-D int32 keys: 1-D bool tensors, True at exactly the k lowest."""
+    """For each 1-D tensor of int32 keys a bool tensor, True at exactly the k lowest of all of them.
+
+    Equal keys are taken in flat order. Raises ValueError unless 0 <= k <= number of keys.
+    """
     total = sum(key.numel() for key in keys)
     if not 0 <= k <= total:
         raise ValueError(f"Cannot select {k} of {total} weights.")

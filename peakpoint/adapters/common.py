@@ -18,7 +18,7 @@ from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.state.objects import git_commit
 from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.library.recorder import Opened, opened
-from peakpoint.optimizers import kinds
+from peakpoint.optimizers import parameters
 
 log = logging.getLogger("peakpoint")
 
@@ -65,8 +65,8 @@ class Zeros:
 
         Waits for the device.
         """
-        found = kinds.used(model)
-        zeros = kinds.count(found, [one.value.dim() > 1 for one in found])
+        found = parameters.used(model)
+        zeros = parameters.count(found, [one.value.dim() > 1 for one in found])
         if self._before is None and zeros.prunable > 0:
             log.info(
                 "sparsity %.2f%% of the matrices and kernels, %.2f%% of all %d parameters",

@@ -6,27 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peakpoint.optimizers.adam import build_adam
-from peakpoint.optimizers.adamw import build_adamw
-from peakpoint.optimizers.adamwprune import AdamWPrune
-from peakpoint.optimizers.adamwspam import AdamWSPAM, SpamSettings
-from peakpoint.optimizers.groups import param_groups
+from peakpoint.base import registry
+from peakpoint.optimizers.parameters import param_groups
 from peakpoint.optimizers.pruning.pruner import Pruner
 from peakpoint.optimizers.pruning.settings import PruneSettings
-from peakpoint.optimizers.sgd import build_sgd
 
 torch.set_num_threads(1)
 
-ADAM = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8}
-SPAM = SpamSettings(threshold=3.0, interval=30, warmup=8)
-
-BUILDERS = {
-    "adam": lambda groups: build_adam(groups, **ADAM, amsgrad=False),
-    "adamw": lambda groups: build_adamw(groups, **ADAM, amsgrad=False),
-    "amsgrad": lambda groups: build_adamw(groups, **ADAM, amsgrad=True),
-    "adamwspam": lambda groups: AdamWSPAM(groups, spam=SPAM, **ADAM, amsgrad=True),
-    "sgd": lambda groups: build_sgd(groups, lr=0.05, momentum=0.9, nesterov=True),
+ADAM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "amsgrad": False}
+OPTIMIZERS = {
+    "adam": ("adam", ADAM),
+    "adamw": ("adamw", ADAM),
+    "amsgrad": ("adamw", ADAM | {"amsgrad": True}),
+    "adamwspam": (
+        "adamwspam",
+        ADAM | {"amsgrad": True, "spike_threshold": 3.0, "reset_interval": 30, "reset_warmup": 8},
+    ),
+    "sgd": ("sgd", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
 }
+
+
+def built(name: str, model: nn.Module, decay: float = 0.05, **changes) -> torch.optim.Optimizer:
+    """The optimizer of a name in OPTIMIZERS over the parameters of a network."""
+    registered, values = OPTIMIZERS[name]
+    options = {"weight_decay": decay, "clip_norm": None, **values, **changes}
+    return registry.make("optimizer", registered, options).build(param_groups(model, decay))
 
 
 def network(seed: int = 0, channels_last: bool = False) -> nn.Module:
@@ -79,11 +83,7 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: in
 def pruned_run(name: str = "adamw", channels_last: bool = False, decay: float = 0.05, **changes):
     """A network, an optimizer and its pruner."""
     net = network(channels_last=channels_last)
-    groups = param_groups(net, decay)
-    if name == "adamwprune":
-        optimizer = AdamWPrune(groups, settings=settings(**changes), **ADAM, amsgrad=False)
-        return net, optimizer, optimizer.pruner
-    optimizer = BUILDERS[name](groups)
+    optimizer = built(name, net, decay)
     return net, optimizer, Pruner(optimizer, settings(**changes))
 
 

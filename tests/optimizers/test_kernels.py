@@ -1,24 +1,27 @@
 import pytest
 import torch
 
-from peakpoint.optimizers.groups import param_groups
-from peakpoint.optimizers.kernels import fused_supported
-from tests.optimizers.optimizer_cases import BUILDERS, gradients, network, through_a_file, train
+from peakpoint.optimizers.kernels import keep_strides, quickest
+from tests.optimizers.optimizer_cases import OPTIMIZERS, built, gradients, network, through_a_file, train
 
 
 def test_fused_needs_floating_point_on_a_known_device():
-    assert fused_supported([torch.zeros(2)])
-    assert not fused_supported([torch.zeros(2), torch.zeros(2, device="meta")])
-    assert not fused_supported([torch.zeros(2, dtype=torch.int64)])
+    for others, fused in [
+        ([], True),
+        ([torch.zeros(2, device="meta")], False),
+        ([torch.zeros(2, dtype=torch.int64)], False),
+    ]:
+        groups = [{"params": [torch.zeros(2)]}, {"params": others}]
+        assert quickest(groups) == {"fused": fused, "foreach": not fused}
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_fused_agrees_with_the_plain_kernel(name, channels_last):
     weights = []
     for fused in (True, False):
         net = network(channels_last=channels_last)
-        optimizer = BUILDERS[name](param_groups(net, 0.05))
+        optimizer = built(name, net)
         assert all(group["fused"] for group in optimizer.param_groups)
         for group in optimizer.param_groups:
             group["fused"] = fused
@@ -35,15 +38,16 @@ def test_gradients_have_the_strides_of_their_weights():
         assert param.grad.stride() == param.stride()
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_contiguous_state_continues_a_channels_last_model(name):
     """The state of a contiguous run is loaded into a channels_last one: moments must follow their weights."""
     net = network()
-    optimizer = BUILDERS[name](param_groups(net, 0.05))
+    optimizer = built(name, net)
     train(net, optimizer, 1, 5)
     other = network(1, channels_last=True)
     other.load_state_dict(net.state_dict())
-    resumed = BUILDERS[name](param_groups(other, 0.05))
+    resumed = built(name, other)
+    keep_strides(resumed)
     resumed.load_state_dict(through_a_file(optimizer.state_dict()))
     train(net, optimizer, 6, 8)
     train(other, resumed, 6, 8)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from peakpoint.base.errors import UserError
-from peakpoint.optimizers.groups import prunable_weights
+from peakpoint.optimizers.parameters import prunable_weights
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.check import checked
 from tests.skips import HAS_CUDA

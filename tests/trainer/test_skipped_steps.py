@@ -14,7 +14,7 @@ from peakpoint.__main__ import main
 from peakpoint.checkpointing.policies.sparsity import tag
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
-from peakpoint.optimizers.groups import prunable_weights
+from peakpoint.optimizers.parameters import prunable_weights
 from tests.conftest import TINY, rows, status
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts

@@ -8,7 +8,7 @@ from peakpoint import CheckpointError, CheckpointManager, load_checkpoint, resum
 from peakpoint.checkpointing.state import optimizer_state
 from peakpoint.checkpointing.state.objects import _restore_schedule
 from peakpoint.checkpointing.state.optimizer_state import check_kind
-from peakpoint.optimizers.groups import param_groups
+from peakpoint.optimizers.parameters import param_groups
 from peakpoint.optimizers.pruning.pruner import Pruner
 from tests.checkpointing.api_cases import Training, save
 from tests.optimizers.optimizer_cases import settings

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import packing, serialize
 from peakpoint.models import create
-from peakpoint.optimizers.adamwprune import AdamWPrune
-from peakpoint.optimizers.groups import param_groups
-from peakpoint.optimizers.pruning.settings import PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner
+from tests.optimizers.optimizer_cases import built, settings
 from tests.states import differences, load_newest, newest
 
 LIMIT = 2**30
@@ -102,22 +101,8 @@ def pruned_state(target):
     options = {"stem": "auto", "dropout": 0.0}
     model = create("resnet50", image_shape=(3, 32, 32), num_classes=100, options=options)
     model.to(memory_format=torch.channels_last)
-    optimizer = AdamWPrune(
-        param_groups(model, 5e-4),
-        settings=PruneSettings(
-            criterion="bitter7",
-            target=target,
-            start_step=0,
-            end_step=1,
-            frequency=1,
-            schedule="linear",
-            allocation="global",
-        ),
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        amsgrad=False,
-    )
+    optimizer = built("adamw", model)
+    Pruner(optimizer, settings(criterion="bitter7", target=target, start_step=0, end_step=1))
     for _ in range(2):
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peakpoint.optimizers.pruning.lowest_k import lowest_where, select_keys, select_lowest, sort_keys
+from peakpoint.optimizers.pruning.lowest_k import lowest_where, select_keys, sort_keys
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, math.inf, -math.inf, math.nan, -math.nan]
 SCORE = st.sampled_from(SPECIAL) | st.floats(width=32)
@@ -20,9 +20,7 @@ def reference(scores: list[torch.Tensor], k: int) -> list[bool]:
 
 
 def selected(scores: list[torch.Tensor], k: int) -> list[bool]:
-    masks = select_lowest(scores, k)
-    assert [mask.shape for mask in masks] == [score.shape for score in scores]
-    return [value for mask in masks for value in mask.flatten().tolist()]
+    return [value for mask in select_keys(list(map(sort_keys, scores)), k) for value in mask.tolist()]
 
 
 @given(st.lists(st.lists(SCORE, max_size=8), min_size=1, max_size=4), st.data())
@@ -65,7 +63,7 @@ def test_the_memory_format_has_no_say():
 def test_scores_are_left_as_they_were():
     scores = torch.tensor([-0.0, math.nan, -3.0])
     copy = scores.clone()
-    select_lowest([scores], 2)
+    sort_keys(scores)
     assert torch.equal(scores.view(torch.int32), copy.view(torch.int32))
 
 
@@ -78,4 +76,4 @@ def test_other_precisions(dtype):
 @pytest.mark.parametrize("k", [-1, 4])
 def test_k_out_of_range(k):
     with pytest.raises(ValueError, match=f"Cannot select {k} of 3"):
-        select_lowest([torch.zeros(3)], k)
+        selected([torch.zeros(3)], k)

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from peakpoint.optimizers.adamw import build_adamw
-from peakpoint.optimizers.groups import param_groups
 from peakpoint.optimizers.pruning.pruner import pack, unpack
 from tests.optimizers.optimizer_cases import (
+    OPTIMIZERS,
+    built,
     gradients,
     network,
     pruned_run,
@@ -14,11 +14,9 @@ from tests.optimizers.optimizer_cases import (
     zeros,
 )
 
-PRUNABLE = ["adam", "adamw", "amsgrad", "adamwspam", "sgd", "adamwprune"]
-
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", PRUNABLE)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_new_optimizer_continues_bit_for_bit(name, channels_last):
     """Saved in mid-ramp, at a step between two updates, through a file."""
     net, optimizer, pruner = pruned_run(name, channels_last, end_step=61)
@@ -98,7 +96,7 @@ def test_the_mask_version_grows_only_with_a_change_also_after_a_resume():
 
 def test_a_state_saved_without_pruning_begins_with_every_weight_kept():
     """Trained dense, then pruned: whatever the pruner did before the load is forgotten."""
-    plain = build_adamw(param_groups(network(), 0.0), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False)
+    plain = built("adamw", network())
     net, optimizer, pruner = pruned_run()
     train(net, optimizer, 1, 21)
     assert pruner.masks
@@ -106,25 +104,6 @@ def test_a_state_saved_without_pruning_begins_with_every_weight_kept():
     assert (pruner.step, pruner.sparsity, pruner.mask_version, pruner.masks) == (0, 0.0, 0, [])
     train(net, optimizer, 1, 21)
     assert pruner.sparsity == 0.7
-
-
-def test_a_ramp_begins_at_the_sparsity_that_the_network_has():
-    """s_t = s_f + (s_i - s_f)(1 - p)^3 (Zhu & Gupta 2017): no leap, and no step that prunes nothing."""
-    ramp = settings(target=0.9, initial=0.5, begin=20, start_step=20, end_step=40)
-    assert [ramp.sparsity_at(step) for step in (20, 40, 99)] == [0.5, 0.9, 0.9]
-    assert ramp.sparsity_at(30) == pytest.approx(0.9 - 0.4 * 0.5**3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"target": 0.5, "initial": 0.7}, "target 0.5 is below the sparsity of the network, 0.7"),
-        ({"begin": 3, "start_step": 2}, "the start must be at least 3"),
-    ],
-)
-def test_a_ramp_goes_up_and_forward(changes, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        settings(**changes)
 
 
 @pytest.mark.parametrize("key", ["step", "sparsity", "mask_version", "masks"])
@@ -159,7 +138,7 @@ def test_loading_leaves_the_given_state_whole():
 def test_a_pruned_state_loads_without_a_pruner():
     net, optimizer, _ = pruned_run()
     train(net, optimizer, 1, 21)
-    plain = build_adamw(param_groups(net, 0.0), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False)
+    plain = built("adamw", net)
     plain.load_state_dict(optimizer.state_dict())
     gradients(net, 22)
     plain.step()

@@ -6,18 +6,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from peakpoint.models import create
-from peakpoint.optimizers.adamw import build_adamw
-from peakpoint.optimizers.groups import param_groups, prunable_weights
-from peakpoint.optimizers.kinds import zeros
+from peakpoint.optimizers.parameters import canonical, param_groups, prunable_weights, zeros
 from peakpoint.optimizers.pruning.pruner import Pruner
-from peakpoint.optimizers.pruning.settings import PruneSettings
 from tests.conftest import rows
-from tests.optimizers.optimizer_cases import ADAM
+from tests.optimizers.optimizer_cases import built, network, settings
 
-SETTINGS = PruneSettings(
-    criterion="magnitude", target=0.5, start_step=0, end_step=1, frequency=1, schedule="linear",
-    allocation="global",
-)  # fmt: skip
+SETTINGS = settings(target=0.5, start_step=0, end_step=1)
 
 
 class Everything(nn.Module):
@@ -60,7 +54,7 @@ def step(model, optimizer):
 def test_every_layer_that_multiplies_is_pruned_and_counted():
     model = Everything()
     assert sorted(prunable_weights(model)) == sorted(WEIGHTS)
-    optimizer = build_adamw(param_groups(model, 0.1), **ADAM, amsgrad=False)
+    optimizer = built("adamw", model)
     Pruner(optimizer, SETTINGS)
     step(model, optimizer)
     found = zeros(model)
@@ -107,7 +101,7 @@ def test_frozen_weights_are_never_pruned():
         model[0].weight.mul_(1e-6)  # the lowest of all: what is pruned first
     model[0].requires_grad_(False)
     before = model[0].weight.clone()
-    optimizer = build_adamw(param_groups(model, 0.1), **ADAM, amsgrad=False)
+    optimizer = built("adamw", model)
     pruner = Pruner(optimizer, SETTINGS)
     model(torch.randn(8, 16)).square().sum().backward()
     optimizer.step()
@@ -222,3 +216,35 @@ def test_parameters_that_are_named_like_those_of_prune_are_taken_as_they_are():
     layer.shift_orig = nn.Parameter(torch.ones(4))
     layer.register_buffer("shift_mask", torch.zeros(3, 3))
     assert zeros(layer).overall_count == 16 + 4 + 4 + 9 + 4
+
+
+def test_only_weights_of_convolutions_and_linear_layers_decay():
+    net = network()
+    decays, rest = param_groups(net, 0.05)
+    assert decays["param_names"] == ["0.weight", "3.weight", "5.weight", "8.weight"]
+    assert (decays["weight_decay"], decays["prunable"]) == (0.05, True)
+    assert rest["param_names"] == ["0.bias", "2.weight", "2.bias", "5.bias", "8.bias"]
+    assert (rest["weight_decay"], rest["prunable"]) == (0.0, False)
+    assert decays["params"][1] is net[3].weight
+
+
+def test_names_are_canonical():
+    assert canonical("module._orig_mod.layer1.0.weight") == "layer1.0.weight"
+    assert canonical("_orig_mod.block._orig_mod.weight") == "block.weight"
+    wrapped = nn.Module()
+    wrapped.module = network()
+    assert list(prunable_weights(wrapped)) == list(prunable_weights(network()))
+
+
+def test_a_shared_weight_is_listed_once():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    assert list(prunable_weights(net)) == ["0.weight"]
+
+
+def test_names_survive_the_optimizers_state_dict():
+    optimizer = built("adamw", network())
+    other = built("adamw", network(1))
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["param_names"][0] == "0.weight"
+    assert other.param_groups[0]["prunable"] is True

@@ -1,4 +1,4 @@
-"""Adam and its relatives."""
+"""The optimizers. Weight decay comes with the groups; torch is imported when one is built."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,6 +9,31 @@ from peakpoint.optimizers.settings import Optimizer
 
 if TYPE_CHECKING:
     import torch
+
+
+@register("optimizer", "sgd")
+@dataclass(kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Polyak 1964; Nesterov as in Sutskever et al. 2013)."""
+
+    state: ClassVar[tuple[str, ...] | None] = ("momentum_buffer",)
+    momentum: float
+    nesterov: bool
+
+    def __post_init__(self) -> None:
+        Optimizer.__post_init__(self)
+        require_range(self, "optimizer.", 0, BELOW_ONE, "momentum")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0.")
+
+    def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
+        """torch's SGD over groups of `param_groups`."""
+        import torch
+
+        from peakpoint.optimizers.kernels import quickest
+
+        kernel = quickest(groups)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, **kernel)
 
 
 @register("optimizer", "adam")
@@ -27,16 +52,17 @@ class Adam(Optimizer):
         require_range(self, "optimizer.", 0, BELOW_ONE, "beta1 beta2")
         require_range(self, "optimizer.", 0, INF, "eps")
 
-    @property
-    def betas(self) -> tuple[float, float]:
-        """The decay rates of the first and the second moment."""
-        return self.beta1, self.beta2
-
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
         """torch's Adam over groups of `param_groups`."""
-        from peakpoint.optimizers.adam import build_adam
+        import torch
 
-        return build_adam(groups, lr=self.lr, betas=self.betas, eps=self.eps, amsgrad=self.amsgrad)
+        return self._build(torch.optim.Adam, groups)
+
+    def _build(self, kind: "type[torch.optim.Adam]", groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
+        from peakpoint.optimizers.kernels import quickest
+
+        betas, kernel = (self.beta1, self.beta2), quickest(groups)
+        return kind(groups, lr=self.lr, betas=betas, eps=self.eps, amsgrad=self.amsgrad, **kernel)
 
 
 @register("optimizer", "adamw")
@@ -46,9 +72,9 @@ class AdamW(Adam):
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
         """torch's AdamW over groups of `param_groups`."""
-        from peakpoint.optimizers.adamw import build_adamw
+        import torch
 
-        return build_adamw(groups, lr=self.lr, betas=self.betas, eps=self.eps, amsgrad=self.amsgrad)
+        return self._build(torch.optim.AdamW, groups)
 
 
 @register("optimizer", "adamwprune")
@@ -72,12 +98,9 @@ class AdamWSPAM(AdamW):
         require_range(self, "optimizer.", 0, INF, "reset_interval reset_warmup")
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
-        """AdamW with SPAM over groups of `param_groups`."""
-        from peakpoint.optimizers import adamwspam
+        """torch's AdamW with SPAM attached, over groups of `param_groups`."""
+        from peakpoint.optimizers.clipping import Spam
 
-        spam = adamwspam.SpamSettings(
-            threshold=self.spike_threshold, interval=self.reset_interval, warmup=self.reset_warmup
-        )
-        return adamwspam.AdamWSPAM(
-            groups, spam=spam, lr=self.lr, betas=self.betas, eps=self.eps, amsgrad=self.amsgrad
-        )
+        optimizer = AdamW.build(self, groups)
+        Spam(optimizer, self.spike_threshold, self.reset_interval, self.reset_warmup)
+        return optimizer

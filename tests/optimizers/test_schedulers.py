@@ -1,14 +1,30 @@
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
-from peakpoint.optimizers.schedule import constant, cosine, learning_rate_schedule, multistep, one_cycle
+from peakpoint.base import registry
+from peakpoint.optimizers import catalogue  # noqa: F401 (registers)
 from tests.optimizers.optimizer_cases import through_a_file
+
+
+def factor_of(name, total, warmup, **options):
+    return registry.make("scheduler", name, {"warmup_epochs": 0.0, **options}).build(total, warmup)
+
+
+def cosine(total, warmup, final_factor):
+    return factor_of("cosine", total, warmup, final_factor=final_factor)
+
+
+def one_cycle(total, warmup, initial_factor=0.04, peak_fraction=0.3):
+    options = {"peak_fraction": peak_fraction, "initial_factor": initial_factor, "final_factor": 0.0}
+    return factor_of("one_cycle", total, warmup, **options)
+
 
 FACTORS = {
     "cosine": cosine(100, 10, 0.01),
-    "multistep": multistep(100, 10, [0.5, 0.75], 0.1),
-    "one_cycle": one_cycle(100, 0, 0.3, 0.04, 0.0),
-    "constant": constant(100, 10),
+    "multistep": factor_of("multistep", 100, 10, milestones=[0.5, 0.75], gamma=0.1),
+    "one_cycle": one_cycle(100, 0),
+    "constant": factor_of("constant", 100, 10),
 }
 FINAL = {"cosine": 0.01, "multistep": 0.01, "one_cycle": 0.0, "constant": 1.0}
 
@@ -41,13 +57,15 @@ def test_one_cycle_rises_and_falls():
 
 
 def test_a_warm_up_multiplies_the_rise_of_one_cycle():
-    plain, warmed = (one_cycle(100, warmup, 0.3, 0.04, 0.0) for warmup in (0, 10))
+    plain, warmed = (one_cycle(100, warmup) for warmup in (0, 10))
     assert [warmed(t) for t in range(100)] == pytest.approx(
         [plain(t) * min(1, (t + 1) / 10) for t in range(100)]
     )
 
 
-@pytest.mark.parametrize("build", [cosine(1, 0, 0.0), cosine(3, 50, 0.0), one_cycle(1, 0, 0.0, 0.1, 0.0)])
+@pytest.mark.parametrize(
+    "build", [cosine(1, 0, 0.0), cosine(3, 50, 0.0), one_cycle(1, 0, initial_factor=0.1, peak_fraction=0.0)]
+)
 def test_runs_too_short_for_their_schedule(build):
     assert all(0 <= build(t) <= 1 for t in range(5))
     assert build(0) > 0
@@ -60,13 +78,13 @@ def learner():
 @pytest.mark.parametrize("name", FACTORS)
 def test_the_rate_is_set_each_step_and_resumes_exactly(name):
     optimizer = learner()
-    schedule = learning_rate_schedule(optimizer, FACTORS[name])
+    schedule = LambdaLR(optimizer, FACTORS[name])
     rates = []
     for step in range(120):
         if step == 37:
             state = through_a_file({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
             optimizer = learner()
-            schedule = learning_rate_schedule(optimizer, FACTORS[name])
+            schedule = LambdaLR(optimizer, FACTORS[name])
             optimizer.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
         rates.append(optimizer.param_groups[0]["lr"])
