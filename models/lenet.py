@@ -7,15 +7,11 @@ from torch import Tensor, nn
 _NATIVE = 32
 
 
-def lenet5(*, image_shape: tuple[int, int, int], num_classes: int, dropout: float) -> nn.Module:
-    """LeNet-5 for images of (channels, height, width), of 12 pixels a side or more."""
-    return LeNet5(image_shape, num_classes, dropout)
-
-
 class LeNet5(nn.Module):
     """Two convolutions and three dense layers, with ReLU and max pooling in place of 1998's.
 
-    Images below the original 32 pixels a side are padded by 2, as MNIST's 28 were.
+    For images of (channels, height, width), of 12 pixels a side or more; those below the original 32 are
+    padded by 2, as MNIST's 28 were.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, dropout: float) -> None:

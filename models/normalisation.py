@@ -1,11 +1,10 @@
 """Where batch normalisation has nothing to normalise over."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import nn
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def single_value(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
@@ -14,23 +13,16 @@ def single_value(model: nn.Module, image_shape: tuple[int, int, int]) -> str | N
     Training on one image at a time fails there. Passes an image of zeros through the network, as evaluation
     does, so that neither its statistics nor random numbers change.
     """
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    found: list[str] = []
-
-    def note(name: str, inputs: tuple[Any, ...]) -> None:
-        values = inputs[0]
-        if values.numel() == values.shape[1]:
-            found.append(name)
-
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    layers: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     if not layers:
         return None
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs))
-        for name, layer in layers.items()
-    ]
+    found: list[str] = []
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            found.append(layers[layer])
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     training, device = model.training, next(model.parameters()).device
     try:
         with torch.no_grad():

@@ -1,48 +1,33 @@
 """Residual networks (He et al. 2015, arXiv:1512.03385): 18 and 50 from torchvision's blocks, and 20."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from peakpoint.models._torchvision import torchvision
+
 _CIFAR_SIDE = 64
 
 
-def resnet50(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
-    """ResNet-50; `stem` is cifar, imagenet or auto, and `dropout` acts before the last layer."""
-    from peakpoint.models._torchvision import torchvision
+def torchvision_resnet(
+    block: str,
+    layers: Sequence[int],
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    stem: str,
+    dropout: float,
+) -> nn.Module:
+    """torchvision's network of `layers` blocks a stage, with first layers for these images.
 
-    models = torchvision().models
-    net = models.ResNet(models.resnet.Bottleneck, [3, 4, 6, 3], num_classes=num_classes)
-    return _fit(net, image_shape, stem, dropout)
-
-
-def resnet18(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
-    """ResNet-18; `stem` is cifar, imagenet or auto, and `dropout` acts before the last layer."""
-    from peakpoint.models._torchvision import torchvision
-
-    models = torchvision().models
-    net = models.ResNet(models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
-    return _fit(net, image_shape, stem, dropout)
-
-
-def resnet20(*, image_shape: tuple[int, int, int], num_classes: int, stem: str, dropout: float) -> nn.Module:
-    """ResNet-20 for small images, whose only stem is the 3x3 one: `stem` is cifar or auto."""
-    if stem not in ("cifar", "auto"):
-        raise ValueError(f"resnet20 has no {stem} stem: use stem=cifar or auto, or a larger ResNet.")
-    return ResNet20(image_shape[0], num_classes, dropout)
-
-
-def _fit(net: Any, image_shape: tuple[int, int, int], stem: str, dropout: float) -> nn.Module:
-    """Give torchvision's network its first layers for these images, and dropout.
-
-    The dropout follows the pooling, where it has no parameters and so leaves the names of the state alone.
+    `block` is BasicBlock or Bottleneck, `stem` cifar, imagenet or auto. The dropout follows the pooling,
+    where it has no parameters and so leaves the names of the state alone.
     """
-    if stem not in ("cifar", "imagenet", "auto"):
-        raise ValueError(f"There is no stem named {stem}. There are: auto, cifar, imagenet.")
-    channels = image_shape[0]
-    if stem == "cifar" or (stem == "auto" and max(image_shape[1:]) <= _CIFAR_SIDE):
+    models = torchvision().models
+    net = models.ResNet(getattr(models.resnet, block), list(layers), num_classes=num_classes)
+    channels, *sides = image_shape
+    if stem == "cifar" or (stem == "auto" and max(sides) <= _CIFAR_SIDE):
         net.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
         net.maxpool = nn.Identity()
     else:

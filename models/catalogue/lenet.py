@@ -24,6 +24,6 @@ class LeNet5(Model):
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
         """The network in float32 on the CPU, for images of (channels, height, width)."""
-        from peakpoint.models.lenet import lenet5
+        from peakpoint.models import lenet
 
-        return lenet5(image_shape=image_shape, num_classes=num_classes, dropout=self.dropout)
+        return lenet.LeNet5(image_shape, num_classes, self.dropout)

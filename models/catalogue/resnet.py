@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from peakpoint.base.given import BELOW_ONE, require_range
 from peakpoint.base.registry import register
@@ -22,13 +22,23 @@ class Stem(Enum):
 
 @dataclass(kw_only=True)
 class ResNet(Model):
-    """What the residual networks have in common (He et al. 2015, arXiv:1512.03385)."""
+    """A residual network (He et al. 2015, arXiv:1512.03385) of torchvision's blocks."""
 
+    block: ClassVar[str] = "BasicBlock"
+    layers: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
     stem: Stem
     dropout: float
 
     def __post_init__(self) -> None:
         require_range(self, "model.", 0, BELOW_ONE, "dropout")
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
+        """The network in float32 on the CPU, for images of (channels, height, width)."""
+        from peakpoint.models import resnet
+
+        return resnet.torchvision_resnet(
+            self.block, self.layers, image_shape, num_classes, self.stem.value, self.dropout
+        )
 
 
 @register("model", "resnet18")
@@ -36,13 +46,14 @@ class ResNet(Model):
 class ResNet18(ResNet):
     """ResNet-18 of torchvision's basic blocks; 11.2 M parameters."""
 
-    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
-        """The network in float32 on the CPU, for images of (channels, height, width)."""
-        from peakpoint.models.resnet import resnet18
 
-        return resnet18(
-            image_shape=image_shape, num_classes=num_classes, stem=self.stem.value, dropout=self.dropout
-        )
+@register("model", "resnet50")
+@dataclass(kw_only=True)
+class ResNet50(ResNet):
+    """ResNet-50 of torchvision's bottleneck blocks; 23.7 M parameters at 100 classes."""
+
+    block: ClassVar[str] = "Bottleneck"
+    layers: ClassVar[tuple[int, ...]] = (3, 4, 6, 3)
 
 
 @register("model", "resnet20")
@@ -60,22 +71,6 @@ class ResNet20(ResNet):
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
         """The network in float32 on the CPU, for images of (channels, height, width)."""
-        from peakpoint.models.resnet import resnet20
+        from peakpoint.models import resnet
 
-        return resnet20(
-            image_shape=image_shape, num_classes=num_classes, stem=self.stem.value, dropout=self.dropout
-        )
-
-
-@register("model", "resnet50")
-@dataclass(kw_only=True)
-class ResNet50(ResNet):
-    """ResNet-50 of torchvision's bottleneck blocks; 23.7 M parameters at 100 classes."""
-
-    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
-        """The network in float32 on the CPU, for images of (channels, height, width)."""
-        from peakpoint.models.resnet import resnet50
-
-        return resnet50(
-            image_shape=image_shape, num_classes=num_classes, stem=self.stem.value, dropout=self.dropout
-        )
+        return resnet.ResNet20(image_shape[0], num_classes, self.dropout)
