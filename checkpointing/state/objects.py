@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, first_line
 from peakpoint.checkpointing.state import optimizer_state, schedule_state, serialize
 from peakpoint.checkpointing.state.rng import restore_rng
 
@@ -187,8 +187,7 @@ def move(model: nn.Module, device: str | torch.device) -> None:
     try:
         unwrap(model).to(device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"The model cannot be moved to {device}: {first}") from None
+        raise CheckpointError(f"The model cannot be moved to {device}: {first_line(error)}") from None
 
 
 NETWORK = "network"

@@ -12,7 +12,7 @@ from torch import Tensor
 from peakpoint.base import given
 from peakpoint.base.bounded import DEEPEST
 from peakpoint.base.digests import BLAKE3, Hasher, HashingWriter, hasher, named
-from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.errors import CheckpointError, first_line, os_reason
 from peakpoint.checkpointing.state import packing
 from peakpoint.checkpointing.state.archive import check_archive
 
@@ -183,7 +183,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
         why = "it is damaged, or holds more than tensors and plain values"
         raise CheckpointError(f"{path} cannot be opened as a checkpoint: {why}.") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, OSError and more
-        first = str(error).splitlines()[0].rstrip(". ") if str(error) else type(error).__name__
+        first = first_line(error).rstrip(". ")
         raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}.") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {_name(state)} and not the dict of a checkpoint.")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from peakpoint import models
 from peakpoint.base import registry
-from peakpoint.base.errors import CheckpointError, UnregisteredError
+from peakpoint.base.errors import CheckpointError, UnregisteredError, first_line
 from peakpoint.checkpointing.state import objects
 from peakpoint.checkpointing.storage.manifest import Manifest
 
@@ -140,8 +140,7 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             return make()
     except Exception as error:  # the options come from a file, and any builder may trip over them
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"The network cannot be rebuilt: {first}") from None
+        raise CheckpointError(f"The network cannot be rebuilt: {first_line(error)}") from None
 
 
 def _compare(network: nn.Module, weights: Mapping[str, Any], what: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, first_line
 
 INPUT, OUTPUT = "example", "output"
 TOLERANCE = 1e-3
@@ -68,8 +68,9 @@ def run(network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
             torch.default_generator.manual_seed(0)  # for a network that draws even in evaluation mode
             output = network(*in_order, **by_name)
     except Exception as error:  # the network is the user's: it may raise anything
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"The network cannot be run on its example inputs: {line}") from None
+        raise CheckpointError(
+            f"The network cannot be run on its example inputs: {first_line(error)}"
+        ) from None
     found = {name: value.detach().to("cpu") for name, value in _tensors(output, OUTPUT)}
     if not found:
         raise CheckpointError(f"The network's output, a {type(output).__name__}, holds no tensor to compare.")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from peakpoint.base.disk_space import free_room, in_words
-from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.errors import CheckpointError, first_line, os_reason
 from peakpoint.base.files import Staged, fsync_directory
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -24,7 +24,7 @@ from peakpoint.deployment.inference import golden, network, onnx_files
 from peakpoint.deployment.inference.form import EXPORTED, ONNX, check_export
 from peakpoint.deployment.inference.golden import Agreement
 from peakpoint.deployment.inference.network import Description
-from peakpoint.deployment.inference.onnx_files import first_line, quiet
+from peakpoint.deployment.inference.onnx_files import quiet
 
 TOLERANCE = 1e-4
 """Largest error, as a fraction of the largest golden output: the order of float32 sums makes about 1e-6."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from peakpoint.base.bounded import read_bytes
 from peakpoint.base.disk_space import out_of_memory
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, first_line
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference import network as networks
 from peakpoint.deployment.inference.network import Description
@@ -73,8 +73,9 @@ def outputs(network: nn.Module, description: Description, images: Tensor) -> Ten
     except RuntimeError as error:
         if out_of_memory(error, fed.nbytes) is not None:
             raise
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"The network cannot be run on images of {tuple(fed.shape)}: {first}") from None
+        raise CheckpointError(
+            f"The network cannot be run on images of {tuple(fed.shape)}: {first_line(error)}"
+        ) from None
     wanted = (len(images), len(description.classes))
     if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

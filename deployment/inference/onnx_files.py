@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from peakpoint.base import bounded
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, first_line
 from peakpoint.checkpointing.storage.foreign import described
 
 INPUT, OUTPUT = "images", "logits"
@@ -160,9 +160,3 @@ def quiet() -> Iterator[None]:
     finally:
         for each, level in before:
             each.setLevel(level)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message, or its type's name."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

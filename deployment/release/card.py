@@ -4,8 +4,10 @@ card_page.py renders it as a page.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+from omegaconf import MISSING
 
 from peakpoint.base.errors import CheckpointError
 
@@ -13,11 +15,35 @@ TASK = "image-classification"
 REQUIRED = ("description", "intended_use", "limitations", "ethical_considerations", "license")
 """Texts that only the makers can write; a release requires them."""
 
-TEXTS = (
-    *REQUIRED,
-    *("license_link", "out_of_scope", "authors", "contact", "citation", "language", "datasets", "tags"),
-)
-"""All texts of a card, each a text or a list of texts."""
+
+@dataclass(kw_only=True)
+class Texts:
+    """The texts of a model card: each a string or a list of strings, None where nothing is said.
+
+    The values are those of conf/release/card.yaml. Raises CheckpointError for others.
+    """
+
+    description: Any = MISSING
+    intended_use: Any = MISSING
+    limitations: Any = MISSING
+    ethical_considerations: Any = MISSING
+    license: str | None = MISSING
+    license_link: str | None = MISSING
+    out_of_scope: Any = MISSING
+    authors: Any = MISSING
+    contact: str | None = MISSING
+    citation: str | None = MISSING
+    language: Any = MISSING
+    datasets: Any = MISSING
+    tags: list[str] = MISSING
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not _is_text(value):
+                raise CheckpointError(f"card.{name}={value} is neither a text nor a list of texts.")
+
+
+TEXTS = tuple(field.name for field in fields(Texts))
 
 
 @dataclass(frozen=True)
@@ -28,23 +54,6 @@ class Result:
     samples: int | None
     metrics: Mapping[str, float]
     of: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """The record of a release as plain values; a mapping is empty where nothing is recorded.
-
-    `model` is the `.config.json` of the release; `weights` has format, dtype, compress, parameters, nonzero
-    and sparsity; `data`, `training` and `provenance` are those of a `RunRecord`.
-    """
-
-    version: str
-    model: Mapping[str, Any]
-    weights: Mapping[str, Any]
-    results: Sequence[Result]
-    data: Mapping[str, Any]
-    training: Mapping[str, Any]
-    provenance: Mapping[str, Any]
 
 
 def check(texts: Mapping[str, Any], where: str) -> None:
@@ -62,27 +71,38 @@ def lines_of(value: Any) -> list[str]:
     return [text for text in found if text.strip(".?-_ ") and text.upper() not in ("TODO", "TBD", "FIXME")]
 
 
-def build(texts: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    """Return the card as plain JSON types."""
-    given = {name: value for name, value in texts.items() if lines_of(value)}
-    name = facts.model["model"]["name"]
+def build(
+    texts: Mapping[str, Any],
+    *,
+    version: str,
+    model: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    results: Sequence[Result],
+    record: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the card as plain JSON types.
+
+    `model` is the `.config.json` of the release; `weights` has format, dtype, compress, parameters, nonzero
+    and sparsity; `record` has data, training and provenance, each empty where nothing is recorded.
+    """
+    name, training = model["model"]["name"], record["training"]
+    tags = ["pytorch", "peakpoint", name, (training.get("optimizer") or {}).get("name")]
+    tags += ["pruning", "sparse"] if (weights.get("sparsity") or 0) > 0 else []
     return {
         "name": name,
-        "version": facts.version,
+        "version": version,
         "task": TASK,
-        **given,
-        "dataset": facts.data.get("name"),
-        "performance": dict(facts.results[0].metrics) if facts.results else {},
-        "sparsity": facts.weights.get("sparsity"),
-        "training_epochs": facts.training.get("epoch"),
-        "training_time_hours": facts.training.get("hours"),
-        "tags": list(dict.fromkeys([*_tags(facts), *lines_of(texts.get("tags"))])),
-        "results": [vars(result) | {"metrics": dict(result.metrics)} for result in facts.results],
-        "weights": dict(facts.weights),
-        "model": dict(facts.model),
-        "data": dict(facts.data),
-        "training": dict(facts.training),
-        "provenance": dict(facts.provenance),
+        **{name: value for name, value in texts.items() if lines_of(value)},
+        "dataset": record["data"].get("name"),
+        "performance": dict(results[0].metrics) if results else {},
+        "sparsity": weights.get("sparsity"),
+        "training_epochs": training.get("epoch"),
+        "training_time_hours": training.get("hours"),
+        "tags": list(dict.fromkeys([*filter(None, tags), *lines_of(texts.get("tags"))])),
+        "results": [vars(result) | {"metrics": dict(result.metrics)} for result in results],
+        "weights": dict(weights),
+        "model": dict(model),
+        **record,
     }
 
 
@@ -112,11 +132,3 @@ def of_any(
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
-
-
-def _tags(facts: Facts) -> list[str]:
-    optimizer = facts.training.get("optimizer") or {}
-    tags = ["pytorch", "peakpoint", facts.model["model"]["name"], optimizer.get("name")]
-    if (facts.weights.get("sparsity") or 0) > 0:
-        tags += ["pruning", "sparse"]
-    return [tag for tag in tags if tag]

@@ -32,24 +32,24 @@ LICENSES = frozenset(_HUB.split())
 def markdown(card: Mapping[str, Any]) -> str:
     """Return the card as a page with front matter; empty sections are left out."""
     title = f"# {card.get('name') or 'Model'} v{card.get('version')}"
-    sections = [
-        ("", _text(card.get("description"))),
-        ("Model", _table(_model_rows(card))),
-        ("Intended use", _text(card.get("intended_use"))),
-        ("Out of scope", _text(card.get("out_of_scope"))),
-        ("Limitations", _text(card.get("limitations"))),
-        ("Ethical considerations", _text(card.get("ethical_considerations"))),
-        ("How to use it", _usage(card)),
-        ("Results", _results(card)),
-        ("Data", _table(_data_rows(card))),
-        ("Training", _training(card)),
-        ("Provenance", _table(_provenance_rows(card))),
-        ("More", _table((key, value) for key, value in (card.get("more") or {}).items())),
-        ("Authors", _text(card.get("authors"))),
-        ("Contact", _text(card.get("contact"))),
-        ("Citation", _code("", card["citation"]) if card.get("citation") else ""),
-    ]
-    body = [f"## {name}\n\n{text}" if name else text for name, text in sections if text]
+    sections = {
+        "": _text(card.get("description")),
+        "Model": _table(_model(card)),
+        "Intended use": _text(card.get("intended_use")),
+        "Out of scope": _text(card.get("out_of_scope")),
+        "Limitations": _text(card.get("limitations")),
+        "Ethical considerations": _text(card.get("ethical_considerations")),
+        "How to use it": _usage(card),
+        "Results": _results(card),
+        "Data": _table(_data(card)),
+        "Training": _training(card),
+        "Provenance": _table(_titled(card.get("provenance") or {})),
+        "More": _table(card.get("more") or {}),
+        "Authors": _text(card.get("authors")),
+        "Contact": _text(card.get("contact")),
+        "Citation": _code("", card["citation"]) if card.get("citation") else "",
+    }
+    body = [f"## {name}\n\n{text}" if name else text for name, text in sections.items() if text]
     return "\n\n".join([_front_matter(card), title, *body]) + "\n"
 
 
@@ -97,46 +97,49 @@ def _index(card: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> lis
     return [{"name": card.get("name"), "results": found}] if found else []
 
 
-def _model_rows(card: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def _model(card: Mapping[str, Any]) -> dict[str, Any]:
     model, weights = card.get("model") or {}, card.get("weights") or {}
     network, fed, out = (model.get(key) or {} for key in ("model", "input", "output"))
-    options = _pairs(network.get("options"))
-    yield "Network", f"{network.get('name')} ({options})" if options else network.get("name")
-    if (count := weights.get("parameters")) is not None:
-        yield "Parameters", f"{count:,}, {weights['nonzero']:,} of them not zero"
-    if (sparsity := card.get("sparsity")) is not None:
-        yield "Sparsity of the prunable weights", f"{sparsity:.2%}"
+    options, sparsity = _pairs(network.get("options") or {}), card.get("sparsity")
+    rows = {"Network": f"{network.get('name')} ({options})" if options else network.get("name")}
+    count = weights.get("parameters")
+    if count is not None:
+        rows["Parameters"] = f"{count:,}, {weights['nonzero']:,} of them not zero"
+    if sparsity is not None:
+        rows["Sparsity of the prunable weights"] = f"{sparsity:.2%}"
     if sparsity and count:
-        yield "Sparsity of all parameters", f"{1 - weights['nonzero'] / count:.2%}"
+        rows["Sparsity of all parameters"] = f"{1 - weights['nonzero'] / count:.2%}"
     if fed:
-        yield "Input", f"{fed['layout']}, {fed['dtype']}, {'x'.join(map(str, fed['shape']))}: {fed['scale']}"
-        yield "Mean, std", f"{_numbers(fed['mean'])}; {_numbers(fed['std'])}"
+        shape, mean, std = "x".join(map(str, fed["shape"])), _numbers(fed["mean"]), _numbers(fed["std"])
+        rows["Input"] = f"{fed['layout']}, {fed['dtype']}, {shape}: {fed['scale']}"
+        rows["Mean, std"] = f"{mean}; {std}"
     if classes := out.get("classes"):
         names = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
-        yield "Output", f"{out['kind']} of {len(classes)} classes: {names}"
+        rows["Output"] = f"{out['kind']} of {len(classes)} classes: {names}"
     if weights.get("format"):
         packed = ", zeros packed away" if weights["compress"] else ""
-        yield "File", f"{weights['format']}, {weights['dtype']}{packed}"
+        rows["File"] = f"{weights['format']}, {weights['dtype']}{packed}"
+    return rows
 
 
 def _usage(card: Mapping[str, Any]) -> str:
     if not (card.get("weights") or {}).get("format"):
         return ""
     end = "safetensors" if card["weights"]["format"] == "safetensors" else "pt"
-    lines = [
-        "from peakpoint import load_model",
-        "",
-        f'network = load_model("production/{card["name"]}_v{card["version"]}.{end}")',
-        "# images as the table above says: float32, normalised, NCHW",
-        "logits = network(images)",
-    ]
-    return _code("python", "\n".join(lines))
+    return _code(
+        "python",
+        f"""from peakpoint import load_model
+
+network = load_model("production/{card["name"]}_v{card["version"]}.{end}")
+# images as the table above says: float32, normalised, NCHW
+logits = network(images)""",
+    )
 
 
 def _results(card: Mapping[str, Any]) -> str:
     results = card.get("results") or []
     if not results:
-        return _table((_title(n), v) for n, v in (card.get("performance") or {}).items())
+        return _table({_title(n): value for n, value in (card.get("performance") or {}).items()})
     names = list(dict.fromkeys(name for result in results for name in result["metrics"]))
     head = ["Split", "Images", *map(_title, names), "Of"]
     rows = []
@@ -147,42 +150,36 @@ def _results(card: Mapping[str, Any]) -> str:
     return _grid(head, rows)
 
 
-def _data_rows(card: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def _data(card: Mapping[str, Any]) -> dict[str, Any]:
     data = card.get("data") or {}
-    yield "Data", data.get("name") or card.get("dataset")
-    for key, title in (("train_size", "Training images"), ("val_size", "Validation images")):
-        if data.get(key) is not None:
-            yield title, f"{data[key]:,}"
-    yield "Augmentation", data.get("augmentation")
-    for key, title in (("train_sha256", "sha256 of the images"), ("split_sha256", "sha256 of the split")):
-        yield title, data.get(key)
+    sizes = {"train_size": "Training images", "val_size": "Validation images"}
+    return {
+        "Data": data.get("name") or card.get("dataset"),
+        **{title: f"{data[key]:,}" for key, title in sizes.items() if data.get(key) is not None},
+        "Augmentation": data.get("augmentation"),
+        "sha256 of the images": data.get("train_sha256"),
+        "sha256 of the split": data.get("split_sha256"),
+    }
 
 
 def _training(card: Mapping[str, Any]) -> str:
     training = card.get("training") or {}
-
-    def named(*keys: str) -> Iterable[tuple[str, Any]]:
-        for key in keys:
-            value = training.get(key)
-            yield key.replace("_", " ").capitalize(), value
-
-    rows = [
-        ("Epoch, step", f"{training['epoch']}, {training['global_step']}" if training.get("epoch") else None),
-        *named("optimizer", "scheduler", "pruning", "batch_size", "precision", "seed"),
-        ("Time", _time(training.get("hours"))),
-        *named("attempts", "hardware", "packages"),
-    ]
+    settings = ("optimizer", "scheduler", "pruning", "batch_size", "precision", "seed")
+    rows = {
+        "Epoch, step": f"{training['epoch']}, {training['global_step']}" if training.get("epoch") else None,
+        **_titled({key: training.get(key) for key in settings}),
+        "Time": _time(training.get("hours")),
+        **_titled({key: training.get(key) for key in ("attempts", "hardware", "packages")}),
+    }
     return "\n\n".join(filter(None, [_table(rows), _peaks(training.get("peaks") or [])]))
 
 
 def _time(hours: float | None) -> str | None:
     if hours is None:
         return None
-    seconds = 3600 * hours
-    for unit, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.0f} seconds"
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.1f} minutes" if 60 * hours >= 1 else f"{3600 * hours:.0f} seconds"
 
 
 def _peaks(peaks: Sequence[Mapping[str, Any]]) -> str:
@@ -201,9 +198,8 @@ def _title(metric: str) -> str:
     return METRICS[metric].title if metric in METRICS else metric
 
 
-def _provenance_rows(card: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    for key, value in (card.get("provenance") or {}).items():
-        yield key.replace("_", " ").capitalize(), value
+def _titled(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("_", " ").capitalize(): value for key, value in values.items()}
 
 
 def _text(value: Any) -> str:
@@ -215,16 +211,16 @@ def _code(language: str, text: str) -> str:
     return f"```{language}\n{text.strip()}\n```"
 
 
-def _pairs(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{k} {v}" for k, v in (values or {}).items() if v not in (None, [], ""))
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in values.items() if v not in (None, [], ""))
 
 
 def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{v:.4g}" for v in values)
 
 
-def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    present = [[name, value] for name, value in rows if value not in (None, "", {}, [])]
+def _table(rows: Mapping[str, Any]) -> str:
+    present = [pair for pair in rows.items() if pair[1] not in (None, "", {}, [])]
     return _grid(["", ""], present) if present else ""
 
 

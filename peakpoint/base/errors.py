@@ -21,6 +21,12 @@ def os_reason(error: Exception) -> str:
     return f"{words} ({remedy})" if remedy else words
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, or the name of its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class PeakpointError(Exception):
     """The one root of what Peakpoint raises when something outside its code is wrong."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, first_line
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.state.archive import check_archive
 from peakpoint.checkpointing.storage import foreign
@@ -81,8 +81,7 @@ def _opened(path: Path) -> Mapping[str, Any]:
     try:
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception as error:  # as codec.load: torch raises many types
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first}") from None
+        raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first_line(error)}") from None
     with torch.serialization.safe_globals([(_StandIn, name) for name in strange]):
         return serialize.load(path)
 

@@ -18,7 +18,7 @@ from peakpoint.commands.common import check_there, megabytes, not_vouched_for, p
 from peakpoint.commands.releases import run_facts, settings
 from peakpoint.commands.releases.select import shown
 from peakpoint.deployment.release import card, card_page, changelog, publish, signing
-from peakpoint.deployment.release.card import Facts, Result
+from peakpoint.deployment.release.card import Result
 from peakpoint.deployment.selection import rules
 
 if TYPE_CHECKING:
@@ -201,16 +201,14 @@ def _with_card(
         sparsity=counts["sparsity"],
     )
     of = f"the released weights, {made.form.dtype}, evaluated at the release"
-    facts = Facts(
+    filled = card.build(
+        texts,
         version=made.version,
         model=made.config,
         weights={**vars(made.form), **counts},
         results=record.results(Result(measured.split, measured.samples, measured.metrics, of)),
-        data=record.data((made.trained_with or {}).get("fingerprint") or {}),
-        training=record.training(),
-        provenance=record.provenance(made.reason),
+        record=record.facts((made.trained_with or {}).get("fingerprint") or {}, made.reason),
     )
-    filled = card.build(texts, facts)
     return replace(made, card=filled, card_text=card_page.markdown(filled))
 
 

@@ -36,9 +36,10 @@ class RunRecord:
     run: Mapping[str, Any]
     earlier: Mapping[str, Any]
 
-    def data(self, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-        """Return name, sizes and digests of the data, and the augmentation."""
-        return {**fingerprint, "augmentation": _augmentation(self.config.get("data") or {})}
+    def facts(self, fingerprint: Mapping[str, Any], reason: str) -> dict[str, dict[str, Any]]:
+        """Return what a card records of the data, the training and the provenance."""
+        data = {**fingerprint, "augmentation": _augmentation(self.config.get("data") or {})}
+        return {"data": data, "training": self.training(), "provenance": self.provenance(reason)}
 
     def training(self) -> dict[str, Any]:
         """Return the position in the run, settings, time and hardware, and the peak against the end."""
@@ -81,18 +82,17 @@ class RunRecord:
         return round(seconds / 3600, 6)
 
     def peaks(self) -> list[dict[str, Any]]:
-        """Return the best of the run against its end, over all and at its target sparsity."""
-        from peakpoint.base.errors import UserError
+        """Return the best of the run against its end, over all and at its target sparsity.
+
+        Raises UserError for metrics that cannot be read.
+        """
         from peakpoint.trainer.reports.history import peak_rows, read_history
 
         monitor = (self.config.get("checkpoint") or {}).get("monitor")
         path = run_of(self.root) / "metrics.jsonl"
         if not self.run or not monitor or not path.exists() or not any(_rows(path, "eval")):
             return []
-        try:
-            evals = read_history(run_of(self.root)).evals
-        except UserError as error:
-            raise CheckpointError(str(error)) from None
+        evals = read_history(run_of(self.root)).evals
         target = (self.config.get("pruning") or {}).get("target") or 0
         rows = peak_rows(evals, monitor["metric"], monitor["mode"], [target])
         return [{"metric": monitor["metric"], **vars(row)} for row in rows]

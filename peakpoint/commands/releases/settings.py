@@ -1,7 +1,7 @@
 """conf/release, typed: how a release is made, and what its makers say of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +16,13 @@ from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import CONF
 from peakpoint.deployment.inference.form import Form
+from peakpoint.deployment.release.card import Texts
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.hydra_overrides import quote
 
 RELEASE = CONF / "release"
 CARD = "card.yaml"
-
-
-@dataclass(kw_only=True)
-class Card:
-    """The texts of a model card. Each is a string or a list of strings; None where nothing is said."""
-
-    description: Any = MISSING
-    intended_use: Any = MISSING
-    limitations: Any = MISSING
-    ethical_considerations: Any = MISSING
-    license: str | None = MISSING
-    license_link: str | None = MISSING
-    out_of_scope: Any = MISSING
-    authors: Any = MISSING
-    contact: str | None = MISSING
-    citation: str | None = MISSING
-    language: Any = MISSING
-    datasets: Any = MISSING
-    tags: list[str] = MISSING
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not all(
-                isinstance(part, str) for part in (value if isinstance(value, list) else [value or ""])
-            ):
-                raise CheckpointError(f"card.{field.name}={value} is neither a text nor a list of texts.")
+SPLITS = ("val", "test")
 
 
 @dataclass(kw_only=True)
@@ -61,14 +36,17 @@ class Settings:
     split: str = MISSING
     tolerance: float = MISSING
     sign: str | None = MISSING
-    card: Card = MISSING
+    card: Texts = MISSING
 
     def form(self) -> Form:
         """How the weights are written. Raises CheckpointError for what is no form."""
         return Form(format=self.format, dtype=self.dtype, compress=self.compress)
 
     def __post_init__(self) -> None:
-        _one_of("split", self.split, ("val", "test"))
+        if self.split not in SPLITS:
+            raise CheckpointError(
+                f"split={self.split} is not a choice: it must be one of {', '.join(SPLITS)}."
+            )
         for name, least, most in (("golden", 1, 1024), ("tolerance", 0, 1)):
             value = getattr(self, name)
             if not least <= value <= most:
@@ -117,8 +95,3 @@ def _composed(texts: dict[Any, Any], overrides: list[str], where: str) -> Settin
         raise CheckpointError(f"{where}{explain(error)}") from None
     assert isinstance(settings, Settings)
     return settings
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise CheckpointError(f"{name}={value} is not a choice: it must be one of {', '.join(known)}.")

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.storage import journal, store
 from peakpoint.commands.releases import run_facts
 from peakpoint.deployment.inference import evaluate
@@ -91,7 +91,7 @@ def test_a_record_without_times_has_no_hours(attempts, resumed):
 def test_a_run_without_metrics_has_no_peaks_and_broken_ones_are_reported(resumed):
     rows = (resumed / "metrics.jsonl").read_text()
     (resumed / "metrics.jsonl").write_text('{"kind": "eval"}\n' + rows)
-    with pytest.raises(CheckpointError, match="line 1 is not a row of metrics"):
+    with pytest.raises(UserError, match="line 1 is not a row of metrics"):
         of(resumed).peaks()
     kept = [row for row in rows.splitlines(keepends=True) if '"kind": "eval"' not in row]
     (resumed / "metrics.jsonl").write_text("".join(kept))

@@ -2,13 +2,14 @@
 
 import json
 import math
+from types import MappingProxyType
 
 import pytest
 from huggingface_hub import ModelCard
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.deployment.release import card
-from peakpoint.deployment.release.card import Facts, Result
+from peakpoint.deployment.release.card import Result
 from peakpoint.deployment.release.card_page import markdown
 
 TEXTS = {
@@ -33,7 +34,21 @@ MODEL = {
 }
 
 
-def facts(**changes):
+PEAK = {"scope": "overall", "best_epoch": 63, "best": 0.7468, "final": 0.7056, "degradation": 0.0412}
+RECORD = {
+    "data": {"name": "digits", "train_size": 1437, "val_size": 360, "train_sha256": "ab" * 32},
+    "training": {
+        "epoch": 63,
+        "global_step": 1449,
+        "hours": 0.25,
+        "optimizer": {"name": "adamwprune", "lr": 0.003, "clip_norm": None},
+        "peaks": [{"metric": "accuracy", **PEAK}],
+    },
+    "provenance": {"run": "abc", "git_commit": "def", "source": {"file": "milestone/a.pt"}},
+}
+
+
+def built(texts=MappingProxyType({}), **changes):
     plain = {
         "version": "1.2.0",
         "model": MODEL,
@@ -49,30 +64,13 @@ def facts(**changes):
             Result("val", 360, {"accuracy": 0.9389, "loss": 0.21, "top5_accuracy": 0.99}, "the released"),
             Result("test", None, {"accuracy": 0.93, "f1_score": 0.925, "odd": 3.0}, "the same"),
         ],
-        "data": {"name": "digits", "train_size": 1437, "val_size": 360, "train_sha256": "ab" * 32},
-        "training": {
-            "epoch": 63,
-            "global_step": 1449,
-            "hours": 0.25,
-            "optimizer": {"name": "adamwprune", "lr": 0.003, "clip_norm": None},
-            "peaks": [
-                {
-                    "metric": "accuracy",
-                    "scope": "overall",
-                    "best_epoch": 63,
-                    "best": 0.7468,
-                    "final": 0.7056,
-                    "degradation": 0.0412,
-                }
-            ],
-        },
-        "provenance": {"run": "abc", "git_commit": "def", "source": {"file": "milestone/a.pt"}},
+        "record": RECORD,
     }
-    return Facts(**(plain | changes))
+    return card.build(TEXTS | texts, **(plain | changes))
 
 
 def test_the_hub_reads_it():
-    page = ModelCard(markdown(card.build(TEXTS, facts())))
+    page = ModelCard(markdown(built()))
     page.data.to_dict()
     assert (page.data.license, page.data.library_name) == ("apache-2.0", "pytorch")
     assert page.data.tags == ["pytorch", "peakpoint", "lenet5", "adamwprune", "pruning", "sparse", "digits"]
@@ -96,7 +94,7 @@ def test_the_hub_reads_it():
 
 
 def test_every_section_is_there_and_filled():
-    text = markdown(card.build(TEXTS, facts()))
+    text = markdown(built())
     for line in (
         "# lenet5 v1.2.0\n\nTells ten digits from each other.\n",
         "| Network | lenet5 (dropout 0.3) |",
@@ -124,7 +122,7 @@ def test_every_section_is_there_and_filled():
 
 
 def test_the_card_for_machines_is_strict_json_with_the_names_of_the_guide():
-    found = card.build(TEXTS, facts())
+    found = built()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     guide = {"description", "dataset", "performance", "intended_use", "training_epochs", "limitations"}
     assert guide | {"training_time_hours", "ethical_considerations"} <= found.keys()
@@ -157,8 +155,8 @@ def test_all_that_is_missing_is_named_at_once():
     ],
 )
 def test_licenses_are_those_that_the_hub_takes(given, expected):
-    message = TEXTS | {"license": given, "license_link": "https://x.y"}
-    found = ModelCard(markdown(card.build(message, facts()))).data.to_dict()
+    page = markdown(built({"license": given, "license_link": "https://x.y"}))
+    found = ModelCard(page).data.to_dict()
     assert {k: v for k, v in found.items() if k.startswith("license")} == expected
 
 
@@ -167,8 +165,9 @@ def test_licenses_are_those_that_the_hub_takes(given, expected):
     ["yes", "a: b", "# c", "'quoted' \"twice\"", "*star*\n---\nb: c", "é 例", "- list", "{x} [y] & !z"],
 )
 def test_any_text_stays_text(text):
-    message = TEXTS | {"description": text, "license": text, "tags": [text], "language": text}
-    page = ModelCard(markdown(card.build(message, facts())))
+    page = ModelCard(
+        markdown(built({"description": text, "license": text, "tags": [text], "language": text}))
+    )
     assert text.strip() in page.text
     assert (page.data.license_name, page.data.tags[-1], page.data.language) == (text, text, text)
 
@@ -178,15 +177,14 @@ def test_values_that_are_not_finite_are_shown_to_people_alone():
         Result("val", 3, {"loss": math.nan, "accuracy": 0.5}, "x"),
         Result("test", 3, {"loss": math.inf}, "x"),
     ]
-    text = markdown(card.build(TEXTS, facts(results=results)))
+    text = markdown(built(results=results))
     page = ModelCard(text)
     assert [(r.dataset_split, r.metric_value) for r in page.data.eval_results] == [("validation", 0.5)]
     assert "| validation | 3 | nan | 50.00% | x |" in text
 
 
 def test_a_record_that_says_little():
-    bare = facts(results=[], data={}, training={}, provenance={}, weights={})
-    text = markdown(card.build(TEXTS, bare))
+    text = markdown(built(results=[], weights={}, record={"data": {}, "training": {}, "provenance": {}}))
     assert ModelCard(text).data.eval_results is None
     for absent in ("Results", "Provenance", "Training", "How to use", "None"):
         assert f"## {absent}" not in text
