@@ -17,7 +17,7 @@ from peakpoint.trainer.build import Parts, build
 from peakpoint.trainer.config import hydra_overrides, unheeded
 from peakpoint.trainer.config.check import name_template, plain
 from peakpoint.trainer.config.schema import Config
-from peakpoint.trainer.data import roots
+from peakpoint.trainer.data.settings import note_root
 from peakpoint.trainer.ending import Ending, read_test_set
 from peakpoint.trainer.listeners import mirror
 from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
@@ -55,7 +55,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         effective, ramp = pruning.resumed(cfg, saved)
         config = plain(effective)
         if plan.run:
-            roots.note(config.data.root, by_record=plan.root_recorded)
+            note_root(config.data.root, by_record=plan.root_recorded)
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
         restore(start, config, parts, saved, named=plan.file is not None)

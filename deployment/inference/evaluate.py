@@ -16,10 +16,10 @@ from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference.network import Description, prepare
 from peakpoint.optimizers.parameters import zeros
-from peakpoint.trainer.data import roots, sources  # noqa: F401 (sources registers)
+from peakpoint.trainer.data import sources  # noqa: F401 (registers)
+from peakpoint.trainer.data.images import load_npz
 from peakpoint.trainer.data.pipeline import Batches, DataModule, build_data
-from peakpoint.trainer.data.readers import load_npz
-from peakpoint.trainer.data.settings import TEST
+from peakpoint.trainer.data.settings import TEST, note_root
 from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, evaluate
 
 SPLITS = ("val", "test")
@@ -82,7 +82,7 @@ def data_of(
         sizes = {name: int(config[name]) for name in ("seed", "batch_size", "eval_batch_size")}
     except (KeyError, TypeError, ValueError):
         raise _unknown() from None
-    roots.note(settings.root, by_record=data_root is None)
+    note_root(settings.root, by_record=data_root is None)
     data = build_data(settings, **sizes, device=usable(device), channels_last=bool(config["channels_last"]))
     if trained_with["fingerprint"] not in (None, data.fingerprint):
         raise CheckpointError(

@@ -15,14 +15,16 @@ from stat import S_ISREG
 from typing import TypeVar
 
 import numpy as np
+import torch
 from filelock import FileLock
 from rich.progress import Progress
 
 from peakpoint.base.errors import UserError
 from peakpoint.base.files import fsync_file
 from peakpoint.base.terminal import Console
-from peakpoint.trainer.data import roots
+from peakpoint.trainer.data.images import Images
 from peakpoint.trainer.data.pixels import RULES, decode, header
+from peakpoint.trainer.data.settings import may_write
 
 log = logging.getLogger("peakpoint")
 
@@ -32,8 +34,8 @@ _CHUNK = 1024  # images decoded between two writes
 _MAP_BYTES = 2**30  # above this the array is mapped, not read
 
 
-def load(root: Path, split: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Images (N, H, W, C) uint8, labels (N,) int64 and the names of the classes, in order of path.
+def load(root: Path, split: str, image_size: int | None) -> Images:
+    """All images of a split, in order of path.
 
     Images in subfolders of a class are of that class; other files are passed over with a warning.
     With `image_size` the shorter side is resized to it and the centre is cut out; without it all images
@@ -52,7 +54,8 @@ def load(root: Path, split: str, image_size: int | None) -> tuple[np.ndarray, np
     groups = [_files(root / split / name) for name in classes]
     files = [path for group in groups for path in group]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group in groups])
-    return _cached(root, split, files, image_size), labels, classes
+    images = _cached(root, split, files, image_size)
+    return Images(torch.from_numpy(images), torch.from_numpy(labels), classes)
 
 
 def _classes(root: Path, split: str) -> tuple[str, ...]:
@@ -103,7 +106,7 @@ def _cached(root: Path, split: str, files: list[Path], image_size: int | None) -
     if images is not None:
         return images
     shape = _shape(files, image_size)
-    if not (roots.may_write(root) or (folder.is_dir() and not folder.is_symlink())):
+    if not (may_write(root) or (folder.is_dir() and not folder.is_symlink())):
         log.info(
             "only the record of the run names %s, so the decoded images are not kept there: "
             "add data.root to the command to keep them",

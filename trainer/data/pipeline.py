@@ -18,8 +18,7 @@ from torch import Tensor
 
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.augmentation import Preparation
-from peakpoint.trainer.data.images import Images
-from peakpoint.trainer.data.readers import stratified_split
+from peakpoint.trainer.data.images import Images, stratified_split
 from peakpoint.trainer.data.settings import TEST, TRAIN, Data, check_fits
 
 log = logging.getLogger("peakpoint")

@@ -1,8 +1,10 @@
-"""What every source of images that is registered has. It needs no torch."""
+"""What every source of images that is registered has, and where it may write. It needs no torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peakpoint.base import given
 from peakpoint.base.errors import UserError
 from peakpoint.base.given import INF, require_range
 
@@ -47,6 +49,11 @@ class Data:
         require_range(self, "data.", 0, INF, "crop_padding cutout")
 
     @property
+    def folder(self) -> Path:
+        """The folder `root`. Raises CheckpointError when it is not a path."""
+        return given.path(self.root, "data.root")
+
+    @property
     def facts(self) -> Facts:
         """What is known before anything is read."""
         return Facts()
@@ -64,3 +71,22 @@ def check_fits(cfg: Data, batch_size: int, images: int | None, side: int | None)
         )
     if side is not None and cfg.cutout > side:
         raise UserError(f"data.cutout={cfg.cutout} is more than the {side} pixels of an image: lower it.")
+
+
+_recorded: set[Path] = set()
+"""Folders that only a record names.
+
+A run directory or a checkpoint may come from a stranger, and a user who resumes or measures it did not choose
+the folder of its images: it is read, and no decoded images or downloads are put there.
+"""
+
+
+def note_root(root: str, *, by_record: bool) -> None:
+    """Record whether only a record names `root`, or the user or conf/ as well."""
+    if root:
+        (_recorded.add if by_record else _recorded.discard)(given.path(root, "data.root").resolve())
+
+
+def may_write(root: Path) -> bool:
+    """Whether something new may be made in the folder of the data."""
+    return root.resolve() not in _recorded

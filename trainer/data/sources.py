@@ -1,4 +1,4 @@
-"""Where images come from, each source a component. It needs no torch; readers.py reads what is chosen."""
+"""Where images come from, each source a component. It needs no torch; what is chosen is read late."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -13,21 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Torchvision(Data):
-    """A data set of torchvision's, downloaded when it is missing."""
+    """A data set of torchvision's, downloaded when it is missing; `dataset` is its class there."""
 
     dataset: ClassVar[str]
-    known: ClassVar[Facts]
-
-    @property
-    def facts(self) -> Facts:
-        """What is known before anything is read."""
-        return self.known
 
     def read(self, split: str) -> "Images":
         """All images of a split. Raises UserError."""
-        from peakpoint.trainer.data import readers
+        from peakpoint.trainer.data import torchvision  # late: torchvision costs a second
 
-        return readers.from_torchvision(self.dataset, self, split)
+        return torchvision.load(self.folder, self.dataset, self.name, split)
 
 
 @register("data", "cifar10")
@@ -35,8 +29,8 @@ class Torchvision(Data):
 class Cifar10(Torchvision):
     """CIFAR-10: 32x32 colour, 10 classes."""
 
-    dataset: ClassVar[str] = "CIFAR10"
-    known: ClassVar[Facts] = Facts(images=50_000, side=32, channels=3, classes=10)
+    dataset = "CIFAR10"
+    facts = Facts(images=50_000, side=32, channels=3, classes=10)
 
 
 @register("data", "cifar100")
@@ -44,8 +38,8 @@ class Cifar10(Torchvision):
 class Cifar100(Torchvision):
     """CIFAR-100: 32x32 colour, 100 classes."""
 
-    dataset: ClassVar[str] = "CIFAR100"
-    known: ClassVar[Facts] = Facts(images=50_000, side=32, channels=3, classes=100)
+    dataset = "CIFAR100"
+    facts = Facts(images=50_000, side=32, channels=3, classes=100)
 
 
 @register("data", "mnist")
@@ -53,8 +47,8 @@ class Cifar100(Torchvision):
 class Mnist(Torchvision):
     """MNIST: 28x28 grey digits."""
 
-    dataset: ClassVar[str] = "MNIST"
-    known: ClassVar[Facts] = Facts(images=60_000, side=28, channels=1, classes=10)
+    dataset = "MNIST"
+    facts = Facts(images=60_000, side=28, channels=1, classes=10)
 
 
 @register("data", "fashion_mnist")
@@ -62,8 +56,8 @@ class Mnist(Torchvision):
 class FashionMnist(Torchvision):
     """Fashion-MNIST: 28x28 grey clothes."""
 
-    dataset: ClassVar[str] = "FashionMNIST"
-    known: ClassVar[Facts] = Facts(images=60_000, side=28, channels=1, classes=10)
+    dataset = "FashionMNIST"
+    facts = Facts(images=60_000, side=28, channels=1, classes=10)
 
 
 @register("data", "image_folder")
@@ -78,9 +72,9 @@ class ImageFolder(Data):
 
     def read(self, split: str) -> "Images":
         """All images of a split. Raises UserError."""
-        from peakpoint.trainer.data import readers
+        from peakpoint.trainer.data import image_folder  # late: it brings PIL and rich
 
-        return readers.from_image_folder(self, split)
+        return image_folder.load(self.folder, split, self.image_size)
 
 
 @register("data", "npz")
@@ -90,9 +84,9 @@ class Npz(Data):
 
     def read(self, split: str) -> "Images":
         """All images of a split. Raises UserError."""
-        from peakpoint.trainer.data import readers
+        from peakpoint.trainer.data import images
 
-        return readers.from_npz(self, split)
+        return images.load_npz(self.folder / f"{split}.npz")
 
 
 @register("data", "digits")
@@ -100,16 +94,13 @@ class Npz(Data):
 class Digits(Data):
     """scikit-learn's 1,797 grey 8x8 digits; no download."""
 
-    @property
-    def facts(self) -> Facts:
-        """What is known before anything is read."""
-        return Facts(images=1438, side=8, channels=1, classes=10)
+    facts = Facts(images=1438, side=8, channels=1, classes=10)
 
     def read(self, split: str) -> "Images":
         """All images of a split. Raises UserError."""
-        from peakpoint.trainer.data import readers
+        from peakpoint.trainer.data import images
 
-        return readers.from_digits(split)
+        return images.from_digits(split)
 
 
 @register("data", "synthetic")
@@ -124,7 +115,7 @@ class Synthetic(Data):
     native_size: int
 
     def __post_init__(self) -> None:
-        Data.__post_init__(self)
+        super().__post_init__()
         require_range(self, "data.", 1, INF, "train_size test_size channels native_size")
         require_range(self, "data.", 2, INF, "num_classes")
 
@@ -137,7 +128,7 @@ class Synthetic(Data):
 
     def read(self, split: str) -> "Images":
         """All images of a split."""
-        from peakpoint.trainer.data import readers
+        from peakpoint.trainer.data import images
 
         count = self.train_size if split == TRAIN else self.test_size
-        return readers.from_synthetic(split, count, self.num_classes, self.channels, self.native_size)
+        return images.from_synthetic(split, count, self.num_classes, self.channels, self.native_size)

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from peakpoint.trainer.data import roots
 from peakpoint.trainer.data.pipeline import DataModule
+from peakpoint.trainer.data.settings import note_root
 
 BATCHES, KILL_AFTER = "PEAKPOINT_WITNESS_BATCHES", "PEAKPOINT_WITNESS_KILL_AFTER"
 ROOT = "PEAKPOINT_WITNESS_ROOT"
@@ -48,4 +48,4 @@ def watch(path: Path, kill_after: int | None) -> None:
 if BATCHES in os.environ:
     after = os.environ.get(KILL_AFTER)
     watch(Path(os.environ[BATCHES]), int(after) if after else None)
-roots.note(os.environ.get(ROOT, ""), by_record=True)
+note_root(os.environ.get(ROOT, ""), by_record=True)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from peakpoint.base.errors import UserError
+from peakpoint.trainer.data.images import stratified_split
 from peakpoint.trainer.data.pipeline import DataModule, build_data, generator_for
-from peakpoint.trainer.data.readers import stratified_split
 from peakpoint.trainer.data.settings import Data
 from tests.skips import NO_CUDA
 from tests.trainer.data.data_cases import config

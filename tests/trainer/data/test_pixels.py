@@ -28,7 +28,7 @@ def folder_of(root: Path, save) -> None:
 
 
 def loaded(root: Path, **more) -> torch.Tensor:
-    return torch.from_numpy(image_folder.load(root, "train", more.get("size"))[0])
+    return image_folder.load(root, "train", more.get("size")).images
 
 
 def one(path: Path, shape=(SIDE, SIDE, 1)) -> np.ndarray:
@@ -154,10 +154,10 @@ def test_images_in_subfolders_of_a_class_are_of_that_class(tmp_path):
     linked.mkdir()
     Image.new("RGB", (SIDE, SIDE), (250, 9, 9)).save(linked / "y.png")
     (tmp_path / "train" / "bright" / "more").symlink_to(linked, target_is_directory=True)
-    images, labels, classes = image_folder.load(tmp_path, "train", None)
-    assert classes == ("bright", "dark")
-    assert labels.tolist() == [0] * 5 + [1] * 5
-    assert images[:, 0, 0, 0].tolist() == [200] * 4 + [250] + [10] * 4 + [3]
+    found = image_folder.load(tmp_path, "train", None)
+    assert found.classes == ("bright", "dark")
+    assert found.labels.tolist() == [0] * 5 + [1] * 5
+    assert found.images[:, 0, 0, 0].tolist() == [200] * 4 + [250] + [10] * 4 + [3]
     (deep / "loop").symlink_to(tmp_path / "train" / "dark", target_is_directory=True)
     with pytest.raises(UserError, match=f"{deep / 'loop'} leads to a folder that is read already"):
         image_folder.load(tmp_path, "train", None)
@@ -165,13 +165,13 @@ def test_images_in_subfolders_of_a_class_are_of_that_class(tmp_path):
 
 def test_files_that_are_not_read_are_a_warning(tmp_path, caplog):
     folder_of(tmp_path, save_png)
-    assert image_folder.load(tmp_path, "train", None)[1].tolist() == [0] * 4 + [1] * 4
+    assert image_folder.load(tmp_path, "train", None).labels.tolist() == [0] * 4 + [1] * 4
     assert caplog.text == ""
     (tmp_path / "train" / "dark" / "a.gif").write_bytes(b"GIF")
     (tmp_path / "train" / "dark" / "b.heic").write_bytes(b"x")
     (tmp_path / "train" / "dark" / ".DS_Store").write_bytes(b"x")
     save_png(tmp_path / "train" / "loose", True)
-    assert len(image_folder.load(tmp_path, "train", None)[1]) == 8
+    assert len(image_folder.load(tmp_path, "train", None).labels) == 8
     assert f"{tmp_path / 'train/dark/a.gif'} and 1 more are not read: images end in .bmp" in caplog.text
     assert (
         f"{tmp_path / 'train/loose.png'} is not read: images belong in the folder of a class" in caplog.text

@@ -8,7 +8,8 @@ import pytest
 from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
 from peakpoint.deployment.inference import evaluate
-from peakpoint.trainer.data import roots, torchvision
+from peakpoint.trainer.data import torchvision
+from peakpoint.trainer.data.settings import note_root
 from tests.conftest import TINY
 from tests.states import newest
 
@@ -78,7 +79,7 @@ def test_a_measurement_makes_none_either(run, cache, tmp_path):
 
 
 def test_nothing_is_downloaded_there(tmp_path):
-    roots.note(str(tmp_path / "far"), by_record=True)
+    note_root(str(tmp_path / "far"), by_record=True)
     with pytest.raises(UserError, match="nothing is downloaded to it until the command does"):
         torchvision.load(tmp_path / "far", "MNIST", "mnist", "train")
     assert not (tmp_path / "far").exists()

@@ -110,7 +110,10 @@ def test_a_half_written_archive_is_fetched_again(tmp_path, monkeypatch, served, 
 
     archive.write_bytes(whole[:100])
     line = refused(load_train, config("cifar100", tmp_path / "elsewhere"))
-    assert line.startswith(f"The download of cifar100 to data.root={tmp_path}/elsewhere failed")
+    assert (
+        f"data.root={tmp_path}/elsewhere does not hold cifar100 whole and undamaged, and its download failed"
+        in line
+    )
 
 
 def write_mnist(root: Path) -> Path:

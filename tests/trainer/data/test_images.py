@@ -13,9 +13,8 @@ from sklearn.datasets import load_digits
 
 from peakpoint.base import registry
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.data.images import Images
+from peakpoint.trainer.data.images import Images, load_npz
 from peakpoint.trainer.data.pipeline import build_data
-from peakpoint.trainer.data.readers import load_npz
 from peakpoint.trainer.data.sources import Synthetic
 from tests.conftest import ROOT
 from tests.trainer.data.data_cases import config, load_test, load_train, refused
