@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.policy import Policy
-from peakpoint.models.normalisation import single_value
 from peakpoint.optimizers.clipping import clip_gradients
 from peakpoint.optimizers.kernels import keep_strides
 from peakpoint.optimizers.parameters import param_groups
@@ -76,7 +75,6 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total, whole, ramp)
     except ValueError as error:
         raise UserError(str(error)) from None
-    _check_normalisation(config, model, data.image_shape)
     if config.optimizer.clip_norm is not None:
         clip_gradients(optimizer, config.optimizer.clip_norm)  # after the pruner, whose weights do not count
     factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
@@ -117,20 +115,6 @@ def _skip(scheduler: LambdaLR, pruning: pruner.Pruner | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of a scheduler that steps before its optimizer
         scheduler.step()
-
-
-def _check_normalisation(config: c.Config, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Raise UserError where BatchNorm would see one value a channel, which has no variance."""
-    if config.batch_size > config.grad_accumulation:
-        return
-    layer = single_value(model, image_shape)
-    size = f"{image_shape[1]}x{image_shape[2]}"
-    c.require(
-        layer is None,
-        f"batch_size={config.batch_size} with grad_accumulation={config.grad_accumulation} gives one image "
-        f"at a time, and of one of {size} pixels BatchNorm {layer} sees one value a channel, "
-        f"without variance: use batch_size={2 * config.grad_accumulation} or more, or larger images.",
-    )
 
 
 def _read(config: c.Config, device: torch.device) -> DataModule:

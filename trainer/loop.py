@@ -243,6 +243,6 @@ def _explaining_normalisation() -> Iterator[None]:
         if not str(error).startswith("Expected more than 1"):
             raise
         raise UserError(
-            f"A normalisation layer has nothing to normalise over: {error}. Use a larger batch_size, or "
-            "larger images."
+            f"A normalisation layer has nothing to normalise over: {error}. Use a batch_size of twice "
+            "grad_accumulation or more, or larger images."
         ) from None

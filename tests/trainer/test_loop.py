@@ -144,6 +144,20 @@ def test_a_loss_that_is_not_finite_is_skipped_with_nonfinite_skip(tmp_path, accu
     assert weights(made).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "options", [["data.image_size=4", "batch_size=1"], ["data.image_size=4", "grad_accumulation=16"], []]
+)
+def test_a_normalisation_over_a_single_value_is_one_line(options):
+    made = parts("model=resnet20", *options)
+    if not options:  # whatever the size of the batch
+        pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.InstanceNorm2d(64))
+        made.state.model.layer3.append(pooled)
+    with pytest.raises(
+        UserError, match="^A normalisation layer has nothing to normalise over: Expected"
+    ):
+        made.loop.fit(lambda *_: None)
+
+
 def test_max_steps_ends_within_an_epoch_and_a_larger_one_goes_on(train, tmp_path):
     done = train(*TINY, "max_steps=5", "hydra.run.dir=run")
     assert done.code == 0, done.err

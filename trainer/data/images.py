@@ -19,7 +19,6 @@ from torch import Tensor
 from peakpoint.base import bounded
 from peakpoint.base.bounded import Absent
 from peakpoint.base.errors import CheckpointError, UserError
-from peakpoint.trainer.data.settings import TEST, TRAIN
 
 _MOST_CHANNELS = 4
 _BUNDLED_SEED = 0  # fixes the digits split and the synthetic images, whatever the seed of the run
@@ -130,8 +129,8 @@ def _npz_classes(path: Path) -> tuple[str, ...]:
                 f"{path}: classes must be a list of text, not {names.dtype} of shape {names.shape}."
             )
         return tuple(names.tolist())
-    train = path.with_name(f"{TRAIN}.npz")
-    if path != train and (path.stem == TEST or train.exists()):
+    train = path.with_name("train.npz")
+    if path != train and (path.name == "test.npz" or train.exists()):
         return _npz_classes(train)
     return tuple(str(label) for label in range(int(_npz_labels(path).max()) + 1))
 
@@ -171,8 +170,8 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         raise UserError(f"{path} cannot be read as an .npz file: {reason}.") from error
 
 
-def from_digits(split: str) -> Images:
-    """A split of scikit-learn's digits. Raises UserError without scikit-learn."""
+def from_digits(*, train: bool) -> Images:
+    """The training or the test split of scikit-learn's digits. Raises UserError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -181,11 +180,11 @@ def from_digits(split: str) -> Images:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     parts = stratified_split(labels, 0.2, torch.Generator().manual_seed(_BUNDLED_SEED))
-    index = parts[0] if split == TRAIN else parts[1]
+    index = parts[0] if train else parts[1]
     return Images(torch.from_numpy(pixels)[index], labels[index], tuple(str(digit) for digit in range(10)))
 
 
-def from_synthetic(split: str, count: int, num_classes: int, channels: int, side: int) -> Images:
+def from_synthetic(*, train: bool, count: int, num_classes: int, channels: int, side: int) -> Images:
     """Each image is its class's smooth pattern, a weaker one of another class, and noise."""
     generator = torch.Generator().manual_seed(_BUNDLED_SEED)
     coarse = torch.randint(-32, 33, (num_classes, channels, 4, 4), generator=generator)
@@ -193,7 +192,7 @@ def from_synthetic(split: str, count: int, num_classes: int, channels: int, side
     patterns = smooth.round().to(torch.int16).permute(0, 2, 3, 1)
 
     # Integers only from here on: the same images on every machine. Chunks bound the memory.
-    generator.manual_seed(_BUNDLED_SEED + (1 if split == TRAIN else 2))
+    generator.manual_seed(_BUNDLED_SEED + (1 if train else 2))
     labels = torch.arange(count) % num_classes
     images = torch.empty((count, side, side, channels), dtype=torch.uint8)
     for chunk, chunk_labels in zip(images.split(1024), labels.split(1024), strict=True):

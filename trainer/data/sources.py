@@ -100,7 +100,7 @@ class Digits(Data):
         """All images of a split. Raises UserError."""
         from peakpoint.trainer.data import images
 
-        return images.from_digits(split)
+        return images.from_digits(train=split == TRAIN)
 
 
 @register("data", "synthetic")
@@ -130,5 +130,11 @@ class Synthetic(Data):
         """All images of a split."""
         from peakpoint.trainer.data import images
 
-        count = self.train_size if split == TRAIN else self.test_size
-        return images.from_synthetic(split, count, self.num_classes, self.channels, self.native_size)
+        train = split == TRAIN
+        return images.from_synthetic(
+            train=train,
+            count=self.train_size if train else self.test_size,
+            num_classes=self.num_classes,
+            channels=self.channels,
+            side=self.native_size,
+        )
