@@ -29,7 +29,7 @@ from peakpoint.models._torchvision import torchvision
 from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.check import checked
 from peakpoint.trainer.config.schema import Config, Precision
-from peakpoint.trainer.evaluation.metrics import autocast_for
+from peakpoint.trainer.evaluation import autocast_for
 from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
 from peakpoint.trainer.listeners.events import Listener, Publisher
 from peakpoint.trainer.listeners.jsonl import JsonLines

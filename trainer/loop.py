@@ -18,7 +18,7 @@ from peakpoint.checkpointing.state.objects import unwrap
 from peakpoint.optimizers.parameters import Zeros, zeros
 from peakpoint.trainer import signals
 from peakpoint.trainer.data.pipeline import DataModule
-from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, check_logits, evaluate
+from peakpoint.trainer.evaluation import Classification, autocast_for, check_logits, evaluate
 from peakpoint.trainer.listeners.events import Logged, Publisher
 from peakpoint.trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
 from peakpoint.trainer.state import TrainState

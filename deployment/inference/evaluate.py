@@ -20,7 +20,7 @@ from peakpoint.trainer.data import sources  # noqa: F401 (registers)
 from peakpoint.trainer.data.images import load_npz
 from peakpoint.trainer.data.pipeline import Batches, DataModule, build_data
 from peakpoint.trainer.data.settings import TEST, note_root
-from peakpoint.trainer.evaluation.metrics import Classification, autocast_for, evaluate
+from peakpoint.trainer.evaluation import Classification, autocast_for, evaluate
 
 SPLITS = ("val", "test")
 

@@ -152,9 +152,7 @@ def test_a_normalisation_over_a_single_value_is_one_line(options):
     if not options:  # whatever the size of the batch
         pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.InstanceNorm2d(64))
         made.state.model.layer3.append(pooled)
-    with pytest.raises(
-        UserError, match="^A normalisation layer has nothing to normalise over: Expected"
-    ):
+    with pytest.raises(UserError, match=r"^A normalisation layer has nothing to normalise over: Expected"):
         made.loop.fit(lambda *_: None)
 
 

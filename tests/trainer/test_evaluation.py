@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_s
 
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.metrics import METRICS
-from peakpoint.trainer.evaluation.metrics import Classification
+from peakpoint.trainer.evaluation import Classification
 from tests.skips import NO_CUDA
 
 DEVICES = [
