@@ -370,7 +370,7 @@ def test_grey_images_of_28_pixels_train_a_resnet20(train, tmp_path):
     images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
     for split, part in (("train", slice(400)), ("test", slice(400, 500))):
         np.savez(tmp_path / f"{split}.npz", images=images[part], labels=digits.target[part])
-    size = ["epochs=1", "batch_size=60", "tensorboard=false", "threads=1", "optimizer=sgd"]
+    size = ["epochs=1", "batch_size=60", "logger=[console]", "threads=1", "optimizer=sgd"]
     done = train("model=resnet20", "data=npz", f"data.root={tmp_path}", *size, "hydra.run.dir=run")
     assert done.code == 0, done.err
     weights = load_newest(tmp_path / "run")["model_state_dict"]

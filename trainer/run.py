@@ -20,10 +20,9 @@ from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.data.settings import note_root
 from peakpoint.trainer.ending import Ending, read_test_set
 from peakpoint.trainer.listeners import mirror
-from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
-from peakpoint.trainer.listeners.events import Listener, Publisher
+from peakpoint.trainer.listeners.console import ConsoleHandler
+from peakpoint.trainer.listeners.events import Attempt, Listener, Publisher
 from peakpoint.trainer.listeners.jsonl import JsonLines
-from peakpoint.trainer.listeners.tensorboard import TensorBoard, check_tensorboard
 from peakpoint.trainer.nonfinite import with_last_good
 from peakpoint.trainer.reports import run_record as record
 from peakpoint.trainer.resume import advice, pruning
@@ -59,8 +58,8 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
         restore(start, config, parts, saved, named=plan.file is not None)
-        if config.tensorboard:
-            check_tensorboard(directory)
+        for logger in config.logger.values():
+            logger.check(directory)
         with parts.loop.signals():  # before anything is written: a signal then waits for a state to save
             own = start.source == directory / CHECKPOINTS
             target = Store(directory / CHECKPOINTS, start.record["run"], start.index if own else None)
@@ -124,10 +123,9 @@ def _train(
     """
     config, directory, progress = ending.config, ending.directory, parts.state.progress
     rows = JsonLines(directory, progress.step, progress.evaluated_steps)
-    listeners: list[Listener] = [rows, *mirrors]
-    if config.tensorboard:
-        listeners.append(TensorBoard(directory, progress.step))
-    listeners.append(ConsoleListener(ending.console, total_steps=parts.total_steps, start_step=progress.step))
+    attempt = Attempt(directory, ending.console, progress.step, parts.total_steps)
+    loggers = [settings.build(attempt) for settings in config.logger.values()]
+    listeners: list[Listener] = [rows, *mirrors, *loggers]
     publish = Publisher(listeners, manager)
     device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
     log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)

@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "schedule": (),
     "allocation": (),
     "policy": ("build", "at_most"),
+    "logger": ("build", "check"),
 }
 """What can be registered, and the members that a dataclass of the kind has; its base class brings them."""
 

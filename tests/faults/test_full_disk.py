@@ -15,7 +15,7 @@ from tests.conftest import ROOT, TINY, rows, run_main, status
 from tests.faults.fault_cases import mounted, tidy
 
 RUN = (
-    *[o for o in TINY if not o.startswith(("tensorboard", "log_every", "plot", "checkpoint/policy"))],
+    *[o for o in TINY if not o.startswith(("logger", "log_every", "plot", "checkpoint/policy"))],
     "log_every=1",
     "checkpoint/policy=[best,interval,sparsity]",
     "checkpoint.interval_steps=4",

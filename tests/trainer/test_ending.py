@@ -25,7 +25,7 @@ SMALL = (
     "epochs=1",
     "max_steps=2",
     "batch_size=4",
-    "tensorboard=false",
+    "logger=[console]",
     "plot=false",
     "threads=1",
 )
@@ -253,7 +253,7 @@ def test_a_listener_that_cannot_be_closed_is_a_note_and_the_run_is_finished(ende
     monkeypatch.setattr(
         "peakpoint.trainer.listeners.tensorboard.TensorBoard.close", raises(OSError(5, "Input/output error"))
     )
-    done = ended(lambda: None, "tensorboard=true")
+    done = ended(lambda: None, "logger=[console,tensorboard]")
     assert done.code == 0, done.err
     (note,) = notes(tmp_path / "run")
     assert note.startswith("TensorBoard was not closed: ")
@@ -297,7 +297,7 @@ def test_a_signal_in_the_report_leaves_the_run_finished(ended, tmp_path, monkeyp
 
 @pytest.mark.parametrize("wrong", ["package", "file"])
 def test_tensorboard_that_cannot_write_is_refused_before_anything_begins(train, tmp_path, monkeypatch, wrong):
-    base = [o for o in TINY if not o.startswith("tensorboard")] + ["max_steps=2", "hydra.run.dir=run"]
+    base = [o for o in TINY if not o.startswith("logger")] + ["max_steps=2", "hydra.run.dir=run"]
     typed = base
     if wrong == "package":
         for name in [n for n in sys.modules if n.startswith("tensorboard")]:
@@ -306,14 +306,14 @@ def test_tensorboard_that_cannot_write_is_refused_before_anything_begins(train, 
         (tmp_path / "tensorboard" / "__init__.py").write_text("raise AttributeError('np.bool8')")
         monkeypatch.syspath_prepend(tmp_path)
     else:
-        assert train(*base, "tensorboard=false").code == 0
+        assert train(*base, "logger=[console]").code == 0
         (tmp_path / "run" / "tensorboard").write_text("")
-        typed = ["resume=run", "tensorboard=true", "max_steps=4"]
+        typed = ["resume=run", "logger=[console,tensorboard]", "max_steps=4"]
     before = sorted((tmp_path / "run").rglob("*"))
     done = train(*typed)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert done.err.startswith("error: TensorBoard ")
-    assert done.err.endswith("do without by tensorboard=false.\n")
+    assert done.err.endswith(": correct that, or add logger=[console].\n")
     assert sorted((tmp_path / "run").rglob("*")) == before
     assert wrong == "package" or status(tmp_path / "run")["state"] == "finished"
 

@@ -66,7 +66,7 @@ def disturbed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["move", "replace"])
 def test_a_run_goes_on_where_its_directory_was_moved_to(disturbed, tmp_path, how):
-    done = disturbed(how, "tensorboard=true", "checkpoint.interval=1")
+    done = disturbed(how, "logger=[console,tensorboard]", "checkpoint.interval=1")
     assert (done.code, done.err) == (0, "")
     moved = tmp_path / "moved"
     assert done.out.count(f"{tmp_path / 'run'} was moved to {moved}: the run goes on there.") == 1

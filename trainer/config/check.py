@@ -23,9 +23,10 @@ from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
 from peakpoint.optimizers import catalogue as optimizers  # noqa: F401 (registers)
 from peakpoint.trainer.config import names, unheeded
 from peakpoint.trainer.config import schema as c
-from peakpoint.trainer.config.keys import meant
+from peakpoint.trainer.config.keys import LISTS, meant
 from peakpoint.trainer.data import sources  # noqa: F401 (registers)
 from peakpoint.trainer.data.settings import check_fits
+from peakpoint.trainer.listeners import console, tensorboard  # noqa: F401 (registers)
 
 CHOICES: dict[str, str] = {
     "model": "model",
@@ -33,6 +34,7 @@ CHOICES: dict[str, str] = {
     "optimizer": "optimizer",
     "scheduler": "scheduler",
     "policy": "checkpoint/policy",
+    "logger": "logger",
 }
 """The group of conf/ in which a component of a kind is chosen."""
 
@@ -67,7 +69,7 @@ def register_schemas() -> None:
 def _choice(kind: str, name: str, settings: Any) -> Any:
     """The values that a class has by itself, as a choice of its group."""
     node = OmegaConf.structured(settings)
-    if kind == "policy":
+    if kind in LISTS:
         return {name: node}
     node.name = name
     return node
@@ -148,16 +150,17 @@ def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
 
 
 def _check_groups(config: c.Config) -> None:
-    """No group was set to null, and every policy is one that is registered."""
+    """No group was set to null, and every policy and logger is one that is registered."""
     for group in ("model", "data", "optimizer", "scheduler"):
         node = getattr(config, group)
         c.require(is_dataclass(node), f"{group}={node} is not a choice; python train.py --help lists them.")
-    known = registry.table("policy")
-    for name, settings in config.checkpoint.policy.items():
-        c.require(
-            type(settings) in known.values(),
-            f"checkpoint.policy.{name} is no policy that is registered{nearest(name, known)}",
-        )
+    for kind, chosen in (("policy", config.checkpoint.policy), ("logger", config.logger)):
+        known = registry.table(kind)
+        for name, settings in chosen.items():
+            c.require(
+                type(settings) in known.values(),
+                f"{LISTS[kind]}.{name} is no {kind} that is registered{nearest(name, known)}",
+            )
 
 
 def _check_pruning(config: c.Config) -> None:

@@ -21,13 +21,13 @@ from peakpoint.base import given
 from peakpoint.base.errors import UserError
 from peakpoint.base.text import closest, nearest
 from peakpoint.trainer.config.explain import choices, groups
-from peakpoint.trainer.config.hydra_overrides import quote, unquote
-from peakpoint.trainer.config.keys import leaves, meant, renamed
+from peakpoint.trainer.config.hydra_overrides import quote, split, unquote
+from peakpoint.trainer.config.keys import LISTS, leaves, meant, renamed
 from peakpoint.trainer.reports.run_record import RUN
 
 COMPLETION = {"-sc", "--shell-completion"}
 MULTIRUN = {"-m", "--multirun"}
-SEVERAL = ("checkpoint/policy", "plugins")
+SEVERAL = (*(key.replace(".", "/") for key in LISTS.values()), "plugins")
 """What takes a list."""
 MADE = {"hydra.run.dir", "hydra.sweep.dir"}
 """What Hydra makes, and takes `~` for a name."""
@@ -145,8 +145,8 @@ def _override(word: str, sweep: bool) -> str:
     if key != key.strip() or value != value.strip():
         instead = _type(f"{key.strip()}={value.strip()}")
         raise UserError(f"{_type(word)} has spaces around its value: type {instead}")
-    if equals and (new := renamed(bare, value)):
-        raise UserError(f"{bare} is set as {new}: type {_type(f'{new}={value}')}")
+    if equals and (new := renamed(f"{bare}={value}")):
+        raise UserError(f"{bare} is set as {split(new)[0]}: type {_type(new)}")
     root = re.split(r"[./]", bare)[0]
     if not key.startswith("+") and root != "hydra" and root not in _roots():
         found = meant(re.split(r"[./]", bare)[-1], _roots())
@@ -188,8 +188,8 @@ def _override(word: str, sweep: bool) -> str:
 def _refuse_removal(word: str, bare: str, root: str) -> None:
     """Raise UserError for `~` before what cannot be done without."""
     known = leaves()
-    if bare.replace(".", "/") == "checkpoint/policy":
-        raise UserError(f"{word} would remove the list of policies: type {_type('checkpoint/policy=[]')}")
+    if (group := bare.replace(".", "/")) in SEVERAL:
+        raise UserError(f"{word} would remove a list that is needed: type {_type(f'{group}=[]')}")
     if bare in groups() and bare in known:
         among = ", ".join(choices(bare))
         raise UserError(f"{word} would remove a choice that is needed: type {bare}=NAME; there are: {among}.")

@@ -53,26 +53,40 @@ RENAMED = {
     "checkpoint.policy.interval.epochs": "checkpoint.interval",
     "checkpoint.policy.interval.steps": "checkpoint.interval_steps",
     "checkpoint.policy.wall_clock.minutes": "checkpoint.interval_minutes",
+    "tensorboard": "logger",
 }
 """The key of an earlier version, or of a value that refers to another -> the one to set."""
 
+LISTS = {"policy": "checkpoint.policy", "logger": "logger"}
+"""A kind of component of which a run has several -> the key that holds them by name."""
 
-def renamed(key: str, value: str) -> str | None:
-    """The key to set in place of one that is not set any more, None for any other."""
-    return None if value.startswith("{") else RENAMED.get(key)
+
+def renamed(override: str) -> str | None:
+    """Return the override to use in place of one whose key is not set any more, None for any other."""
+    key, value = split(override)
+    new = RENAMED.get(str(key))
+    if new is None or value.startswith("{"):
+        return None
+    if key == "tensorboard":
+        return f"{new}=[{','.join(_loggers(value))}]"
+    return override.replace(str(key), new, 1)
+
+
+def _loggers(tensorboard: Any) -> list[str]:
+    """Return the loggers of a run by the switch of earlier versions."""
+    off = str(tensorboard).lower() in ("false", "no", "off", "0")
+    return ["console"] if off else ["console", "tensorboard"]
 
 
 def current_override(override: str) -> str:
     """An override of a record with its key replaced by that of today."""
-    key, value = split(override)
-    new = renamed(key, value) if key else None
-    return override.replace(str(key), new, 1) if new else override
+    return renamed(override) or override
 
 
 def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded configuration with the keys of today, interpolations as they are."""
     found: dict[str, Any] = {}
-    for key, value in _with_criterion(flat(recorded)).items():
+    for key, value in _with_loggers(_with_criterion(flat(recorded))).items():
         new = RENAMED.get(key, key)
         if new != key and value == f"${{{new}}}":
             continue
@@ -95,6 +109,14 @@ def _with_criterion(leaves: dict[str, Any]) -> dict[str, Any]:
     return {**leaves, "pruning.criterion": criterion, "pruning.regrow": method == "regrow"}
 
 
+def _with_loggers(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a configuration with loggers, where a switch for one of them was."""
+    if "tensorboard" not in leaves:
+        return leaves
+    chosen = _loggers(leaves.pop("tensorboard"))
+    return {**leaves, **{f"logger.{name}": {} for name in chosen}}
+
+
 def leaves() -> dict[str, Any]:
     """Every key of the registered schemas with its type, such as optimizer.lr: float."""
     found: dict[str, Any] = {}
@@ -102,9 +124,8 @@ def leaves() -> dict[str, Any]:
         nodes = members.items() if isinstance(members, dict) else [("", members)]
         for name, node in nodes:
             kind = OmegaConf.get_type(node.node)
-            policy = f"checkpoint.policy.{name.removesuffix('.yaml')}."
-            prefix = "" if group == "config.yaml" else policy if group == "policy" else f"{group}."
-            found |= _fields(kind, prefix)
+            where = f"{LISTS[group]}.{name.removesuffix('.yaml')}" if group in LISTS else group
+            found |= _fields(kind, "" if group == "config.yaml" else f"{where}.")
     return found
 
 

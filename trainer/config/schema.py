@@ -149,6 +149,7 @@ class Config:
     scheduler: Any
     pruning: Pruning
     checkpoint: Checkpoint
+    logger: dict[str, Any]
     epochs: int
     max_steps: int | None
     batch_size: int
@@ -166,7 +167,6 @@ class Config:
     max_skipped: int
     log_every: int
     test: bool
-    tensorboard: bool
     plot: bool
     resume: str | None
     accept_drift: bool

@@ -2,13 +2,15 @@
 
 import logging
 import time
+from dataclasses import dataclass
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from peakpoint.base.registry import register
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
 from peakpoint.checkpointing.metrics import METRICS, shown
-from peakpoint.trainer.listeners.events import Logged, Published, Tested
+from peakpoint.trainer.listeners.events import Attempt, Logged, Logger, Published, Tested
 
 log = logging.getLogger("peakpoint")
 
@@ -25,8 +27,18 @@ class ConsoleHandler(logging.Handler):
         self.console.say(record.getMessage())
 
 
+@register("logger", "console")
+@dataclass(kw_only=True)
+class ConsoleLogger(Logger):
+    """Lines on the console and in train.log."""
+
+    def build(self, attempt: Attempt) -> "ConsoleListener":
+        """Return the listener of an attempt."""
+        return ConsoleListener(attempt.console, total_steps=attempt.total_steps, start_step=attempt.step)
+
+
 class ConsoleListener:
-    """Prints a line for each evaluation and save, and a progress bar, or the losses without a terminal."""
+    """Logs a line for each evaluation and save; draws a progress bar, or logs losses without a terminal."""
 
     def __init__(self, console: Console, *, total_steps: int, start_step: int) -> None:
         self._total = total_steps

@@ -5,16 +5,21 @@
       -> the checkpoint manager     which asks its policies and may answer Stop
 
 Two more are for listeners only: `Logged`, the training loss every `log_every` steps, and `Tested`, the
-metrics of the test set.
+metrics of the test set. metrics.jsonl is written whatever is chosen: reports and releases read it. The other
+listeners are chosen with `logger=[console,tensorboard]`, and their settings derive from `Logger`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import Event, Fact
-from peakpoint.checkpointing.manager import Manager
 from peakpoint.checkpointing.policy import Stop
+
+if TYPE_CHECKING:  # torch comes with it
+    from peakpoint.checkpointing.manager import Manager
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,31 @@ class Listener(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that begins: its run directory, and the optimizer steps before it and at its end."""
+
+    directory: Path
+    console: Console
+    step: int
+    total_steps: int
+
+
+class Logger:
+    """The settings of a listener: derive from it, register it as a `logger`, and write `build`."""
+
+    def check(self, directory: Path) -> None:
+        """Raise UserError where it cannot work in a run directory; called before anything is written."""
+
+    def build(self, attempt: Attempt) -> Listener:
+        """Return the listener of an attempt."""
+        raise NotImplementedError
+
+
 class Publisher:
     """Passes events to every listener, then to the manager, whose facts come back to the listeners."""
 
-    def __init__(self, listeners: Sequence[Listener], manager: Manager) -> None:
+    def __init__(self, listeners: Sequence[Listener], manager: "Manager") -> None:
         self._listeners = tuple(listeners)
         self._handle = manager.handle
         manager.subscribe(self.notify)

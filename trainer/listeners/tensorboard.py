@@ -5,28 +5,39 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peakpoint.base.errors import UserError
+from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, StepEnd
-from peakpoint.trainer.listeners.events import Logged, Published, Tested
+from peakpoint.trainer.listeners.events import Attempt, Logged, Logger, Published, Tested
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
 from peakpoint.trainer.reports.run_record import sentence
 
 
-def check_tensorboard(run: Path) -> None:
-    """Raise UserError where TensorBoard's records cannot be written, while nothing has begun."""
-    folder = run / "tensorboard"
-    try:
-        importlib.import_module("tensorboard.summary.writer.record_writer")
-    except Exception as error:  # a package that does not go with NumPy or protobuf raises almost anything
-        reason = f"cannot be loaded ({sentence(error)})"
-    else:
-        if folder.is_dir() or not os.path.lexists(folder):
-            return
-        reason = f"cannot write, since {folder} is no folder"
-    raise UserError(f"TensorBoard {reason}: mend that, or do without by tensorboard=false.")
+@register("logger", "tensorboard")
+@dataclass(kw_only=True)
+class TensorBoardLogger(Logger):
+    """Scalars in the folder `tensorboard` of the run."""
+
+    def check(self, directory: Path) -> None:
+        """Raise UserError where TensorBoard's records cannot be written."""
+        folder = directory / "tensorboard"
+        try:
+            importlib.import_module("tensorboard.summary.writer.record_writer")
+        except Exception as error:  # a package that does not go with NumPy or protobuf raises almost anything
+            reason = f"cannot be loaded ({sentence(error)})"
+        else:
+            if folder.is_dir() or not os.path.lexists(folder):
+                return
+            reason = f"cannot write, since {folder} is no folder"
+        raise UserError(f"TensorBoard {reason}: correct that, or add logger=[console].")
+
+    def build(self, attempt: Attempt) -> "TensorBoard":
+        """Return the listener of an attempt."""
+        return TensorBoard(attempt.directory, attempt.step)
 
 
 class TensorBoard:

@@ -215,7 +215,7 @@ def _settings(overrides: list[str], steps: int) -> list[str]:
         "checkpoint.on_error=stop",
         "checkpoint.mirror.url=null",
         "test=false",
-        "tensorboard=false",
+        "logger=[]",
         "plot=false",
     ]
     if not any(split(o)[0] == "deterministic" for o in overrides):

@@ -1,5 +1,8 @@
 """The keys of the configuration: what earlier versions called them, and which one is meant by a wrong one."""
 
+import re
+import shlex
+
 import pytest
 
 from peakpoint.base.errors import UserError
@@ -12,9 +15,11 @@ def test_every_new_name_is_a_key_and_is_typed_as_it_is():
     register_schemas()
     for old, new in RENAMED.items():
         assert new in leaves()
-        with pytest.raises(UserError, match=f"^{old} is set as {new}: type {new}=5$"):
-            commandline.overrides([f"{old}=5"])
-        assert commandline.overrides([f"{new}=5"]) == [f"{new}=5"]
+        values = ("false", "'logger=[console]'") if old == "tensorboard" else ("5", f"{new}=5")
+        with pytest.raises(UserError, match=re.escape(f"{old} is set as {new}: type {values[1]}") + "$"):
+            commandline.overrides([f"{old}={values[0]}"])
+        (typed,) = shlex.split(values[1])
+        assert commandline.overrides([typed]) == [typed]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,8 @@ def test_every_new_name_is_a_key_and_is_typed_as_it_is():
         ("pruning.method=regrow", "pruning=regrow"),
         ("checkpoint.interval=3", "checkpoint.interval=3"),
         ("~checkpoint.policy.best", "~checkpoint.policy.best"),
+        ("tensorboard=False", "logger=[console]"),
+        ("tensorboard=true", "logger=[console,tensorboard]"),
         ("plugins=[a]", "plugins=[a]"),
         ("not an override", "not an override"),
     ],
@@ -40,6 +47,7 @@ def test_an_override_of_a_record_has_the_keys_of_today(recorded, current):
 def test_a_recorded_configuration_has_the_keys_of_today():
     earlier = {
         "epochs": 3,
+        "tensorboard": True,
         "checkpoint": {
             "interval": 10,
             "interval_minutes": 60,
@@ -53,6 +61,7 @@ def test_a_recorded_configuration_has_the_keys_of_today():
     }
     assert current_config(earlier) == {
         "epochs": 3,
+        "logger": {"console": {}, "tensorboard": {}},
         "checkpoint": {
             "interval": 5,
             "interval_minutes": 60,

@@ -1,0 +1,127 @@
+"""Loggers are chosen as a list, and a plugin adds one with the same line as ours."""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from peakpoint.base import registry
+from tests.conftest import TINY, rows
+
+PLUGIN = """
+import csv
+from dataclasses import dataclass
+
+from peakpoint import UserError, register
+from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.trainer.listeners.events import Logger
+
+
+@register("logger", "table")
+@dataclass(kw_only=True)
+class Table(Logger):
+    file: str = "evaluations.csv"
+
+    def check(self, directory):
+        if (directory / self.file).is_dir():
+            raise UserError(f"{directory / self.file} is a directory: move it away.")
+
+    def build(self, attempt):
+        return Rows((attempt.directory / self.file).open("a", newline=""))
+
+
+class Rows:
+    def __init__(self, file):
+        self.file, self.writer = file, csv.writer(file)
+
+    def __call__(self, event):
+        if isinstance(event, EvalEnd):
+            self.writer.writerow([event.epoch, event.metrics["accuracy"]])
+
+    def close(self):
+        self.file.close()
+"""
+OURS = [word for word in TINY if not word.startswith("logger")]
+CHOSEN = ("plugins=[csv_of_mine]", "logger=[table]")
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch, own_components):
+    (tmp_path / "csv_of_mine.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("csv_of_mine", None)
+
+
+def evaluations(path):
+    with path.open(newline="") as file:
+        return [[int(epoch), float(accuracy)] for epoch, accuracy in csv.reader(file)]
+
+
+def test_a_plugin_adds_a_logger_which_is_closed_and_resumed(train, plugin, tmp_path):
+    run = tmp_path / "run"
+    (run / "table.csv").mkdir(parents=True)
+    command = (*OURS, *CHOSEN, "logger.table.file=table.csv", "hydra.run.dir=run")
+    assert train(*command).err == f"error: {run / 'table.csv'} is a directory: move it away.\n"
+    assert [path.name for path in run.iterdir()] == ["table.csv"]
+    (run / "table.csv").rmdir()
+    done = train(*command, "epochs=2")
+    assert done.code == 0, done.err
+    assert "accuracy" not in done.out.partition("Validation")[0]
+    assert train("resume=run", "epochs=3", CHOSEN[0]).code == 0
+    expected = [[row["epoch"], row["metrics"]["accuracy"]] for row in rows(run, "eval")]
+    assert evaluations(run / "table.csv") == expected
+    assert [epoch for epoch, _ in expected] == [1, 2, 3]
+    assert not (run / "tensorboard").exists()
+
+
+def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
+    done = train(*OURS, "logger=[]", "max_steps=4", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    assert rows(tmp_path / "run", "eval")
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert recorded["logger"] == {}
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("logger=[tensorbord]", "logger=tensorbord is not a choice: did you mean tensorboard?"),
+        ("+logger.mine=3", "logger.mine is no logger that is registered; there are: console, tensorboard."),
+        ("logger.console.bar=true", "logger.console.bar is not a key of this configuration; there are: ."),
+    ],
+)
+def test_a_wrong_logger_is_one_line(train, typed, sentence):
+    assert set(registry.table("logger")) == {"console", "tensorboard"}
+    done = train(*TINY, typed)
+    assert (done.code, done.err) == (1, f"error: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("switch", "folders"), [("true", ["console", "tensorboard"]), ("false", ["console"])]
+)
+def test_a_run_of_an_earlier_version_is_resumed_with_its_loggers(train, tmp_path, switch, folders):
+    """The record is rewritten as earlier versions wrote it: with a switch, and no group."""
+    run = tmp_path / "run"
+    done = train(*OURS, "logger=[console]", "epochs=1", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    record = json.loads((run / "run.json").read_text())
+    (attempt,) = record["attempts"]
+    attempt["overrides"] = [
+        f"tensorboard={switch}" if word.startswith("logger") else word for word in attempt["overrides"]
+    ]
+    del record["config"]["logger"]
+    record["config"]["tensorboard"] = switch == "true"
+    (run / "run.json").write_text(json.dumps(record))
+    saved = (run / ".hydra" / "config.yaml").read_text()
+    assert "logger:\n  console: {}\n" in saved
+    (run / ".hydra" / "config.yaml").write_text(
+        saved.replace("logger:\n  console: {}\n", f"tensorboard: {switch}\n")
+    )
+    done = train("resume=run", "epochs=2")
+    assert done.code == 0, done.err
+    assert "changed since the last attempt: epochs: 1 -> 2" in done.out
+    assert "logger" not in done.out
+    assert sorted(json.loads((run / "run.json").read_text())["config_now"]["logger"]) == folders
