@@ -112,8 +112,10 @@ class Proxy:
 
     def _answer(self, kind: str, data: bytes, client: socket.socket) -> str:
         """Pass on a piece of an answer; returns what is still to happen on this connection."""
-        if data.startswith(b"HTTP/1.1 100"):  # go on with the request
-            client.sendall(data)
+        while data.startswith(b"HTTP/1.1 100"):  # go on with the request; the answer may come in the same piece
+            go_on, mark, data = data.partition(b"\r\n\r\n")
+            client.sendall(go_on + mark)
+        if not data:
             return kind
         head, mark, body = data.partition(b"\r\n\r\n") if data.startswith(b"HTTP/") else (b"", b"", data)
         if kind == "reset":
