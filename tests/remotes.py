@@ -112,7 +112,7 @@ class Proxy:
 
     def _answer(self, kind: str, data: bytes, client: socket.socket) -> str:
         """Pass on a piece of an answer; returns what is still to happen on this connection."""
-        while data.startswith(b"HTTP/1.1 100"):  # go on with the request; the answer may come in the same piece
+        while data.startswith(b"HTTP/1.1 100"):  # go on; the answer may be in the same piece
             go_on, mark, data = data.partition(b"\r\n\r\n")
             client.sendall(go_on + mark)
         if not data:

@@ -16,6 +16,7 @@ from typing import Any
 from peakpoint.base import digests
 from peakpoint.base.bounded import json_value, read_bytes
 from peakpoint.base.errors import CheckpointError, FormatError
+from peakpoint.base.text import readable
 
 FORMAT = 2
 """Of the manifests that are written; those of format 1 have their digest under `sha256`."""
@@ -80,13 +81,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Readable JSON; NaN and infinity are written as strings, since JSON has neither."""
-        plain = asdict(self)
-        plain["metrics"] = {k: encode(v) for k, v in self.metrics.items()}
+        plain = readable(asdict(self))
         for name in ("config", "metadata", "companions"):
             if plain[name] is None:
                 del plain[name]
-            else:
-                plain[name] = readable(plain[name])
         return sealed(json.dumps(plain, indent=2, allow_nan=False))
 
 
@@ -106,22 +104,6 @@ def unsealed(data: bytes) -> dict[str, Any]:
     if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
         raise ValueError("it was changed after it was written")
     return raw
-
-
-def encode(value: float) -> float | str:
-    """A number, or the words `nan`, `inf`, `-inf` for what JSON cannot say."""
-    return value if value - value == 0 else repr(value)
-
-
-def readable(value: Any) -> Any:
-    """A nested value as JSON can say it; what it cannot say is named by its type."""
-    if isinstance(value, float):
-        return encode(value)
-    if isinstance(value, Mapping):
-        return {str(k): readable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [readable(v) for v in value]
-    return value if isinstance(value, str | int | None) else f"<{type(value).__name__}>"
 
 
 def read_manifest(path: Path) -> Manifest:

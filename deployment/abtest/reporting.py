@@ -8,8 +8,8 @@ from typing import Any
 
 from mpmath import mp
 
+from peakpoint.base.text import readable
 from peakpoint.checkpointing.storage.aliases import CHAMPION
-from peakpoint.checkpointing.storage.manifest import readable
 from peakpoint.deployment.abtest.comparison import Comparison, Rule, Verdict, compare, decide
 from peakpoint.deployment.abtest.exposure import Study
 from peakpoint.deployment.abtest.router import shares

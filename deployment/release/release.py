@@ -16,13 +16,13 @@ from torch import Tensor
 from peakpoint.base import semver
 from peakpoint.base.disk_space import failure, out_of_memory, tensor_bytes
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.text import utc_now
+from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.manager import VERSION
 from peakpoint.checkpointing.policy import safe_name
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import listing, pointers, store
 from peakpoint.checkpointing.storage.listing import PRODUCTION
-from peakpoint.checkpointing.storage.manifest import Manifest, readable
+from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.naming import LONGEST
 from peakpoint.checkpointing.storage.store import Payload
 from peakpoint.deployment.inference import examples, golden

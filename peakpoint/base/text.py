@@ -1,8 +1,9 @@
-"""Texts that several packages share: the nearest name, and the time."""
+"""Texts that several packages share: the nearest name, the time, and values as JSON can say them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
@@ -22,3 +23,17 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
 def utc_now() -> str:
     """Return the time in ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def readable(value: Any) -> Any:
+    """Return a nested value as JSON can say it.
+
+    NaN and infinity become `nan`, `inf` and `-inf`, and what is not plain is named by its type.
+    """
+    if isinstance(value, float):
+        return value if value - value == 0 else repr(value)
+    if isinstance(value, Mapping):
+        return {str(k): readable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(v) for v in value]
+    return value if isinstance(value, str | int | None) else f"<{type(value).__name__}>"

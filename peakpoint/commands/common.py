@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import one_writer
+from peakpoint.base.text import readable
 from peakpoint.checkpointing.storage import foreign
 from peakpoint.checkpointing.storage.index import Index
 from peakpoint.checkpointing.storage.listing import (
@@ -24,11 +25,11 @@ from peakpoint.checkpointing.storage.listing import checkpoint_root as checkpoin
 from peakpoint.checkpointing.storage.locate import newest_sound as newest_sound
 from peakpoint.checkpointing.storage.locate import run_of as run_of
 from peakpoint.checkpointing.storage.locate import verdict as verdict
-from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest, encode, read_manifest
+from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest, read_manifest
 from peakpoint.deployment.release.publish import settled
 
 if TYPE_CHECKING:  # torch comes with it
-    from peakpoint.deployment.inference.evaluate import Measured
+    pass
 
 
 def checkpoint_roots(path: Path) -> list[Path]:
@@ -137,21 +138,13 @@ def _vouched_for(path: Path) -> bool:
 
 
 def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, Any]:
-    """Return a manifest as plain JSON types with its root; `verified` None means not checked."""
-    plain = {**asdict(manifest), "metrics": {k: encode(v) for k, v in manifest.metrics.items()}}
-    return {**plain, "root": str(root), "verified": verified}
-
-
-def measured_as_json(measured: "Measured | None") -> dict[str, Any] | None:
-    """Return measured metrics as plain JSON types, None for None."""
-    if measured is None:
-        return None
-    return {**asdict(measured), "metrics": {name: encode(v) for name, v in measured.metrics.items()}}
+    """Return the facts of a manifest with its root; `verified` None means not checked."""
+    return {**asdict(manifest), "root": str(root), "verified": verified}
 
 
 def print_json(value: Any) -> None:
-    """Print strict JSON."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    """Print a nested value as strict JSON."""
+    print(json.dumps(readable(value), indent=2, allow_nan=False))
 
 
 def megabytes(size: float) -> str:

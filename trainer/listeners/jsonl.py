@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base.bounded import json_value, lines
+from peakpoint.base.text import readable
 from peakpoint.checkpointing.events import EvalEnd, Saved, Skipped, StepEnd
 from peakpoint.checkpointing.storage.store import write_atomic
 from peakpoint.trainer.listeners.events import Logged, Published, Tested
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
-from peakpoint.trainer.reports.run_record import METRICS, finite
+from peakpoint.trainer.reports.run_record import METRICS
 
 
 def row(event: Published) -> dict[str, Any] | None:
@@ -49,7 +50,7 @@ class JsonLines:
         """Write an event."""
         values = None if isinstance(event, StepEnd) else row(event)
         if values is not None:
-            self._file.write(f"{json.dumps(finite(values))}\n".encode())
+            self._file.write(f"{json.dumps(readable(values))}\n".encode())
 
     @property
     def missing(self) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import shlex
 import shutil
@@ -19,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, UserError, os_reason
 from peakpoint.base.lock import present
-from peakpoint.base.text import utc_now
+from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.remote import urls
 from peakpoint.checkpointing.remote.layout import safe
 from peakpoint.checkpointing.storage.store import write_atomic
@@ -141,17 +140,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
-def finite(value: Any) -> Any:
-    """`value` with NaN and infinities as strings: JSON has no word for them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return value
-
-
 def typed(kind: str = "task") -> list[str]:
     """The overrides of this command line, of kind `task` or `hydra`, as they were typed.
 
@@ -217,7 +205,7 @@ def save_config(run: Path, cfg: DictConfig) -> str:
 
 def set_status(run: Path, state: str, **facts: Any) -> None:
     """Replace status.json. States: running, finished, interrupted, failed."""
-    write_json(present(run / STATUS), {"state": state, "time": utc_now(), **finite(facts)})
+    write_json(present(run / STATUS), {"state": state, "time": utc_now(), **readable(facts)})
 
 
 def sentence(error: BaseException) -> str:

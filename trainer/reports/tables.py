@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peakpoint.base.terminal import Console
+from peakpoint.base.text import readable
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer.reports.history import peaks, read_history
-from peakpoint.trainer.reports.run_record import finite
 
 
 def print_report(
@@ -87,4 +87,4 @@ def as_json(run: Path, metric: str, mode: str, targets: list[float], kept: Seque
         "skipped_steps": history.skipped,
         "kept": [asdict(m) for m in kept],
     }
-    return json.dumps(finite(plain), indent=2, allow_nan=False)
+    return json.dumps(readable(plain), indent=2, allow_nan=False)

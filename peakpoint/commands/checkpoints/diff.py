@@ -9,7 +9,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.state.differences import differ, flat, pairs
 from peakpoint.checkpointing.storage import foreign
-from peakpoint.checkpointing.storage.manifest import Manifest, encode
+from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.commands.arguments import Parser, add_path
 from peakpoint.commands.common import check_there, checkpoint_root, contents, newest_sound, print_json
 
@@ -42,7 +42,7 @@ def diff(options: argparse.Namespace) -> int:
     either = sum(layer["either_zeros"] for layer in layers if layer["matrix"])
     found |= {"mask_overlap": shared / either if either else None, "layers": layers}
     if options.json:
-        print_json(_finite(found))
+        print_json(found)
     else:
         _print(found)
     return 0
@@ -95,17 +95,6 @@ def _layers(a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> Iterator[dict[str
             layer |= {"shared_zeros": shared, "either_zeros": either}
             layer["mask_overlap"] = shared / either if either else None
         yield layer
-
-
-def _finite(value: Any) -> Any:
-    """Return strict JSON types: NaN and infinity as words, other types by their repr."""
-    if isinstance(value, float):
-        return encode(value)
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value if value is None or isinstance(value, str | int) else repr(value)
 
 
 def _print(found: dict[str, Any]) -> None:

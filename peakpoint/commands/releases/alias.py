@@ -9,7 +9,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.aliases import Change
-from peakpoint.checkpointing.storage.manifest import Manifest, readable
+from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.commands.arguments import Parser, add_run
 from peakpoint.commands.common import as_json, checkpoint_root, print_json, verdict
 from peakpoint.deployment.release import changelog as releases_log
@@ -239,7 +239,7 @@ def changelog(options: argparse.Namespace) -> int:
     root = checkpoint_root(options.path)
     if options.json:
         found = releases_log.entries(root)
-        print_json([readable({**vars(e), "aliases": [in_json(c) for c in e.aliases]}) for e in found])
+        print_json([{**vars(e), "aliases": [in_json(c) for c in e.aliases]} for e in found])
     else:
         console = Console()
         for text in releases_log.text(root).splitlines():

@@ -1,6 +1,7 @@
 """check: measure the champion again, and roll back where its metric is worse by more than a threshold."""
 
 import argparse
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.errors import CheckpointError
@@ -8,7 +9,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases
 from peakpoint.checkpointing.storage.listing import checkpoint_root
 from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_run
-from peakpoint.commands.common import check_there, measured_as_json, print_json
+from peakpoint.commands.common import check_there, print_json
 
 if TYPE_CHECKING:
     from peakpoint.deployment.selection.recheck import Checked
@@ -83,11 +84,11 @@ def _plain(found: "Checked", alias: str) -> dict[str, Any]:
         "file": str(found.root / found.manifest.file),
         "metric": found.metric,
         "recorded": found.recorded,
-        "measured": measured_as_json(found.measured),
+        "measured": found.measured and asdict(found.measured),
         "threshold": found.threshold,
         "degraded": found.degraded,
         "problem": found.problem,
         "rolled_back_to": found.back,
-        "earlier": measured_as_json(found.earlier),
+        "earlier": found.earlier and asdict(found.earlier),
         "notes": list(found.notes),
     }

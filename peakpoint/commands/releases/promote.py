@@ -12,7 +12,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_folder
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, companions, listing, locate
-from peakpoint.checkpointing.storage.manifest import Manifest, encode
+from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_path, add_rules
 from peakpoint.commands.common import check_there, megabytes, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
@@ -298,8 +298,8 @@ def _print_json(promotion: Promotion, files: Mapping[str, int], options: argpars
             "source": str(promotion.source),
             "split": promotion.measured.split,
             "samples": promotion.measured.samples,
-            "recorded": {name: encode(value) for name, value in promotion.recorded.items()},
-            "measured": {name: encode(value) for name, value in promotion.measured.metrics.items()},
+            "recorded": promotion.recorded,
+            "measured": promotion.measured.metrics,
             "sparsity": made.sparsity,
             "form": vars(made.form),
             "written": files,

@@ -2,13 +2,13 @@
 
 import argparse
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.terminal import Console, say_error
-from peakpoint.checkpointing.storage.manifest import encode
 from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_rules
-from peakpoint.commands.common import as_json, check_there, checkpoint_roots, measured_as_json, print_json
+from peakpoint.commands.common import as_json, check_there, checkpoint_roots, print_json
 from peakpoint.deployment.selection import rules as rule_files
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ def _plain(found: "Selection") -> dict[str, Any]:
         "rules": found.rules.name,
         "champion": found.champion,
         "winner": str(found.winner[0] / found.winner[1].file) if found.winner else None,
-        "measured": measured_as_json(found.measured),
+        "measured": found.measured and asdict(found.measured),
         "notes": list(found.notes),
         "candidates": [
             {
                 **as_json(c.root, c.manifest, None),
-                "facts": {name: encode(value) for name, value in c.facts.items()},
+                "facts": c.facts,
                 "rank": c.rank,
                 "rejected": c.rejected,
             }

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from peakpoint.base.errors import CheckpointError, FormatError
-from peakpoint.checkpointing.storage.manifest import Manifest, encode, read_manifest, sealed
+from peakpoint.base.text import readable
+from peakpoint.checkpointing.storage.manifest import Manifest, read_manifest, sealed
 from tests.checkpointing.checkpoint_cases import manifest
 
 
@@ -56,8 +57,8 @@ def test_it_is_standard_json():
     [(0.5, 0.5), (1e308, 1e308), (math.nan, "nan"), (math.inf, "inf")],
 )
 def test_numbers_that_json_has_not_become_words(value, coded):
-    assert encode(value) == coded
-    assert repr(float(encode(value))) == repr(value)
+    assert readable(value) == coded
+    assert repr(float(readable(value))) == repr(value)
 
 
 @pytest.mark.parametrize("claimed", ["../../../etc/passwd", "/etc/passwd", "milestone/other.pt", "", None, 3])
