@@ -21,7 +21,6 @@ from peakpoint.base.files import Staged, fsync_directory
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference import golden, network, onnx_files
-from peakpoint.deployment.inference.form import EXPORTED, ONNX, check_export
 from peakpoint.deployment.inference.golden import Agreement
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.inference.onnx_files import quiet
@@ -95,34 +94,30 @@ def source(path: Path) -> Source:
     )
 
 
-def check(target: Path, kind: str, *, opset: int | None, batch: int | None) -> None:
-    """Raise CheckpointError when a network cannot be exported so with the packages installed here."""
-    check_export(target, kind, opset=opset, batch=batch)
-    if kind == ONNX:
-        onnx_files.check(opset)
-
-
 def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: int | None) -> Exported:
     """Export a network to a file that must not exist; `batch` None takes any number of images at a time.
 
-    `opset` None is the exporter's choice. Raises CheckpointError, leaving no file, when it cannot be written
-    or its outputs differ from the source's.
+    `kind` is onnx or torch; `opset` None is the exporter's choice. Raises CheckpointError, leaving no file,
+    when it cannot be written or its outputs differ from the source's.
     """
-    check(target, kind, opset=opset, batch=batch)
     # torch.export would specialise a batch of 1.
     traced = torch.zeros(batch or 2, *found.description.image_shape)
     varies = None if batch else ({0: torch.export.Dim("batch", min=1)},)
-    if kind == ONNX:
+    if kind == "onnx":
         content, opset = onnx_files.convert(found.network, traced, varies, opset, found.notes())
     else:
         content = _program(found, traced, varies)
     with _refusing(target, len(content)):
-        with Staged(target, EXPORTED[kind]) as staged:
+        with Staged(target, target.suffix) as staged:
             staged.file.write(content)
             staged.sync()
             agreement = _compared(staged.path, kind, found, batch)
             if not agreement.sound:
-                raise CheckpointError(_refusal(target, agreement))
+                raise CheckpointError(
+                    f"{target} was not written: its outputs differ from the golden ones by "
+                    f"{agreement.largest:.3g}, {agreement.allowed:.3g} is allowed, and {agreement.flipped} "
+                    f"of {agreement.count} images get another class."
+                )
             staged.create()
         fsync_directory(target.parent)
     return Exported(
@@ -132,7 +127,7 @@ def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: i
 
 def _compared(file: Path, kind: str, found: Source, batch: int | None) -> Agreement:
     """Compare a file's outputs with its source's: all at once and, where it takes any number, one by one."""
-    call = onnx_files.opened(file).run if kind == ONNX else _opened(file)
+    call = onnx_files.opened(file).run if kind == "onnx" else _opened(file)
     images = network.prepare(found.images, found.description)
     sizes = [batch] if batch else [len(images), 1]
     each = [golden.compare(in_batches(call, images, size), found.outputs, TOLERANCE) for size in sizes]
@@ -163,14 +158,6 @@ def _program(found: Source, traced: Tensor, varies: Any) -> bytes:
 def _opened(file: Path) -> Callable[[Tensor], Tensor]:
     with quiet():
         return torch.export.load(file).module()
-
-
-def _refusal(target: Path, agreement: Agreement) -> str:
-    return (
-        f"{target} was not written: its outputs differ from the golden ones by {agreement.largest:.3g}, "
-        f"{agreement.allowed:.3g} is allowed, and {agreement.flipped} of {agreement.count} images get "
-        "another class."
-    )
 
 
 @contextlib.contextmanager

@@ -3,17 +3,21 @@
 import argparse
 from dataclasses import asdict
 
+from peakpoint.base.errors import CheckpointError
+from peakpoint.base.files import check_new
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Parser, add_path
 from peakpoint.commands.common import check_there, megabytes, print_json
-from peakpoint.deployment.inference.form import check_export
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+"""Suffix of an exported file, by its format."""
 
 
 def export_arguments(parser: Parser) -> None:
     """Add the arguments of `export`."""
     add_path(parser, "path", "PATH", "a release, any checkpoint, a link to one, or a run")
     add_path(parser, "out", "OUT", "the file to write; it must not exist")
-    parser.add_argument("--format", choices=("onnx", "torch"), default="onnx")
+    parser.add_argument("--format", choices=tuple(SUFFIXES), default="onnx")
     parser.add_argument("--opset", type=int, metavar="N", help="of ONNX; the exporter's choice when left out")
     parser.add_argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time")
 
@@ -22,22 +26,27 @@ def _batch(text: str) -> int | None:
     """Return the number of images at a time, None for `dynamic`."""
     if text == "dynamic":
         return None
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither dynamic nor a number of images") from None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither dynamic nor a number of images from 1")
+    return int(text)
 
 
 def export(options: argparse.Namespace) -> int:
     """Write the file, whole and compared or not at all; an existing file is never replaced."""
-    wanted = {"opset": options.opset, "batch": options.batch}
-    check_export(options.out, options.format, **wanted)
+    out, suffix = options.out, SUFFIXES[options.format]
+    check_new(out)
+    if out.suffix != suffix:
+        raise CheckpointError(f"{out} must end in {suffix}, as files of {options.format} do.")
+    if options.format == "torch" and options.opset is not None:
+        raise CheckpointError("torch.export has no opset: leave it out, or use --format onnx.")
     check_there(options.path)
     from peakpoint.deployment.inference import export as exports
+    from peakpoint.deployment.inference import onnx_files
 
-    exports.check(options.out, options.format, **wanted)
+    if options.format == "onnx":
+        onnx_files.check(options.opset)
     source = exports.source(options.path)
-    made = exports.write(source, options.out, options.format, **wanted)
+    made = exports.write(source, out, options.format, opset=options.opset, batch=options.batch)
     agreement = made.agreement
     against = "the golden outputs of the release" if source.released else "the outputs of the network"
     if options.json:

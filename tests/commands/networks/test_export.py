@@ -65,9 +65,9 @@ def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path, cli_main):
     assert not (tmp_path / "a.onnx").exists()
 
 
-@pytest.mark.parametrize("batch", ["many", "1.5", ""])
+@pytest.mark.parametrize("batch", ["many", "1.5", "", "0", "-1"])
 def test_a_batch_is_dynamic_or_a_number(batch, tmp_path, capsys, cli_main):
     with pytest.raises(SystemExit) as ended:
-        cli_main("export", "a", "b.onnx", "--batch", batch)
+        cli_main("export", "a", "b.onnx", f"--batch={batch}")
     assert ended.value.code == 2
     assert f"{batch!r} is neither dynamic nor a number of images" in capsys.readouterr().err
