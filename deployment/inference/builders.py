@@ -52,25 +52,17 @@ def rebuilt(
     for name in names:
         if models.registered(name) and not models.reads_images(name):
             try:
-                return _with(weights, partial(models.create, name, options=options))
+                return built(partial(models.create, name, options=options), weights)
             except CheckpointError as error:
                 refusal = CheckpointError(f"{error} To load it all the same: {YOURSELF}.")
     keys = _keys(root, manifest, _noted(saved))
     for known in filter(None, map(_NETWORKS.get, keys)):
         with contextlib.suppress(CheckpointError):
-            return _with(weights, partial(copy.deepcopy, known), known)
+            return built(partial(copy.deepcopy, known), weights, alike=known)
     for kind in filter(None, map(_CLASSES.get, keys)):
         with contextlib.suppress(CheckpointError):  # a config need not be the arguments of its class
-            return _with(weights, partial(_made_of, kind, options))
+            return built(partial(_made_of, kind, options), weights)
     raise refusal
-
-
-def _with(
-    weights: Mapping[str, Any], make: Callable[[], nn.Module], alike: nn.Module | None = None
-) -> nn.Module:
-    network = built(make, weights, "network that its code builds", alike)
-    objects.load_weights(network, weights)
-    return network
 
 
 def _made_of(kind: type[nn.Module], options: Mapping[str, Any]) -> nn.Module:
@@ -117,28 +109,32 @@ def unregistered(name: str, config: Any) -> str:
 def built(
     make: Callable[[], nn.Module],
     weights: Mapping[str, Any] | None,
-    what: str,
+    what: str = "network that its code builds",
     alike: nn.Module | None = None,
 ) -> nn.Module:
     """Return the network that `make` makes, in evaluation mode; the global generators are not advanced.
 
-    `weights` are first compared with the network `alike`, or with one on the meta device, so that a file
-    cannot demand more memory than its size. Raises CheckpointError when it cannot be made or the weights
-    differ.
+    `weights` are loaded into it, and before that compared with the network `alike`, or with one on the meta
+    device, so that a file cannot demand more memory than its size. Raises CheckpointError when the network
+    cannot be made or the weights differ.
     """
-    if weights is not None and alike is None:
+    if weights is None:
+        return _made(make)
+    if alike is None:
         # A builder that reads its own tensors fails on the meta device, and is not compared before.
         with contextlib.suppress(CheckpointError), torch.device("meta"):
             alike = _made(make)
-    if weights is not None and alike is not None:
+    if alike is not None:
         _compare(alike, weights, what)
-    return _made(make).eval()
+    network = _made(make)
+    objects.load_weights(network, weights)
+    return network
 
 
 def _made(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
-            return make()
+            return make().eval()
     except Exception as error:  # the options come from a file, and any builder may trip over them
         raise CheckpointError(f"The network cannot be rebuilt: {first_line(error)}") from None
 

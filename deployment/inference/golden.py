@@ -86,9 +86,11 @@ def outputs(network: nn.Module, description: Description, images: Tensor) -> Ten
     return found
 
 
-def as_bytes(images: Tensor, logits: Tensor) -> bytes:
-    """Return the bytes of the golden file."""
-    written: bytes = save({"inputs": images.contiguous(), "outputs": logits.clone().contiguous()})
+def golden_file(network: nn.Module, description: Description, count: int) -> bytes:
+    """Return the golden file of a network in evaluation mode, of `count` images. Raises CheckpointError."""
+    images = inputs(description, count)
+    logits = outputs(network, description, images)
+    written: bytes = save({"inputs": images, "outputs": logits.clone().contiguous()})
     return written
 
 

@@ -123,11 +123,11 @@ def trained(saved: Mapping[str, Any]) -> Description:
 def build(
     description: Description, weights: Mapping[str, Any] | None = None, config: Any = None
 ) -> nn.Module:
-    """Return the network with fresh weights, in evaluation mode; the global generators are not advanced.
+    """Return the network in evaluation mode, with these weights in float32 or fresh ones.
 
-    `weights` are first compared with it on the meta device; `config` is that of its run, which names the
-    plugins. Raises UnregisteredError when no network of that name is registered, and CheckpointError when its
-    options differ or the weights are those of another network.
+    The global generators are not advanced. `weights` are first compared with it on the meta device; `config`
+    is that of its run, which names the plugins. Raises UnregisteredError when no network of that name is
+    registered, and CheckpointError when its options differ or the weights are those of another network.
     """
     if not models.registered(description.name):
         raise UnregisteredError(builders.unregistered(description.name, config))
@@ -185,9 +185,7 @@ def rebuilt(root: Path, manifest: Manifest) -> tuple[nn.Module, Description]:
 def with_weights(values: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[nn.Module, Description]:
     """Return the network that a file describes, with its weights copied into float32, and its description."""
     description = trained(saved)
-    network = build(description, values, builders.run_config(saved))
-    objects.load_weights(network, values)
-    return network, description
+    return build(description, values, builders.run_config(saved)), description
 
 
 def resolve(path: Path) -> tuple[Path, Manifest]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage.manifest import SAFETENSORS
 from peakpoint.deployment.inference import form
+from peakpoint.optimizers.pruning.pruner import unpack
 
 log = logging.getLogger("peakpoint")
 
@@ -59,22 +59,14 @@ def of_checkpoint(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
         groups = [group for group in optimizer["param_groups"] if group.get("prunable")] if masks else []
         names = [name for group in groups for name in group["param_names"]]
         for name, bits in zip(names, masks, strict=True):
-            weights[name] = _masked(name, weights[name], bits)
+            weight = weights[name]
+            weights[name] = torch.where(unpack(bits, weight), weight, torch.zeros((), dtype=weight.dtype))
+            if (revived := int((weights[name] != weight).sum())) > 0:
+                log.warning("%d pruned weights of %s were not zero: in the release they are.", revived, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"The pruning masks do not fit the weights: {error}.") from None
+        reason = str(error).rstrip(".")
+        raise CheckpointError(f"The pruning masks do not fit the weights: {reason}.") from None
     return weights
-
-
-def _masked(name: str, weight: Tensor, bits: Tensor) -> Tensor:
-    """Return the weight with +0.0 where its packed mask (one bit a weight, in logical order) is 0."""
-    if bits.numel() != (weight.numel() + 7) // 8:
-        raise ValueError(f"{name} has {weight.numel()} weights and a mask of {bits.numel()} bytes")
-    kept = np.unpackbits(bits.numpy(), count=weight.numel()).view(np.bool_)
-    mask = torch.from_numpy(kept).view(weight.shape)
-    masked = torch.where(mask, weight, torch.zeros((), dtype=weight.dtype))
-    if (revived := int((masked != weight).sum())) > 0:
-        log.warning("%d pruned weights of %s were not zero: in the release they are.", revived, name)
-    return masked
 
 
 def cast(weights: Mapping[str, Any], dtype: str) -> dict[str, Any]:

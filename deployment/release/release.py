@@ -184,11 +184,9 @@ def _payload(release: Release) -> Payload:
         found[golden.folder(release.version)] = release.golden
     elif release.description is not None:
         rebuilt = networks.build(release.description, release.weights)
-        objects.load_weights(rebuilt, release.weights)
         objects.check_finite(rebuilt)
-        images = golden.inputs(release.description, release.golden_inputs)
-        logits = golden.outputs(rebuilt, release.description, images)
-        found[golden.folder(release.version)] = golden.as_bytes(images, logits)
+        content = golden.golden_file(rebuilt, release.description, release.golden_inputs)
+        found[golden.folder(release.version)] = content
     return {release.file: _weights(release), **{name: _holding(content) for name, content in found.items()}}
 
 

@@ -247,7 +247,7 @@ def _rebuilt(made: Release) -> Description | None:
     """The description in a release's config when it is one, and of a network that takes these weights."""
     try:
         description = network.described(made.config)
-        objects.load_weights(network.build(description, made.weights), made.weights)
+        network.build(description, made.weights)
     except CheckpointError:
         return None
     return description

@@ -166,8 +166,7 @@ def _prepared(
         )
     trained_with = made.trained_with
     record = run_facts.read(source_root, manifest, trained_with["config"])
-    rebuilt = network.build(made.description, config=trained_with["config"])
-    objects.load_weights(rebuilt, made.weights)
+    rebuilt = network.build(made.description, made.weights, trained_with["config"])
     objects.check_finite(rebuilt)
     measured = evaluate.measure(
         rebuilt, trained_with, split=chosen.split, data_root=options.data_root, device=options.device
