@@ -4,7 +4,6 @@ The others are compared with the first: the original with its pruned, cast or co
 measured here, in float32; none is taken from a record.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,8 @@ from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.inference.timing import Call, Latency
 from peakpoint.deployment.selection.intervals import Accuracy, Paired, compare_pairs
-
-Data = Any
-"""A `DataModule` of the trainer, opaque to all but evaluate.py."""
-
-Trained = Mapping[str, Any]
+from peakpoint.deployment.selection.measure import RunData
+from peakpoint.trainer.data.pipeline import DataModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,7 @@ class Candidate:
     call: Call
     description: Description
     weights: Mapping[str, Tensor]
-    trained_with: Trained | None
+    trained_with: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,77 +143,50 @@ def size(candidate: Candidate) -> Size:
     )
 
 
-class Images:
-    """The data of the networks' runs, read once for all networks that share them."""
-
-    def __init__(self, split: str, data_root: Path | None, device: torch.device) -> None:
-        self.split, self._root, self._device = split, data_root, device
-        self._read: dict[str, Data] = {}
-
-    def of(self, trained_with: Trained) -> Data:
-        """Return the data of a run. Raises CheckpointError."""
-        config = trained_with["config"]
-        key = json.dumps([config.get("data"), config.get("seed"), trained_with["fingerprint"]], default=str)
-        if key not in self._read:
-            self._read[key] = evaluate.data_of(trained_with, data_root=self._root, device=self._device)
-            evaluate.batches(self._read[key], self.split)  # reads the test set, if that is the split
-        return self._read[key]
-
-    def hits(self, call: Call, data: Data) -> list[bool]:
-        """Return whether a network is right on each image of the split; NaN is never right."""
-        found: list[Tensor] = []
-        with torch.inference_mode():
-            for images, labels in evaluate.batches(data, self.split):
-                logits = call(images)
-                right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
-                found.append(right.cpu())
-        return [bool(hit) for hit in torch.cat(found)]
-
-    def identity(self, data: Data) -> Mapping[str, Any]:
-        """Return the fingerprint of the images of the split."""
-        return data.fingerprint if self.split == "val" else data.test_fingerprint or {}
-
-
-def accuracies(candidates: Sequence[Candidate], images: Images) -> list[list[bool]]:
-    """Return whether each network is right on each image, prepared as in its own run.
+def accuracies(candidates: Sequence[Candidate], split: str, runs: RunData) -> list[list[bool]]:
+    """Return whether each network is right on each image of a split, prepared as in its own run.
 
     An ONNX file uses the data of the first other network with its normalisation. Raises CheckpointError
     unless the images are the same and held out of every training.
     """
-    data = [images.of(_trained_with(each, candidates)) for each in candidates]
+    data = [runs.of(_trained_with(each, candidates)) for each in candidates]
     for each, its in zip(candidates, data, strict=True):
-        if images.identity(its) != images.identity(data[0]):
-            raise CheckpointError(_other_images(candidates[0], each, images.split))
-    return [images.hits(each.call, its) for each, its in zip(candidates, data, strict=True)]
+        evaluate.batches(its, split)  # reads the test set, if that is the split
+        if split == "val" and its.fingerprint != data[0].fingerprint:
+            raise CheckpointError(
+                f"{candidates[0].label} and {each.label} hold other images out for validation, so that one "
+                "may have trained on the other's: compare them on --split test."
+            )
+        if split == "test" and its.test_fingerprint != data[0].test_fingerprint:
+            raise CheckpointError(
+                f"{candidates[0].label} and {each.label} have other test images: there is nothing to compare."
+            )
+    return [hits(each.call, its, split) for each, its in zip(candidates, data, strict=True)]
 
 
-def _trained_with(candidate: Candidate, candidates: Sequence[Candidate]) -> Trained:
+def hits(call: Call, data: DataModule, split: str) -> list[bool]:
+    """Return whether a network is right on each image of a split; NaN is never right."""
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for images, labels in evaluate.batches(data, split):
+            logits = call(images)
+            right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+            found.append(right.cpu())
+    return [bool(hit) for hit in torch.cat(found)]
+
+
+def _trained_with(candidate: Candidate, candidates: Sequence[Candidate]) -> Mapping[str, Any]:
     if candidate.trained_with is not None:
         return candidate.trained_with
+    remedy = "use --split none for the rest."
     if candidate.kind == "onnx":
+        fed = candidate.description
         for other in candidates:
-            if other.trained_with is not None and _fed_alike(other, candidate):
+            its = other.description
+            if other.trained_with is not None and (its.mean, its.std) == (fed.mean, fed.std):
                 return other.trained_with
-        raise CheckpointError(
-            f"{candidate.label} does not say which data it was trained with: compare it with a checkpoint or "
-            "a release of the same run, or use --split none."
-        )
-    raise CheckpointError(
-        f"{candidate.label} does not say which data it was trained with: use --split none for the rest."
-    )
-
-
-def _fed_alike(a: Candidate, b: Candidate) -> bool:
-    return (a.description.mean, a.description.std) == (b.description.mean, b.description.std)
-
-
-def _other_images(a: Candidate, b: Candidate, split: str) -> str:
-    if split == "val":
-        return (
-            f"{a.label} and {b.label} hold other images out for validation, so that one may have trained on "
-            "the other's: compare them on --split test."
-        )
-    return f"{a.label} and {b.label} have other test images: there is nothing to compare."
+        remedy = "compare it with a checkpoint or a release of the same run, or use --split none."
+    raise CheckpointError(f"{candidate.label} does not say which data it was trained with: {remedy}")
 
 
 def latencies(
@@ -233,21 +202,22 @@ def latencies(
 
 def compare(
     candidates: Sequence[Candidate],
-    images: Images | None,
+    split: str | None,
     *,
+    data_root: Path | None,
     batches: Sequence[int],
     rounds: int,
     device: torch.device,
 ) -> list[Row]:
-    """Measure every network; `images` None leaves out the accuracy. Raises CheckpointError."""
-    hits = accuracies(candidates, images) if images else None
+    """Measure every network; `split` None leaves out the accuracy. Raises CheckpointError."""
+    right = accuracies(candidates, split, RunData(data_root, device)) if split else None
     by_batch = {batch: latencies(candidates, batch, rounds, device) for batch in batches}
     return [
         Row(
             candidate=each,
             size=size(each),
-            accuracy=Accuracy.of(hits[number]) if hits else None,
-            against=compare_pairs(hits[0], hits[number]) if hits and number else None,
+            accuracy=Accuracy.of(right[number]) if right else None,
+            against=compare_pairs(right[0], right[number]) if right and number else None,
             latency={batch: found[number] for batch, found in by_batch.items()},
         )
         for number, each in enumerate(candidates)

@@ -1,40 +1,76 @@
-"""Rules applied to facts, without files: requirements, ranking and ties."""
+"""Rules applied to the facts of candidates, without files: requirements, ranking and ties."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TypeVar
+from pathlib import Path
+from typing import Any
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.metrics import bad_loss
 from peakpoint.checkpointing.policies.sparsity import SLACK
 from peakpoint.checkpointing.policy import order, ranked
+from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.selection.intervals import wilson
 from peakpoint.deployment.selection.rules import Key, Requirement, Tie
 
 Facts = Mapping[str, float]
-T = TypeVar("T")
 
 
-def failure(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) -> str | None:
-    """Return why facts do not meet a requirement, or None when they do.
+@dataclass(eq=False)
+class Candidate:
+    """A checkpoint, its facts, and the reasons it was rejected for.
+
+    `twins` are other names of the same bytes, which are separate files in a copy of a run.
+    """
+
+    root: Path
+    manifest: Manifest
+    facts: dict[str, float]
+    twins: list[Manifest] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    rank: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file of the checkpoint."""
+        return self.root / self.manifest.file
+
+    def later(self) -> tuple[Any, ...]:
+        """Return a sort key for equal ranks: the later step first, then a fixed arbitrary order."""
+        m = self.manifest
+        return (m.global_step, m.sequence, m.run, m.file, str(self.root))
+
+
+def failures(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) -> list[str]:
+    """Return why facts do not meet a requirement, a sentence for each bound that they do not meet.
 
     `references` holds the facts that margins are measured from; a rule against an absent one is skipped.
     """
-    if rule.versus is not None and rule.versus not in references:
-        return None
+    if rule.vs is not None and rule.vs not in references:
+        return []
+    against = f" vs {rule.vs}" if rule.vs else ""
+    found = []
+    for name, bound in rule.bounds.items():
+        if reason := _failure(rule, name, bound, facts, references):
+            found.append(f"{rule.metric} {name} {bound:g}{against}: {reason}")
+    return found
+
+
+def _failure(
+    rule: Requirement, name: str, bound: float, facts: Facts, references: Mapping[str, Facts]
+) -> str | None:
     if (value := ranked(facts, rule.metric)) is None:
-        return f"{rule}: {missing(facts, rule.metric)}"
-    if rule.versus is None:
-        return None if _met(rule, value, 0.0) else f"{rule}: it is {value:.6g}"
-    if (reference := ranked(references[rule.versus], rule.metric)) is None:
-        return f"{rule}: of the {rule.versus}, {missing(references[rule.versus], rule.metric)}"
-    if reference < 0 and rule.operator.endswith("ratio"):
-        return f"{rule}: a ratio to {reference:.6g}, which is below 0, says nothing"
-    return (
-        None
-        if _met(rule, value, reference)
-        else f"{rule}: it is {value:.6g}, the {rule.versus} {reference:.6g}"
-    )
+        return missing(facts, rule.metric)
+    reference, beside = 0.0, ""
+    if rule.vs is not None:
+        its = references[rule.vs]
+        if (known := ranked(its, rule.metric)) is None:
+            return f"of the {rule.vs}, {missing(its, rule.metric)}"
+        if known < 0 and name.endswith("ratio"):
+            return f"a ratio to {known:.6g}, which is below 0, says nothing"
+        reference, beside = known, f", the {rule.vs} {known:.6g}"
+    return None if _met(rule.metric, name, bound, value, reference) else f"it is {value:.6g}{beside}"
 
 
 def missing(facts: Facts, metric: str) -> str:
@@ -45,51 +81,38 @@ def missing(facts: Facts, metric: str) -> str:
     return f"{lost} is {facts[lost]}"
 
 
-def _met(rule: Requirement, given: float, versus: float) -> bool:
+def _met(metric: str, name: str, bound: float, value: float, reference: float) -> bool:
     # In decimals, as people write them: in binary 0.69 - 0.7 is below -0.01.
-    value, bound, reference = (Decimal(repr(float(x))) for x in (given, rule.bound, versus))
+    given, limit, base = (Decimal(repr(float(number))) for number in (value, bound, reference))
     # A mask reaches a sparsity up to one weight, as for the policy of the same name.
-    slack = Decimal(repr(SLACK)) if rule.metric == "sparsity" else Decimal(0)
-    match rule.operator:
-        case "min":
-            return value >= bound - slack
-        case "max":
-            return value <= bound + slack
-        case "above":
-            return value > bound
-        case "below":
-            return value < bound
-        case "min_delta":
-            return value - reference >= bound - slack
-        case "max_delta":
-            return value - reference <= bound + slack
-        case "min_ratio":
-            return value >= reference * bound - slack
-        case "max_ratio":
-            return value <= reference * bound + slack
-    raise AssertionError(rule.operator)
+    slack = Decimal(repr(SLACK)) if metric == "sparsity" else Decimal(0)
+    if name.endswith("delta"):
+        limit += base
+    elif name.endswith("ratio"):
+        limit *= base
+    if name.startswith("min"):
+        return given >= limit - slack
+    if name.startswith("max"):
+        return given <= limit + slack
+    return given > limit if name == "above" else given < limit
 
 
-def by_rank(
-    found: Sequence[T], facts: Callable[[T], Facts], keys: Sequence[Key], later: Callable[[T], tuple]
-) -> list[T]:
-    """Sort best first, by each key in turn and then by `later`. Every metric of the keys must be present."""
+def by_rank(found: Sequence[Candidate], keys: Sequence[Key]) -> list[Candidate]:
+    """Sort best first, by each key in turn, then the later. Every metric of the keys must be present."""
 
-    def place(one: T) -> tuple:
-        return (*(order(facts(one)[key.metric], key.mode) for key in keys), *later(one))
+    def place(one: Candidate) -> tuple:
+        return (*(order(one.facts[key.metric], key.mode) for key in keys), *one.later())
 
     return sorted(found, key=place, reverse=True)
 
 
-def by_preference(
-    ranking: Sequence[T], facts: Callable[[T], Facts], tie: Tie, samples: int | None
-) -> tuple[list[T], list[T]]:
-    """Return the candidates that tie with the first of a ranking, ordered by `prefer`, and the others.
+def by_preference(ranking: Sequence[Candidate], tie: Tie, samples: int | None) -> list[Candidate]:
+    """Return a ranking with the candidates that tie with its first ordered by `prefer`, before the others.
 
     `samples` is the number of images of the first's evaluation, for a tie by confidence. Candidates without a
-    value for `prefer` come last. Raises CheckpointError when the metric is no proportion.
+    value for `prefer` come last of the tied. Raises CheckpointError when the metric is no proportion.
     """
-    best = facts(ranking[0])[tie.metric]
+    best = ranking[0].facts[tie.metric]
     if tie.confidence is None:
         distance = Decimal(repr(tie.within))
     else:
@@ -101,13 +124,13 @@ def by_preference(
         low, _ = wilson(best, samples, 1 - tie.confidence)
         distance = Decimal(repr(max(0.0, best - low)))  # at 0, low is off by rounding
 
-    def tied(one: T) -> bool:
-        return abs(Decimal(repr(facts(one)[tie.metric])) - Decimal(repr(best))) <= distance
+    def tied(one: Candidate) -> bool:
+        return abs(Decimal(repr(one.facts[tie.metric])) - Decimal(repr(best))) <= distance
 
-    def place(one: T) -> tuple:
-        values = ((ranked(facts(one), key.metric), key.mode) for key in tie.prefer)
+    def place(one: Candidate) -> tuple:
+        values = ((ranked(one.facts, key.metric), key.mode) for key in tie.prefer)
         return tuple(float("-inf") if value is None else order(value, mode) for value, mode in values)
 
     # Sorting is stable: equal preferences keep the order of the ranking.
     together = sorted(filter(tied, ranking), key=place, reverse=True)
-    return together, [one for one in ranking if not tied(one)]
+    return [*together, *(one for one in ranking if not tied(one))]

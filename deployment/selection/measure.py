@@ -1,11 +1,11 @@
 """Measurements that need the file of a checkpoint: soundness, speed, size and metrics."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from peakpoint.base.errors import CheckpointError, UnregisteredError
@@ -24,20 +24,46 @@ class Refused(CheckpointError):  # noqa: N818 (the name says what happened)
     """A checkpoint contradicts its manifest; other checkpoints are not affected."""
 
 
+class RunData:
+    """The data of runs, read once for the networks of one run, which come together."""
+
+    def __init__(self, root: str | Path | None, device: torch.device) -> None:
+        self._root, self._device = root, device
+        self._key = ""
+        self._read: Any = None
+
+    def of(self, trained_with: Mapping[str, Any]) -> Any:
+        """Return the data of a run from `evaluate.trained_with`. Raises CheckpointError."""
+        config = trained_with["config"]
+        read_by = [config.get(name) for name in ("data", "seed", "eval_batch_size")]
+        key = repr([trained_with["fingerprint"], *read_by])
+        if key != self._key:
+            self._key, self._read = "", None  # one at a time in memory
+            self._read = evaluate.data_of(trained_with, data_root=self._root, device=self._device)
+            self._key = key
+        return self._read
+
+
+def differences(recorded: Mapping[str, float], measured: Mapping[str, float], tolerance: float) -> list[str]:
+    """Return a sentence for each metric that differs from the recorded one, or is NaN.
+
+    `tolerance` is that of values up to 1, and a fraction of larger ones.
+    """
+    return [
+        f"{name} was recorded as {value:.6g}, and is {measured[name]:.6g}"
+        for name, value in recorded.items()
+        if name in measured and not abs(measured[name] - value) <= tolerance * max(1.0, abs(value))
+    ]
+
+
 class Appraiser:
-    """Verifies and measures checkpoints; the data of a run are kept for its next checkpoint."""
+    """Verifies and measures checkpoints, on `other_data` where they are given, else on those of their run."""
 
     def __init__(
         self, data_root: str | Path | None = None, device: str = "cpu", other_data: Path | None = None
     ) -> None:
-        self._data_root, self._other_data = data_root, other_data
-        self.device = evaluate.usable(device)
-        self._data: dict[str, Any] = {}
-
-    @property
-    def own_data(self) -> bool:
-        """Whether a checkpoint is measured on the data of its run."""
-        return self._other_data is None
+        self.device, self.other_data = evaluate.usable(device), other_data
+        self._data = RunData(data_root, self.device)
 
     def sound(self, root: Path, manifest: Manifest) -> None:
         """Raise Refused unless the file verifies."""
@@ -61,7 +87,7 @@ class Appraiser:
             raise Refused(str(error)) from None
         return rebuilt, description
 
-    def speed(self, root: Path, manifest: Manifest, wanted: Iterable[str], how: Latency) -> dict[str, float]:
+    def speed(self, root: Path, manifest: Manifest, wanted: set[str], how: Latency) -> dict[str, float]:
         """Return those of latency_ms and weights_bytes that are wanted. Raises Refused."""
         weights, description = self.network(root, manifest)
         found = {}
@@ -86,8 +112,8 @@ class Appraiser:
         except (CheckpointError, KeyError, TypeError, ValueError):
             return None
 
-    def measure(self, root: Path, manifest: Manifest, split: str = "val") -> Measured:
-        """Return metrics and sparsity of a checkpoint, on the other data if given, else on those of its run.
+    def measure(self, root: Path, manifest: Manifest) -> Measured:
+        """Return metrics and sparsity of a checkpoint.
 
         Raises Refused for the checkpoint, and CheckpointError for data that cannot be read.
         """
@@ -96,44 +122,26 @@ class Appraiser:
             facts = evaluate.trained_with(root, manifest)
         except CheckpointError as error:
             raise Refused(str(error)) from None
-        if self._other_data is not None:
-            found = evaluate.measure_other(weights, description, facts, self._other_data, device=self.device)
+        if self.other_data is not None:
+            found = evaluate.measure_other(weights, description, facts, self.other_data, device=self.device)
         else:
-            data = self._read(facts)
-            found = evaluate.measure(weights, facts, split=split, data=data, device=self.device)
+            found = evaluate.measure(weights, facts, data=self._data.of(facts), device=self.device)
         return replace(found, metrics={**found.metrics, "sparsity": evaluate.sparsity(weights)})
 
-    def _read(self, facts: Mapping[str, Any]) -> Any:
-        config = facts["config"]
-        key = repr(
-            [facts["fingerprint"], config.get("data"), config.get("seed"), config.get("eval_batch_size")]
-        )
-        if key not in self._data:
-            self._data.clear()  # one at a time in memory: the candidates of a run come together
-            self._data[key] = evaluate.data_of(facts, data_root=self._data_root, device=self.device)
-        return self._data[key]
-
-    def prove(self, root: Path, manifest: Manifest, names: Iterable[str], tolerance: float) -> Measured:
+    def prove(self, root: Path, manifest: Manifest, names: Collection[str], tolerance: float) -> Measured:
         """Measure a checkpoint again and compare the metrics `names`, or all if none of them is measured.
 
-        Raises Refused when a metric differs from the recorded one by more than `tolerance` (times that value
-        where it is above 1), or when the sparsity differs.
+        Raises Refused when a metric differs from the recorded one by more than `tolerance`, as for
+        `differences`, or when the sparsity differs.
         """
         measured = self.measure(root, manifest)
         recorded = {name: v for name, v in manifest.metrics.items() if name in measured.metrics}
-        compared = {name: v for name, v in recorded.items() if name in names} or recorded
-        if not compared:
+        if not recorded:
             raise Refused("it has recorded no metric that can be measured again")
-        wrong = [
-            f"{name} was recorded as {value:.6g}, and is {measured.metrics[name]:.6g}"
-            for name, value in compared.items()
-            if not abs(measured.metrics[name] - value) <= tolerance * max(1.0, abs(value))
-        ]
-        sparsity = manifest.sparsity
-        if sparsity is not None and not math.isclose(sparsity, measured.metrics["sparsity"], abs_tol=SLACK):
-            wrong.append(
-                f"sparsity was recorded as {sparsity:.6g}, and is {measured.metrics['sparsity']:.6g}"
-            )
+        named = {name: value for name, value in recorded.items() if name in names}
+        wrong = differences(named or recorded, measured.metrics, tolerance)
+        if manifest.sparsity is not None:
+            wrong += differences({"sparsity": manifest.sparsity}, measured.metrics, SLACK)
         if wrong:
             raise Refused(f"measured again on {measured.samples} images: {'; '.join(wrong)}")
         return measured

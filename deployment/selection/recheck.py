@@ -126,7 +126,7 @@ def _earlier(found: Checked, alias: str) -> Iterator[tuple[str, Manifest]]:
 
 def _on_the_same(found: Checked, manifest: Manifest, appraiser: Appraiser) -> Measured:
     """Measure an earlier release on the images of the later one. Raises CheckpointError."""
-    if appraiser.own_data and found.measured:
+    if appraiser.other_data is None and found.measured:
         now, then = (evaluate.trained_with(found.root, m) for m in (found.manifest, manifest))
         if now["fingerprint"] != then["fingerprint"]:
             raise CheckpointError(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,12 @@ from peakpoint.checkpointing.storage import aliases, listing, locate, store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference.evaluate import Measured
 from peakpoint.deployment.selection import judging
+from peakpoint.deployment.selection.judging import Candidate, Facts
 from peakpoint.deployment.selection.measure import Appraiser, Refused
-from peakpoint.deployment.selection.rules import (
-    CHAMPION,
-    MEASURED,
-    REFERENCES,
-    TARGET,
-    Requirement,
-    Rules,
-)
+from peakpoint.deployment.selection.rules import CHAMPION, MEASURED, TARGET, Requirement, Rules
 
 OWN = ("epoch", "global_step", "sparsity", "bytes")
 """Fields of every manifest that rules may name beside its metrics."""
-
-
-@dataclass(eq=False)
-class Candidate:
-    """A checkpoint, its facts, and the reasons it was rejected for.
-
-    `twins` are other names of the same bytes, which are separate files in a copy of a run.
-    """
-
-    root: Path
-    manifest: Manifest
-    facts: dict[str, float]
-    twins: list[Manifest] = field(default_factory=list)
-    rejected: list[str] = field(default_factory=list)
-    rank: int | None = None
-
-    @property
-    def path(self) -> Path:
-        """The file of the checkpoint."""
-        return self.root / self.manifest.file
-
-    def later(self) -> tuple[Any, ...]:
-        """Return a sort key for equal ranks: the later step first, then a fixed arbitrary order."""
-        m = self.manifest
-        return (m.global_step, m.sequence, m.run, m.file, str(self.root))
 
 
 @dataclass(frozen=True)
@@ -138,26 +107,25 @@ class _Judge:
         self.rules, self.appraiser = rules, appraiser
         self.notes: list[str] = []
         self.version: str | None = None
-        against = {reference: [r for r in rules.require if r.versus == reference] for reference in REFERENCES}
-        self._champion: judging.Facts | None = None
+        self._champion: Facts = {}
         validated: list[Any] = []
-        if against[CHAMPION]:
-            self._champion, data = self._find(roots, champion_of, against[CHAMPION])
-            validated += [data] if data else []
-        asked = roots if against[TARGET] or validated or len(roots) > 1 else []
+        if against := [rule for rule in rules.require if rule.vs == CHAMPION]:
+            places = [listing.checkpoint_root(champion_of)] if champion_of else roots
+            validated.append(self._measure_champion(places, against))
+        targeted = any(rule.vs == TARGET for rule in rules.require)
+        asked = roots if targeted or any(validated) or len(roots) > 1 else []
         trained = {root: _target_and_data(root) for root in asked}
-        self._targets = {root: target for root, (target, _) in trained.items() if target is not None}
-        validated += [data for _, data in trained.values() if data]
-        if any(data != validated[0] for data in validated[1:]):
+        self._targets = {
+            root: {"sparsity": target} for root, (target, _) in trained.items() if target is not None
+        }
+        validated = [data for data in (*validated, *(data for _, data in trained.values())) if data]
+        if any(data != validated[0] for data in validated):
             self.notes.append(
                 "not all were validated on the same images, so their metrics differ by that too"
             )
 
-    def _find(
-        self, roots: Sequence[Path], named: Path | None, against: Sequence[Requirement]
-    ) -> tuple[judging.Facts | None, Any]:
-        """Return the facts of the champion and the data it was validated on, each None without a champion."""
-        places = [listing.checkpoint_root(named)] if named else roots
+    def _measure_champion(self, places: Sequence[Path], against: Sequence[Requirement]) -> Any:
+        """Take the facts of the champion; return the data it was validated on, None without a champion."""
         having = {root: m for root in places if (m := aliases.release_of(root, aliases.CHAMPION))}
         if len(having) > 1:
             raise CheckpointError(
@@ -165,15 +133,15 @@ class _Judge:
             )
         for root, manifest in having.items():
             self.version = listing.version_of(manifest)
-            wanted = {r.metric for r in against} & set(MEASURED)
-            facts = facts_of(manifest) | (self._measured(root, manifest, wanted) if wanted else {})
-            return facts, ((manifest.metadata or {}).get("trained_with") or {}).get("fingerprint")
-        count = len(against)
+            wanted = {rule.metric for rule in against} & set(MEASURED)
+            self._champion = facts_of(manifest) | self._speed(root, manifest, wanted)
+            return ((manifest.metadata or {}).get("trained_with") or {}).get("fingerprint")
+        count = sum(len(rule.bounds) for rule in against)
         self.notes.append(f"there is no champion yet: {count} rule{'s'[: count - 1]} against it passed over")
-        return None, None
+        return None
 
-    def _measured(self, root: Path, manifest: Manifest, wanted: set[str]) -> dict[str, float]:
-        return self.appraiser.speed(root, manifest, wanted, self.rules.latency)
+    def _speed(self, root: Path, manifest: Manifest, wanted: set[str]) -> dict[str, float]:
+        return self.appraiser.speed(root, manifest, wanted, self.rules.latency) if wanted else {}
 
     def judge(self, candidate: Candidate) -> None:
         """Reject by the manifest first; size and speed are measured only of candidates that pass."""
@@ -188,7 +156,7 @@ class _Judge:
         if wanted and not candidate.rejected:
             try:
                 self._intact(candidate)
-                candidate.facts |= self._measured(candidate.root, candidate.manifest, wanted)
+                candidate.facts |= self._speed(candidate.root, candidate.manifest, wanted)
             except Refused as error:
                 candidate.rejected.append(str(error))
             else:
@@ -196,13 +164,10 @@ class _Judge:
 
     def _apply(self, candidate: Candidate, *, measured: bool) -> None:
         facts, target = candidate.facts, self._targets.get(candidate.root)
-        references = {} if self._champion is None else {CHAMPION: self._champion}
-        if target is not None:
-            references[TARGET] = {"sparsity": target}
+        references = {name: known for name, known in ((CHAMPION, self._champion), (TARGET, target)) if known}
         for rule in self.rules.require:
             if (rule.metric in MEASURED) == measured:
-                reason = judging.failure(rule, facts, references)
-                candidate.rejected += [reason] if reason else []
+                candidate.rejected += judging.failures(rule, facts, references)
         for key in self.rules.rank:
             if (key.metric in MEASURED) == measured and ranked(facts, key.metric) is None:
                 candidate.rejected.append(f"rank {key}: {judging.missing(facts, key.metric)}")
@@ -211,7 +176,7 @@ class _Judge:
         """Rank the candidates from 1, the best that is confirmed; one that is not is rejected."""
         left = list(qualified)
         while left:
-            ranking = judging.by_rank(left, _facts, self.rules.rank, Candidate.later)
+            ranking = judging.by_rank(left, self.rules.rank)
             doubtful = ranking[0]
             try:
                 ranking = self._tied_first(ranking)
@@ -239,15 +204,14 @@ class _Judge:
                     f"no tie: {ranking[0].path} does not say on how many images it was evaluated"
                 )
                 return ranking
-        tied, others = judging.by_preference(ranking, _facts, tie, samples)
-        return [*tied, *others]
+        return judging.by_preference(ranking, tie, samples)
 
     def _confirmed(self, candidate: Candidate, *, dry_run: bool) -> Measured | None:
         self._intact(candidate)
         if dry_run:
             return None
         root, manifest = candidate.root, candidate.manifest
-        return self.appraiser.prove(root, manifest, self.rules.metrics, self.rules.tolerance)
+        return self.appraiser.prove(root, manifest, self.rules.metrics, self.rules.verify.tolerance)
 
     def _intact(self, candidate: Candidate) -> None:
         """Raise Refused unless the file is sound; a sound twin takes its place."""
@@ -259,10 +223,6 @@ class _Judge:
                 raise
             self.notes.append(f"{error} {twin.file} has the same bytes, intact.")
             candidate.manifest = twin
-
-
-def _facts(candidate: Candidate) -> judging.Facts:
-    return candidate.facts
 
 
 def _target_and_data(root: Path) -> tuple[float | None, Any]:

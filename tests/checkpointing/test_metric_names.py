@@ -84,7 +84,7 @@ def test_an_unknown_name_needs_its_mode_once(tmp_path):
 @pytest.mark.parametrize(
     ("rank", "line"),
     [
-        ("[wer]", r"rank\[0\]: wer is better the lower it is: write -wer"),
+        ("[wer]", "mine.yaml: wer is better the lower it is: write -wer"),
         ("[val_loss]", "write -val_loss"),
         ("[quality]", "name quality does not say .* write {metric: quality, mode: max}"),
     ],

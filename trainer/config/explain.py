@@ -40,14 +40,17 @@ def explain(error: BaseException) -> str:
         return unknown_key(cause.full_key.removesuffix(key), key, map(str, cause.parent_node))
     if "is not Optional" in first:
         return f"{cause.full_key}=null: it needs a value."
+    if "missing mandatory value" in first:
+        return f"{cause.full_key} has no value."
     kinds = r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)"
     if wrong := re.match(kinds, first):
         value, kind = wrong[1], WANTED.get(wrong[2], wrong[2])
         percent = re.fullmatch(r"([\d.]+) ?%", value)
         end = f": type {cause.full_key}={float(percent[1]) / 100:g}" if percent else "."
         return f"{cause.full_key}={value} is not {kind}{end}"
-    if wrong := re.match(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", first):
-        node = next((key for key, kind in leaves().items() if getattr(kind, "__name__", "") == wrong[1]), "")
+    if wrong := re.match(r".*: \w+ is not a subclass of (\w+)\. value: (.*)", first):
+        named = (key for key, kind in leaves().items() if getattr(kind, "__name__", "") == wrong[1])
+        node = next(named, str(cause.full_key) or wrong[1].lower())
         return (
             f"{node}: {wrong[2]} stands where keys are expected, such as {RENAMED.get(node, f'{node}.KEY')}."
         )

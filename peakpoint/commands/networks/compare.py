@@ -57,12 +57,10 @@ def compare(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     device = evaluate.usable(options.device)
     candidates = compare.open_all(options.paths, device)
-    images = None
-    if options.split != "none":
-        images = compare.Images(options.split, options.data_root, device)
     rows = compare.compare(
         candidates,
-        images,
+        None if options.split == "none" else options.split,
+        data_root=options.data_root,
         batches=list(dict.fromkeys((1, options.batch))),
         rounds=options.rounds,
         device=device,

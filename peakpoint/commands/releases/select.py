@@ -12,7 +12,8 @@ from peakpoint.commands.common import as_json, check_there, checkpoint_roots, pr
 from peakpoint.deployment.selection import rules as rule_files
 
 if TYPE_CHECKING:
-    from peakpoint.deployment.selection.select import Candidate, Selection
+    from peakpoint.deployment.selection.judging import Candidate
+    from peakpoint.deployment.selection.select import Selection
 
 
 def select_arguments(parser: Parser) -> None:

@@ -9,50 +9,44 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import bounded
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, PeakpointError
 from peakpoint.base.files import CONF
+from peakpoint.base.given import require_range
 from peakpoint.deployment.inference.form import Form
 from peakpoint.deployment.release.card import Texts
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.hydra_overrides import quote
+from peakpoint.trainer.config.schema import require
 
 RELEASE = CONF / "release"
 CARD = "card.yaml"
-SPLITS = ("val", "test")
 
 
 @dataclass(kw_only=True)
 class Settings:
     """How a release is made; see conf/release/default.yaml."""
 
-    format: str = MISSING
-    dtype: str = MISSING
-    compress: bool = MISSING
-    golden: int = MISSING
-    split: str = MISSING
-    tolerance: float = MISSING
-    sign: str | None = MISSING
-    card: Texts = MISSING
+    format: str
+    dtype: str
+    compress: bool
+    golden: int
+    split: str
+    tolerance: float
+    sign: str | None
+    card: Texts
 
     def form(self) -> Form:
         """How the weights are written. Raises CheckpointError for what is no form."""
         return Form(format=self.format, dtype=self.dtype, compress=self.compress)
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise CheckpointError(
-                f"split={self.split} is not a choice: it must be one of {', '.join(SPLITS)}."
-            )
-        for name, least, most in (("golden", 1, 1024), ("tolerance", 0, 1)):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise CheckpointError(
-                    f"{name}={value} is out of range: it must be between {least} and {most}."
-                )
+        require(self.split in ("val", "test"), f"split={self.split} is not a choice: it must be val or test.")
+        require_range(self, "", 1, 1024, "golden")
+        require_range(self, "", 0, 1, "tolerance")
 
 
 def load(changes: Sequence[str], card: Path | None) -> Settings:
@@ -91,7 +85,7 @@ def _composed(texts: dict[Any, Any], overrides: list[str], where: str) -> Settin
         store.store(group="release", name="texts", node={"card": texts})
         with initialize_config_dir(str(RELEASE), version_base="1.3"):
             settings: Any = OmegaConf.to_object(compose("default", overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, PeakpointError, ValueError) as error:
         raise CheckpointError(f"{where}{explain(error)}") from None
     assert isinstance(settings, Settings)
     return settings

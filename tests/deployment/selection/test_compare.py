@@ -11,7 +11,7 @@ from peakpoint.checkpointing.state import serialize
 from peakpoint.deployment.inference import evaluate, export, network
 from peakpoint.deployment.release import release
 from peakpoint.deployment.selection import compare as comparison
-from peakpoint.deployment.selection.compare import Images, compare, open_all
+from peakpoint.deployment.selection.compare import compare, open_all
 from tests.conftest import TINY, run_main
 
 CPU = torch.device("cpu")
@@ -41,8 +41,8 @@ def folder(tmp_path_factory):
 
 
 def rows(*paths, split="val", data_root=None, rounds=2):
-    images = None if split is None else Images(split, data_root, CPU)
-    return compare(open_all(paths, CPU), images, batches=(1, 3), rounds=rounds, device=CPU)
+    networks = open_all(paths, CPU)
+    return compare(networks, split, data_root=data_root, batches=(1, 3), rounds=rounds, device=CPU)
 
 
 def test_the_accuracy_measured_is_the_one_recorded(folder):
@@ -120,8 +120,7 @@ def test_nan_is_never_right(folder):
         return torch.full((len(images), 4), torch.nan)
 
     root, manifest = network.resolve(folder / "dense")
-    images = Images("val", None, CPU)
-    hits = images.hits(broken, images.of(evaluate.trained_with(root, manifest)))
+    hits = comparison.hits(broken, evaluate.data_of(evaluate.trained_with(root, manifest)), "val")
     assert len(hits) == 43
     assert not any(hits)
 

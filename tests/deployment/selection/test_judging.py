@@ -2,6 +2,8 @@
 
 import math
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,13 +16,18 @@ from peakpoint.deployment.selection.rules import MARGINS, NUMBERS, Key, Requirem
 
 thousandths = st.integers(-2000, 2000).map(lambda n: n / 1000)
 values = st.floats(allow_nan=False, allow_infinity=False, width=32)
-ACCURACY, SPARSITY = Key("accuracy", "max"), Key("sparsity", "max")
+ACCURACY, SPARSITY = (Key(metric=name, mode="max") for name in ("accuracy", "sparsity"))
+
+
+def failure(operator, bound, facts, references=None, metric="m", vs=None):
+    """The only sentence against facts by one bound, None where they meet it."""
+    vs = "champion" if operator in MARGINS and vs is None else vs
+    rule = Requirement(metric=metric, vs=vs, **{operator: bound})
+    return next(iter(judging.failures(rule, facts, references or {})), None)
 
 
 def meets(operator, value, bound, reference=None):
-    rule = Requirement("m", operator, bound, None if reference is None else "champion")
-    references = {} if reference is None else {"champion": {"m": reference}}
-    return judging.failure(rule, {"m": value}, references) is None
+    return failure(operator, bound, {"m": value}, {"champion": {"m": reference}}) is None
 
 
 @given(st.integers(-2000, 2000), st.integers(-2000, 2000))
@@ -46,8 +53,7 @@ def test_a_ratio_to_nothing_and_to_less():
     assert meets("min_ratio", 0.0, 2.0, 0.0)
     assert meets("max_ratio", 0.0, 0.5, 0.0)
     assert not meets("max_ratio", 0.1, 0.5, 0.0)
-    rule = Requirement("m", "max_ratio", 1.0, "champion")
-    assert "below 0, says nothing" in judging.failure(rule, {"m": -3.0}, {"champion": {"m": -2.0}})
+    assert "below 0, says nothing" in failure("max_ratio", 1.0, {"m": -3.0}, {"champion": {"m": -2.0}})
 
 
 @given(values, values)
@@ -61,110 +67,105 @@ def test_inclusive_and_strict_bounds_part_every_number(value, bound):
 @pytest.mark.parametrize("operator", [*NUMBERS, *MARGINS])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_what_is_not_a_number_never_qualifies(operator, value):
-    versus = "champion" if operator in MARGINS else None
-    rule = Requirement("m", operator, 0.0, versus)
-    facts = {} if value is None else {"m": value}
-    reason = judging.failure(rule, facts, {"champion": {"m": 0.0}})
-    assert reason == f"{rule}: m is {'not recorded' if value is None else value}"
-    if versus:  # nor can anything be measured against it
-        assert f"of the champion, m is {value or 'not recorded'}" in judging.failure(
-            rule, {"m": 0.0}, {"champion": facts}
-        ).replace("None", "not recorded")
+    facts, why = ({}, "m is not recorded") if value is None else ({"m": value}, f"m is {value}")
+    against = " vs champion" if operator in MARGINS else ""
+    champion = {"champion": {"m": 0.0}}
+    assert failure(operator, 0.0, facts, champion) == f"m {operator} 0{against}: {why}"
+    if against:  # nor can anything be measured against it
+        assert failure(operator, 0.0, {"m": 0.0}, {"champion": facts}).endswith(f"of the champion, {why}")
 
 
 def test_a_rule_against_nobody_is_passed_over():
-    rule = Requirement("m", "min_delta", 0.0, "champion")
-    assert judging.failure(rule, {}, {}) is None
-    assert judging.failure(rule, {"m": 0.5}, {"champion": {"m": 0.75}}) == (
+    assert failure("min_delta", 0.0, {}) is None
+    assert failure("min_delta", 0.0, {"m": 0.5}, {"champion": {"m": 0.75}}) == (
         "m min_delta 0 vs champion: it is 0.5, the champion 0.75"
     )
 
 
+def test_each_bound_has_its_own_sentence():
+    rule = Requirement(metric="m", min=0.7, below=1)
+    assert judging.failures(rule, {"m": 0.5}, {}) == ["m min 0.7: it is 0.5"]
+    assert judging.failures(rule, {}, {}) == [f"m {b}: m is not recorded" for b in ("min 0.7", "below 1")]
+
+
 def test_a_sparsity_is_met_by_the_count_that_a_mask_can_reach():
-    just_below = {"sparsity": 0.7 - 5e-7}
-    assert judging.failure(Requirement("sparsity", "min", 0.7, None), just_below, {}) is None
-    target = {"target": {"sparsity": 0.7}}
-    assert judging.failure(Requirement("sparsity", "min_delta", 0, "target"), just_below, target) is None
-    assert judging.failure(Requirement("sparsity", "min", 0.7, None), {"sparsity": 0.6999}, {})
+    just_below, target = {"sparsity": 0.7 - 5e-7}, {"target": {"sparsity": 0.7}}
+    assert failure("min", 0.7, just_below, metric="sparsity") is None
+    assert failure("min_delta", 0, just_below, target, metric="sparsity", vs="target") is None
+    assert failure("min", 0.7, {"sparsity": 0.6999}, metric="sparsity")
 
 
-def facts_of(one):
-    return dict(zip(("accuracy", "sparsity", "bytes"), one[:3], strict=True))
+def candidate(step=0, **facts):
+    manifest = SimpleNamespace(global_step=step, sequence=0, run="", file="")
+    return judging.Candidate(Path(), manifest, facts)
 
 
 fractions = st.integers(0, 60).map(lambda n: n / 60)
 candidates = st.lists(
-    st.tuples(fractions, fractions, st.integers(1, 3), st.integers()), min_size=1, unique_by=lambda c: c[3]
+    st.builds(candidate, st.integers(), accuracy=fractions, sparsity=fractions, bytes=st.integers(1, 3)),
+    min_size=1,
+    unique_by=lambda one: one.manifest.global_step,
 )
 
 
 def ranked(found):
-    return judging.by_rank(found, facts_of, (ACCURACY, Key("bytes", "min")), lambda one: (one[3],))
+    return judging.by_rank(found, [ACCURACY, Key(metric="bytes", mode="min")])
+
+
+def preferred(found, samples=60, **how):
+    tie = Tie(metric="accuracy", prefer=[SPARSITY], **how)
+    return judging.by_preference(ranked(found), tie, samples)
 
 
 @given(candidates, st.randoms())
 def test_the_order_of_asking_does_not_matter(found, chance: random.Random):
-    tie = Tie("accuracy", 0.9, None, (SPARSITY,))
     other = found.copy()
     chance.shuffle(other)
     assert ranked(found) == ranked(other)
-    assert judging.by_preference(ranked(found), facts_of, tie, 60) == judging.by_preference(
-        ranked(other), facts_of, tie, 60
-    )
+    assert preferred(found, confidence=0.9) == preferred(other, confidence=0.9)
 
 
 @given(candidates)
 def test_a_ranking_is_by_the_first_key_then_the_next_then_the_later(found):
-    ranking = ranked(found)
-    places = [(-a, b, -later) for a, _, b, later in ranking]
+    places = [
+        (-one.facts["accuracy"], one.facts["bytes"], -one.manifest.global_step) for one in ranked(found)
+    ]
     assert places == sorted(places)
-    assert sorted(ranking) == sorted(found)
+    assert set(ranked(found)) == set(found)
 
 
 @given(candidates, st.sampled_from([0.5, 0.8, 0.95, 0.99]))
 def test_a_tie_is_what_scipy_cannot_distinguish_from_the_best(found, confidence):
     ranking = ranked(found)
-    best = ranking[0][0]
-    low = binomtest(round(best * 60), 60).proportion_ci(confidence, method="wilson").low
-    tied, others = judging.by_preference(
-        ranking, facts_of, Tie("accuracy", confidence, None, (SPARSITY,)), 60
-    )
-    assert all(one[0] >= low - 1e-9 for one in tied)
-    assert all(one[0] <= low + 1e-9 for one in others)
-    assert others == [one for one in ranking if one in others]
-    assert tied[0][1] == max(one[1] for one in tied)
-    equal = [one for one in tied if one[1] == tied[0][1]]
-    assert equal == [one for one in ranking if one in equal]
+    best = round(ranking[0].facts["accuracy"] * 60)
+    low = binomtest(best, 60).proportion_ci(confidence, method="wilson").low - 1e-9
+    tied = [one for one in ranking if one.facts["accuracy"] >= low]
+    tied.sort(key=lambda one: -one.facts["sparsity"])  # stable: those alike stay as they are ranked
+    others = [one for one in ranking if one not in tied]
+    assert preferred(found, confidence=confidence) == tied + others
 
 
 @given(candidates)
-def test_more_confidence_ties_more_and_no_distance_only_what_is_equal(found):
-    ranking = ranked(found)
-
-    def tied(confidence=None, within=None):
-        return judging.by_preference(ranking, facts_of, Tie("accuracy", confidence, within, (SPARSITY,)), 60)[
-            0
-        ]
-
-    assert set(tied(0.5)) <= set(tied(0.9)) <= set(tied(0.999))
-    assert {one[0] for one in tied(within=0.0)} == {ranking[0][0]}
-    assert set(tied(within=1.0)) == set(found)
+def test_no_distance_ties_only_what_is_equal(found):
+    best = ranked(found)[0].facts["accuracy"]
+    equal = [one for one in found if one.facts["accuracy"] == best]
+    assert set(preferred(found, within=0.0)[: len(equal)]) == set(equal)
+    sparsities = [one.facts["sparsity"] for one in preferred(found, within=1.0)]
+    assert sparsities == sorted(sparsities, reverse=True)
 
 
-def test_what_has_no_value_for_the_preference_comes_last_but_stays():
-    found = [(0.9, math.nan, 1, 2), (0.9, 0.1, 1, 1), (0.9, math.inf, 1, 0)]
-    tied, others = judging.by_preference(found, facts_of, Tie("accuracy", None, 0.1, (SPARSITY,)), None)
-    assert tied == [found[1], found[0], found[2]]
-    assert not others
+def test_what_has_no_value_for_the_preference_comes_last_of_the_tied():
+    found = [candidate(n, accuracy=0.9, sparsity=s, bytes=1) for n, s in enumerate((math.inf, 0.1, math.nan))]
+    found.append(candidate(9, accuracy=0.7, sparsity=1, bytes=1))
+    assert preferred(found, within=0.1) == [found[1], found[2], found[0], found[3]]
 
 
 def test_lower_is_better_ties_too():
-    tie = Tie("loss", None, 0.05, (SPARSITY,))
-    found = [{"loss": 0.1, "sparsity": 0.2}, {"loss": 0.15, "sparsity": 0.9}, {"loss": 0.16, "sparsity": 1.0}]
-    tied, others = judging.by_preference(found, lambda f: f, tie, None)
-    assert (tied, others) == ([found[1], found[0]], [found[2]])
+    tie = Tie(metric="loss", within=0.05, prefer=[SPARSITY])
+    found = [candidate(loss=x, sparsity=s) for x, s in ((0.1, 0.2), (0.15, 0.9), (0.16, 1.0))]
+    assert judging.by_preference(found, tie, None) == [found[1], found[0], found[2]]
 
 
 def test_a_percentage_has_no_confidence_interval():
     with pytest.raises(CheckpointError, match=r"74\.7 is no fraction"):
-        judging.by_preference([(74.7, 0.5, 1, 0)], facts_of, Tie("accuracy", 0.95, None, (SPARSITY,)), 60)
+        preferred([candidate(accuracy=74.7, sparsity=0.5, bytes=1)], confidence=0.95)
