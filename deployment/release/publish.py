@@ -1,4 +1,4 @@
-"""A release on disk: which versions are taken, its files under their names, the journal, the pointers."""
+"""Releases on disk: the versions that are taken, the files under their names, the journal, the pointers."""
 
 import contextlib
 import logging
@@ -24,11 +24,11 @@ EVENT = "released"
 
 
 def taken(root: Path) -> set[str]:
-    """Every version that was released, whether its files are there or not, sound or not."""
+    """Return every version that was released, also those whose files are gone or damaged."""
     found = set(journaled(root))
     for path in (root / PRODUCTION).glob("*_v*.json"):
         if not path.name.endswith(".config.json"):
-            with contextlib.suppress(CheckpointError):  # not a version: the file of somebody else
+            with contextlib.suppress(CheckpointError):  # the file of another program
                 version = path.stem.rpartition("_v")[2]
                 semver.key(version)
                 found.add(version)
@@ -42,7 +42,7 @@ def journaled(root: Path) -> dict[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def alone(root: Path, names: Iterable[str]) -> Iterator[None]:
-    """Be the only one who releases under `root`, with every folder made and what killed tries left swept."""
+    """Hold the lock of releases under `root`, with all folders made and interrupted releases cleaned up."""
     folders = [root / PRODUCTION, *{(root / name).parent for name in names}]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,17 +59,17 @@ def alone(root: Path, names: Iterable[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def settled(root: Path) -> Iterator[None]:
-    """Wait until no release is half-written under `root`, and keep the next one waiting within."""
+    """Hold a shared lock under which no release is written: wait for the current one, delay the next."""
     folder = root / PRODUCTION
     with briefly(folder, shared=True) if folder.is_dir() else contextlib.nullcontext():
         yield
 
 
 def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
-    """Write the weights, what lies beside them, and last the manifest, each under a name that nothing has.
+    """Write the files of a release, its manifest last, each under a name that is not in use.
 
-    Returns the manifest with the digest of each file. Durable on return; on failure nothing of it stays.
-    Raises OSError, and CheckpointError where another process took one of the names.
+    Returns the manifest with the digest of each file. Durable on return; on failure no file stays. Raises
+    OSError, and CheckpointError where another process took one of the names.
     """
     weights = root / manifest.file
     paths = [*(root / name for name in payload), *(weights.with_suffix(end) for end in SUFFIXES)]
@@ -92,14 +92,14 @@ def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
 
 
 def _set_aside(root: Path, paths: list[Path]) -> None:
-    """Move what a killed try left, or somebody put there, out of the way: nobody vouches for it."""
+    """Move files of interrupted releases, or of other programs, to quarantine: they have no manifest."""
     for path in paths:
         name = path.relative_to(root).as_posix()
         quarantine.quarantine(root, name, "no manifest vouches for it", ends=(path.suffix,))
 
 
 def record(root: Path, manifest: Manifest) -> None:
-    """Write a release into the journal. One that could not be is written by the next release or repair."""
+    """Record a release in the journal; after a failure the next release or repair does it."""
     metadata = manifest.metadata or {}
     try:
         journal.record(
@@ -120,6 +120,6 @@ def record(root: Path, manifest: Manifest) -> None:
 
 
 def unrecorded(root: Path) -> list[Manifest]:
-    """The releases of which the journal has no line: their writer was killed after the manifest."""
+    """Return the releases without a line in the journal: their writer was killed after the manifest."""
     recorded = journaled(root)
     return [m for version, m in listing.by_version(root).items() if version not in recorded]

@@ -7,7 +7,7 @@ again. A version that was released stays taken, whatever becomes of its files: t
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,15 +35,18 @@ from peakpoint.deployment.release import publish
 
 log = logging.getLogger("peakpoint")
 
+FACTS = ("run", "metrics", "sparsity", "epoch", "global_step", "git_commit")
+"""What a release has of the checkpoint that it is made from, and in its manifest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What is released, and all that is known of it.
+    """A release before it is written.
 
     `config` is Description.config(), or the caller's own for a network that takes no images: `description`
     is None then, and `golden` the golden file of `examples`, or None; `network` is the name of its class.
-    `source` (run, file, digest) and `trained_with` (config, fingerprint) say where the weights come from.
-    `card` is the model card for machines; `card_text` the one for people, in Markdown.
+    `source` (run, file, digest) and `trained_with` (config, fingerprint) are the origin of the weights.
+    `card` is the model card as plain JSON types; `card_text` its page in Markdown.
     """
 
     version: str
@@ -85,9 +88,9 @@ class Release:
 
 
 def of(root: Path, manifest: Manifest, *, version: str, form: Form, reason: str) -> Release:
-    """What a verified checkpoint of the trainer, or an earlier release, would be as a release; no card yet.
+    """Return the release of a verified checkpoint of the trainer, or of an earlier release, without a card.
 
-    Pruned weights are zero and all are of the form's type. Raises CheckpointError for a checkpoint whose
+    Pruned weights are zero and all are in the form's dtype. Raises CheckpointError for a checkpoint whose
     network cannot be rebuilt.
     """
     trained_with: Mapping[str, Any] | None
@@ -105,32 +108,33 @@ def of(root: Path, manifest: Manifest, *, version: str, form: Form, reason: str)
         config=description.config(),
         form=form,
         reason=reason,
-        run=manifest.run,
         description=description,
-        metrics=manifest.metrics,
-        sparsity=manifest.sparsity,
-        epoch=manifest.epoch,
-        global_step=manifest.global_step,
-        git_commit=manifest.git_commit,
+        **{name: getattr(manifest, name) for name in FACTS},
         source={"run": manifest.run, "file": manifest.file, "digest": manifest.digest},
         trained_with=trained_with,
     )
 
 
 def write(root: Path, release: Release) -> Manifest:
-    """Make a release durable under `root`; nothing that is there is written over.
+    """Make a release durable under `root`; no existing file is overwritten.
 
-    Two at a time wait for each other, and of two with one version the second is refused. What a killed try
-    left, which no manifest vouches for, goes to quarantine. Raises CheckpointError for a version that is
-    taken or whose bump says too little and for weights that are no good, and SaveFailed when the operating
-    system refuses; then there is no such release, and all others are as they were.
+    Concurrent writers wait for each other; the second of one version is refused. Files of an interrupted
+    attempt, without a manifest, go to quarantine. Raises CheckpointError for a version that is taken or does
+    not announce a change, for weights that are not finite or overflow, and SaveFailed when the operating
+    system refuses; then there is no such release, and all others are unchanged.
     """
     semver.key(release.version)
     expected = tensor_bytes(release.weights)
     try:
         release = replace(release, weights=forms.cast(release.weights, release.form.dtype))
         expected = tensor_bytes(release.weights)
-        return _write(root, release)
+        payload = _payload(release)
+        with publish.alone(root, payload):
+            check(root, release)
+            manifest = publish.publish(root, _manifest(release), payload)
+            publish.record(root, manifest)
+            pointers.latest_release(root)
+        return manifest
     except OSError as error:
         raise failure(root, error, expected) from error
     except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for want of memory
@@ -140,18 +144,8 @@ def write(root: Path, release: Release) -> Manifest:
         raise refused from error
 
 
-def _write(root: Path, release: Release) -> Manifest:
-    payload = _payload(release)
-    with publish.alone(root, payload):
-        check(root, release)
-        manifest = publish.publish(root, _manifest(release), payload)
-        publish.record(root, manifest)
-        pointers.latest_release(root)
-    return manifest
-
-
 def check(root: Path, release: Release) -> None:
-    """Raise CheckpointError when the version is taken, or says too little about what changed."""
+    """Raise CheckpointError when the version is taken, or does not announce a changed network or input."""
     semver.check_unused(release.version, publish.taken(root))
     known = listing.by_version(root)
     before = semver.neighbour(release.version, known)
@@ -169,7 +163,7 @@ def check(root: Path, release: Release) -> None:
 
 
 def _payload(release: Release) -> Payload:
-    """What writes each file of a release, the weights first.
+    """Return what writes each file of a release, the weights first.
 
     Raises CheckpointError for a config or a card of other than plain types.
     """
@@ -199,10 +193,6 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _weights(release: Release) -> Callable[[BinaryIO], object]:
-    """What writes the file of the weights.
-
-    Raises CheckpointError for a config or a card of other than plain types.
-    """
     facts = serialize.snapshot({"config": dict(release.config), "model_card": dict(release.card)})
     if release.form.format == "safetensors":
         from safetensors.torch import save
@@ -219,10 +209,9 @@ def _weights(release: Release) -> Callable[[BinaryIO], object]:
             "epoch": release.epoch,
             "global_step": release.global_step,
             "metrics": dict(release.metrics),
-            "config": facts["config"],
             "model_state_dict": dict(release.weights),
             "model_version": release.version,
-            "model_card": facts["model_card"],
+            **facts,
         }
     )
     compress = release.form.compress
@@ -230,7 +219,6 @@ def _weights(release: Release) -> Callable[[BinaryIO], object]:
 
 
 def _manifest(release: Release) -> Manifest:
-    form = release.form
     return Manifest(
         file=release.file,
         tier=PRODUCTION,
@@ -238,16 +226,11 @@ def _manifest(release: Release) -> Manifest:
         policies=("",),
         reasons=(release.reason,),
         sequence=0,
-        run=release.run,
-        epoch=release.epoch,
-        global_step=release.global_step,
-        metrics=release.metrics,
-        sparsity=release.sparsity,
+        **{name: getattr(release, name) for name in FACTS},
         created=utc_now(),
-        git_commit=release.git_commit,
         config=release.config,
         metadata={
-            "release": {"format": form.format, "dtype": form.dtype, "compress": form.compress},
+            "release": asdict(release.form),
             "source": release.source,
             "trained_with": release.trained_with,
             "reason": release.reason,
