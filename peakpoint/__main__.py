@@ -30,7 +30,7 @@ COMMANDS = {
     "gc": ("checkpoints.retention", "delete what no policy keeps any more"),
     "why": ("checkpoints.retention", "what keeps a checkpoint, or when and why it went"),
     "diff": ("checkpoints.diff", "what two checkpoints do not have in common"),
-    "unpack": ("checkpoints.unpack", "the ordinary file of a compressed checkpoint"),
+    "unpack": ("checkpoints.transfer", "the ordinary file of a compressed checkpoint"),
     "export": ("networks.export", "a network as ONNX or torch.export, compared with its source"),
     "compare": ("networks.compare", "size, accuracy and latency of networks, against the first"),
     "estimate": ("estimate", "what a run will store, before it starts"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.errors import PeakpointError
 from peakpoint.base.lock import followed
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.policies.sparsity import peak
@@ -42,7 +42,7 @@ class Ending:
         try:
             yield
         except Exception as error:
-            expected = isinstance(error, UserError | CheckpointError | OSError)
+            expected = isinstance(error, PeakpointError | OSError)
             if not expected:
                 run_record.log_failure(error)
             reason = explain(error) if expected else run_record.sentence(error)

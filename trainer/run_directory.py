@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.errors import PeakpointError, UserError
 from peakpoint.base.terminal import say_error
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.hydra_overrides import override
@@ -82,7 +82,7 @@ def _refusing(config: DictConfig) -> Iterator[None]:
         run_record.refuse_passwords(config)
         _check_writers(config)
         yield
-    except (UserError, CheckpointError) as error:
+    except PeakpointError as error:
         say_error(str(error))
         sys.exit(1)  # of an Exception in a callback Hydra makes a warning
     except (OSError, OmegaConfBaseException) as error:

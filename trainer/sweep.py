@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from peakpoint.base import bounded
-from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.errors import CheckpointError, PeakpointError, UserError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.terminal import Console, say_error
 from peakpoint.checkpointing.metrics import shown
@@ -63,7 +63,7 @@ def _failed(cfg: DictConfig, directory: Path, error: Exception) -> str:
             run_record.log_failure(error)
             run_record.set_status(directory, "failed", error=sentence)
             run_record.save_config(directory, cfg)
-    if isinstance(error, UserError | CheckpointError | OSError):
+    if isinstance(error, PeakpointError | OSError):
         return sentence
     return f"{sentence}; {directory / 'train.log'} has the traceback"
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import one_writer
@@ -27,9 +27,6 @@ from peakpoint.checkpointing.storage.locate import run_of as run_of
 from peakpoint.checkpointing.storage.locate import verdict as verdict
 from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest, read_manifest
 from peakpoint.deployment.release.publish import settled
-
-if TYPE_CHECKING:  # torch comes with it
-    pass
 
 
 def checkpoint_roots(path: Path) -> list[Path]:
@@ -143,7 +140,7 @@ def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, 
 
 
 def print_json(value: Any) -> None:
-    """Print a nested value as strict JSON."""
+    """Print strict JSON: NaN and infinity as words, other types by their name."""
     print(json.dumps(readable(value), indent=2, allow_nan=False))
 
 

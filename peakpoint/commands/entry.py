@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import registry
-from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.errors import PeakpointError, UserError
 from peakpoint.base.files import CONF
 from peakpoint.base.terminal import say_error, steady_output
 from peakpoint.checkpointing.remote.urls import refuse_passwords
@@ -26,7 +26,7 @@ from peakpoint.trainer.config.explain import all_choices, explain
 from peakpoint.trainer.resume import advice
 from peakpoint.trainer.resume.plan import make_plan
 
-EXPECTED = (UserError, CheckpointError, HydraException, OmegaConfBaseException, OSError)
+EXPECTED = (PeakpointError, HydraException, OmegaConfBaseException, OSError)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import direction
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.commands.arguments import Parser, add_path
+from peakpoint.commands.common import print_json
 from peakpoint.trainer.reports import plots, run_record, tables
 from peakpoint.trainer.reports.history import read_history
 
@@ -27,7 +28,7 @@ def report(options: argparse.Namespace) -> int:
     root = run / "checkpoints"
     kept = [m for m in listing.own(root, store.manifests(root)) if (root / m.file).exists()]
     if options.json:
-        print(tables.as_json(run, metric, mode, targets, kept))
+        print_json(tables.facts(run, metric, mode, targets, kept))
     else:
         console = Console()
         tables.print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)

@@ -44,7 +44,15 @@ class PeakRow:
 
 
 def read_history(run: Path) -> History:
-    """Read `<run>/metrics.jsonl`. Raises UserError when it is missing, has another shape, or no evaluation.
+    """Read `<run>/metrics.jsonl` as `read_rows`. Raises UserError also when it holds no evaluation."""
+    history = read_rows(run)
+    if not history.evals:
+        raise UserError(f"{run / 'metrics.jsonl'} holds no evaluation yet: there is nothing to report.")
+    return history
+
+
+def read_rows(run: Path) -> History:
+    """Read `<run>/metrics.jsonl`. Raises UserError when it is missing or has another shape.
 
     A line torn by a kill does not count. A run resumed from an older checkpoint takes steps again; then the
     rows that it had written for them do not count either.
@@ -68,8 +76,6 @@ def read_history(run: Path) -> History:
             raise UserError(
                 f"{path}, line {number} is not a row of metrics ({type(error).__name__}: {error})."
             ) from None
-    if not history.evals:
-        raise UserError(f"{path} holds no evaluation yet: there is nothing to report.")
     return History(history.evals, history.train, history.tests, unreadable)
 
 
@@ -95,11 +101,8 @@ def _add(history: History, row: dict[str, Any]) -> None:
         history.train.append(plain)
     elif row["kind"] == "test":
         metrics = {name: float(value) for name, value in row["metrics"].items()}
-        history.tests[str(row["which"])] = {
-            "epoch": int(row["epoch"]),
-            "metrics": metrics,
-            "file": row.get("file"),
-        }
+        position = {name: int(row[name]) for name in ("epoch", "step")}
+        history.tests[str(row["which"])] = {**position, "metrics": metrics, "file": row.get("file")}
 
 
 def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:

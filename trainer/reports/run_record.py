@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import bounded
-from peakpoint.base.errors import CheckpointError, UserError, os_reason
+from peakpoint.base.errors import CheckpointError, PeakpointError, UserError, os_reason
 from peakpoint.base.lock import present
 from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.remote import urls
@@ -210,14 +210,14 @@ def set_status(run: Path, state: str, **facts: Any) -> None:
 
 def sentence(error: BaseException) -> str:
     """What ended a run, as a sentence; an unexpected error with its type."""
-    if isinstance(error, UserError | CheckpointError):
+    if isinstance(error, PeakpointError):
         return str(error)
     return f"{type(error).__name__}: {error}"
 
 
 def log_failure(error: BaseException) -> None:
     """Log to train.log what ended a run; an unexpected error with its traceback."""
-    expected = isinstance(error, UserError | CheckpointError | KeyboardInterrupt)
+    expected = isinstance(error, PeakpointError | KeyboardInterrupt)
     file_only.error("failed: %s", sentence(error), exc_info=None if expected else error)
 
 

@@ -3,13 +3,12 @@
 Works from what a run wrote (metrics.jsonl and the manifests beside its checkpoints) and needs no torch.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from peakpoint.base.terminal import Console
-from peakpoint.base.text import readable
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -76,10 +75,12 @@ def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifes
         console.say(f"{number}  {run / 'checkpoints' / m.file}")
 
 
-def as_json(run: Path, metric: str, mode: str, targets: list[float], kept: Sequence[Manifest]) -> str:
-    """The report as JSON, NaN and infinities as strings. Raises UserError as print_report does."""
+def facts(
+    run: Path, metric: str, mode: str, targets: list[float], kept: Sequence[Manifest]
+) -> dict[str, Any]:
+    """Return the report as a dict. Raises UserError as print_report does."""
     history = read_history(run)
-    plain = {
+    return {
         "metric": metric,
         "mode": mode,
         "peaks": [asdict(row) for row in peaks(history, metric, mode, targets)],
@@ -87,4 +88,3 @@ def as_json(run: Path, metric: str, mode: str, targets: list[float], kept: Seque
         "skipped_steps": history.skipped,
         "kept": [asdict(m) for m in kept],
     }
-    return json.dumps(readable(plain), indent=2, allow_nan=False)

@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +45,11 @@ def why_arguments(parser: Parser) -> None:
     add_path(parser, "path", "FILE", "a .pt file, there or gone")
 
 
-@dataclass(frozen=True)
-class Retention:
-    """The reasons to keep each checkpoint of a run, oldest first; none where it may be deleted."""
+def retention(root: Path, run: str) -> dict[Manifest, list[str]]:
+    """Return the reasons to keep each checkpoint of a run, oldest first; none where the next save deletes it.
 
-    reasons: Mapping[Manifest, list[str]]
-
-    @property
-    def doomed(self) -> list[Manifest]:
-        """The checkpoints that the next save would delete."""
-        return [manifest for manifest, why in self.reasons.items() if not why]
-
-
-def retention(root: Path, run: str) -> Retention:
-    """Ask the policies of a run, with the configuration and counters of its newest sound checkpoint.
-
-    Loads that checkpoint with torch. Raises CheckpointError when it lacks them.
+    The policies decide, with the configuration and counters of the newest sound checkpoint, which is loaded
+    with torch. Raises CheckpointError when it lacks them.
     """
     from peakpoint.checkpointing.state import serialize
 
@@ -93,7 +80,7 @@ def retention(root: Path, run: str) -> Retention:
         if strange := [p for p in manifest.policies if p in strangers]:
             pins = [f"its policy {strange[0]} is a plugin's, which is not asked here: add plugins=[module]"]
         reasons[manifest] = list(dict.fromkeys([*pins, *(k[manifest] for k in every if manifest in k)]))
-    return Retention(reasons)
+    return reasons
 
 
 def _resumed_from(root: Path) -> str | None:
@@ -123,7 +110,7 @@ def why(options: argparse.Namespace) -> int:
         raise CheckpointError(f"{wrong} The next start moves it to quarantine.")
     kept, unknown = None, ""
     try:
-        now = retention(root, manifest.run).reasons
+        now = retention(root, manifest.run)
         kept = next((why for m, why in now.items() if m.file == manifest.file), [])
     except CheckpointError as error:
         unknown = str(error)
@@ -195,12 +182,9 @@ def gc(options: argparse.Namespace) -> int:
     if not found:
         raise CheckpointError(f"{root} holds no checkpoint yet.")
     runs = dict.fromkeys(m.run for m in own(root, found))
-    if options.dry_run:
-        answers = [retention(root, run) for run in runs]
-    else:
-        with locked(root):
-            answers = [_collect(root, run) for run in runs]
-    rows = [(m, why) for answer in answers for m, why in answer.reasons.items()]
+    with contextlib.nullcontext() if options.dry_run else locked(root):
+        judge = retention if options.dry_run else _collect
+        rows = [row for run in runs for row in judge(root, run).items()]
     if options.json:
         print_json([{**as_json(root, m, None), "kept": why} for m, why in rows])
         return 0
@@ -214,15 +198,15 @@ def gc(options: argparse.Namespace) -> int:
     return 0
 
 
-def _collect(root: Path, run: str) -> Retention:
-    """Delete what no policy keeps, once the newest checkpoint is verified."""
-    answer = retention(root, run)
-    if answer.doomed:
-        store.verify(root, list(answer.reasons)[-1])
+def _collect(root: Path, run: str) -> dict[Manifest, list[str]]:
+    """Delete what no policy keeps, once the newest checkpoint is verified; return what `retention` does."""
+    reasons = retention(root, run)
+    if doomed := [manifest for manifest, why in reasons.items() if not why]:
+        store.verify(root, list(reasons)[-1])
         target = Store(root, run)
-        for manifest in answer.doomed:
+        for manifest in doomed:
             target.delete(manifest, NOTHING)
-    return answer
+    return reasons
 
 
 def _freed(rows: list[tuple[Manifest, list[str]]]) -> int:

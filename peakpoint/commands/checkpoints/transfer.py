@@ -1,4 +1,4 @@
-"""push and pull: a run's checkpoints to a remote place and back, each verified by its digest on arrival."""
+"""push and pull: a run's checkpoints to a remote place and back. unpack: the dense file of one of them."""
 
 import argparse
 import contextlib
@@ -7,18 +7,18 @@ from pathlib import Path
 from peakpoint.base.bounded import read_json
 from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.files import check_folder
+from peakpoint.base.files import Staged, check_folder, check_new, fsync_directory
 from peakpoint.base.terminal import Console
 from peakpoint.base.text import nearest
 from peakpoint.checkpointing.policy import MILESTONE, safe_name
 from peakpoint.checkpointing.remote import download
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import foreign, store
 from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS, releases
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.commands.arguments import Parser, add_path, add_run
-from peakpoint.commands.common import checkpoint_root, print_json, run_of
+from peakpoint.commands.common import checkpoint_root, contents, megabytes, print_json, run_of
 
 
 def push_arguments(parser: Parser) -> None:
@@ -128,3 +128,36 @@ def pull(options: argparse.Namespace) -> int:
         facts = {"copied": done.copied, "there": done.there, "refused": done.refused}
         print_json({"directory": str(options.directory), "run": source.run, **facts})
     return int(bool(done.refused))
+
+
+def unpack_arguments(parser: Parser) -> None:
+    """Add the arguments of `unpack`."""
+    add_path(parser, "path", "FILE", "a .pt file")
+    add_path(parser, "out", "OUT", "the file to write; it must not exist")
+
+
+def unpack(options: argparse.Namespace) -> int:
+    """Write the dense `.pt` of a checkpoint, whole or not at all; an existing file is never replaced."""
+    source, target = options.path, options.out
+    check_new(target)
+    if not source.is_file():
+        raise CheckpointError(f"{source} is no file: name a .pt file.{foreign.described(source)}")
+    from peakpoint.checkpointing.state import serialize  # late: it needs torch
+
+    state, manifest = contents(source)
+    if manifest is None and foreign.recognise(source) != foreign.OURS:
+        raise CheckpointError(f"{source} is not a checkpoint of Peakpoint.{foreign.described(source)}")
+    with Staged(target) as staged:
+        serialize.dump(state, staged.file)
+        staged.sync()
+        try:
+            staged.create()
+        except FileExistsError:
+            raise CheckpointError(f"{target} exists: choose another name.") from None
+    fsync_directory(target.parent)
+    sizes = [path.stat().st_size for path in (source, target)]
+    if options.json:
+        print_json({"file": str(target), "bytes": sizes[1], "packed_bytes": sizes[0]})
+    else:
+        Console().say(f"{target}: {megabytes(sizes[1])}, from {megabytes(sizes[0])}")
+    return 0

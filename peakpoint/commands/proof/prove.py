@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,41 +78,32 @@ def prove_resume(options: argparse.Namespace) -> int:
 def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Return the overrides of a record, those of the command, and the modules in plugins=.
 
-    Raises CheckpointError.
+    The proof chooses no loggers, so theirs are left out. Raises CheckpointError or UserError.
     """
-    from peakpoint.base.errors import UserError
-    from peakpoint.trainer.config import check, commandline, hydra_overrides, recorded
+    from peakpoint.trainer.config import check, commandline, recorded
+    from peakpoint.trainer.config.hydra_overrides import keys, split, under
     from peakpoint.trainer.reports import run_record
     from peakpoint.trainer.resume.plan import last_attempt
 
-    def keys(overrides: list[str]) -> list[str | None]:
-        return [hydra_overrides.split(each)[0] for each in overrides]
+    def without(overrides: list[str], left_out: Sequence[str]) -> list[str]:
+        named = [(override, str(split(override)[0])) for override in overrides]
+        return [o for o, key in named if key not in left_out and not under(key, ("logger",))]
 
     saved: list[str] = []
     folder = Path(arguments[0])
-    if keys(arguments)[0] is None:
+    if split(arguments[0])[0] is None:
         if not (folder / run_record.RUN).exists():
             raise CheckpointError(
                 f"{folder} is neither the directory of a run nor an override such as optimizer=adamw."
                 f"{foreign.described(folder)}"
             )
         arguments = arguments[1:]
-        named_again = [*keys(arguments), *OWN, *recorded.SENDS]
-        try:
-            overrides = recorded.overrides(last_attempt(folder))
-            saved = recorded.taken(
-                [o for o in overrides if hydra_overrides.split(o)[0] not in named_again],
-                folder / run_record.RUN,
-            )
-        except UserError as error:
-            raise CheckpointError(str(error)) from None
-    try:
-        check.register_schemas()
-        arguments = commandline.overrides(arguments)
-    except UserError as error:
-        raise CheckpointError(str(error)) from None
-    own = [a for a in arguments if hydra_overrides.split(a)[0] not in (*OWN, "plugins")]
-    return saved, own, registry.named(arguments)
+        left_out = [*OWN, *recorded.SENDS, *keys(arguments)]
+        overrides = without(recorded.overrides(last_attempt(folder)), left_out)
+        saved = recorded.taken(overrides, folder / run_record.RUN)
+    check.register_schemas()
+    arguments = commandline.overrides(arguments)
+    return saved, without(arguments, [*OWN, "plugins"]), registry.named(arguments)
 
 
 class _Proof:

@@ -4,13 +4,13 @@ A run's directory has run.json, status.json and metrics.jsonl, its checkpoints t
 Missing files, as when only the checkpoints were copied, are left out; broken ones are refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.bounded import Absent, json_value, lines, read_json
+from peakpoint.base.bounded import Absent, read_json
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import journal
 from peakpoint.checkpointing.storage.listing import PRODUCTION, version_of
@@ -18,6 +18,8 @@ from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.commands.common import run_of
 from peakpoint.deployment.inference.form import CARDS
 from peakpoint.deployment.release.card import Result
+from peakpoint.trainer.reports.history import History, peak_rows, read_rows
+from peakpoint.trainer.reports.run_record import METRICS
 
 _OWN = ("hydra.run.dir", "hydra.output_subdir", "resume", "data.root")
 """Overrides of places on a machine, which the card omits."""
@@ -86,26 +88,23 @@ class RunRecord:
 
         Raises UserError for metrics that cannot be read.
         """
-        from peakpoint.trainer.reports.history import peak_rows, read_history
-
         monitor = (self.config.get("checkpoint") or {}).get("monitor")
-        path = run_of(self.root) / "metrics.jsonl"
-        if not self.run or not monitor or not path.exists() or not any(_rows(path, "eval")):
+        history = self._history()
+        if not monitor or not history:
             return []
-        evals = read_history(run_of(self.root)).evals
         target = (self.config.get("pruning") or {}).get("target") or 0
-        rows = peak_rows(evals, monitor["metric"], monitor["mode"], [target])
+        rows = peak_rows(history.evals, monitor["metric"], monitor["mode"], [target])
         return [{"metric": monitor["metric"], **vars(row)} for row in rows]
 
     def tests(self) -> dict[str, float] | None:
         """Return the metrics of the test set, None unless the run evaluated it with these weights."""
-        path = run_of(self.root) / "metrics.jsonl"
-        if not self.run or not path.exists():
-            return None
-        for row in _rows(path, "test"):
-            if row.get("step") == self.manifest.global_step:
-                return {name: float(value) for name, value in row["metrics"].items()}
-        return None
+        history = self._history()
+        tests = history.tests.values() if history else ()
+        return next((t["metrics"] for t in tests if t["step"] == self.manifest.global_step), None)
+
+    def _history(self) -> History | None:
+        run = run_of(self.root)
+        return read_rows(run) if self.run and (run / METRICS).exists() else None
 
     def results(self, measured: Result) -> list[Result]:
         """Return the results measured for the release, then the recorded ones."""
@@ -166,16 +165,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     except CheckpointError as error:
         raise CheckpointError(f"{error} Put it back, or move it away.") from None
-
-
-def _rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    for line in lines(path):
-        try:
-            row = json_value(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.get("kind") == kind:
-            yield row
 
 
 def _present(values: Mapping[str, Any] | None) -> dict[str, Any]:
