@@ -6,19 +6,17 @@ record: `record` makes such a line durable, with a number and a digest, and `vou
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from peakpoint.base import files
 from peakpoint.base.bounded import Absent, json_value, lines
 from peakpoint.base.errors import CheckpointError, SaveFailed, os_reason
-from peakpoint.base.files import fsync_directory, fsync_file
 from peakpoint.base.text import utc_now
 
 JOURNAL = "metadata/journal.jsonl"
@@ -34,7 +32,7 @@ def append(root: Path, event: str, file: str, reason: str, sequence: int | None 
     """Add a line; a failure to do so is nobody's problem."""
     fact = {"time": utc_now(), "event": event, "file": file, "sequence": sequence, "reason": reason}
     with contextlib.suppress(OSError), _opened(root) as descriptor:
-        _append(descriptor, json.dumps(fact))
+        files.append_line(descriptor, json.dumps(fact))
 
 
 def record(root: Path, event: str, facts: Mapping[str, Any]) -> None:
@@ -69,32 +67,16 @@ def _write(root: Path, fact: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         number = max((n for f in _facts(_lines(root)) if isinstance(n := f.get(NUMBER), int)), default=0) + 1
-        line = _sealed({NUMBER: number, **fact})
-        if _append(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync_file(descriptor, root / JOURNAL)
+        files.append_line(descriptor, _sealed({NUMBER: number, **fact}))
+        files.fsync_file(descriptor, root / JOURNAL)
         for folder in ((root / JOURNAL).parent, root):
-            fsync_directory(folder)
+            files.fsync_directory(folder)
 
 
-@contextlib.contextmanager
-def _opened(root: Path) -> Iterator[int]:
+def _opened(root: Path) -> contextlib.AbstractContextManager[int]:
     path = root / JOURNAL
     path.parent.mkdir(exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _append(descriptor: int, line: str) -> int:
-    """Write a line in one piece; how many of its bytes the disk took."""
-    text = line.encode() + b"\n"
-    size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the last writer was cut short
-        text = b"\n" + text
-    return os.write(descriptor, text) - len(text) + len(line)
+    return files.appending(path)
 
 
 def vouched(root: Path) -> list[dict[str, Any]]:

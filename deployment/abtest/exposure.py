@@ -5,19 +5,18 @@ whole. Lines are not synced individually: a power cut may lose the last seconds.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peakpoint.base.bounded import json_value, lines
 from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.files import append_line, appending
 from peakpoint.base.text import utc_now
 from peakpoint.deployment.abtest.router import encoded, shares
 
@@ -47,7 +46,8 @@ class Log:
         self.experiment = experiment
         self._key = hashlib.blake2b(encoded(experiment, "experiment's name")).digest()
         self._hash_users = hash_users
-        self._write(b"")
+        with self._opened():  # or the first user would find that it cannot be
+            pass
 
     def exposed(self, user_id: str, alias: str, version: str, design: str) -> None:
         """Log that a user was shown a release; call it as the answer is given."""
@@ -65,22 +65,14 @@ class Log:
             user_id = hashlib.blake2b(raw, key=self._key, digest_size=16).hexdigest()
         time = utc_now()
         line = {"time": time, "event": event, "experiment": self.experiment, "user": user_id, **facts}
-        self._write(json.dumps(line).encode() + b"\n")
+        with self._opened() as descriptor:
+            append_line(descriptor, json.dumps(line))
 
-    def _write(self, line: bytes) -> None:
-        """Write a line in one call: with O_APPEND, lines of several processes do not mix on a local disk."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
         try:
-            descriptor = os.open(self.path, flags, 0o666)
-            try:
-                size = os.fstat(descriptor).st_size
-                # Cut short by a crash; one under way in another process makes this an empty line.
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    line = b"\n" + line
-                if os.write(descriptor, line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(descriptor)
+            with appending(self.path) as descriptor:
+                yield descriptor
         except OSError as error:
             raise CheckpointError(
                 f"The log {self.path} cannot be written to: {os_reason(error)}. Free space or name another."

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -164,6 +165,35 @@ def _say_unsynced(what: str, folder: Path, error: OSError) -> None:
             what,
             os_reason(error),
         )
+
+
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[int]:
+    """Open a file to append to; yields its descriptor. Raises OSError, also for a link and a pipe."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        os.lseek(descriptor, 0, os.SEEK_END)  # fails for a pipe, whose reader may never come
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def append(descriptor: int, record: bytes) -> None:
+    """Append a record in one write. Raises OSError; a disk that is almost full may then have a part."""
+    rest = memoryview(record)
+    while rest:  # after a part, the next write has the reason
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def append_line(descriptor: int, text: str) -> None:
+    """Append a line in one write: those of several processes do not mix on a local disk.
+
+    It begins a line of its own after one that a crash cut short. Raises OSError.
+    """
+    size = os.fstat(descriptor).st_size
+    start = "\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else ""
+    append(descriptor, f"{start}{text}\n".encode())
 
 
 def point(link: Path, name: str) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from peakpoint.base.errors import os_reason
+from peakpoint.base.files import append, appending
 from peakpoint.base.lock import present
 from peakpoint.base.terminal import escaped
 
@@ -69,33 +70,21 @@ class RetryingFile:
                 log.warning("%s is written again: %d records had waited%s.", self._path, waited, lost)
 
     def _write(self) -> None:
-        # Neither through a link, which could lead anywhere, nor to a pipe, whose reader may never come.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(present(self._path), flags, 0o666)
-        try:
+        with appending(present(self._path)) as descriptor:
             while self._waiting:
-                _append(descriptor, self._waiting[0])
+                size = os.fstat(descriptor).st_size
+                try:
+                    append(descriptor, self._waiting[0])
+                except OSError:
+                    os.ftruncate(descriptor, size)  # a record whole or not at all: only this process writes
+                    raise
                 self._waiting.popleft()
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Try once more; warns of records that could not be written."""
         self.flush()
         if self.missing:
             log.warning("%s lacks %d records: there was no room for them.", self._path, self.missing)
-
-
-def _append(descriptor: int, record: bytes) -> None:
-    """Write a record whole or not at all: a disk that is almost full writes a part."""
-    size = os.fstat(descriptor).st_size
-    rest = memoryview(record)
-    try:
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-    except OSError:
-        os.ftruncate(descriptor, size)
-        raise
 
 
 class RetryingHandler(logging.Handler):
