@@ -7,18 +7,19 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from benchmarks._harness import rolling
 from peakpoint.base import digests
-from peakpoint.checkpointing.events import Event, StepEnd
-from peakpoint.checkpointing.manager import Manager, Options
-from peakpoint.checkpointing.policy import Decision, Save
+from peakpoint.checkpointing.events import StepEnd
+from peakpoint.checkpointing.manager import Manager
 from peakpoint.checkpointing.state import packing, serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -31,15 +32,16 @@ from peakpoint.optimizers.pruning.settings import PruneSettings
 
 @dataclass
 class Subject:
-    """The state to save, and the network and optimizer that it is of."""
+    """What is saved: the state of a network and of its optimizer."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
-    state: dict[str, Any] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.state = {
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """The state to save, which shares the memory of both."""
+        return {
             "model_state_dict": self.model.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
         }
@@ -127,11 +129,6 @@ def tensors(state: Any) -> list[Tensor]:
     return found
 
 
-def nothing(of: Subject) -> Arm:
-    """The control of the measure itself."""
-    return whole(of, lambda _: None)
-
-
 def plain_copy(of: Subject) -> Arm:
     """What a snapshot is at least, written by hand."""
     return whole(of, lambda _: [t.to("cpu", copy=True) for t in tensors(of.state)])
@@ -139,24 +136,26 @@ def plain_copy(of: Subject) -> Arm:
 
 def pinned_copy(of: Subject) -> Arm:
     """Into pinned memory that is there already, without waiting between tensors: the limit on CUDA."""
-    if of.device.type != "cuda":
-        raise ImportError("pinned memory is for CUDA")
     pairs = [(torch.empty_like(t, device="cpu", pin_memory=True), t) for t in tensors(of.state)]
     return whole(of, lambda _: [buffer.copy_(t, non_blocking=True) for buffer, t in pairs])
+
+
+def synced(of: Subject, write: Callable[[IO[bytes]], object]) -> Arm:
+    """One file, durable but for the directory."""
+
+    def save(folder: Path) -> None:
+        with (folder / "x.pt").open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return whole(of, save)
 
 
 def raw_fsync(of: Subject) -> Arm:
     """The bytes of torch.save's file in one write and an fsync: the limit of the disk."""
     raw = _bytes(of)
-
-    def save(folder: Path) -> None:
-        with (folder / "raw").open("wb", buffering=0) as file:
-            done = 0
-            while done < len(raw):
-                done += file.write(raw[done:])
-            os.fsync(file.fileno())
-
-    return whole(of, save)
+    return synced(of, lambda file: file.write(raw))
 
 
 def pack(of: Subject) -> Arm:
@@ -178,12 +177,12 @@ def blake3(of: Subject) -> Arm:
 
 
 def verify(of: Subject) -> Arm:
-    """What `verify` does with a checkpoint of ours."""
+    """What `verify` does with a checkpoint."""
     return _read(of, lambda root, manifest: store.verify(root, manifest))
 
 
 def read_sha256(of: Subject) -> Arm:
-    """What it did while digests were of SHA-256."""
+    """SHA-256 of the same file."""
     return _read(of, lambda root, manifest: digests.digest_of(root / manifest.file, digests.SHA256))
 
 
@@ -203,24 +202,6 @@ def _bytes(of: Subject) -> memoryview:
     return dense.getbuffer()
 
 
-class Always:
-    """A policy that saves after each step and keeps all."""
-
-    tags = frozenset({"benchmark"})
-
-    def decide(self, event: Event) -> list[Decision]:
-        return [Save("benchmark", "each step")] if isinstance(event, StepEnd) else []
-
-    def keeps(self, manifests: Any) -> dict[Manifest, str]:
-        return dict.fromkeys(manifests, "benchmark")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
-
-
 class Ours:
     """The checkpoint manager as the trainer has it, with background writing; one for all its saves."""
 
@@ -232,15 +213,7 @@ class Ours:
     def __call__(self, folder: Path) -> Cost:
         target = Store(folder, "benchmark")
         if self._manager is None:
-            options = Options(
-                background=True,
-                on_error="stop",
-                git_commit=None,
-                resumed_from=None,
-                compress=self._compress,
-            )
-            policies = {"benchmark": Always()}
-            self._manager = Manager(target, policies, lambda: self._of.state, options=options)
+            self._manager = rolling(target, lambda: self._of.state, background=True, compress=self._compress)
         self._manager.store = target  # each save into its own folder, as the others
         clock = Clock(self._of.device)
         self._manager.handle(StepEnd(1, next(self._steps)))
@@ -251,23 +224,6 @@ class Ours:
         total = clock.now()
         assert len(store.manifests(folder)) == 1
         return Cost(thread, stall, total)
-
-
-def torch_save(of: Subject) -> Arm:
-    """The usual call."""
-    return whole(of, lambda folder: torch.save(of.state, folder / "x.pt"))
-
-
-def torch_save_fsync(of: Subject) -> Arm:
-    """The usual call, durable but for the directory."""
-
-    def save(folder: Path) -> None:
-        with (folder / "x.pt").open("wb") as file:
-            torch.save(of.state, file)
-            file.flush()
-            os.fsync(file.fileno())
-
-    return whole(of, save)
 
 
 def safetensors(of: Subject) -> Arm:
@@ -366,14 +322,26 @@ def lightning(of: Subject) -> Arm:
 
 
 VERIFY, SHA = "verify", "SHA-256 of a file"
-RAW, COPY, DIGEST = "raw write + fsync", "plain host copy", "BLAKE3 in memory"
+RAW, COPY, PINNED, DIGEST = "raw write + fsync", "plain host copy", "pinned copy", "BLAKE3 in memory"
 PACK, UNPACK = "pack in memory", "unpack in memory"
 OURS, PACKED = "ours", "ours, compressed"
+DURABLE = ("torch.save + fsync", "DCP save", "DCP async_save")
+"""Peers that have the disk take what they wrote."""
+
+PEERS: dict[str, Callable[[Subject], Arm]] = {
+    "torch.save": lambda of: whole(of, lambda folder: torch.save(of.state, folder / "x.pt")),
+    "torch.save + fsync": lambda of: synced(of, lambda file: torch.save(of.state, file)),
+    "safetensors": safetensors,
+    "DCP save": dcp_save,
+    "DCP async_save": dcp_async,
+    "Lightning ModelCheckpoint": lightning,
+}
+"""What others do, by name. One that is not installed raises ImportError when it is made."""
 
 ARMS: dict[str, Callable[[Subject], Arm]] = {
-    "nothing": nothing,
+    "nothing": lambda of: whole(of, lambda _: None),
     COPY: plain_copy,
-    "pinned copy": pinned_copy,
+    PINNED: pinned_copy,
     DIGEST: blake3,
     VERIFY: verify,
     SHA: read_sha256,
@@ -382,17 +350,8 @@ ARMS: dict[str, Callable[[Subject], Arm]] = {
     RAW: raw_fsync,
     OURS: lambda of: Ours(of, compress=False),
     PACKED: lambda of: Ours(of, compress=True),
-    "torch.save": torch_save,
-    "torch.save + fsync": torch_save_fsync,
-    "safetensors": safetensors,
-    "DCP save": dcp_save,
-    "DCP async_save": dcp_async,
-    "Lightning ModelCheckpoint": lightning,
+    **PEERS,
 }
-"""Every arm, by name. One that cannot run here raises ImportError when it is made."""
+"""Every arm, by name; `nothing` is the control of the measure itself."""
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # of DCP, at each save
-
-PEERS = tuple(ARMS)[tuple(ARMS).index("torch.save") :]
-DURABLE = ("torch.save + fsync", "DCP save", "DCP async_save")
-"""Peers, and those of them that have the disk take what they wrote."""

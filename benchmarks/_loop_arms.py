@@ -1,4 +1,4 @@
-"""The arms of loop_overhead: the same training as a bare loop, as ours, and as Lightning's Trainer."""
+"""The arms of the benchmarks of the loop: one training as a bare loop, as ours, and as Lightning's."""
 
 import logging
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import hydra
 import torch
@@ -27,8 +27,9 @@ from peakpoint.checkpointing.storage.store import Store
 from peakpoint.models import Model
 from peakpoint.models._torchvision import torchvision
 from peakpoint.trainer.build import Parts
-from peakpoint.trainer.config.check import checked
+from peakpoint.trainer.config.check import checked, register_schemas
 from peakpoint.trainer.config.schema import Config, Precision
+from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation import autocast_for
 from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
 from peakpoint.trainer.listeners.events import Listener, Publisher
@@ -56,18 +57,22 @@ class MLP(Model):
         )
 
 
-class Batches(Protocol):
-    """An epoch's batches; before they are timed, `settle` ends an arm's work in the background."""
+class Batches:
+    """An epoch's batches, which a subclass times in `__iter__`.
 
-    settle: Callable[[], None]
+    `settle` ends an arm's work in the background.
+    """
+
+    def __init__(self, data: DataModule) -> None:
+        self._batches, self._length = data.train_batches, data.steps_per_epoch
+        self.settle: Callable[[], None] = lambda: None
+        self.seconds: list[float] = []
 
     def __len__(self) -> int:
-        """How many."""
-        ...
+        return self._length
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,8 @@ class _Until(Interval):
         return super().decide(event) if event.step <= self._last else []
 
 
-def lightning_arm(self_log_every: int) -> Arm:
-    """Lightning's Trainer with everything optional off; the loss is logged every `self_log_every` steps."""
+def lightning_arm() -> Arm:
+    """Lightning's Trainer with everything optional off."""
     torchvision()  # torchmetrics imports it, and only so does that work beside a CPU build of torch
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -165,7 +170,7 @@ def lightning_arm(self_log_every: int) -> Arm:
         def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
             images, labels = batch
             loss = cross_entropy(self.net(images).float(), labels)
-            if (index + 1) % self_log_every == 0:
+            if (index + 1) % LOG_EVERY == 0:
                 self.log("loss", loss)
             return loss
 
@@ -221,6 +226,7 @@ def compose(images: int, *overrides: str) -> tuple[Config, dict[str, Any]]:
         "device=cpu",
         f"log_every={LOG_EVERY}",
     )
+    register_schemas()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", [*fixed, *overrides])
     plain: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)

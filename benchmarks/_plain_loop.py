@@ -1,6 +1,5 @@
 """A training as people write it: DataLoader, torchvision's transforms on PIL images, float32, AdamW."""
 
-import json
 import subprocess
 import sys
 import time
@@ -12,12 +11,11 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks._harness import ROOT
 from benchmarks._loop_arms import compose
 from peakpoint.models._torchvision import torchvision
 from peakpoint.trainer.build import build_model
-from peakpoint.trainer.config.check import register_schemas
 
-ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 100
 
 
@@ -39,7 +37,7 @@ def images_per_second(root: Path, model: str, batch_size: int, steps: int, worke
         text=True,
         check=True,
     )
-    return float(json.loads(done.stdout))
+    return float(done.stdout)
 
 
 class PilImages(Dataset):  # type: ignore[type-arg]
@@ -65,7 +63,6 @@ class PilImages(Dataset):  # type: ignore[type-arg]
 
 def train(root: Path, model: str, batch_size: int, steps: int, workers: int) -> float:
     """Images a second."""
-    register_schemas()
     config, _ = compose(1000, f"model={model}")
     network = build_model(config.model, (3, 32, 32), CLASSES)
     network.train()
@@ -86,4 +83,4 @@ def train(root: Path, model: str, batch_size: int, steps: int, workers: int) -> 
 
 if __name__ == "__main__":
     folder, name, *numbers = sys.argv[1:]
-    print(json.dumps(train(Path(folder), name, *map(int, numbers))))
+    print(train(Path(folder), name, *map(int, numbers)))

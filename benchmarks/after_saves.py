@@ -17,40 +17,46 @@ from the first logged step on, evaluation and saving left out, data included.
 import argparse
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks._loop_arms import BARE, LIGHTNING, OURS, Trial, bare, compose, lightning_arm, ours, quieten
-from benchmarks._machine import machine, summary
+from benchmarks._harness import ROOT, arguments, ratio, show, summary, turns, verdict
+from benchmarks._loop_arms import (
+    BARE,
+    LIGHTNING,
+    OURS,
+    Batches,
+    Trial,
+    bare,
+    compose,
+    lightning_arm,
+    ours,
+    quieten,
+)
 from benchmarks._plain_loop import images_per_second, write_images
 from peakpoint.trainer.build import build
-from peakpoint.trainer.config.check import register_schemas
 from peakpoint.trainer.data.pipeline import DataModule
 
-ROOT = Path(__file__).resolve().parent.parent
 GOAL = 1.02
 PLAIN = {"plain loop": 0, "plain loop, 2 workers": 2}
 
 
-class Timed:
-    """An epoch's batches; notes the seconds from each to the next, and settles once before `settle_at`."""
+class Timed(Batches):
+    """Notes the seconds from each batch to the next, and settles once before `settle_at`."""
 
     def __init__(self, data: DataModule, settle_at: int) -> None:
-        self._batches, self._length, self._settle_at = data.train_batches, data.steps_per_epoch, settle_at
-        self.settle: Callable[[], None] = lambda: None
-        self.seconds: list[float] = []
-
-    def __len__(self) -> int:
-        return self._length
+        super().__init__(data)
+        self._settle_at = settle_at
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index, batch in enumerate(self._batches(1)):
@@ -64,7 +70,6 @@ class Timed:
 def train(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Milliseconds a step of one arm before its first and after its last save; in a process of its own."""
     quieten()
-    register_schemas()
     # Lightning fetches a batch ahead: one more between the last save and what is timed.
     last = options.saves * options.every
     config, resolved = compose(
@@ -79,60 +84,48 @@ def train(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, floa
     )
     parts = build(config, resolved)
     batches = Timed(parts.data, last + 1)
-    run = {BARE: lambda: bare, OURS: lambda: ours, LIGHTNING: lambda: lightning_arm(50)}[arm]()
+    run = {BARE: bare, OURS: ours}.get(arm) or lightning_arm()
     run(Trial(config, parts, batches, folder, 0 if arm == BARE else options.every, last))
     before = batches.seconds[1 : options.every]
     after = batches.seconds[last + 1 : last + 1 + options.steps]
     return {"before": 1e3 * statistics.median(before), "after": 1e3 * statistics.median(after)}
 
 
-def measure(arms: list[str], options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """`before`, `after` and `ratio` to the bare loop of each arm in each round."""
-    found: dict[str, dict[str, list[float]]] = {a: {"before": [], "after": [], "ratio": []} for a in arms}
-    order, shuffled = list(arms), random.Random(0)
-    for _ in range(options.repeats):
-        shuffled.shuffle(order)
-        for arm in order:
-            for key, value in _in_process(arm).items():
-                found[arm][key].append(value)
-        for arm in arms:
-            found[arm]["ratio"].append(found[arm]["after"][-1] / found[BARE]["after"][-1])
-    return found
+def measure(arms: list[str], options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """What `train` returns for each arm in each round."""
+    command = [sys.executable, "-m", "benchmarks.after_saves", *sys.argv[1:], "--arm"]
+
+    def in_process(arm: str) -> dict[str, float]:
+        done = subprocess.run([*command, arm], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        times: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return times
+
+    return turns({arm: partial(in_process, arm) for arm in arms}, options.repeats)
 
 
-def _in_process(arm: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.after_saves", *sys.argv[1:], "--arm", arm]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    times: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return times
-
-
-def report(found: dict[str, dict[str, list[float]]]) -> None:
+def report(found: dict[str, list[dict[str, float]]], title: str) -> None:
     """Print a line an arm, and the goal with what was found."""
-    print(f"{'':<12}{'ms before':>10}{'ms after':>10}   to bare: {'median':>7}{'min':>7}{'max':>7}")
-    for arm, values in found.items():
-        before, after, ratio = (summary(values[key]) for key in ("before", "after", "ratio"))
-        print(
-            f"{arm:<12}{before.median:>10.2f}{after.median:>10.2f}"
-            f"{ratio.median:>20.3f}{ratio.min:>7.3f}{ratio.max:>7.3f}"
-        )
-    median = summary(found[OURS]["ratio"]).median
-    verdict = "met" if median <= GOAL else "not met"
-    print(f"a step after the last save at most {GOAL} of the bare loop's: {median:.3f}, {verdict}")
+    before = {arm: [times["before"] for times in rounds] for arm, rounds in found.items()}
+    after = {arm: [times["after"] for times in rounds] for arm, rounds in found.items()}
+    ratios = {arm: ratio(values, after[BARE]) for arm, values in after.items()}
+    rows = {
+        arm: [f"{summary(before[arm]).median:.1f}", f"{summary(after[arm]).median:.1f}", f"{ratios[arm]:.3f}"]
+        for arm in found
+    }
+    show(title, ["ms before", "ms after", "to bare, after"], rows)
+    print(verdict("a step after the last save, to the bare loop's", ratios[OURS], GOAL))
 
 
 def default_run(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Images a second of a default run and of the plain loop, in turns; each in a process of its own."""
-    found: dict[str, list[float]] = {OURS: [], **{name: [] for name in PLAIN}}
+    """Images a second of a default run and of the plain loop, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+        root, number = Path(folder), count()
         write_images(root, options.batch_size * (options.steps + 1) + 1000)
-        for number in range(options.repeats):
-            found[OURS].append(_run_rate(root, root / f"run-{number}", options))
-            for name, workers in PLAIN.items():
-                size = (options.batch_size, options.steps)
-                found[name].append(images_per_second(root, options.model, *size, workers))
-    return found
+        arms = {OURS: lambda: _run_rate(root, root / f"run-{next(number)}", options)}
+        for name, workers in PLAIN.items():
+            size = (options.batch_size, options.steps, workers)
+            arms[name] = partial(images_per_second, root, options.model, *size)
+        return turns(arms, options.repeats)
 
 
 def _run_rate(data: Path, run: Path, options: argparse.Namespace) -> float:
@@ -157,39 +150,30 @@ def _run_rate(data: Path, run: Path, options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Measure and print; with --json, write the figures too."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure and print."""
+    parser = arguments(__doc__, repeats=7, threads=os.cpu_count())
     parser.add_argument("--default-run", action="store_true", help="the second of the two")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores (default)")
     parser.add_argument("--saves", type=int, default=10)
     parser.add_argument("--every", type=int, default=10, metavar="STEPS", help="between two saves")
     parser.add_argument("--steps", type=int, default=60, help="timed after the last save")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--arm", choices=[BARE, OURS, LIGHTNING], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(train(options.arm, options, Path(folder))))
         return
-    print(f"{machine()}; {options.model}, batch {options.batch_size}, n={options.repeats}")
-    figures: object
+    title = f"{options.model}, batch {options.batch_size}, n={options.repeats}"
     if options.default_run:
-        figures = rates = default_run(options)
-        for name, values in rates.items():
-            rate = summary(values)
-            print(f"{name:<22}{rate.median:>10.0f} images/s ({rate.min:.0f} to {rate.max:.0f})")
+        rates = default_run(options)
+        rows = {name: [f"{summary(values):.0f}"] for name, values in rates.items()}
+        show(title, ["images/s"], rows)
     else:
-        print(f"{options.precision}, {options.threads} threads, {options.saves} saves")
-        figures = found = measure([BARE, OURS, *[LIGHTNING] * bool(find_spec("lightning"))], options)
-        report(found)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        arms = [BARE, OURS, *[LIGHTNING] * bool(find_spec("lightning"))]
+        settings = f"{options.precision}, {options.threads} threads, {options.saves} saves"
+        report(measure(arms, options), f"{title}, {settings}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a folder of thousands of checkpoints costs: to list it, to start in it, and to save into it.
 
-    python -m benchmarks.many_checkpoints [--count 10000] [--repeats 5] [--json FILE]
+    python -m benchmarks.many_checkpoints [--count 10000] [--repeats 5]
 
 The checkpoints are real, made by the store, of one small file under as many names. `ls` is the command as
 typed, its start included; `start` finds the newest checkpoint that verifies and opens the store, as a resume
@@ -9,31 +9,26 @@ same in an empty folder. The peer reads the same manifests with os.scandir and j
 their digests.
 """
 
-import argparse
 import json
 import logging
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks._machine import machine, summary
+from benchmarks._harness import ROOT, arguments, rolling, show, summary, timed, turns, verdict
 from peakpoint.checkpointing.events import StepEnd
-from peakpoint.checkpointing.manager import Manager, Options
-from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
 from peakpoint.checkpointing.policy import TRAINING
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = "benchmark"
 GOAL_S = 2.0
 STATE = {"model_state_dict": {"w": torch.zeros(64)}}
@@ -74,10 +69,8 @@ def start(root: Path) -> None:
 
 def saves(root: Path) -> Callable[[], None]:
     """A function that saves once, into a folder that was opened before."""
-    options = Options(background=False, on_error="stop", git_commit=None, resumed_from=None)
-    rolling = Interval(IntervalSettings(epochs=None, steps=1, keep_last=10**9))
     target = Store(root, RUN)
-    manager = Manager(target, {"interval": rolling}, lambda: dict(STATE), options=options)
+    manager = rolling(target, lambda: dict(STATE), background=False)
     step = max((m.global_step for m in target.mine()), default=0)
 
     def save() -> None:
@@ -99,48 +92,33 @@ def peer(root: Path) -> None:
 
 
 def measure(folder: Path, count: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, in turns."""
+    """Seconds of each arm."""
     full, empty = folder / "full" / "checkpoints", folder / "empty" / "checkpoints"
     fill(full, count)
     empty.mkdir(parents=True)
-    save_full, save_empty = saves(full), saves(empty)
-    arms: dict[str, Callable[[], None]] = {
+    arms: dict[str, Callable[[], object]] = {
         "ls": lambda: ls(full),
         "start": lambda: start(full),
-        "save": save_full,
-        "save, empty": save_empty,
+        "save": saves(full),
+        "save, empty": saves(empty),
         "peer": lambda: peer(full),
     }
-    found: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(repeats):
-        for name, work in arms.items():
-            begin = time.perf_counter()
-            work()
-            found[name].append(time.perf_counter() - begin)
-    return found
+    return turns({name: timed(work) for name, work in arms.items()}, repeats)
 
 
 def main() -> None:
-    """Measure, print, and write the figures as JSON when asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure and print."""
+    parser = arguments(__doc__, repeats=5)
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     logging.getLogger("peakpoint").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), options.count, options.repeats)
-    print(f"{machine()}; {options.count} checkpoints, n={options.repeats}")
-    for name, seconds in found.items():
-        taken = summary(seconds)
-        print(f"{name:<12}{taken.median:>8.3f} s ({taken.min:.3f} to {taken.max:.3f})")
+    rows = {name: [f"{summary(seconds):.3f}"] for name, seconds in found.items()}
+    show(f"{options.count} checkpoints, n={options.repeats}", ["seconds"], rows)
     for name in ("ls", "start"):
-        median = summary(found[name]).median
-        print(f"{name} at most {GOAL_S:g} s: {median:.2f}, {'met' if median <= GOAL_S else 'not met'}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        print(verdict(f"{name}, seconds", summary(found[name]), GOAL_S))
 
 
 if __name__ == "__main__":

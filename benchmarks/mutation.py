@@ -23,7 +23,8 @@ from queue import SimpleQueue
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks._harness import ROOT
+
 LISTS = ROOT / "benchmarks" / "mutants"
 KILLED, LIVED, WRONG = "killed", "lived", "wrong"
 TIMEOUT_S = 600

@@ -1,6 +1,6 @@
 """What pruning costs: the optimizer's step with and without masks, and the exact selection beside its peers.
 
-    python -m benchmarks.pruning_cost [--repeats 7] [--threads 1] [--device cpu] [--json FILE]
+    python -m benchmarks.pruning_cost [--repeats 7] [--threads 1] [--device cpu]
 
 The tensors are those of ResNet-50 with 100 classes (54 prunable, 23.7 M weights) with random values. The arms
 take turns within each repeat, so that a busy machine slows all of them. The "mask" arms zero 70 % of the
@@ -8,19 +8,14 @@ gradients. "exact selection" starts from one score tensor a layer and ends with 
 from one ready vector and end with the threshold alone, ties not resolved, which favours them.
 """
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks._machine import machine
+from benchmarks._harness import arguments, ratio, show, summary, timed, turns
 from peakpoint.models import create
 from peakpoint.optimizers.parameters import param_groups
 from peakpoint.optimizers.pruning.lowest_k import select_keys, sort_keys
@@ -62,17 +57,17 @@ def arms(device: str) -> dict[str, Callable[[], Any]]:
     scores = [torch.randn(shape, generator=generator).abs().to(device) for shape in shapes]
     vector = torch.cat([score.flatten() for score in scores])
     k = int(0.7 * vector.numel())
-    timed: dict[str, Callable[[], Any]] = {
+    found: dict[str, Callable[[], Any]] = {
         "step, dense": stepper(device, None),
         "step, masked": stepper(device, settled),
         "step, pruning": stepper(device, each_step),
         "exact selection": lambda: select_keys([sort_keys(score) for score in scores], k),
         "torch.kthvalue": lambda: torch.kthvalue(vector, k),
     }
-    timed |= masking([score.clone() for score in scores])
+    found |= masking([score.clone() for score in scores])
     if device == "cpu":
-        timed["np.partition"] = lambda: np.partition(vector.numpy(), k - 1)
-    return timed
+        found["np.partition"] = lambda: np.partition(vector.numpy(), k - 1)
+    return found
 
 
 def masking(gradients: list[torch.Tensor]) -> dict[str, Callable[[], Any]]:
@@ -92,42 +87,21 @@ def masking(gradients: list[torch.Tensor]) -> dict[str, Callable[[], Any]]:
 BASES = {"step": "step, dense", "mask": "mask, ours"}
 
 
-def measure(timed: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of each repeat of each arm, in turns, after one unmeasured round."""
-    times: dict[str, list[float]] = {name: [] for name in timed}
-    for repeat in range(repeats + 1):
-        for name, run in timed.items():
-            begin = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if repeat:
-                times[name].append(1e3 * (time.perf_counter() - begin))
-    return times
-
-
 def main() -> None:
-    """Measure, print a table, and write the figures as JSON when asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    """Measure and print."""
+    parser = arguments(__doc__, repeats=7)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    times = measure(arms(args.device), args.repeats, args.device)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{machine()}, n={args.repeats}")
-    print(f"{'':16} {'median':>8} {'min':>8} {'max':>8} ms   ratio")
-    for name, values in times.items():
-        base = medians[BASES.get(name.split(",")[0], "exact selection")]
-        figures = f"{medians[name]:8.1f} {min(values):8.1f} {max(values):8.1f}"
-        print(f"{name:16} {figures}   {medians[name] / base:7.2f}")
-    if args.json:
-        facts = {"machine": machine(), "ms": times}
-        args.json.write_text(json.dumps(facts | {"median_ms": medians}, indent=2) + "\n", encoding="utf-8")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    finish = torch.cuda.synchronize if options.device == "cuda" else lambda: None
+    timers = {name: timed(lambda run=run: (run(), finish())) for name, run in arms(options.device).items()}
+    turns(timers, 1)
+    found = turns(timers, options.repeats)
+    rows = {}
+    for name, seconds in found.items():
+        base = found[BASES.get(name.split(",")[0], "exact selection")]
+        rows[name] = [f"{summary([1e3 * each for each in seconds]):.1f}", f"{ratio(seconds, base):.2f}"]
+    show(f"n={options.repeats}", ["ms", "ratio"], rows)
 
 
 if __name__ == "__main__":
