@@ -23,10 +23,9 @@ import torch
 
 from benchmarks._harness import ROOT, arguments, rolling, show, summary, timed, turns, verdict
 from peakpoint.checkpointing.events import StepEnd
-from peakpoint.checkpointing.policy import TRAINING
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import TRAINING, Manifest
 from peakpoint.checkpointing.storage.store import Store
 
 RUN = "benchmark"

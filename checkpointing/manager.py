@@ -1,8 +1,9 @@
 """Asks every policy, writes once a moment, tags many, applies retention.
 
 One moment, one snapshot, one write: what several policies want at the same moment shares its bytes under
-several names. Nothing is deleted before its successor is durable and verified, and a failed save or deletion
-never loses what is already there.
+several names. At most one save is in flight, so memory holds at most one snapshot beside one that failed.
+Nothing is deleted before its successor is durable and verified, and a failed save or deletion never loses
+what is already there.
 """
 
 import copy
@@ -10,45 +11,23 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from peakpoint.base.disk_space import failure, out_of_memory, shortage_of, tensor_bytes
-from peakpoint.base.errors import CheckpointError, Gone, SaveFailed, os_reason
-from peakpoint.checkpointing.events import (
-    Deleted,
-    EpochEnd,
-    EvalEnd,
-    Event,
-    Fact,
-    Interrupted,
-    RunEnd,
-    Saved,
-    Skipped,
-    Verified,
-)
-from peakpoint.checkpointing.policy import (
-    MILESTONE,
-    TRAINING,
-    Policy,
-    Save,
-    Stop,
-    kept,
-    load_counters,
-)
-from peakpoint.checkpointing.roles import farewell, roles_of, warn_lost, warn_unmeasured, warn_unranked
+from peakpoint.base import threads
+from peakpoint.base.disk_space import failure, shortage_of, tensor_bytes
+from peakpoint.base.errors import CheckpointError, Gone, SaveFailed
+from peakpoint.checkpointing import retention
+from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Skipped
+from peakpoint.checkpointing.policy import Policy, Save, Stop, load_counters, roles_of, warn_of_metrics
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.state.snapshot import Host
-from peakpoint.checkpointing.storage import store
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.state.snapshot import Host, Snapshot
+from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest, contents
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.checkpointing.writer import Job, Writer
 
 log = logging.getLogger("peakpoint")
-
-VERSION = "1.0.0"
-"""Of the layout of a checkpoint's contents."""
 
 _OVER = (Interrupted, RunEnd)
 
@@ -71,6 +50,25 @@ class Options:
     name: Template | None = None
 
 
+@dataclass(frozen=True)
+class Job:
+    """A snapshot, the roles that it is to play, and the policies as they were at that moment.
+
+    The writer's thread asks them what to keep: the living ones may already count on a later save.
+    """
+
+    snapshot: Snapshot
+    roles: tuple[Manifest, ...]
+    policies: dict[str, Policy]
+    started: float
+    stall_s: float
+
+    @property
+    def milestones(self) -> tuple[Manifest, ...]:
+        """The roles that no later moment plays again."""
+        return tuple(role for role in self.roles if role.tier == MILESTONE)
+
+
 class Manager:
     """The checkpoints of one run: `handle` for what happens, `close` at the end.
 
@@ -91,7 +89,8 @@ class Manager:
         self._gather = gather
         self._options = options
         self._publish: Callable[[Fact], None] = lambda _: None
-        self._writer = Writer(background=options.background)
+        self._pool = threads.pool("checkpoint-writer") if options.background else threads.AtOnce()
+        self._flying: Future[None] | None = None
         self._host = Host()
         self._facts: deque[Fact] = deque()
         self._error: CheckpointError | None = None
@@ -126,10 +125,8 @@ class Manager:
             self._warn_of_space(self._bytes)
         for event in events:
             if isinstance(event, EvalEnd):
-                if self._evaluated is None:
-                    warn_unmeasured(self.policies, event)
+                warn_of_metrics(event, {} if self._evaluated else self.policies)
                 self._evaluated = event
-                warn_unranked(event)
             if self._lost and isinstance(event, (EvalEnd, *_OVER)):  # not each step: it waits
                 self._reconcile()
         stop: Stop | None = None
@@ -146,8 +143,9 @@ class Manager:
         if over and not self._current:
             reason = "interrupted" if isinstance(last, Interrupted) else "the end of the run"
             saves.append(("", Save("last", reason)))
-        busy = self._options.when_busy == "skip" and not over and self._writer.busy
-        if busy and saves and all(save.tier == TRAINING for _, save in saves):  # later ones make up for them
+        busy = self._options.when_busy == "skip" and self._flying is not None and not self._flying.done()
+        # Later ones make up for rolling ones.
+        if busy and saves and not over and all(save.tier == TRAINING for _, save in saves):
             self._current = False
             self._publish(Skipped(last.epoch, last.step, tuple(save.tag for _, save in saves)))
         elif saves:
@@ -155,12 +153,13 @@ class Manager:
         elif not over:
             self._current = False
         if self._failed and not saves and isinstance(last, EpochEnd | Interrupted | RunEnd):
-            self._writer.submit(self._retry)
+            self._wait()
+            self._flying = self._pool.submit(self._retry)
         return stop
 
     def _save(self, saves: list[tuple[str, Save]], events: tuple[Event, ...]) -> None:
         started = time.perf_counter()
-        self._writer.wait()
+        self._wait()
         if self._facts or self._error:
             self._report()
         if self._failed:  # before the new one, so that one copy of the state is enough
@@ -169,29 +168,25 @@ class Manager:
         # The state is unchanged since an evaluation at this very step.
         evaluated = seen if seen and seen.step == last.step else None
         roles = roles_of(saves, last, evaluated, self.store, self._options.git_commit, self._options.name)
-        state = {
-            "version": VERSION,
-            "checkpoint_type": roles[0].tier,
-            "timestamp": roles[0].created,
-            "git_commit": self._options.git_commit,
-            "metrics": dict(roles[0].metrics),
-            "policies": {name: policy.state_dict() for name, policy in self.policies.items()},
-            **self._gather(),
-        }
+        counters = {name: policy.state_dict() for name, policy in self.policies.items()}
+        state = contents(roles[0], timestamp=roles[0].created, policies=counters, **self._gather())
         try:
             snapshot = self._host.snapshot(state)
-        except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for want of memory
-            self._error, self._current = out_of_memory(error, tensor_bytes(state)), False
-            if self._error is None:
-                raise
-            warn_lost(roles)
-            self._lost = True
+        except SaveFailed as error:
+            self._error, self._lost, self._current = error, True, False
+            retention.warn_lost(roles)
             self._report()
             return
         self._current = True
         policies = copy.deepcopy(self.policies)
         job = Job(snapshot, roles, policies, started, time.perf_counter() - started)
-        self._writer.submit(lambda: self._write(job))
+        self._flying = self._pool.submit(self._write, job)
+
+    def _wait(self) -> None:
+        """Return once nothing is in flight."""
+        if self._flying is not None:
+            flying, self._flying = self._flying, None
+            flying.result()
 
     def _warn_of_space(self, needed: int) -> None:
         """Say once, until there is room again, that the next saves will not fit."""
@@ -209,7 +204,6 @@ class Manager:
         late = self._newest > job.roles[-1].sequence
         roles = job.milestones if late else job.roles
         try:
-            stall = max(job.stall_s, job.snapshot.wait())
             state = job.snapshot.state
             bad = serialize.nonfinite(state.get("model_state_dict", {}))
             if bad is not None:
@@ -224,11 +218,13 @@ class Manager:
             total = time.perf_counter() - job.started
             tags = tuple(tag for role in written for tag in role.tags)
             self._bytes = written[0].bytes
+            stall = max(job.stall_s, job.snapshot.stall_s)
             self._facts.append(Saved(written[-1].file, tags, self._bytes, stall, total))
             there = self.store.mine()  # listed once a save: a folder may hold thousands
-            self._point(written, there)
+            retention.point(self.store, written, there)
             if not late:  # its policies know nothing of what came after it: the next save lets go
-                self._collect(written, there, job.policies)
+                needed = retention.kept(there, job.policies, self._options.resumed_from)
+                self._facts.extend(retention.collect(self.store, written, there, needed))
             self._warn_of_space(self._bytes)
         except SaveFailed as error:
             self._refused(job, error)
@@ -248,13 +244,13 @@ class Manager:
             if waiting.milestones and not job.milestones:
                 self._current = False  # what holds the present state was let go
                 return
-            warn_lost(waiting.roles)
+            retention.warn_lost(waiting.roles)
             self._lost = True
         self._failed = job
 
     def _reconcile(self) -> None:
         """Have the policies count on what is on disk alone, so that the best of the rest is saved."""
-        self._writer.wait()
+        self._wait()
         if self._failed:  # it may still be written
             return
         self._lost = False
@@ -263,37 +259,6 @@ class Manager:
             if mine:  # a fork begins with peaks that its origin holds
                 for lost in policy.reconcile(mine):
                     log.warning("Lost: %s.", lost)
-
-    def _point(self, written: list[Manifest], there: list[Manifest]) -> None:
-        """Let the pointers name the newest of their roles."""
-        newer = [m for m in there if m.sequence > written[-1].sequence]
-        taken = {tag for manifest in newer for tag in manifest.tags}
-        for manifest in written:
-            if manifest.tier == TRAINING:
-                self.store.point(TRAINING, "latest", manifest)
-            else:
-                for tag in set(manifest.tags) - taken:
-                    self.store.point(MILESTONE, tag, manifest)
-
-    def _collect(
-        self, written: list[Manifest], there: list[Manifest], policies: Mapping[str, Policy]
-    ) -> None:
-        """Delete what nothing keeps any more, once what was just written is seen to be sound."""
-        needed = kept(there, policies, self._options.resumed_from)
-        doomed = [m for m in there if m not in needed]
-        if not doomed:
-            return
-        # Roles that are copies, not links, are read each.
-        for role in {self.store.path(m).stat().st_ino: m for m in written}.values():
-            store.verify(self.store.root, role, threads=1)
-        self._facts.append(Verified(written[-1].file))
-        for manifest in doomed:
-            try:
-                self.store.delete(manifest, farewell(manifest, written))
-            except OSError as error:
-                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
-            else:
-                self._facts.append(Deleted(manifest.file))
 
     def _report(self) -> None:
         """Publish the facts so far, and warn of a save that failed, or raise it with on_error=stop."""
@@ -309,10 +274,6 @@ class Manager:
             error.args = (f"{error} Older checkpoints are intact.",)
             raise error
         log.warning("%s Training goes on; older checkpoints are intact.", error)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The policies' counters by name."""
-        return {name: policy.state_dict() for name, policy in self.policies.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give each policy its counters back; says which have none, and which counters nobody takes."""
@@ -331,16 +292,16 @@ class Manager:
 
     def drain(self) -> None:
         """Return once every save is on disk and its facts are published."""
-        self._writer.wait()
+        self._wait()
         self._report()
 
     def close(self) -> None:
         """Finish the save in flight, retry one that failed, and report."""
-        self._writer.wait()
+        self._wait()
         if self._failed:
             self._report()
             self._retry()
-        self._writer.close()
+        self._pool.shutdown()
         if self._failed:
-            warn_lost(self._failed.roles)
+            retention.warn_lost(self._failed.roles)
         self._report()

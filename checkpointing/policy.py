@@ -5,19 +5,21 @@ is tested by a table. Policies are composed by union: the manager asks them all,
 of them wanted, and keeps what any of them keeps.
 """
 
+import logging
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from peakpoint.base.errors import restoring
-from peakpoint.checkpointing.events import Event
+from peakpoint.base.text import nearest, utc_now
+from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.metrics import bad_loss
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import TRAINING, Manifest
+from peakpoint.checkpointing.storage.naming import Template
+from peakpoint.checkpointing.storage.store import Store
 
-TRAINING = "training"
-MILESTONE = "milestone"
+log = logging.getLogger("peakpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,40 +110,83 @@ class Policy(PolicySettings):
         """Take counters back. Raises KeyError for a missing one."""
 
 
+def roles_of(
+    saves: Sequence[tuple[str, Save]],
+    last: Event,
+    evaluated: EvalEnd | None,
+    store: Store,
+    git_commit: str | None,
+    template: Template | None,
+) -> tuple[Manifest, ...]:
+    """One manifest for the training tier, whatever the number of tags, and one for each milestone.
+
+    `saves` are what the policies, by name, ask for at the moment that `last` ends; `template` names files.
+    """
+    base = Manifest(
+        file="",
+        tier=TRAINING,
+        tags=(),
+        policies=(),
+        reasons=(),
+        sequence=0,
+        run=store.run,
+        epoch=last.epoch,
+        global_step=last.step,
+        metrics=dict(evaluated.metrics) if evaluated else {},
+        sparsity=evaluated.sparsity if evaluated else None,
+        created=utc_now(),
+        git_commit=git_commit,
+    )
+    if not any(save.tier == TRAINING for _, save in saves):
+        # So that training/latest.pt is the newest state whatever was saved; the next save replaces it.
+        saves = [*saves, ("", Save("latest", "the newest state"))]
+    by_stem: dict[tuple[str, str], list[tuple[str, Save]]] = {}
+    for name, save in saves:
+        stem = save.stem or f"checkpoint_epoch_{last.epoch:04d}_step_{last.step:08d}"
+        if template is not None:
+            stem = template.stem(last.epoch, last.step, base.sparsity, base.metrics)
+        by_stem.setdefault((save.tier, stem), []).append((name, save))
+    roles = [
+        replace(
+            base,
+            tier=tier,
+            file=store.free_name(tier, stem),
+            tags=tuple(save.tag for _, save in group),
+            policies=tuple(name for name, _ in group),
+            reasons=tuple(save.reason for _, save in group),
+        )
+        for (tier, stem), group in by_stem.items()
+    ]
+    # A training checkpoint goes last, so that it is the newest: `latest` is the one to resume from.
+    roles.sort(key=lambda role: role.tier == TRAINING)
+    # Numbered now: one that is written late, after others failed, does not become the newest by that.
+    return tuple(replace(role, sequence=store.number()) for role in roles)
+
+
+def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
+    """Warn of a loss that is not finite, and of metrics that an evaluation lacks and these policies go by."""
+    if (loss := bad_loss(event.metrics)) is not None:
+        log.warning(
+            "%s is %s at epoch %d: this network is never the best of anything.",
+            loss,
+            event.metrics[loss],
+            event.epoch,
+        )
+    for name, policy in policies.items():
+        for metric in policy.watched:
+            if metric not in event.metrics:
+                hint = nearest(metric, event.metrics) if event.metrics else "; no metric is."
+                log.warning(
+                    "%s is not measured%s Until it is, the checkpoint policy %s does nothing by it.",
+                    metric, hint, name,
+                )  # fmt: skip
+
+
 def load_counters(policies: Mapping[str, Policy], state: Mapping[str, Any]) -> None:
     """Give each policy that has counters in `state` its own back. Raises CheckpointError for others."""
     for name in policies.keys() & state.keys():
         with restoring(f"policy {name}"):
             policies[name].load_state_dict(state[name])
-
-
-def kept(
-    manifests: Sequence[Manifest], policies: Mapping[str, Policy], resumed_from: str | None
-) -> dict[Manifest, str]:
-    """Which of a run's checkpoints, oldest first, are kept, each with the reason; the rest may go.
-
-    Beside what the policies need: the newest, the file that the run was resumed from, and what no policy
-    looks after any more.
-    """
-    needed: dict[Manifest, str] = {}
-    for manifest in manifests:
-        if manifest.file == resumed_from:
-            needed[manifest] = "this run was resumed from it"
-        elif (tag := _ownerless(manifest, policies)) is not None:
-            needed[manifest] = f"no policy looks after {tag} any more"
-    if manifests:
-        needed[manifests[-1]] = "the newest"
-    for policy in policies.values():
-        needed.update(policy.keeps(manifests))
-    return needed
-
-
-def _ownerless(manifest: Manifest, policies: Mapping[str, Policy]) -> str | None:
-    """A tag whose policy is no longer configured, or no longer has such a role; None when there is none."""
-    for name, tag in zip(manifest.policies, manifest.tags, strict=True):
-        if name and (name not in policies or tag not in policies[name].tags):
-            return tag
-    return None
 
 
 def ranked(metrics: Mapping[str, float], metric: str) -> float | None:
@@ -163,8 +208,3 @@ def better(value: float, than: float | None, mode: str, min_delta: float = 0.0) 
 def order(value: float, mode: str) -> float:
     """A sort key that puts the best value last."""
     return value if mode == "max" else -value
-
-
-def safe_name(text: str) -> str:
-    """`text` as part of a file name: anything but letters, digits, `.`, `_` and `-` becomes `_`."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text)

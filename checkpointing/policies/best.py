@@ -15,18 +15,9 @@ from peakpoint.checkpointing.policies.ranking import (
     check_mode,
     check_types,
 )
-from peakpoint.checkpointing.policy import (
-    MILESTONE,
-    Decision,
-    Outlook,
-    Policy,
-    PolicySettings,
-    Save,
-    better,
-    ranked,
-    safe_name,
-)
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, PolicySettings, Save, better, ranked
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
+from peakpoint.checkpointing.storage.naming import safe_name
 
 
 @dataclass(kw_only=True)

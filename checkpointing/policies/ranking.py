@@ -9,8 +9,9 @@ from typing import Any, TypedDict
 from peakpoint.base import given
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.metrics import direction
-from peakpoint.checkpointing.policy import better, order, ranked, safe_name
+from peakpoint.checkpointing.policy import better, order, ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.naming import safe_name
 
 log = logging.getLogger("peakpoint")
 

@@ -16,7 +16,6 @@ from peakpoint.checkpointing.policies.ranking import (
     check_types,
 )
 from peakpoint.checkpointing.policy import (
-    MILESTONE,
     Decision,
     Outlook,
     Policy,
@@ -25,9 +24,9 @@ from peakpoint.checkpointing.policy import (
     better,
     order,
     ranked,
-    safe_name,
 )
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
+from peakpoint.checkpointing.storage.naming import safe_name
 
 SLACK = 1e-6
 """Tolerance of a target: a mask has a whole number of zeros, just below or above it."""

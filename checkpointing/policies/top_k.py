@@ -9,7 +9,6 @@ from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_mode, check_types
 from peakpoint.checkpointing.policy import (
-    MILESTONE,
     Decision,
     Outlook,
     Policy,
@@ -19,7 +18,7 @@ from peakpoint.checkpointing.policy import (
     order,
     ranked,
 )
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 
 
 @register("policy", "top_k")

@@ -18,9 +18,9 @@ from peakpoint.base.lock import followed
 from peakpoint.base.threads import thread
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
-from peakpoint.checkpointing.storage import listing, locate
+from peakpoint.checkpointing.storage import locate
 from peakpoint.checkpointing.storage.index import Index
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import TIERS, Manifest
 
 log = logging.getLogger("peakpoint")
 
@@ -119,7 +119,7 @@ class Mirror:
         return [m for m in reversed(here) if not self._there.holds(m) and _key(m) not in self._passed_over]
 
     def _here(self) -> set[str]:
-        return {m.file for m in chosen(self._root, self._index.look(), listing.TIERS)}
+        return {m.file for m in chosen(self._root, self._index.look(), TIERS)}
 
     def _work(self) -> None:
         pause = FIRST_PAUSE_S

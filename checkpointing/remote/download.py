@@ -17,7 +17,6 @@ from peakpoint.base.disk_space import failure, free_room, in_words
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import STAGED, Staged, fsync_directory, fsync_file, write_atomic
 from peakpoint.base.lock import one_writer, take
-from peakpoint.checkpointing.policy import TRAINING
 from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     MARK,
@@ -29,8 +28,8 @@ from peakpoint.checkpointing.remote.layout import (
     read_mark,
     safe,
 )
-from peakpoint.checkpointing.storage import aliases, foreign, listing, pointers, store
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage import aliases, foreign, pointers, store
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, TRAINING, Manifest
 
 TIMEOUT_S, ATTEMPTS = 20.0, 5
 """Of the commands and of a resume: seconds for each answer, and tries of each operation."""
@@ -69,7 +68,7 @@ def find(url: str, key: str = "URL") -> Source:
     remote = Remote(url, timeout_s=TIMEOUT_S, attempts=ATTEMPTS, key=key)
     parts = url.rstrip("/").split("/")
     file, local = None, Path(url.removeprefix("file://"))
-    if len(parts) > 5 and parts[-3] == "checkpoints" and parts[-2] in listing.TIERS:
+    if len(parts) > 5 and parts[-3] == "checkpoints" and parts[-2] in TIERS:
         file, remote = "/".join(parts[-2:]), remote.above(3)
     elif parts[-1] == "checkpoints":
         remote = remote.above(1)
@@ -98,7 +97,7 @@ def pull(
     source: Source,
     directory: Path,
     *,
-    tiers: Iterable[str] = listing.TIERS,
+    tiers: Iterable[str] = TIERS,
     newest: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Pulled:
@@ -147,7 +146,7 @@ def pull(
 
 def _ordered(found: Iterable[Manifest]) -> list[Manifest]:
     """Releases first, by the time of their making; then by the order of saving."""
-    return sorted(found, key=lambda m: (m.tier != listing.PRODUCTION, m.sequence, m.created))
+    return sorted(found, key=lambda m: (m.tier != PRODUCTION, m.sequence, m.created))
 
 
 @contextlib.contextmanager
@@ -210,7 +209,7 @@ def _fetch(
 def _create(path: Path, data: bytes) -> None:
     """A small file that is not there yet, durable."""
     with Staged(path) as staged:
-        staged.file.write(data)
+        staged.write(data)
         staged.sync()
         with contextlib.suppress(FileExistsError):
             staged.create()

@@ -14,8 +14,15 @@ from peakpoint.base import bounded
 from peakpoint.base.bounded import LOG
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.remote.client import SMALL, Differs, Missing, Remote, RemoteError
-from peakpoint.checkpointing.storage import companions, listing, locate
-from peakpoint.checkpointing.storage.manifest import LARGEST, Manifest, parse_manifest, unsealed
+from peakpoint.checkpointing.storage import companions, locate
+from peakpoint.checkpointing.storage.manifest import (
+    LARGEST,
+    PRODUCTION,
+    TIERS,
+    Manifest,
+    parse_manifest,
+    unsealed,
+)
 
 FORMAT = 1
 MARK = "mirror.json"
@@ -49,7 +56,7 @@ def companion_digests(manifest: Manifest) -> dict[str, str]:
     found = companions.listed(manifest)
     for file in found:
         parts = file.split("/")
-        if not all(map(safe, parts)) or parts[0] not in (listing.PRODUCTION, "metadata"):
+        if not all(map(safe, parts)) or parts[0] not in (PRODUCTION, "metadata"):
             raise CheckpointError(f"{manifest.file} names {file!r} among its files: it leaves its folder.")
     return found
 
@@ -94,7 +101,7 @@ def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Mani
     bad: list[str] = []
     for key in sizes:
         tier, _, name = key.partition("/")
-        if tier not in listing.TIERS or not name.endswith(".json") or name.endswith(".config.json"):
+        if tier not in TIERS or not name.endswith(".json") or name.endswith(".config.json"):
             continue
         try:
             if not safe(name):

@@ -21,7 +21,6 @@ from peakpoint.base.digests import matches
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import take
 from peakpoint.base.text import utc_now
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING
 from peakpoint.checkpointing.remote.client import Differs, Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     FORMAT,
@@ -36,7 +35,14 @@ from peakpoint.checkpointing.remote.layout import (
     record_of,
 )
 from peakpoint.checkpointing.storage import listing, locate
-from peakpoint.checkpointing.storage.manifest import LARGEST, Manifest, sealed
+from peakpoint.checkpointing.storage.manifest import (
+    LARGEST,
+    MILESTONE,
+    PRODUCTION,
+    TRAINING,
+    Manifest,
+    sealed,
+)
 
 SIGNATURE = 1 << 20
 """Bytes of a signature."""
@@ -160,7 +166,7 @@ class RemoteRun:
         there = self.index.get(manifest.file)
         if there is None or there.digest == manifest.digest:
             return
-        if manifest.tier == listing.PRODUCTION or there.sequence >= manifest.sequence:
+        if manifest.tier == PRODUCTION or there.sequence >= manifest.sequence:
             raise Unsound(
                 f"{self.remote.url} holds another {manifest.file}, which is not older: it is left alone. "
                 "Does another machine go on with the same run?"
@@ -186,12 +192,12 @@ class RemoteRun:
         """Let the pointers name the newest of each role, and of all: what is verified there, nothing else."""
         targets: dict[str, Manifest] = {}
         for manifest in sorted(self.index.values(), key=lambda m: m.sequence):
-            if manifest.tier == listing.PRODUCTION:
+            if manifest.tier == PRODUCTION:
                 continue
             targets["latest"] = manifest
             if manifest.tier == MILESTONE:
                 targets |= {f"milestone/{tag}": manifest for tag in manifest.tags}
-        releases = [m for m in self.index.values() if m.tier == listing.PRODUCTION]
+        releases = [m for m in self.index.values() if m.tier == PRODUCTION]
         with contextlib.suppress(CheckpointError):  # a name that is no version
             if releases:
                 newest = max(releases, key=lambda m: semver.key(listing.version_of(m)))
@@ -214,7 +220,7 @@ class RemoteRun:
         gone: list[str] = []
         if keep is None:
             return gone
-        mine = [m for m in self.index.values() if m.tier != listing.PRODUCTION and m.run == self.run]
+        mine = [m for m in self.index.values() if m.tier != PRODUCTION and m.run == self.run]
         mine.sort(key=lambda m: m.sequence)
         by_role: dict[str, list[Manifest]] = {}
         for manifest in mine:

@@ -4,15 +4,16 @@ import math
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from peakpoint.base import given
 from peakpoint.base.bounded import DEEPEST
-from peakpoint.base.digests import BLAKE3, Hasher, HashingWriter, hasher, named
+from peakpoint.base.digests import BLAKE3, Hasher, hasher, named
 from peakpoint.base.errors import CheckpointError, first_line, os_reason
+from peakpoint.base.files import Staged
 from peakpoint.checkpointing.state import packing
 from peakpoint.checkpointing.state.archive import check_archive
 
@@ -118,7 +119,7 @@ def nonfinite(state: Mapping[str, Any]) -> str | None:
     return None
 
 
-def dump(state: Any, file: BinaryIO | HashingWriter, *, compress: bool = False) -> None:
+def dump(state: Any, file: BinaryIO | Staged, *, compress: bool = False) -> None:
     """Write a snapshot as a `.pt` file, in one sequential pass; with `compress`, zeros packed away."""
     if compress:
         state = packing.pack(state)
@@ -126,7 +127,7 @@ def dump(state: Any, file: BinaryIO | HashingWriter, *, compress: bool = False) 
     with_crc = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
-        torch.save(state, file)  # type: ignore[arg-type]  # it only writes
+        torch.save(state, cast(BinaryIO, file))  # it only writes and flushes
     except RuntimeError as error:
         # When a write fails, torch ends its zip file all the same and complains of a wrong position.
         if isinstance(error.__context__, OSError):

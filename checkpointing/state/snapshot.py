@@ -8,11 +8,13 @@ training stream when the copy is done, since what it does next may write over wh
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from peakpoint.base.disk_space import check_memory, tensor_bytes
 from peakpoint.checkpointing.state import serialize
 
 log = logging.getLogger("peakpoint")
@@ -24,31 +26,27 @@ Move = tuple[Tensor, Tensor]
 """Where to, and where from."""
 
 
+@dataclass
 class Snapshot:
-    """A copy of a state. Whoever is done with it calls `release`, and its buffers may serve the next."""
+    """A copy of a state. Whoever is done with it calls `release`, and its buffers may serve the next.
 
-    def __init__(self, state: Any, copies: list[tuple[torch.cuda.Event, torch.cuda.Event]]) -> None:
-        self._state = state
-        self._copies = copies
-        self.released = False
+    Once `state` was read, `stall_s` is how many seconds the copy kept a training stream waiting: 0.0 without
+    CUDA, where the copy is complete from the start.
+    """
 
-    def wait(self) -> float:
-        """Return once all of it is in host memory, with the seconds that it kept a training stream waiting.
-
-        These are 0.0 without CUDA, where the copy is complete from the start.
-        """
-        waited = [0.0]
-        for start, end in self._copies:
-            end.synchronize()
-            waited.append(start.elapsed_time(end) / 1e3)
-        return max(waited)
+    _state: Any
+    _copies: list[tuple[torch.cuda.Event, torch.cuda.Event]]
+    released: bool = False
+    stall_s: float = 0.0
 
     @property
     def state(self) -> Any:
-        """The state, of tensors on the CPU and plain types, once it is complete."""
+        """The state, of tensors on the CPU and plain types, once all of it is in host memory."""
         if self.released:
             raise RuntimeError("A snapshot was read after its release: its memory may hold another by now.")
-        self.wait()
+        for start, end in self._copies:
+            end.synchronize()
+            self.stall_s = max(self.stall_s, start.elapsed_time(end) / 1e3)
         return self._state
 
     def release(self) -> None:
@@ -70,7 +68,7 @@ class Host:
         self._pin = True
 
     def snapshot(self, state: Any) -> Snapshot:
-        """Copy a state as `codec.snapshot` does, with the same errors.
+        """Copy a state as `serialize.snapshot` does, with the same errors, and SaveFailed for want of memory.
 
         Tensors on CUDA are copied behind what their device's current stream was given before, and that
         stream waits for the copy: changes that it is given later do not show. Other streams do not wait.
@@ -95,13 +93,17 @@ class Host:
             moves[tensor.device].append((buffer, tensor))
             return buffer
 
-        with torch.inference_mode(False), torch.no_grad():
-            copied = serialize.copied(state, placed)
-            free.clear()
-            copies = [self._start(device, moves[device]) for device in moves if device.type == "cuda"]
-            for device in moves:
-                if device.type != "cuda":
-                    _copy(moves[device])
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                copied = serialize.copied(state, placed)
+                free.clear()
+                copies = [self._start(device, moves[device]) for device in moves if device.type == "cuda"]
+                for device in moves:
+                    if device.type != "cuda":
+                        _copy(moves[device])
+        except (MemoryError, RuntimeError) as error:
+            check_memory(error, tensor_bytes(state))
+            raise
         self._last, self._buffers = Snapshot(copied, copies), taken
         return self._last
 

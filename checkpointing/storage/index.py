@@ -7,8 +7,7 @@ from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError, FormatError
 from peakpoint.base.lock import followed
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING
-from peakpoint.checkpointing.storage.manifest import Manifest, read_manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest, read_manifest
 
 Mark = tuple[int, int, int]
 """What changes when a file is written anew: inode, time and size."""

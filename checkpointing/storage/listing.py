@@ -8,17 +8,17 @@ from pathlib import Path
 
 from peakpoint.base import bounded, semver
 from peakpoint.base.errors import CheckpointError, FormatError
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING
 from peakpoint.checkpointing.storage import foreign, store
-from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest, read_manifest
+from peakpoint.checkpointing.storage.manifest import (
+    PRODUCTION,
+    SUFFIXES,
+    TIERS,
+    Manifest,
+    read_manifest,
+)
 from peakpoint.checkpointing.storage.store import run_of as run_of
 
 log = logging.getLogger("peakpoint")
-
-PRODUCTION = "production"
-
-
-TIERS = (TRAINING, MILESTONE, PRODUCTION)
 
 
 LIBRARY = "library-"

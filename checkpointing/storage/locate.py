@@ -9,8 +9,8 @@ from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError, FormatError
 from peakpoint.checkpointing.storage import aliases, foreign, quarantine, store
-from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS, check_tier, in_tier, own
-from peakpoint.checkpointing.storage.manifest import Manifest, read_manifest
+from peakpoint.checkpointing.storage.listing import check_tier, in_tier, own
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, Manifest, read_manifest
 from peakpoint.checkpointing.storage.store import run_of as run_of
 
 log = logging.getLogger("peakpoint")

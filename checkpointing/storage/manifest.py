@@ -18,6 +18,9 @@ from peakpoint.base.bounded import json_value, read_bytes
 from peakpoint.base.errors import CheckpointError, FormatError
 from peakpoint.base.text import readable
 
+VERSION = "1.0.0"
+"""Of the layout of a checkpoint's contents."""
+TRAINING, MILESTONE, PRODUCTION = TIERS = ("training", "milestone", "production")
 FORMAT = 2
 """Of the manifests that are written; those of format 1 have their digest under `sha256`."""
 LARGEST = 16 << 20
@@ -88,6 +91,20 @@ class Manifest:
         return sealed(json.dumps(plain, indent=2, allow_nan=False))
 
 
+def contents(of: Manifest, **state: Any) -> dict[str, Any]:
+    """What the file of a checkpoint holds: facts of its manifest, then its state."""
+    return {
+        "version": VERSION,
+        "checkpoint_type": of.tier,
+        "git_commit": of.git_commit,
+        "epoch": of.epoch,
+        "global_step": of.global_step,
+        "metrics": dict(of.metrics),
+        "config": of.config,
+        **state,
+    }
+
+
 _NAMES = frozenset(f.name for f in fields(Manifest))
 
 
@@ -134,7 +151,7 @@ def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
 
 def _suffix(raw: Mapping[str, Any]) -> str:
     """That of the file which is described; only releases have a choice."""
-    safe = raw["tier"] == "production" and PurePosixPath(raw["file"]).suffix == SAFETENSORS
+    safe = raw["tier"] == PRODUCTION and PurePosixPath(raw["file"]).suffix == SAFETENSORS
     return SAFETENSORS if safe else ".pt"
 
 
@@ -152,7 +169,7 @@ def _from_plain(raw: dict[str, Any]) -> Manifest:
     known["metrics"] = {k: float(v) for k, v in raw["metrics"].items()}
     if raw["format"] == 1:
         known["digest"] = raw.get("sha256")
-        if known["tier"] == "production":
+        if known["tier"] == PRODUCTION:
             known["metadata"] = dict(known.get("metadata") or {})
             known["companions"] = known["metadata"].pop("digests", None)
     for name, kind in TYPES.items():
@@ -164,7 +181,7 @@ def _from_plain(raw: dict[str, Any]) -> Manifest:
     if known["digest"]:  # else it was never written
         known["digest"] = digests.parsed(known["digest"])
     known["companions"] = {k: digests.parsed(v) for k, v in (known.get("companions") or {}).items()} or None
-    if known["tier"] == "production":
+    if known["tier"] == PRODUCTION:
         _check_release(known.get("metadata") or {})
     return Manifest(**known)
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.policy import safe_name
 
 LONGEST = 150
 """Characters of a name, so that what is staged beside it and numbered after it fits a file system's 255."""
@@ -53,3 +52,8 @@ class Template:
                 f"checkpoint.name={self.text} makes the name {stem or '(empty)'}: let it begin with a letter "
                 f"or a digit, and have fewer than {LONGEST} characters."
             )
+
+
+def safe_name(text: str) -> str:
+    """`text` as part of a file name: anything but letters, digits, `.`, `_` and `-` becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)

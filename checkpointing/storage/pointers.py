@@ -5,8 +5,7 @@ from pathlib import Path
 
 from peakpoint.base.files import point
 from peakpoint.checkpointing.storage import listing
-from peakpoint.checkpointing.storage.listing import PRODUCTION
-from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, Manifest
 
 
 def latest_release(root: Path) -> None:

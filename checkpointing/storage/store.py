@@ -12,11 +12,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from peakpoint.base import digests
 from peakpoint.base.bounded import read_json
-from peakpoint.base.digests import BLAKE3, HashingWriter
+from peakpoint.base.digests import BLAKE3
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
 from peakpoint.base.files import CHUNK, Staged, abandoned, point, staged_name
@@ -25,17 +24,16 @@ from peakpoint.base.files import fsync_directory as fsync_directory
 from peakpoint.base.files import sweep as sweep
 from peakpoint.base.files import write_atomic as write_atomic
 from peakpoint.base.lock import briefly, followed, present
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING
 from peakpoint.checkpointing.state.archive import check_archive as check_archive
 from peakpoint.checkpointing.storage import companions
 from peakpoint.checkpointing.storage import journal as journals
 from peakpoint.checkpointing.storage.index import Index
-from peakpoint.checkpointing.storage.manifest import Manifest, read_manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest, read_manifest
 
 log = logging.getLogger("peakpoint")
 
 CLAIM = ".manifest"
-Payload = Mapping[str, Callable[[BinaryIO], object]]
+Payload = Mapping[str, Callable[[Staged], object]]
 """What writes each file of a checkpoint, by its path from the root; the first is the one it is named by."""
 AGAIN = 10
 """How often a reader looks again at a checkpoint that is written anew under its name."""
@@ -141,7 +139,7 @@ class Store:
     def save(
         self,
         roles: Sequence[Manifest],
-        produce: Callable[[BinaryIO], object],
+        produce: Callable[[Staged], object],
         *,
         expected: int | None = None,
     ) -> list[Manifest]:
@@ -152,16 +150,17 @@ class Store:
         `expected` bytes are what its message says are needed. A role that was given a number keeps it.
         """
         self.check_place()
-        with self._failing(expected):
+        first, *others = roles
+        try:
             if missing := self._make_missing():
                 self._sync_folders()
                 log.warning("%s was removed, with what was in it: it is made again.", missing[0])
-            first = roles[0]
             with staged(self.root, {first.file: produce}, BLAKE3) as files:
-                (data,) = files
-                done = replace(first, bytes=data.size, digest=data.digest)
-                written = [self._commit(done, data.file.publish)]
-        return written + [self.share(written[0], role) for role in roles[1:]]
+                data = files[first.file]
+                first = self._commit(replace(first, bytes=data.size, digest=data.digest), data.publish)
+        except OSError as error:
+            raise failure(self.root, error, expected) from error
+        return [first, *(self.share(first, role) for role in others)]
 
     def share(self, source: Manifest, role: Manifest) -> Manifest:
         """Give the bytes of `source` a second name: a hard link, or a copy where links do not work.
@@ -169,32 +168,23 @@ class Store:
         Raises SaveFailed as `save` does.
         """
         done = replace(role, bytes=source.bytes, digest=source.digest)
-        with self._failing(source.bytes):
+        try:
             return self._commit(done, lambda target: _link(self.path(source), target))
+        except OSError as error:
+            raise failure(self.root, error, source.bytes) from error
 
     def _commit(self, manifest: Manifest, take_name: Callable[[Path], object]) -> Manifest:
         """Make what has its bytes by `take_name` a checkpoint of this run, under a name that no other has."""
         manifest = replace(manifest, sequence=manifest.sequence or self.number())
         with briefly(self.root):
-            manifest = self._unrivalled(manifest)
+            mark = (self.root / manifest.file).with_suffix(".json")
+            with contextlib.suppress(CheckpointError):
+                # Another run may have taken the name since it was chosen.
+                if mark.exists() and read_manifest(mark).run != self.run:
+                    manifest = replace(manifest, file=self.free_name(manifest.tier, mark.stem))
             commit(self.root, manifest, {manifest.file: take_name})
         self.note("saved", manifest.file, "; ".join(manifest.reasons), manifest.sequence)
         return manifest
-
-    def _unrivalled(self, manifest: Manifest) -> Manifest:
-        """The manifest under a name that no other run has taken since its own was chosen."""
-        mark = (self.root / manifest.file).with_suffix(".json")
-        with contextlib.suppress(CheckpointError):
-            if mark.exists() and read_manifest(mark).run != self.run:
-                return replace(manifest, file=self.free_name(manifest.tier, mark.stem))
-        return manifest
-
-    @contextlib.contextmanager
-    def _failing(self, needed: int | None) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise failure(self.root, error, needed) from error
 
     def point(self, tier: str, pointer: str, manifest: Manifest) -> None:
         """Let the symlink `<tier>/<pointer>.pt` name a checkpoint; skipped where symlinks do not work."""
@@ -217,6 +207,17 @@ class Store:
         path.unlink(missing_ok=True)
         claim.unlink(missing_ok=True)
         self.note("deleted", manifest.file, reason, manifest.sequence)
+
+    def retire(self, doomed: Mapping[Manifest, str]) -> list[Manifest]:
+        """Delete checkpoints, each with the reason; returns those that are gone, and warns of the others."""
+        gone = []
+        for manifest, reason in doomed.items():
+            try:
+                self.delete(manifest, reason)
+                gone.append(manifest)
+            except OSError as error:
+                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
+        return gone
 
     def note(self, event: str, file: str, reason: str, sequence: int | None = None) -> None:
         """Add a line to the journal; never raises for a disk that refuses."""
@@ -242,27 +243,14 @@ class Store:
             stray.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Written:
-    """A file that is on disk under a staged name, with what a manifest says of it."""
-
-    name: str
-    file: Staged
-    size: int
-    digest: str
-
-
 @contextlib.contextmanager
-def staged(root: Path, payload: Payload, algorithm: str) -> Iterator[list[Written]]:
+def staged(root: Path, payload: Payload, algorithm: str) -> Iterator[dict[str, Staged]]:
     """Write and sync every file of a checkpoint beside its name; those without a name in the end are gone."""
     with contextlib.ExitStack() as stack:
-        found = []
+        found = {name: stack.enter_context(Staged(root / name, algorithm=algorithm)) for name in payload}
         for name, produce in payload.items():
-            file = stack.enter_context(Staged(root / name))
-            hashing = HashingWriter(file.file, algorithm)
-            produce(hashing)  # type: ignore[arg-type]
-            file.sync()
-            found.append(Written(name, file, hashing.size, digests.named(hashing.found)))
+            produce(found[name])
+            found[name].sync()
         yield found
 
 
@@ -280,7 +268,7 @@ def commit(
     made: list[Path] = []
     try:
         with Staged(mark, CLAIM) as claim:
-            claim.file.write(manifest.to_json().encode())
+            claim.write(manifest.to_json().encode())
             claim.sync()
             for name, take_name in files.items():
                 take_name(root / name)
@@ -302,7 +290,7 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         with Staged(target) as copy, source.open("rb") as original:
-            shutil.copyfileobj(original, copy.file, CHUNK)
+            shutil.copyfileobj(original, copy, CHUNK)
             copy.sync()
             copy.publish()
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.state import objects, serialize
-from peakpoint.checkpointing.storage import listing
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.deployment.inference.network import Description, prepare
 from peakpoint.optimizers.parameters import zeros
 from peakpoint.trainer.data import sources  # noqa: F401 (registers)
@@ -49,7 +48,7 @@ def trained_with(root: Path, manifest: Manifest) -> Mapping[str, Any]:
     A checkpoint of the trainer holds both; a release has them in its manifest. Raises CheckpointError.
     """
     try:
-        if manifest.tier == listing.PRODUCTION:
+        if manifest.tier == PRODUCTION:
             facts = (manifest.metadata or {})["trained_with"]
             config, fingerprint = dict(facts["config"]), dict(facts["fingerprint"])
         else:

@@ -19,7 +19,7 @@ from peakpoint.base.disk_space import free_room, in_words
 from peakpoint.base.errors import CheckpointError, first_line, os_reason
 from peakpoint.base.files import Staged, fsync_directory
 from peakpoint.checkpointing.storage import listing
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.deployment.inference import golden, network, onnx_files
 from peakpoint.deployment.inference.golden import Agreement
 from peakpoint.deployment.inference.network import Description
@@ -51,7 +51,7 @@ class Source:
         """Return the source of an exported file, its inputs and outputs, as text by name."""
         manifest = self.manifest
         found = {"source": manifest.file, "digest": manifest.digest, "run": manifest.run}
-        if manifest.tier == listing.PRODUCTION:
+        if manifest.tier == PRODUCTION:
             found["version"] = listing.version_of(manifest)
         if manifest.git_commit:
             found["git_commit"] = manifest.git_commit
@@ -109,7 +109,7 @@ def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: i
         content = _program(found, traced, varies)
     with _refusing(target, len(content)):
         with Staged(target, target.suffix) as staged:
-            staged.file.write(content)
+            staged.write(content)
             staged.sync()
             agreement = _compared(staged.path, kind, found, batch)
             if not agreement.sound:

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from peakpoint.base.bounded import read_bytes
-from peakpoint.base.disk_space import out_of_memory
+from peakpoint.base.disk_space import check_memory
 from peakpoint.base.errors import CheckpointError, first_line
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference import network as networks
@@ -71,8 +71,7 @@ def outputs(network: nn.Module, description: Description, images: Tensor) -> Ten
     try:
         found = network(fed)
     except RuntimeError as error:
-        if out_of_memory(error, fed.nbytes) is not None:
-            raise
+        check_memory(error, fed.nbytes)
         raise CheckpointError(
             f"The network cannot be run on images of {tuple(fed.shape)}: {first_line(error)}"
         ) from None

@@ -17,7 +17,7 @@ from peakpoint.base.errors import CheckpointError, UnregisteredError
 from peakpoint.checkpointing.policies.sparsity import peak
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import aliases, listing, locate, store
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.deployment.inference import builders, weights
 
 LARGEST = 2**26
@@ -146,7 +146,7 @@ def build(
 def contents(root: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Return the weights of a verified checkpoint on the CPU, and its `config` and `metadata`."""
     file = root / manifest.file
-    if manifest.tier == listing.PRODUCTION:
+    if manifest.tier == PRODUCTION:
         return weights.read(file), {"config": manifest.config or {}, "metadata": manifest.metadata or {}}
     saved = serialize.load(file)
     return weights.within(saved, file), saved

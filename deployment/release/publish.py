@@ -14,8 +14,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import fsync_directory, sweep
 from peakpoint.base.lock import briefly
 from peakpoint.checkpointing.storage import journal, listing, pointers, quarantine, store
-from peakpoint.checkpointing.storage.listing import PRODUCTION
-from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, Manifest
 from peakpoint.checkpointing.storage.store import Payload
 
 log = logging.getLogger("peakpoint")
@@ -74,15 +73,12 @@ def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
     weights = root / manifest.file
     paths = [*(root / name for name in payload), *(weights.with_suffix(end) for end in SUFFIXES)]
     _set_aside(root, [path for path in dict.fromkeys(paths) if os.path.lexists(path)])
-    with store.staged(root, payload, SHA256) as (first, *others):
-        manifest = replace(
-            manifest,
-            bytes=first.size,
-            digest=first.digest,
-            companions={each.name: each.digest for each in others},
-        )
+    with store.staged(root, payload, SHA256) as staged:
+        found = {name: file.digest for name, file in staged.items()}
+        size, digest = staged[manifest.file].size, found.pop(manifest.file)
+        manifest = replace(manifest, bytes=size, digest=digest, companions=found)
         try:
-            files = {each.name: each.file.create for each in (first, *others)}
+            files = {name: file.create for name, file in staged.items()}
             store.commit(root, manifest, files, exclusive=True)
         except FileExistsError as error:  # where locks do not work
             raise CheckpointError(

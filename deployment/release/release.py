@@ -9,21 +9,19 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
 from peakpoint.base import semver
-from peakpoint.base.disk_space import failure, out_of_memory, tensor_bytes
+from peakpoint.base.disk_space import check_memory, failure, tensor_bytes
 from peakpoint.base.errors import CheckpointError
+from peakpoint.base.files import Staged
 from peakpoint.base.text import readable, utc_now
-from peakpoint.checkpointing.manager import VERSION
-from peakpoint.checkpointing.policy import safe_name
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import listing, pointers, store
-from peakpoint.checkpointing.storage.listing import PRODUCTION
-from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.checkpointing.storage.naming import LONGEST
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, contents
+from peakpoint.checkpointing.storage.naming import LONGEST, safe_name
 from peakpoint.checkpointing.storage.store import Payload
 from peakpoint.deployment.inference import examples, golden
 from peakpoint.deployment.inference import network as networks
@@ -128,20 +126,19 @@ def write(root: Path, release: Release) -> Manifest:
     try:
         release = replace(release, weights=forms.cast(release.weights, release.form.dtype))
         expected = tensor_bytes(release.weights)
-        payload = _payload(release)
+        manifest = _manifest(release)
+        payload = _payload(release, manifest)
         with publish.alone(root, payload):
             check(root, release)
-            manifest = publish.publish(root, _manifest(release), payload)
+            manifest = publish.publish(root, manifest, payload)
             publish.record(root, manifest)
             pointers.latest_release(root)
         return manifest
     except OSError as error:
         raise failure(root, error, expected) from error
-    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for want of memory
-        refused = out_of_memory(error, expected)
-        if refused is None:
-            raise
-        raise refused from error
+    except (MemoryError, RuntimeError) as error:
+        check_memory(error, expected)
+        raise
 
 
 def check(root: Path, release: Release) -> None:
@@ -162,7 +159,7 @@ def check(root: Path, release: Release) -> None:
     semver.check_bump(release.version, known, before, found)
 
 
-def _payload(release: Release) -> Payload:
+def _payload(release: Release, manifest: Manifest) -> Payload:
     """Return what writes each file of a release, the weights first.
 
     Raises CheckpointError for a config or a card of other than plain types.
@@ -181,10 +178,11 @@ def _payload(release: Release) -> Payload:
         objects.check_finite(rebuilt)
         content = golden.golden_file(rebuilt, release.description, release.golden_inputs)
         found[golden.folder(release.version)] = content
-    return {release.file: _weights(release), **{name: _holding(content) for name, content in found.items()}}
+    beside = {name: _holding(content) for name, content in found.items()}
+    return {release.file: _weights(release, manifest), **beside}
 
 
-def _holding(content: bytes) -> Callable[[BinaryIO], object]:
+def _holding(content: bytes) -> Callable[[Staged], object]:
     return lambda file: file.write(content)
 
 
@@ -192,7 +190,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(readable(value), indent=2, allow_nan=False) + "\n").encode()
 
 
-def _weights(release: Release) -> Callable[[BinaryIO], object]:
+def _weights(release: Release, manifest: Manifest) -> Callable[[Staged], object]:
     facts = serialize.snapshot({"config": dict(release.config), "model_card": dict(release.card)})
     if release.form.format == "safetensors":
         from safetensors.torch import save
@@ -201,21 +199,11 @@ def _weights(release: Release) -> Callable[[BinaryIO], object]:
         config = json.dumps(readable(release.config), allow_nan=False)
         header = {"format": "pt", "version": release.version, "config": config}
         return lambda file: file.write(save(tensors, header))
-    contents = serialize.snapshot(
-        {
-            "version": VERSION,
-            "checkpoint_type": PRODUCTION,
-            "git_commit": release.git_commit,
-            "epoch": release.epoch,
-            "global_step": release.global_step,
-            "metrics": dict(release.metrics),
-            "model_state_dict": dict(release.weights),
-            "model_version": release.version,
-            **facts,
-        }
+    state = serialize.snapshot(
+        contents(manifest, **facts, model_state_dict=dict(release.weights), model_version=release.version)
     )
     compress = release.form.compress
-    return lambda file: serialize.dump(contents, file, compress=compress)
+    return lambda file: serialize.dump(state, file, compress=compress)
 
 
 def _manifest(release: Release) -> Manifest:

@@ -15,7 +15,7 @@ from torch import Tensor
 from peakpoint.base.bounded import json_value
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import objects
-from peakpoint.checkpointing.storage import listing
+from peakpoint.checkpointing.storage.manifest import PRODUCTION
 from peakpoint.deployment.inference import evaluate, golden, network, onnx_files, timing
 from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.network import Description
@@ -95,7 +95,7 @@ def _checkpoint(path: Path, device: torch.device) -> Candidate:
     return Candidate(
         label=str(path),
         file=root / manifest.file,
-        kind="release" if manifest.tier == listing.PRODUCTION else "checkpoint",
+        kind="release" if manifest.tier == PRODUCTION else "checkpoint",
         call=built,
         description=description,
         weights={name: weights[name] for name, _ in built.named_parameters()},

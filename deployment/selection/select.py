@@ -8,10 +8,10 @@ from typing import Any
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import nearest
-from peakpoint.checkpointing.policy import MILESTONE, ranked
+from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import aliases, listing, locate, store
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 from peakpoint.deployment.inference.evaluate import Measured
 from peakpoint.deployment.selection import judging
 from peakpoint.deployment.selection.judging import Candidate, Facts

@@ -3,23 +3,20 @@
 BLAKE3 is several times as fast, so checkpoints have it; SHA-256 is what `sha256sum` checks, so releases do.
 """
 
-import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from blake3 import blake3
 
 from peakpoint.base.bounded import opened
-from peakpoint.base.files import CHUNK
 
 BLAKE3, SHA256 = "blake3", "sha256"
 ALL = min(os.cpu_count() or 1, 8)
 """Threads where no training runs. Never blake3.AUTO: a forked child lacks those, and would hang."""
-BEHIND = 16 << 20
-"""Bytes that are written before the disk is asked to begin with them."""
 PIECE = 4 << 20
 """Bytes that are read at a time: enough to share among threads."""
 
@@ -43,9 +40,13 @@ class Hasher(Protocol):
         ...
 
 
+HASHERS: dict[str, Callable[[], Hasher]] = {BLAKE3: blake3, SHA256: hashlib.sha256}
+"""An empty digest, which is filled on one thread, by its algorithm."""
+
+
 def hasher(algorithm: str, threads: int = 1) -> Hasher:
     """An empty digest, with BLAKE3 on so many threads."""
-    return hashlib.sha256() if algorithm == SHA256 else blake3(max_threads=threads)
+    return blake3(max_threads=threads) if algorithm == BLAKE3 else HASHERS[algorithm]()
 
 
 def named(found: Hasher) -> str:
@@ -89,34 +90,3 @@ def digest_of(path: Path, algorithm: str, threads: int = ALL) -> str:
 def matches(path: Path, digest: str, threads: int = ALL) -> bool:
     """Whether a regular file has a digest. Raises as digest_of."""
     return digest_of(path, algorithm_of(digest), threads) == digest
-
-
-class HashingWriter:
-    """Passes writes on to a file and digests them on the way, piece by piece, so the bytes are read once.
-
-    The disk begins with what lies behind, so that the sync at the end finds little left to do.
-    """
-
-    def __init__(self, file: BinaryIO, algorithm: str) -> None:
-        self._file = file
-        self.found = hasher(algorithm)
-        self._begun = 0
-        self.size = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Write all of `data`; returns its length in bytes."""
-        view = memoryview(data).cast("B")
-        for start in range(0, len(view), CHUNK):
-            piece = view[start : start + CHUNK]
-            self.found.update(piece)  # first: the copy to the file then finds it in the processor's cache
-            self._file.write(piece)
-            self.size += len(piece)
-            if (behind := self.size - self._begun) >= BEHIND and hasattr(os, "posix_fadvise"):
-                with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
-                    # Linux begins to write back, and what is not on disk yet stays in memory too.
-                    os.posix_fadvise(self._file.fileno(), self._begun, behind, os.POSIX_FADV_DONTNEED)
-                self._begun = self.size
-        return len(view)
-
-    def flush(self) -> None:
-        """Do nothing: whoever opened the file syncs it."""

@@ -66,10 +66,13 @@ def tensor_bytes(state: Any) -> int:
     return size if isinstance(size, int) else 0
 
 
-def out_of_memory(error: Exception, needed: int) -> SaveFailed | None:
-    """What to tell when a copy of `needed` bytes did not fit; None when `error` is about something else."""
+def check_memory(error: Exception, needed: int) -> None:
+    """Raise SaveFailed when `error` says that a copy of `needed` bytes did not fit in memory."""
     words = str(error).lower()  # torch raises a plain RuntimeError on the CPU
-    if not isinstance(error, MemoryError) and "allocate" not in words and "out of memory" not in words:
-        return None
-    sentence = f"A checkpoint could not be copied: it takes {in_words(needed)} of memory that is not there."
-    return SaveFailed(sentence, needed=needed, free=None, errno=None)
+    if isinstance(error, MemoryError) or "allocate" in words or "out of memory" in words:
+        raise SaveFailed(
+            f"A checkpoint could not be copied: it takes {in_words(needed)} of memory that is not there.",
+            needed=needed,
+            free=None,
+            errno=None,
+        ) from error

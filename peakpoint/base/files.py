@@ -8,8 +8,8 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
+from peakpoint.base.digests import BLAKE3, HASHERS
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.lock import take
 
@@ -20,6 +20,9 @@ log = logging.getLogger("peakpoint")
 
 STAGED = ".staged-"
 CHUNK = 1 << 20
+"""Bytes that are digested and written at a time."""
+BEHIND = 16 << 20
+"""Bytes that are written before the disk is asked to begin with them."""
 
 # What file systems answer that cannot sync: CIFS, VirtualBox's shared folders, some on FUSE.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -73,25 +76,52 @@ def check_folder(path: Path) -> None:
         raise CheckpointError(f"{there} cannot be written to: choose another folder.")
 
 
-class Staged:
+class Staged(contextlib.AbstractContextManager["Staged"]):
     """A new file beside `target` that takes its name by `publish`, or vanishes at the end of the block.
 
-    Locked while it is open, so that a sweep can tell a writer that lives from one that is dead.
+    Locked while it is open, so that a sweep can tell a writer that lives from one that is dead. `digest`
+    and `size` are of what was written by `write`.
     """
 
-    def __init__(self, target: Path, end: str = "") -> None:
+    def __init__(self, target: Path, end: str = "", algorithm: str = BLAKE3) -> None:
         self.path = staged_name(target, end)
+        self.size = self._begun = 0
+        self._algorithm, self._hasher = algorithm, HASHERS[algorithm]()
         self._target = target
         self._published = False
         # Not mkstemp: it makes files that only their owner can read.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         take(descriptor)
         self._raw = os.fdopen(descriptor, "wb", buffering=0)
-        self.file: BinaryIO = io.BufferedWriter(self._raw, CHUNK)
+        self._file = io.BufferedWriter(self._raw, CHUNK)
+        self.flush = self._file.flush
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write and digest all of `data`; returns its length in bytes.
+
+        The disk begins with what lies behind, so that the sync at the end finds little left to do.
+        """
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), CHUNK):
+            piece = view[start : start + CHUNK]
+            self._hasher.update(piece)  # first: the copy to the file then finds it in the processor's cache
+            self._file.write(piece)
+            self.size += len(piece)
+            if (behind := self.size - self._begun) >= BEHIND and hasattr(os, "posix_fadvise"):
+                with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
+                    # Linux begins to write back, and what is not on disk yet stays in memory too.
+                    os.posix_fadvise(self._raw.fileno(), self._begun, behind, os.POSIX_FADV_DONTNEED)
+                self._begun = self.size
+        return len(view)
+
+    @property
+    def digest(self) -> str:
+        """The digest of what was written so far, with the name of its algorithm."""
+        return f"{self._algorithm}:{self._hasher.hexdigest()}"
 
     def sync(self) -> None:
         """Make what was written durable."""
-        self.file.flush()
+        self._file.flush()
         fsync_file(self._raw.fileno(), self.path)
 
     def publish(self, target: Path | None = None) -> None:
@@ -113,12 +143,9 @@ class Staged:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
             self.publish(target)
 
-    def __enter__(self) -> "Staged":
-        return self
-
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # what mattered was synced
-            self.file.close()
+            self._file.close()
         if not self._published:
             with contextlib.suppress(OSError):
                 self.path.unlink()
@@ -207,7 +234,7 @@ def point(link: Path, name: str) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Replace a small text file so that a reader sees the old or the new one, and a crash neither half."""
     with Staged(path) as staged:
-        staged.file.write(text.encode())
+        staged.write(text.encode())
         staged.sync()
         staged.publish()
     fsync_directory(path.parent)

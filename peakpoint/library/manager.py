@@ -18,13 +18,13 @@ from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.best import Best, BestSettings, Metric
 from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
 from peakpoint.checkpointing.policies.ranking import Peak
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING, Save, order, safe_name
+from peakpoint.checkpointing.policy import Save, order
 from peakpoint.checkpointing.state import objects, optimizer_state
 from peakpoint.checkpointing.state.objects import Stateful, numbers
 from peakpoint.checkpointing.state.rng import rng_state
 from peakpoint.checkpointing.storage import listing, locate, store
-from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TIERS, TRAINING, Manifest
+from peakpoint.checkpointing.storage.naming import safe_name
 from peakpoint.library.loading import load_checkpoint
 from peakpoint.library.recorder import MODE, Recorder
 
@@ -104,7 +104,8 @@ class CheckpointManager:
         kept = self._rolling.keeps(mine)
         if len(kept) < len(mine):
             store.verify(self.root, saved, threads=1)
-            self._recorder.retire(mine, kept, f"older than the last {len(kept)}")
+            reason = f"older than the last {len(kept)}"
+            self._recorder.store.retire({m: reason for m in mine if m not in kept})
         return self._recorder.store.path(saved)
 
     def save_milestone_checkpoint(
@@ -215,7 +216,10 @@ class CheckpointManager:
                 metric = next(iter(mine[-1].metrics))
                 mode = str((mine[-1].metadata or {}).get(MODE))
                 kept |= ranking.best(mine, tag=tag, metric=metric, mode=mode, keep=keep, peak=None)
-        return self._recorder.retire(self._recorder.mine(tier), kept, f"cleaned up to the last {keep}")
+        files = {m.file for m in kept}
+        doomed = [m for m in self._recorder.mine(tier) if m.file not in files]
+        gone = self._recorder.store.retire(dict.fromkeys(doomed, f"cleaned up to the last {keep}"))
+        return [self.root / m.file for m in gone]
 
     def load_checkpoint(
         self,

@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +12,17 @@ from typing import Any
 
 from torch import nn
 
-from peakpoint.base.disk_space import out_of_memory, tensor_bytes
-from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.disk_space import tensor_bytes
+from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.text import utc_now
-from peakpoint.checkpointing.manager import VERSION
-from peakpoint.checkpointing.policy import MILESTONE, Save
+from peakpoint.checkpointing.policy import Save
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.state.objects import git_commit
+from peakpoint.checkpointing.state.snapshot import Host
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.listing import LIBRARY
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest, contents
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.inference import builders, examples, network
 from peakpoint.deployment.inference.form import KEPT, Form
@@ -132,32 +132,21 @@ class Recorder:
         together are written once.
         """
         objects.check_finite(model)
-        contents = {
-            "version": VERSION,
-            "checkpoint_type": role.tier,
-            "timestamp": role.created,
-            "git_commit": role.git_commit,
-            "epoch": role.epoch,
-            "global_step": role.global_step,
-            "metrics": dict(role.metrics),
-            "config": role.config,
-            "metadata": role.metadata,
-            "model_state_dict": objects.weights(model),
+        state = contents(
+            role,
+            timestamp=role.created,
+            metadata=role.metadata,
+            model_state_dict=objects.weights(model),
             **state,
-        }
-        size = tensor_bytes(contents)
-        try:
-            copied = serialize.snapshot(contents)
-        except (MemoryError, RuntimeError) as error:
-            refused = out_of_memory(error, size)
-            if refused is None:
-                raise
-            raise refused from error
+        )
+        copied = Host().snapshot(state).state
         digest = _digest(copied) if role.tier == MILESTONE else ""
         saved = self._same_again(role, digest)
         if saved is None:
             (saved,) = self.store.save(
-                [role], lambda file: serialize.dump(copied, file, compress=self._compress), expected=size
+                [role],
+                lambda file: serialize.dump(copied, file, compress=self._compress),
+                expected=tensor_bytes(state),
             )
         if pointer is not None:
             self.store.point(role.tier, pointer, saved)
@@ -211,20 +200,6 @@ class Recorder:
         manifest = release.write(self.root, replace(made, card=card, card_text=page))
         builders.remember(self.root, manifest, model)
         return manifest
-
-    def retire(self, mine: Iterable[Manifest], kept: Mapping[Manifest, str], reason: str) -> list[Path]:
-        """Delete what of mine is not kept."""
-        files = {m.file for m in kept}
-        doomed = [m for m in mine if m.file not in files]
-        deleted = []
-        for manifest in doomed:
-            try:
-                self.store.delete(manifest, reason)
-            except OSError as error:
-                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
-            else:
-                deleted.append(self.root / manifest.file)
-        return deleted
 
 
 def _with_golden(made: Release, model: nn.Module, example_inputs: Any) -> tuple[Release, str]:

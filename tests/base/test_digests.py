@@ -7,8 +7,8 @@ import pytest
 import torch
 from blake3 import blake3
 
-from peakpoint.base import digests
-from peakpoint.base.digests import BLAKE3, SHA256, HashingWriter
+from peakpoint.base import digests, files
+from peakpoint.base.digests import BLAKE3, SHA256
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import CHUNK, Staged
 from peakpoint.checkpointing.state import serialize
@@ -19,18 +19,18 @@ from tests.faults.fault_cases import in_child
 @pytest.mark.parametrize("algorithm", [BLAKE3, SHA256])
 @pytest.mark.parametrize("size", [0, 1, 1000, CHUNK - 1, CHUNK, CHUNK + 1])
 def test_pieces_of_every_size_are_written_and_digested(tmp_path, monkeypatch, size, algorithm):
-    monkeypatch.setattr(digests, "BEHIND", CHUNK)
-    with Staged(tmp_path / "x") as staged:
-        writer, expected = HashingWriter(staged.file, algorithm), b""
+    monkeypatch.setattr(files, "BEHIND", CHUNK)
+    with Staged(tmp_path / "x", algorithm=algorithm) as staged:
+        expected = b""
         for number in range(6):
             piece = bytes([number]) * (size if number % 3 else 7)
-            assert writer.write(memoryview(piece) if number % 2 else piece) == len(piece)
+            assert staged.write(memoryview(piece) if number % 2 else piece) == len(piece)
             expected += piece
         staged.sync()
         staged.publish()
     assert (tmp_path / "x").read_bytes() == expected
-    assert writer.size == len(expected)
-    assert digests.named(writer.found) == digests.of_bytes(expected, algorithm)
+    assert staged.size == len(expected)
+    assert staged.digest == digests.of_bytes(expected, algorithm)
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -39,16 +39,15 @@ def test_a_state_is_digested_as_it_is_written(tmp_path, compress):
     weight[::2] = 0
     state = {"history": [float(i) for i in range(100_000)], "w": weight, "tied": weight}
     with Staged(tmp_path / "x") as staged:
-        writer = HashingWriter(staged.file, BLAKE3)
-        serialize.dump(state, writer, compress=compress)
+        serialize.dump(state, staged, compress=compress)
         staged.publish()
-    assert digests.named(writer.found) == digests.digest_of(tmp_path / "x", BLAKE3)
+    assert staged.digest == digests.digest_of(tmp_path / "x", BLAKE3)
     assert torch.equal(serialize.load(tmp_path / "x")["w"], weight)
 
 
 def test_a_write_that_fails_is_the_error_of_the_system(tmp_path):
     with Staged(tmp_path / "x") as staged, files_no_larger_than(1000), pytest.raises(OSError, match="large"):
-        serialize.dump({"w": torch.randn(1_000_000)}, HashingWriter(staged.file, BLAKE3))
+        serialize.dump({"w": torch.randn(1_000_000)}, staged)
 
 
 @pytest.mark.parametrize("algorithm", [BLAKE3, SHA256])

@@ -16,7 +16,7 @@ def test_where_hard_links_do_not_work_a_name_that_is_taken_stays(tmp_path, monke
     path = tmp_path / "a"
     for text in (b"first", b"second"):
         with Staged(path) as staged:
-            staged.file.write(text)
+            staged.write(text)
             staged.sync()
             if text == b"first":
                 staged.create()

@@ -101,6 +101,11 @@ class World:
     def gather(self) -> dict:
         return {"model_state_dict": {"w": self.weight}, "epoch": self.epochs, **self.extra}
 
+    @property
+    def counters(self) -> dict:
+        """What a checkpoint of this moment says of the policies."""
+        return {name: policy.state_dict() for name, policy in self.policies.items()}
+
     def epoch(self, accuracy: float | None = None, *, sparsity: float = 0.0, **metrics):
         """Train an epoch; returns the manager's Stop or None."""
         self.epochs += 1

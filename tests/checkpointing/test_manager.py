@@ -17,9 +17,10 @@ from peakpoint.checkpointing.events import (
     StepEnd,
     Verified,
 )
-from peakpoint.checkpointing.policy import MILESTONE, Save, kept
+from peakpoint.checkpointing.policy import Save
+from peakpoint.checkpointing.retention import kept
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import ALL, Asks, points, saved, whole
 from tests.checkpointing.policies import policy_cases as case
@@ -154,7 +155,7 @@ def test_a_role_that_its_policy_no_longer_gives_out_keeps_its_milestones(world):
     for accuracy, loss in ((0.5, 1.0), (0.6, 0.9)):
         run.epoch(accuracy, loss=loss)
     (before,) = (name for name in run.files("milestone") if "best_loss" in name)
-    counters = run.manager.state_dict()
+    counters = run.counters
     run.policies = {"best": case.best(accuracy="max").build()}
     run.attempt().manager.load_state_dict(counters)
     for accuracy in (0.7, 0.8):
@@ -229,10 +230,10 @@ def test_metrics_that_are_missing_or_not_finite_are_recorded_and_never_best(worl
 
 
 def test_order_survives_a_clock_that_goes_backwards(world, monkeypatch):
-    from peakpoint.checkpointing import roles
+    from peakpoint.checkpointing import policy
 
     years = iter([2030, 2001, 1999, 2010])
-    monkeypatch.setattr(roles, "utc_now", lambda: f"{next(years)}-01-01T00:00:00.000+00:00")
+    monkeypatch.setattr(policy, "utc_now", lambda: f"{next(years)}-01-01T00:00:00.000+00:00")
     run = world(interval=case.interval(epochs=1, keep_last=2))
     for _ in range(4):
         run.epoch(0.5)
@@ -262,7 +263,7 @@ def test_policies_get_their_counters_back_by_name_and_what_has_no_taker_is_told(
     run = world(best=case.best(), stop=case.early_stopping(patience=3))
     for accuracy in (0.9, 0.5):
         run.epoch(accuracy)
-    saved_state = json.loads(json.dumps(run.manager.state_dict()))
+    saved_state = json.loads(json.dumps(run.counters))
     run.policies = {"stop": case.early_stopping(patience=3).build(), "new": case.top_k(1).build()}
     run.attempt()
     caplog.clear()

@@ -143,3 +143,21 @@ def test_a_save_that_failed_is_retried_by_the_next_that_is_not_skipped(run, disk
     assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0001.pt") == 1.0
     assert rolling(run)[-1] == 3
     assert whole(run)
+
+
+def test_a_bug_of_the_writer_comes_out_once(run, monkeypatch):
+    monkeypatch.setattr(run.manager, "_write", lambda _: 1 / 0)
+    run.epoch(0.9)
+    with pytest.raises(ZeroDivisionError):
+        run.manager.drain()
+    run.manager.drain()
+
+
+def test_close_ends_the_thread_after_the_save(run, disk):
+    disk.set()
+    before = threading.active_count()
+    run.attempt(background=True)
+    run.epoch(0.9)
+    run.manager.close()
+    assert rolling(run) == [1]
+    assert threading.active_count() == before

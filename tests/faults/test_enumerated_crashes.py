@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from peakpoint.base import digests
+from peakpoint.base import files
 from peakpoint.base.errors import CheckpointError, SaveFailed
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.store import Store
@@ -61,7 +61,7 @@ def form(request, monkeypatch):
     """A checkpoint of one small piece, or of several that go to the disk on the way."""
     if request.param == "small":
         return SMALL
-    monkeypatch.setattr(digests, "BEHIND", 24_000)
+    monkeypatch.setattr(files, "BEHIND", 24_000)
     return LARGE
 
 

@@ -17,7 +17,7 @@ from peakpoint.base.files import CONF
 from peakpoint.base.text import nearest
 from peakpoint.checkpointing import policies  # noqa: F401 (registers)
 from peakpoint.checkpointing.metrics import METRICS
-from peakpoint.checkpointing.storage.listing import TIERS
+from peakpoint.checkpointing.storage.manifest import TIERS
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
 from peakpoint.optimizers import catalogue as optimizers  # noqa: F401 (registers)

@@ -5,10 +5,11 @@ from pathlib import Path
 from peakpoint.base import given
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import Console
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING, safe_name
 from peakpoint.checkpointing.remote import download
 from peakpoint.checkpointing.remote.layout import read_index
 from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING
+from peakpoint.checkpointing.storage.naming import safe_name
 from peakpoint.trainer.config.hydra_overrides import quote, split, unquote
 from peakpoint.trainer.reports.run_record import RUN
 

@@ -14,11 +14,9 @@ from typing import Any
 from peakpoint.base import bounded, given
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import say_error
-from peakpoint.checkpointing.policy import MILESTONE, TRAINING
 from peakpoint.checkpointing.remote.urls import is_url
 from peakpoint.checkpointing.storage.foreign import described
-from peakpoint.checkpointing.storage.listing import PRODUCTION
-from peakpoint.checkpointing.storage.manifest import read_manifest
+from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TRAINING, read_manifest
 from peakpoint.checkpointing.storage.quarantine import QUARANTINE
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.config.hydra_overrides import (

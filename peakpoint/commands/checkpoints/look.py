@@ -6,8 +6,7 @@ from pathlib import Path
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases
-from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, Manifest
 from peakpoint.commands.arguments import Parser, add_path
 from peakpoint.commands.common import as_json, checkpoint_roots, everything, manifest_of, print_json, verdict
 

@@ -12,10 +12,9 @@ from peakpoint.base import files
 from peakpoint.base.bounded import read_json
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
-from peakpoint.checkpointing.policy import MILESTONE
 from peakpoint.checkpointing.storage import aliases, quarantine, store
-from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS, own, releases
-from peakpoint.checkpointing.storage.manifest import SUFFIXES, Manifest
+from peakpoint.checkpointing.storage.listing import own, releases
+from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, SUFFIXES, TIERS, Manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.commands.arguments import Parser, add_dry_run, add_run
 from peakpoint.commands.checkpoints.verify import examine

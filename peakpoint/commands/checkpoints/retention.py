@@ -10,11 +10,11 @@ from peakpoint.base.bounded import read_json, read_text
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing import policies  # noqa: F401 (registers)
-from peakpoint.checkpointing.policy import kept
+from peakpoint.checkpointing.retention import kept
 from peakpoint.checkpointing.storage import journal, quarantine, store
 from peakpoint.checkpointing.storage.aliases import EVENT as ALIAS
-from peakpoint.checkpointing.storage.listing import PRODUCTION, own
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.listing import own
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.commands.arguments import Parser, add_dry_run, add_path, add_run
 from peakpoint.commands.common import (

@@ -10,13 +10,13 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import Staged, check_folder, check_new, fsync_directory
 from peakpoint.base.terminal import Console
 from peakpoint.base.text import nearest
-from peakpoint.checkpointing.policy import MILESTONE, safe_name
 from peakpoint.checkpointing.remote import download
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
 from peakpoint.checkpointing.storage import foreign, store
-from peakpoint.checkpointing.storage.listing import PRODUCTION, TIERS, releases
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.listing import releases
+from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TIERS, Manifest
+from peakpoint.checkpointing.storage.naming import safe_name
 from peakpoint.commands.arguments import Parser, add_path, add_run
 from peakpoint.commands.common import checkpoint_root, contents, megabytes, print_json, run_of
 
@@ -148,7 +148,7 @@ def unpack(options: argparse.Namespace) -> int:
     if manifest is None and foreign.recognise(source) != foreign.OURS:
         raise CheckpointError(f"{source} is not a checkpoint of Peakpoint.{foreign.described(source)}")
     with Staged(target) as staged:
-        serialize.dump(state, staged.file)
+        serialize.dump(state, staged)
         staged.sync()
         try:
             staged.create()

@@ -9,8 +9,8 @@ from typing import Any
 from peakpoint.base.errors import CheckpointError, UnregisteredError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage.journal import JOURNAL
-from peakpoint.checkpointing.storage.listing import PRODUCTION, described_by
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.listing import described_by
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.commands.arguments import Parser, a_path
 from peakpoint.commands.common import (
     as_json,

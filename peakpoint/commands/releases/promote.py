@@ -12,7 +12,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_folder
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, companions, listing, locate
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_path, add_rules
 from peakpoint.commands.common import check_there, megabytes, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
@@ -64,7 +64,7 @@ def promote(options: argparse.Namespace) -> int:
     source_root = listing.checkpoint_root(options.path) if whole else options.path.absolute().parent.parent
     root = into or source_root
     semver.check_unused(options.version, publish.taken(root))
-    released = not whole and options.path.absolute().parent.name == listing.PRODUCTION
+    released = not whole and options.path.absolute().parent.name == PRODUCTION
     texts = {} if released else _texts(chosen, options.card, {})
     if whole:
         manifest = _selected(source_root, into, options)

@@ -13,8 +13,8 @@ from typing import Any
 from peakpoint.base.bounded import Absent, read_json
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import journal
-from peakpoint.checkpointing.storage.listing import PRODUCTION, version_of
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.listing import version_of
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.commands.common import run_of
 from peakpoint.deployment.inference.form import CARDS
 from peakpoint.deployment.release.card import Result

@@ -5,7 +5,8 @@ import pytest
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, StepEnd
 from peakpoint.checkpointing.policies.best import Best
 from peakpoint.checkpointing.policies.top_k import TopK
-from peakpoint.checkpointing.policy import MILESTONE, Save
+from peakpoint.checkpointing.policy import Save
+from peakpoint.checkpointing.storage.manifest import MILESTONE
 from tests.checkpointing.policies import policy_cases as case
 from tests.checkpointing.policies.policy_cases import INF, NAN
 

@@ -5,7 +5,8 @@ import pytest
 from peakpoint.checkpointing.events import EpochEnd, Interrupted, RunEnd, StepEnd
 from peakpoint.checkpointing.policies.interval import Interval
 from peakpoint.checkpointing.policies.wall_clock import WallClock
-from peakpoint.checkpointing.policy import TRAINING, Save
+from peakpoint.checkpointing.policy import Save
+from peakpoint.checkpointing.storage.manifest import TRAINING
 from tests.checkpointing.policies import policy_cases as case
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from peakpoint.checkpointing.policies.sparsity import Sparsity, peak
-from peakpoint.checkpointing.policy import MILESTONE, Save
+from peakpoint.checkpointing.policy import Save
+from peakpoint.checkpointing.storage.manifest import MILESTONE
 from tests.checkpointing.policies import policy_cases as case
 from tests.checkpointing.policies.policy_cases import INF, NAN
 

@@ -87,7 +87,7 @@ def test_what_is_bad_goes_to_quarantine_and_the_pointer_to_the_one_before(traine
 def test_strays_of_dead_writers_are_swept_and_those_of_living_ones_stay(trained, cli_main):
     root = trained / "checkpoints"
     program = "import os, sys\nfrom pathlib import Path\nfrom peakpoint.base.files import Staged\n"
-    program += "for target in sys.argv[1:]:\n    Staged(Path(target)).file.write(b'half')\nos._exit(9)"
+    program += "for target in sys.argv[1:]:\n    Staged(Path(target)).write(b'half')\nos._exit(9)"
     places = [root / "training" / "x.pt", root / "metadata" / "x.json", trained / "status.json"]
     done = subprocess.run([sys.executable, "-c", program, *map(str, places)], check=False, env=os.environ)
     assert done.returncode == 9

@@ -188,7 +188,7 @@ def test_the_counters_of_the_policies_count(world, cli_main):
     best = {"metrics": {"accuracy": {"mode": "max", "min_delta": 0.0}}, "keep": 1}
     made.extra["config"] = {"checkpoint": {"policy": {"best": best}}}
     made.epoch(0.5)
-    before = made.manager.state_dict()
+    before = made.counters
     made.epoch(0.9)
     made.attempt().manager.load_state_dict(before)
     made.epoch(0.6)

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from peakpoint.checkpointing.policy import MILESTONE
 from peakpoint.checkpointing.remote.client import Remote
 from peakpoint.checkpointing.remote.layout import newest_record, read_index
 from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import MILESTONE
 from tests.conftest import ROOT, TINY, status
 from tests.remotes import Fault
 
