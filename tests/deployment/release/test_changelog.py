@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.storage import aliases, journal, listing
+from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.deployment.inference import network
 from peakpoint.deployment.release import changelog, release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
@@ -60,14 +60,6 @@ def test_it_says_what_changed_from_run_to_run(runs):
     assert "`epochs`" not in found["2.0.0"]
     assert "### Training configuration" not in found["1.0.0"]
     assert f"| accuracy | {first.metrics['accuracy']:.6g} |" in found["1.0.0"]
-
-
-def test_the_journal_says_what_when_from_where_and_why_and_names_nobody(runs):
-    *_, fact = journal.vouched(runs)
-    assert set(fact) == {
-        *("number", "time", "event", "version", "file", "run", "source", "reason", "git_commit", "created"),
-    }
-    assert set(fact["source"]) == {"run", "file", "digest"}
 
 
 def test_versions_are_in_their_order_and_each_is_compared_with_the_one_before(served):
