@@ -1,8 +1,7 @@
-"""What the adapters share: plain state, measured sparsity, the manager of a directory."""
+"""What the adapters share: plain state, measured sparsity, and the manager of a training."""
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from peakpoint.base import given
 from peakpoint.base.errors import CheckpointError, os_reason
-from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.state.objects import git_commit
@@ -90,43 +89,56 @@ def newest(root: str | Path) -> Path | None:
     return root / found.manifest.file if found.manifest else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Writing:
-    """on_error: `warn` or `stop`; compress: pack zeros away."""
+class Adapter:
+    """What the callbacks have in common: a directory, its policies, and the manager of a training.
 
-    on_error: str
-    compress: bool
-
-
-class Run:
-    """A directory opened for a fit: its lock, its manager and the policies' counters."""
+    Saves what `policies` ask for, under `root`; their Stop ends the training. on_error is `warn` or `stop`;
+    compress packs zeros away, exactly.
+    """
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path,
         policies: Mapping[str, Policy],
-        gather: Callable[[], dict[str, Any]],
         *,
-        writing: Writing,
-        resumed_from: str | None,
+        on_error: str = "warn",
+        compress: bool = False,
     ) -> None:
+        self.root = given.path(root, "root")
+        self.policies = dict(policies)
+        self._on_error, self._compress = on_error, compress
+        self._opened: Opened | None = None
+        self._manager: Manager | None = None
+        self._zeros = Zeros()
+        self._waiting: list[Event] = []
+
+    def _open(self, gather: Callable[[], dict[str, Any]], resumed_from: str | None) -> Manager:
+        """Lock the directory and return its manager. Raises CheckpointError."""
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"{root} cannot be made: {os_reason(error)}.") from None
-        self._opened: Opened | None = opened(root)
+            raise CheckpointError(f"{self.root} cannot be made: {os_reason(error)}.") from None
         options = Options(
             background=True,
-            on_error=writing.on_error,
-            compress=writing.compress,
+            on_error=self._on_error,
+            compress=self._compress,
             git_commit=git_commit(),
             resumed_from=resumed_from,
         )
-        self.manager = Manager(self._opened.store, policies, gather, options=options)
-        self.zeros = Zeros()
+        self._opened, self._zeros = opened(self.root), Zeros()
+        self._manager = Manager(self._opened.store, self.policies, gather, options=options)
+        return self._manager
+
+    def _stops(self, *events: Event) -> bool:
+        """Save what the policies ask for at these events of one moment; returns whether one says Stop."""
+        assert self._manager is not None
+        stop = self._manager.handle(*events)
+        if stop:
+            log.info("stopping: %s", stop.reason)
+        return stop is not None
 
     def close(self) -> None:
-        """Finish the save in flight, and let other processes write."""
-        if self._opened is not None:
-            self.manager.close()
-            self._opened = None
+        """Finish the save in flight, and let other processes write; for a training that an error ended."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = self._opened = None

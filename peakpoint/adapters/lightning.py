@@ -9,7 +9,6 @@
 Each file is both a checkpoint of Lightning and one of this library.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,15 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from peakpoint.adapters.common import Run, Writing, newest, numbers, plain
-from peakpoint.base import given
+from peakpoint.adapters.common import Adapter, newest, numbers, plain
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.events import EpochEnd, Event, RunEnd, StepEnd
-from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 
 __all__ = ["PeakpointCheckpoint", "newest"]
 
-log = logging.getLogger("peakpoint")
 
-
-class PeakpointCheckpoint(Callback):
+class PeakpointCheckpoint(Adapter, Callback):
     """Saves what `policies` ask for, under `root`; their Stop ends the fit.
 
     Epochs count from 0, as Lightning shows them. The state of every random number generator is saved and
@@ -38,24 +33,11 @@ class PeakpointCheckpoint(Callback):
     CheckpointError otherwise.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        policies: Mapping[str, Policy],
-        *,
-        on_error: str = "warn",
-        compress: bool = False,
-    ) -> None:
-        self.root = given.path(root, "root")
-        self.policies = dict(policies)
-        self._writing = Writing(on_error=on_error, compress=compress)
-        self._run: Run | None = None
-        self._counters: Mapping[str, Any] | None = None
-        self._rng: Mapping[str, Any] | None = None
-        self._waiting: list[Event] = []
-        self._step = 0
+    _counters: Mapping[str, Any] | None = None
+    _rng: Mapping[str, Any] | None = None
+    _step = 0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the directory before anything is trained."""
         if stage != "fit":
             return
@@ -63,13 +45,7 @@ class PeakpointCheckpoint(Callback):
             raise CheckpointError("PeakpointCheckpoint saves a training of one process: use devices=1.")
         file = Path(str(trainer.ckpt_path)) if trainer.ckpt_path else None
         mine = file is not None and file.resolve().parent.parent == self.root.resolve()
-        self._run = Run(
-            self.root,
-            self.policies,
-            lambda: _state(trainer),
-            writing=self._writing,
-            resumed_from=f"{file.parent.name}/{file.name}" if file and mine else None,
-        )
+        self._open(lambda: _state(trainer), f"{file.parent.name}/{file.name}" if file and mine else None)
 
     def state_dict(self) -> dict[str, Any]:
         """The policies' counters."""
@@ -80,31 +56,23 @@ class PeakpointCheckpoint(Callback):
         self._counters = state_dict
 
     def on_load_checkpoint(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        checkpoint: dict[str, Any],
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the random number generators' state until the fit starts."""
         self._rng = checkpoint.get("rng_state")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the counters and the random numbers of the checkpoint."""
-        assert self._run is not None
+        assert self._manager is not None
         if self._counters is not None:
-            self._run.manager.load_state_dict(self._counters)
+            self._manager.load_state_dict(self._counters)
         # Before the loader makes its first iterator, which draws the order of the epoch.
         if self._rng is not None:
             restore_rng(self._rng)
         self._counters = self._rng = None
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A StepEnd after each optimizer step; the last of an epoch waits for the EpochEnd."""
         if trainer.global_step != self._step:
@@ -119,37 +87,30 @@ class PeakpointCheckpoint(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An EvalEnd; at the end of an epoch it waits for the EpochEnd, so that the two share a file."""
-        if trainer.sanity_checking or self._run is None:
+        if trainer.sanity_checking or self._manager is None:
             return
         metrics = numbers(trainer.callback_metrics)
-        self._collect(
-            trainer,
-            self._run.zeros.measured(trainer.current_epoch, trainer.global_step, metrics, pl_module),
-        )
+        epoch, step = trainer.current_epoch, trainer.global_step
+        self._collect(trainer, self._zeros.measured(epoch, step, metrics, pl_module))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last step of an epoch, the evaluation and the end of the epoch are one moment."""
         waiting, self._waiting = self._waiting, []
         epoch = trainer.current_epoch
         self._handle(trainer, *waiting, EpochEnd(epoch, trainer.global_step, done=epoch + 1))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end of the fit, whatever ended it."""
         last = max(0, trainer.current_epoch - 1)  # Lightning has counted on
         self._handle(trainer, RunEnd(last, trainer.global_step, "the fit is over"))
 
-    def on_exception(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        exception: BaseException,  # noqa: ARG002
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Finish the save in flight; a state that an error left behind is not saved."""
-        self._close()
+        self.close()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finish the save in flight."""
-        self._close()
+        self.close()
 
     def _collect(self, trainer: Trainer, event: Event) -> None:
         """Handle an event; at the end of an epoch it waits for EpochEnd, so that they share a file."""
@@ -160,16 +121,8 @@ class PeakpointCheckpoint(Callback):
             self._handle(trainer, *waiting, event)
 
     def _handle(self, trainer: Trainer, *events: Event) -> None:
-        assert self._run is not None
-        stop = self._run.manager.handle(*events)
-        if stop:
-            log.info("stopping: %s", stop.reason)
+        if self._stops(*events):
             trainer.should_stop = True
-
-    def _close(self) -> None:
-        if self._run is not None:
-            self._run.close()
-            self._run = None
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:

@@ -8,7 +8,6 @@ trainer.train(resume_from_checkpoint=callback.resume_folder())
 """
 
 import json
-import logging
 import math
 import shutil
 from collections.abc import Mapping
@@ -20,43 +19,26 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from peakpoint.adapters.common import Run, Writing, newest, numbers, plain
-from peakpoint.base import given
+from peakpoint.adapters.common import Adapter, newest, numbers, plain
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.checkpointing.events import EpochEnd, Event, RunEnd, StepEnd
-from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.state.rng import rng_state
 
 __all__ = ["PeakpointCallback", "newest"]
 
-log = logging.getLogger("peakpoint")
-
 RESUME = ".resume"
 
 
-class PeakpointCallback(TrainerCallback):
+class PeakpointCallback(Adapter, TrainerCallback):
     """Saves what `policies` ask for, under `root`; their Stop ends the training.
 
     Metrics have the Trainer's names, such as eval_loss. on_error is `warn` or `stop`; compress packs zeros
     away, exactly. For training in one process: raises CheckpointError otherwise.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        policies: Mapping[str, Policy],
-        *,
-        on_error: str = "warn",
-        compress: bool = False,
-    ) -> None:
-        self.root = given.path(root, "root")
-        self.policies = dict(policies)
-        self._writing = Writing(on_error=on_error, compress=compress)
-        self._run: Run | None = None
-        self._resumed: tuple[str, Mapping[str, Any]] | None = None
-        self._parts: tuple[Any, Any, Any, TrainerState] | None = None
-        self._waiting: list[Event] = []
+    _resumed: tuple[str | None, Mapping[str, Any] | None] = None, None
+    _parts: tuple[Any, Any, Any, TrainerState] | None = None
 
     def resume_folder(self) -> str | None:
         """The newest checkpoint that verifies, unfolded as the Trainer reads it; None when there is none.
@@ -77,28 +59,19 @@ class PeakpointCallback(TrainerCallback):
         return str(folder)
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **parts: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         """Open the directory before anything is trained."""
         if args.world_size > 1:
             raise CheckpointError("PeakpointCallback saves a training of one process.")
         self._remember(state, parts)
-        resumed, counters = self._resumed or (None, None)
-        self._run = Run(self.root, self.policies, self._state, writing=self._writing, resumed_from=resumed)
+        (resumed, counters), self._resumed = self._resumed, (None, None)
+        manager = self._open(self._state, resumed)
         if counters is not None:
-            self._run.manager.load_state_dict(counters)
-        self._resumed = None
+            manager.load_state_dict(counters)
 
     def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **parts: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         """A StepEnd after each optimizer step; where an evaluation or EpochEnd follows it waits for that."""
         self._remember(state, parts)
@@ -107,11 +80,7 @@ class PeakpointCallback(TrainerCallback):
             self._flush(control)
 
     def on_epoch_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **parts: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         """An EpochEnd; where an evaluation follows it waits for it, so that the two share a file."""
         self._remember(state, parts)
@@ -120,29 +89,21 @@ class PeakpointCallback(TrainerCallback):
             self._flush(control)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **parts: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         """An EvalEnd, with the metrics that are numbers."""
-        if self._run is None:  # evaluate() without a training
+        if self._manager is None:  # evaluate() without a training
             return
         self._remember(state, parts)
-        metrics, zeros = numbers(parts["metrics"]), self._run.zeros
-        evaluated = zeros.measured(_epoch(state), state.global_step, metrics, parts["model"])
+        metrics = numbers(parts["metrics"])
+        evaluated = self._zeros.measured(_epoch(state), state.global_step, metrics, parts["model"])
         if _ends_epoch(state) and self._waiting and isinstance(self._waiting[-1], StepEnd):
             self._waiting.append(evaluated)  # the end of the epoch is still to come
         else:
             self._flush(control, evaluated)
 
     def on_train_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **parts: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         """Save the last state unless it is saved, and finish the save in flight."""
         self._remember(state, parts)
@@ -150,12 +111,6 @@ class PeakpointCallback(TrainerCallback):
         self._handle(control, RunEnd(_epoch(state), state.global_step, "the training is over"))
         self.close()
         shutil.rmtree(self.root / RESUME, ignore_errors=True)
-
-    def close(self) -> None:
-        """Finish the save in flight; for a training that an error ended."""
-        if self._run is not None:
-            self._run.close()
-            self._run = None
 
     def _remember(self, state: TrainerState, parts: dict[str, Any]) -> None:
         self._parts = (parts["model"], parts["optimizer"], parts["lr_scheduler"], state)
@@ -169,10 +124,7 @@ class PeakpointCallback(TrainerCallback):
             self._handle(control, *events)
 
     def _handle(self, control: TrainerControl, *events: Event) -> None:
-        assert self._run is not None
-        stop = self._run.manager.handle(*events)
-        if stop:
-            log.info("stopping: %s", stop.reason)
+        if self._stops(*events):
             control.should_training_stop = True
 
     def _state(self) -> dict[str, Any]:
