@@ -3,7 +3,7 @@
 import argparse
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +26,7 @@ if TYPE_CHECKING:
 
     from peakpoint.commands.releases.run_facts import RunRecord
     from peakpoint.deployment.inference.evaluate import Measured
-    from peakpoint.deployment.inference.form import Form
     from peakpoint.deployment.release.release import Release
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promotion:
-    """A release, its source checkpoint and root, and its metrics as recorded and as measured again."""
-
-    root: Path
-    source: Path
-    release: "Release"
-    recorded: Mapping[str, float]
-    measured: "Measured"
 
 
 def promote_arguments(parser: Parser) -> None:
@@ -65,21 +53,34 @@ def promote(options: argparse.Namespace) -> int:
     root = into or source_root
     semver.check_unused(options.version, publish.taken(root))
     released = not whole and options.path.absolute().parent.name == PRODUCTION
-    texts = {} if released else _texts(chosen, options.card, {})
+    texts = {} if released else chosen.texts(options.card, {})
     if whole:
         manifest = _selected(source_root, into, options)
     else:
         source_root, manifest = locate.locate(options.path)
     if released:
-        texts = _texts(chosen, options.card, run_facts.card_of(source_root, manifest))
-    promotion = _prepared((source_root, manifest), root, texts, chosen, options)
-    written, signed = None, None
-    if not options.dry_run:
-        from peakpoint.deployment.release import release
-
-        written = release.write(root, promotion.release)
-        signed = _finish(root, written, key, options)
-    _print(promotion, written, signed, options)
+        texts = chosen.texts(options.card, run_facts.card_of(source_root, manifest))
+    made, recorded, measured = _prepared(source_root, manifest, root, texts, chosen, options)
+    facts = {
+        "version": made.version,
+        "name": made.name,
+        "root": str(root),
+        "file": made.file,
+        "source": str(source_root / manifest.file),
+        "split": measured.split,
+        "samples": measured.samples,
+        "recorded": recorded,
+        "measured": measured.metrics,
+        "sparsity": made.sparsity,
+        "form": vars(made.form),
+        "written": {} if options.dry_run else _written(root, made, key, options),
+        "alias": options.alias,
+        "dry_run": options.dry_run,
+    }
+    if options.json:
+        print_json(facts)
+    else:
+        _print(facts, f"epoch {made.epoch}, step {made.global_step}")
     return 0
 
 
@@ -93,7 +94,6 @@ def _checked(options: argparse.Namespace) -> tuple[settings.Settings, Path | Non
     chosen = settings.load(options.set, options.card)
     if options.path.is_dir():
         rules.load(options.rules)
-    chosen.form()
     if options.alias:
         aliases.check(options.alias)
     key = given.path(chosen.sign) if chosen.sign else None
@@ -109,16 +109,6 @@ def _target(folder: Path) -> Path:
     except CheckpointError:
         check_folder(folder)
         return folder
-
-
-def _texts(chosen: settings.Settings, file: Path | None, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the texts of the card; those that are not given are taken from the `earlier` card."""
-    texts = {name: value for name, value in asdict(chosen.card).items() if card.lines_of(value)}
-    texts = {name: earlier[name] for name in asdict(chosen.card) if earlier.get(name)} | texts
-    where = file or settings.RELEASE / settings.CARD
-    hint = "" if file else ", in a file of your own (--card FILE),"
-    card.check(texts, f"them in {where}{hint} or with --set card.NAME=TEXT")
-    return texts
 
 
 def _selected(root: Path, into: Path | None, options: argparse.Namespace) -> Manifest:
@@ -142,22 +132,25 @@ def _selected(root: Path, into: Path | None, options: argparse.Namespace) -> Man
 
 
 def _prepared(
-    source: tuple[Path, Manifest],
+    source_root: Path,
+    manifest: Manifest,
     root: Path,
     texts: Mapping[str, Any],
     chosen: settings.Settings,
     options: argparse.Namespace,
-) -> Promotion:
-    """Return the release with its card, checked and measured but not written."""
+) -> tuple["Release", Mapping[str, float], "Measured"]:
+    """Return the release with its card, not written yet, and its metrics as recorded and as measured again.
+
+    Raises CheckpointError when they differ by more than the tolerance, and for weights that are no good.
+    """
     from peakpoint.checkpointing.state import objects
     from peakpoint.deployment.inference import evaluate, network
     from peakpoint.deployment.release import release
+    from peakpoint.deployment.selection.measure import differences
 
-    source_root, manifest = source
     form = chosen.form()
-    kept_for = "; ".join(manifest.reasons)
     chosen_by = f"chosen by the rules {Path(options.rules).stem}, kept for: " if options.path.is_dir() else ""
-    reason = options.reason or chosen_by + kept_for
+    reason = options.reason or chosen_by + "; ".join(manifest.reasons)
     made = release.of(source_root, manifest, version=options.version, form=form, reason=reason)
     release.check(root, made)
     if made.description is None or made.trained_with is None:
@@ -172,15 +165,14 @@ def _prepared(
         rebuilt, trained_with, split=chosen.split, data_root=options.data_root, device=options.device
     )
     recorded = (manifest.metrics if chosen.split == "val" else record.tests()) or {}
-    _compare(recorded, measured, chosen.tolerance, form)
+    if wrong := differences(recorded, measured.metrics, chosen.tolerance):
+        costs = "" if form.dtype == "float32" else f" Try dtype=float32: {form.dtype} may cost as much."
+        raise CheckpointError(
+            f"Measured again on the {measured.samples} images of {measured.split}, {'; '.join(wrong)}: "
+            f"tolerance={chosen.tolerance:g} does not allow that, so nothing is released.{costs}"
+        )
     made = _with_card(made, rebuilt, texts, record, measured)
-    return Promotion(
-        root=root,
-        source=source_root / manifest.file,
-        release=replace(made, golden_inputs=chosen.golden),
-        recorded=recorded,
-        measured=measured,
-    )
+    return replace(made, golden_inputs=chosen.golden), recorded, measured
 
 
 def _with_card(
@@ -211,98 +203,52 @@ def _with_card(
     return replace(made, card=filled, card_text=card_page.markdown(filled))
 
 
-def _compare(recorded: Mapping[str, float], measured: "Measured", tolerance: float, form: "Form") -> None:
-    """Raise CheckpointError when a measured metric differs from the recorded one by more than tolerance."""
-    for name, value in measured.metrics.items():
-        before = recorded.get(name, value)
-        if abs(value - before) <= tolerance * max(1.0, abs(before)):  # False when either is NaN
-            continue
-        costs = "" if form.dtype == "float32" else f" Try dtype=float32: {form.dtype} may cost as much."
-        raise CheckpointError(
-            f"{name} is {value:.4f}, measured again on the {measured.samples} images of {measured.split}, "
-            f"and {before:.4f} was recorded; tolerance={tolerance:g} does not allow that, so nothing is "
-            f"released.{costs}"
-        )
+def _written(root: Path, made: "Release", key: Path | None, options: argparse.Namespace) -> dict[str, int]:
+    """Write the release, sign it and set its alias; return its files with their bytes.
 
+    Raises CheckpointError: a failure to sign or to set the alias leaves it released.
+    """
+    from peakpoint.deployment.release import release
 
-def _finish(root: Path, written: Manifest, key: Path | None, options: argparse.Namespace) -> Path | None:
-    """Sign the release and set its alias; a failure of either leaves it released."""
-    signed = None
+    manifest = release.write(root, made)
+    mark = Path(manifest.file).with_suffix(".json")
+    files = [manifest.file, *companions.listed(manifest), mark.as_posix()]
+    by_hand = ["ssh-keygen", "-Y", "sign", "-f", str(key), "-n", signing.NAMESPACE, str(root / mark)]
+    undone, remedy = "signed", f" To sign it: {shlex.join(by_hand)}"
     try:
         if key:
-            mark = (root / written.file).with_suffix(".json")
-            try:
-                signed = signing.sign(mark, key)
-            except (CheckpointError, OSError) as error:
-                by_hand = ["ssh-keygen", "-Y", "sign", "-f", str(key), "-n", signing.NAMESPACE, str(mark)]
-                raise CheckpointError(
-                    f"it is not signed: {error} To sign it: {shlex.join(by_hand)}"
-                ) from None
+            files.append(signing.sign(root / mark, key).relative_to(root).as_posix())
+        undone, remedy = str(options.alias), ""
         if options.alias:
             reason = options.reason or f"released as {options.alias}"
-            aliases.assign(root, options.alias, options.version, reason)
-    except CheckpointError as error:
+            aliases.assign(root, options.alias, made.version, reason)
+    except (CheckpointError, OSError) as error:
         raise CheckpointError(
-            f"{options.version} is released as {root / written.file}, but {error}"
+            f"{made.version} is released as {root / manifest.file}, but it is not {undone}: {error}{remedy}"
         ) from None
     finally:
         changelog.refresh(root)
-    return signed
+    return {file: (root / file).stat().st_size for file in files}
 
 
-def _print(
-    promotion: Promotion, written: Manifest | None, signed: Path | None, options: argparse.Namespace
-) -> None:
-    made, root = promotion.release, promotion.root
-    files = {}
-    if written is not None:
-        mark = Path(written.file).with_suffix(".json").as_posix()
-        paths = [written.file, *companions.listed(written), mark]
-        paths += [signed.relative_to(root).as_posix()] if signed else []
-        files = {path: (root / path).stat().st_size for path in paths}
-    if options.json:
-        _print_json(promotion, files, options)
-        return
-    console = Console()
-    epoch = f"epoch {made.epoch}, step {made.global_step}"
-    console.say(f"{made.name} {made.version} from {shown(promotion.source)} ({epoch})")
+def _print(facts: Mapping[str, Any], place: str) -> None:
+    console, root, recorded = Console(), Path(facts["root"]), facts["recorded"]
+    console.say(f"{facts['name']} {facts['version']} from {shown(Path(facts['source']))} ({place})")
     console.say("")
     rows = [
-        [name, f"{promotion.recorded[name]:.4f}" if name in promotion.recorded else "-", f"{value:.4f}"]
-        for name, value in promotion.measured.metrics.items()
+        [name, f"{recorded[name]:.4f}" if name in recorded else "-", f"{value:.4f}"]
+        for name, value in facts["measured"].items()
     ]
-    images = f"{promotion.measured.split}, {promotion.measured.samples} images"
-    console.table([images, "recorded", "measured"], rows)
+    console.table([f"{facts['split']}, {facts['samples']} images", "recorded", "measured"], rows)
     console.say("")
-    sparsity = f", sparsity {made.sparsity:.4f}" if made.sparsity is not None else ""
-    console.say(f"{made.form.format}, {made.form.dtype}{', zeros packed' * made.form.compress}{sparsity}")
-    if written is None:
-        console.say(f"not written: --dry-run. It would be {shown(root / made.file)}")
+    form = facts["form"]
+    packed = ", zeros packed" * form["compress"]
+    console.say(f"{form['format']}, {form['dtype']}{packed}, sparsity {facts['sparsity']:.4f}")
+    if facts["dry_run"]:
+        console.say(f"not written: --dry-run. It would be {shown(root / facts['file'])}")
         return
-    for path, size in files.items():
+    for path, size in facts["written"].items():
         length = megabytes(size) if size >= 50_000 else f"{size:,} bytes"
         console.say(f"wrote  {shown(root / path)}  {length}")
-    if options.alias:
-        console.say(f"{options.alias} is {made.version} now")
-
-
-def _print_json(promotion: Promotion, files: Mapping[str, int], options: argparse.Namespace) -> None:
-    made = promotion.release
-    print_json(
-        {
-            "version": made.version,
-            "name": made.name,
-            "root": str(promotion.root),
-            "file": made.file,
-            "source": str(promotion.source),
-            "split": promotion.measured.split,
-            "samples": promotion.measured.samples,
-            "recorded": promotion.recorded,
-            "measured": promotion.measured.metrics,
-            "sparsity": made.sparsity,
-            "form": vars(made.form),
-            "written": files,
-            "alias": options.alias,
-            "dry_run": options.dry_run,
-        }
-    )
+    if facts["alias"]:
+        console.say(f"{facts['alias']} is {facts['version']} now")

@@ -1,7 +1,7 @@
 """conf/release, typed: how a release is made, and what its makers say of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from peakpoint.base.errors import CheckpointError, PeakpointError
 from peakpoint.base.files import CONF
 from peakpoint.base.given import require_range
 from peakpoint.deployment.inference.form import Form
-from peakpoint.deployment.release.card import Texts
+from peakpoint.deployment.release import card
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.hydra_overrides import quote
 from peakpoint.trainer.config.schema import require
@@ -37,26 +37,39 @@ class Settings:
     split: str
     tolerance: float
     sign: str | None
-    card: Texts
+    card: card.Texts
 
     def form(self) -> Form:
         """How the weights are written. Raises CheckpointError for what is no form."""
         return Form(format=self.format, dtype=self.dtype, compress=self.compress)
 
+    def texts(self, file: Path | None, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the texts of the card, given in `file` or by --set, else in an `earlier` card.
+
+        Raises CheckpointError for one that is required and nowhere given.
+        """
+        own = asdict(self.card)
+        given = {name: value for name, value in own.items() if card.lines_of(value)}
+        texts = {name: earlier[name] for name in own if earlier.get(name)} | given
+        hint = "" if file else ", in a file of your own (--card FILE),"
+        card.check(texts, f"them in {file or RELEASE / CARD}{hint} or with --set card.NAME=TEXT")
+        return texts
+
     def __post_init__(self) -> None:
         require(self.split in ("val", "test"), f"split={self.split} is not a choice: it must be val or test.")
         require_range(self, "", 1, 1024, "golden")
         require_range(self, "", 0, 1, "tolerance")
+        self.form()
 
 
-def load(changes: Sequence[str], card: Path | None) -> Settings:
+def load(changes: Sequence[str], file: Path | None) -> Settings:
     """Return conf/release as Hydra composes it: a file of card texts over it, then each change, `key=value`.
 
     Raises CheckpointError: one line that names the key, and the nearest right one.
     """
-    texts = bounded.literal(bounded.read_strict_yaml(card)) if card else {}
-    if card:
-        _composed(texts, [], f"{card}: ")
+    texts = bounded.literal(bounded.read_strict_yaml(file)) if file else {}
+    if file:
+        _composed(texts, [], f"{file}: ")
     return _composed(texts, [_override(change) for change in changes], "--set ")
 
 

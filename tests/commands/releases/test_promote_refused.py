@@ -125,7 +125,7 @@ def test_a_metric_that_is_not_what_was_recorded(recorded, trained, promote):
     path = changed(trained, metrics={"accuracy": recorded})
     message = refused(promote(path, "1.0.0"))
     assert message == (
-        f"accuracy is 0.2857, measured again on the 14 images of val, and {recorded:.4f} was recorded; "
+        f"Measured again on the 14 images of val, accuracy was recorded as {recorded}, and is 0.285714: "
         "tolerance=0.002 does not allow that, so nothing is released."
     )
     assert not (trained / "checkpoints" / "production").exists()
@@ -135,7 +135,7 @@ def test_a_metric_that_is_not_what_was_recorded(recorded, trained, promote):
 
 def test_weights_that_do_not_measure_what_was_recorded(trained, promote):
     message = refused(promote(changed(trained, weight=1e4), "1.0.0"))
-    assert "measured again on the 14 images of val" in message
+    assert "Measured again on the 14 images of val, loss was recorded as " in message
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
