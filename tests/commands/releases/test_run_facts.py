@@ -11,7 +11,12 @@ from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.storage import journal, store
 from peakpoint.commands.releases import run_facts
 from peakpoint.deployment.inference import evaluate
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, run_main, status
+
+
+def rewrite(path, **changes):
+    """Change a JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def of(run, **facts):
@@ -51,9 +56,8 @@ def test_the_hours_between_a_kill_and_the_resume_do_not_count(resumed):
 
     again = record["attempts"][1]["started"]
     record["attempts"][1]["started"] = later(again)
-    (resumed / "run.json").write_text(json.dumps(record))
-    status = json.loads((resumed / "status.json").read_text())
-    (resumed / "status.json").write_text(json.dumps(status | {"time": later(status["time"])}))
+    rewrite(resumed / "run.json", attempts=record["attempts"])
+    rewrite(resumed / "status.json", time=later(status(resumed)["time"]))
     path = resumed / "checkpoints" / journal.JOURNAL
     facts = [json.loads(text) for text in path.read_text().splitlines()]
     moved = [f | {"time": later(f["time"])} if f["time"] >= again else f for f in facts]
@@ -62,9 +66,8 @@ def test_the_hours_between_a_kill_and_the_resume_do_not_count(resumed):
 
 
 def test_a_clock_that_went_backwards_takes_no_time_away(resumed):
-    record = json.loads((resumed / "run.json").read_text())
-    record["attempts"][0]["started"] = "2099-01-01T00:00:00+00:00"
-    (resumed / "run.json").write_text(json.dumps(record))
+    first, second = json.loads((resumed / "run.json").read_text())["attempts"]
+    rewrite(resumed / "run.json", attempts=[first | {"started": "2099-01-01T00:00:00+00:00"}, second])
     assert of(resumed).hours() >= 0
 
 
@@ -83,8 +86,7 @@ def test_the_test_set_is_of_the_same_weights_or_not_reported(resumed):
 
 @pytest.mark.parametrize("attempts", [None, [], [{}], [{"started": "x"}]])
 def test_a_record_without_times_has_no_hours(attempts, resumed):
-    record = json.loads((resumed / "run.json").read_text())
-    (resumed / "run.json").write_text(json.dumps(record | {"attempts": attempts}))
+    rewrite(resumed / "run.json", attempts=attempts)
     assert of(resumed).hours() is None
 
 

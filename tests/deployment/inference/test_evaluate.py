@@ -14,23 +14,24 @@ from tests.checkpoint_fixtures import patterns
 
 
 def evaluated(run):
-    """The root of a run, and a checkpoint with metrics."""
+    """The root of a run, a checkpoint with metrics, and what it was trained with."""
     root = run / "checkpoints"
-    return root, next(m for m in store.manifests(root) if m.tier == "milestone")
+    manifest = next(m for m in store.manifests(root) if m.tier == "milestone")
+    return root, manifest, evaluate.trained_with(root, manifest)
 
 
 def test_what_was_recorded_is_measured_again(measured_run):
-    root, manifest = evaluated(measured_run)
-    facts = evaluate.trained_with(root, manifest)
-    found = evaluate.measure(network.load(root, manifest), facts)
-    assert (found.samples, found.split) == (60, "val")
-    assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
+    root, manifest, facts = evaluated(measured_run)
+    data = evaluate.data_of(facts)
+    for each in (None, data, data):  # one reading serves several networks
+        found = evaluate.measure(network.load(root, manifest), facts, data=each)
+        assert (found.samples, found.split) == (60, "val")
+        assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
     assert evaluate.measure(network.load(root, manifest), facts, split="test").samples == 80
 
 
 def test_a_run_in_bfloat16_is_measured_in_bfloat16(measured_run):
-    root, manifest = evaluated(measured_run)
-    facts = evaluate.trained_with(root, manifest)
+    root, manifest, facts = evaluated(measured_run)
     half = {**facts, "config": {**facts["config"], "precision": "bf16"}}
     loss = evaluate.measure(network.load(root, manifest), half).metrics["loss"]
     assert loss != manifest.metrics["loss"]
@@ -38,8 +39,7 @@ def test_a_run_in_bfloat16_is_measured_in_bfloat16(measured_run):
 
 
 def test_a_manifest_of_a_release_says_it_without_its_file(measured_run, tmp_path):
-    root, manifest = evaluated(measured_run)
-    facts = evaluate.trained_with(root, manifest)
+    _, manifest, facts = evaluated(measured_run)
     released = replace(manifest, tier="production", metadata={"trained_with": facts})
     assert evaluate.trained_with(tmp_path, released) == facts
     with pytest.raises(CheckpointError, match="which data"):
@@ -49,18 +49,8 @@ def test_a_manifest_of_a_release_says_it_without_its_file(measured_run, tmp_path
         evaluate.trained_with(tmp_path, replace(released, metadata={"trained_with": less}))
 
 
-def test_one_reading_serves_several_networks(measured_run):
-    root, manifest = evaluated(measured_run)
-    facts = evaluate.trained_with(root, manifest)
-    data = evaluate.data_of(facts)
-    for _ in range(2):
-        found = evaluate.measure(network.load(root, manifest), facts, data=data)
-        assert found.metrics == pytest.approx(manifest.metrics, rel=1e-6)
-
-
 def test_data_that_was_moved_is_found_and_other_data_refused(measured_run, tmp_path):
-    root, manifest = evaluated(measured_run)
-    facts = dict(evaluate.trained_with(root, manifest))
+    root, manifest, facts = evaluated(measured_run)
     gone = {**facts["config"]["data"], "root": str(tmp_path / "gone")}
     moved = {**facts, "config": {**facts["config"], "data": gone}}
     weights = network.load(root, manifest)
@@ -83,8 +73,7 @@ def test_what_the_library_saved_says_nothing_of_data(tmp_path):
 
 
 def test_wrong_splits_and_devices_are_one_line(measured_run):
-    root, manifest = evaluated(measured_run)
-    facts = evaluate.trained_with(root, manifest)
+    root, manifest, facts = evaluated(measured_run)
     weights = network.load(root, manifest)
     with pytest.raises(CheckpointError, match="val, test"):
         evaluate.measure(weights, facts, split="train")

@@ -34,6 +34,7 @@ MODEL = {
 }
 
 
+FORM = {"format": "safetensors", "dtype": "float16", "compress": False}
 PEAK = {"scope": "overall", "best_epoch": 63, "best": 0.7468, "final": 0.7056, "degradation": 0.0412}
 RECORD = {
     "data": {"name": "digits", "train_size": 1437, "val_size": 360, "train_sha256": "ab" * 32},
@@ -52,14 +53,7 @@ def built(texts=MappingProxyType({}), **changes):
     plain = {
         "version": "1.2.0",
         "model": MODEL,
-        "weights": {
-            "format": "safetensors",
-            "dtype": "float16",
-            "compress": False,
-            "parameters": 61706,
-            "nonzero": 20000,
-            "sparsity": 0.7001,
-        },
+        "weights": FORM | {"parameters": 61706, "nonzero": 20000, "sparsity": 0.7001},
         "results": [
             Result("val", 360, {"accuracy": 0.9389, "loss": 0.21, "top5_accuracy": 0.99}, "the released"),
             Result("test", None, {"accuracy": 0.93, "f1_score": 0.925, "odd": 3.0}, "the same"),
@@ -78,19 +72,10 @@ def test_the_hub_reads_it():
     assert page.data.model_name == "lenet5"
     results = {(r.dataset_split, r.metric_name): r for r in page.data.eval_results}
     first = results["validation", "Accuracy"]
-    assert (first.task_type, first.dataset_type, first.metric_type, first.metric_value) == (
-        "image-classification",
-        "digits",
-        "accuracy",
-        0.9389,
-    )
-    assert set(results) == {
-        ("validation", "Accuracy"),
-        ("validation", "Top-5 accuracy"),
-        ("validation", "Cross-entropy, nats"),
-        ("test", "Accuracy"),
-        ("test", "F1, macro"),
-    }
+    assert (first.task_type, first.dataset_type) == ("image-classification", "digits")
+    assert (first.metric_type, first.metric_value) == ("accuracy", 0.9389)
+    names = [("validation", name) for name in ("Accuracy", "Top-5 accuracy", "Cross-entropy, nats")]
+    assert set(results) == {*names, ("test", "Accuracy"), ("test", "F1, macro")}
 
 
 def test_every_section_is_there_and_filled():
@@ -141,11 +126,6 @@ def test_a_required_text_that_is_missing_is_named(name, nothing):
     assert str(refused.value) == f"The model card lacks {name}: write it there."
 
 
-def test_all_that_is_missing_is_named_at_once():
-    with pytest.raises(CheckpointError, match=r"lacks intended_use, limitations and license: write x\."):
-        card.check({"description": "d", "ethical_considerations": "e"}, "x")
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -173,11 +153,8 @@ def test_any_text_stays_text(text):
 
 
 def test_values_that_are_not_finite_are_shown_to_people_alone():
-    results = [
-        Result("val", 3, {"loss": math.nan, "accuracy": 0.5}, "x"),
-        Result("test", 3, {"loss": math.inf}, "x"),
-    ]
-    text = markdown(built(results=results))
+    unmeasured = Result("test", 3, {"loss": math.inf}, "x")
+    text = markdown(built(results=[Result("val", 3, {"loss": math.nan, "accuracy": 0.5}, "x"), unmeasured]))
     page = ModelCard(text)
     assert [(r.dataset_split, r.metric_value) for r in page.data.eval_results] == [("validation", 0.5)]
     assert "| validation | 3 | nan | 50.00% | x |" in text
