@@ -22,7 +22,7 @@ from peakpoint.checkpointing import retention
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Skipped
 from peakpoint.checkpointing.policy import Policy, Save, Stop, load_counters, roles_of, warn_of_metrics
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.state.snapshot import Host, Snapshot
+from peakpoint.checkpointing.state.serialize import Host, Snapshot
 from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest, contents
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.checkpointing.storage.store import Store

@@ -1,8 +1,15 @@
-"""State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file."""
+"""State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file.
 
-import math
+Training makes its snapshots one after another in the same buffers: fresh memory costs a page fault a page,
+and pinned memory much more. On CUDA they are pinned and a side stream fills them: the training thread goes on
+at once, the training stream when the copy is done, since what it does next may write over what is copied.
+"""
+
+import logging
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -10,19 +17,14 @@ import torch
 from torch import Tensor
 
 from peakpoint.base import given
-from peakpoint.base.bounded import DEEPEST
 from peakpoint.base.digests import BLAKE3, Hasher, hasher, named
-from peakpoint.base.errors import CheckpointError, first_line, os_reason
+from peakpoint.base.disk_space import check_memory, tensor_bytes
+from peakpoint.base.errors import CheckpointError, first_line
 from peakpoint.base.files import Staged
-from peakpoint.checkpointing.state import packing
-from peakpoint.checkpointing.state.archive import check_archive
+from peakpoint.checkpointing.state import archive, packing
+from peakpoint.checkpointing.state.archive import PLAIN
 
-FLOOR, RATIO = 2**30, 256
-"""Unpacked, a file may fill this many bytes, or this many times its size."""
-VALUE = 64
-"""Bytes that a value takes in memory, at least."""
-
-PLAIN = (str, int, float, bool, type(None), bytes)
+log = logging.getLogger("peakpoint")
 
 
 def snapshot(state: Any) -> Any:
@@ -84,6 +86,129 @@ def _name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
+Form = tuple[torch.dtype, torch.Size, tuple[int, ...], bool]
+"""What a buffer is good for: the type, the shape and the strides of a tensor, and whether it is on CUDA."""
+
+Move = tuple[Tensor, Tensor]
+"""Where to, and where from."""
+
+
+@dataclass
+class Snapshot:
+    """A copy of a state. Whoever is done with it calls `release`, and its buffers may serve the next.
+
+    Once `state` was read, `stall_s` is how many seconds the copy kept a training stream waiting: 0.0 without
+    CUDA, where the copy is complete from the start.
+    """
+
+    _state: Any
+    _copies: list[tuple[torch.cuda.Event, torch.cuda.Event]]
+    released: bool = False
+    stall_s: float = 0.0
+
+    @property
+    def state(self) -> Any:
+        """The state, of tensors on the CPU and plain types, once all of it is in host memory."""
+        if self.released:
+            raise RuntimeError("A snapshot was read after its release: its memory may hold another by now.")
+        for start, end in self._copies:
+            end.synchronize()
+            self.stall_s = max(self.stall_s, start.elapsed_time(end) / 1e3)
+        return self._state
+
+    def release(self) -> None:
+        """Say that nobody reads it any more."""
+        self.released, self._state = True, None
+
+
+class Host:
+    """Memory for the snapshots of one training.
+
+    It holds the buffers of the last snapshot, and no others: those of one that is not released when the next
+    is made, because its save failed and waits, are left to it.
+    """
+
+    def __init__(self) -> None:
+        self._last: Snapshot | None = None
+        self._buffers: list[tuple[Form, Tensor]] = []
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._pin = True
+
+    def snapshot(self, state: Any) -> Snapshot:
+        """Copy a state as `snapshot` does, with the same errors, and SaveFailed for want of memory.
+
+        Tensors on CUDA are copied behind what their device's current stream was given before, and that
+        stream waits for the copy: changes that it is given later do not show. Other streams do not wait.
+        """
+        free: defaultdict[Form, list[Tensor]] = defaultdict(list)
+        if self._last is not None and self._last.released:
+            for form, buffer in self._buffers:
+                free[form].append(buffer)
+        self._last, self._buffers = None, []
+        taken: list[tuple[Form, Tensor]] = []
+        moves: defaultdict[torch.device, list[Move]] = defaultdict(list)
+        here: list[Move] = []
+
+        def placed(tensor: Tensor) -> Tensor:
+            if tensor.is_quantized:  # a scale belongs to its memory
+                return tensor.to("cpu", copy=True)
+            strides = tensor.stride()
+            if not tensor.is_contiguous():  # dense ones keep theirs, also channels_last
+                strides = torch.empty_like(tensor, device="meta").stride()
+            form = tensor.dtype, tensor.shape, strides, tensor.is_cuda
+            buffer = free[form].pop() if free[form] else self._new(form)
+            taken.append((form, buffer))
+            (moves[tensor.device] if tensor.is_cuda else here).append((buffer, tensor))
+            return buffer
+
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                inside = copied(state, placed)
+                free.clear()
+                copies = [self._start(device, pairs) for device, pairs in moves.items()]
+                for buffer, tensor in here:
+                    buffer.copy_(tensor)
+        except (MemoryError, RuntimeError) as error:
+            check_memory(error, tensor_bytes(state))
+            raise
+        self._last, self._buffers = Snapshot(inside, copies), taken
+        return self._last
+
+    def _new(self, form: Form) -> Tensor:
+        dtype, shape, strides, pinned = form
+        if pinned and self._pin:
+            try:
+                return torch.empty_strided(shape, strides, dtype=dtype, device="cpu", pin_memory=True)
+            except RuntimeError as error:  # the system may limit how much is pinned
+                self._pin = False
+                first = str(error).partition("\n")[0]
+                log.warning("No pinned memory for snapshots, so that they take longer: %s", first)
+        return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
+
+    def _start(self, device: torch.device, moves: list[Move]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+        """Have the side stream of a device copy; returns what it passes before and after."""
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        side, training = self._streams[device], torch.cuda.current_stream(device)
+        # Without `blocking` the thread that waits for them would keep a core busy.
+        start, end = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))
+        side.wait_stream(training)
+        try:
+            with torch.cuda.stream(side):
+                start.record(side)
+                for buffer, tensor in moves:
+                    if tensor.stride() != buffer.stride() or tensor.is_conj() or tensor.is_neg():
+                        tensor = tensor.clone()  # else the CPU would finish it, before it is there
+                    buffer.copy_(tensor, non_blocking=True)
+                end.record(side)
+        except BaseException:
+            side.synchronize()  # or it would go on to fill what was given up
+            raise
+        # Not only for what changes in place: memory that is freed now may be given to others on this stream.
+        training.wait_event(end)
+        return start, end
+
+
 def digest(snapshot: Any) -> str:
     """The digest of a snapshot: the same only for the same keys, types, strides and values, bit for bit."""
     found = hasher(BLAKE3)
@@ -137,46 +262,14 @@ def dump(state: Any, file: BinaryIO | Staged, *, compress: bool = False) -> None
         torch.serialization.set_crc32_options(with_crc)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
-
-
-def _check_bounds(state: Any, limit: int) -> None:
-    """Raise ValueError for what a small file stands for and nobody could copy, or walk to its end.
-
-    A tensor can be one number under any shape; a list can hold another many times, in each of many levels.
-    """
-    level, values, size = [state], 0, 0
-    for _ in range(DEEPEST):
-        children: list[Any] = []
-        for value in level:
-            if isinstance(value, Tensor):
-                size += math.prod(value.shape) * value.element_size()
-                if size > limit:
-                    raise ValueError(f"its tensors would fill more than {limit} bytes")
-                continue
-            inner = value.values() if isinstance(value, Mapping) else value
-            if isinstance(inner, Collection):
-                values += len(inner)
-                children += [each for each in inner if type(each) not in PLAIN]
-            if values > limit // VALUE:
-                raise ValueError(f"it would hold more than {limit // VALUE} values")
-        level = children
-    if level:
-        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
-
-
 def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a `.pt` file onto a device, packed or not. Raises CheckpointError when it is not one.
 
     Never executes code from the file. Verify the digest first: torch.load does not notice flipped bits.
     """
     path = given.path(path)
-    limit = max(FLOOR, RATIO * _size(path))
-    check_archive(path, limit)
+    limit = archive.limit(path)
+    archive.check_archive(path, limit)
     try:
         # To the CPU first: packed tensors are unpacked there.
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -189,7 +282,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {_name(state)} and not the dict of a checkpoint.")
     try:
-        _check_bounds(state, limit)
+        archive.check_bounds(state, limit)
     except ValueError as error:
         raise CheckpointError(f"{path} is refused: {error}.") from None
     unpacked: dict[str, Any] = packing.unpack(state, limit)

@@ -24,7 +24,6 @@ from peakpoint.base.files import fsync_directory as fsync_directory
 from peakpoint.base.files import sweep as sweep
 from peakpoint.base.files import write_atomic as write_atomic
 from peakpoint.base.lock import briefly, followed, present
-from peakpoint.checkpointing.state.archive import check_archive as check_archive
 from peakpoint.checkpointing.storage import companions
 from peakpoint.checkpointing.storage import journal as journals
 from peakpoint.checkpointing.storage.index import Index

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from peakpoint.base.errors import CheckpointError, first_line
-from peakpoint.checkpointing.state import objects, serialize
-from peakpoint.checkpointing.state.archive import check_archive
+from peakpoint.checkpointing.state import archive, objects, serialize
 from peakpoint.checkpointing.storage import foreign
 from peakpoint.deployment.inference.weights import read_safetensors
 
@@ -77,7 +76,7 @@ def load(path: Path, model: nn.Module) -> dict[str, Any]:
 def _opened(path: Path) -> Mapping[str, Any]:
     if foreign.recognise(path) == foreign.SAFE:
         return read_safetensors(path)
-    check_archive(path, max(serialize.FLOOR, serialize.RATIO * path.stat().st_size))
+    archive.check_archive(path, archive.limit(path))
     try:
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception as error:  # as codec.load: torch raises many types

@@ -19,7 +19,6 @@ from peakpoint.base.text import utc_now
 from peakpoint.checkpointing.policy import Save
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.state.objects import git_commit
-from peakpoint.checkpointing.state.snapshot import Host
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.listing import LIBRARY
 from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest, contents
@@ -139,7 +138,7 @@ class Recorder:
             model_state_dict=objects.weights(model),
             **state,
         )
-        copied = Host().snapshot(state).state
+        copied = serialize.Host().snapshot(state).state
         digest = _digest(copied) if role.tier == MILESTONE else ""
         saved = self._same_again(role, digest)
         if saved is None:

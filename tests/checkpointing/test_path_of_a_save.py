@@ -10,7 +10,7 @@ from peakpoint.checkpointing.events import EpochEnd, StepEnd
 from tests.checkpointing.policies import policy_cases as case
 from tests.conftest import ROOT
 
-FUNCTIONS, FILES = 41, 10
+FUNCTIONS, FILES = 40, 9
 BY_PYTHON = ("<lambda>", "<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.state import archive, serialize
 from peakpoint.checkpointing.storage import quarantine, store
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
@@ -24,8 +24,7 @@ LIMIT = 1 << 30
 OPEN = """
 import resource, sys, torch
 from pathlib import Path
-from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.state import archive, serialize
 from peakpoint.base.errors import CheckpointError
 path, checked = Path(sys.argv[1]), sys.argv[2] == "checked"
 def used():
@@ -37,7 +36,7 @@ now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesiz
 resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 29), now + (1 << 29)))
 try:
     if checked:
-        store.check_archive(path, 1 << 30)
+        archive.check_archive(path, 1 << 30)
     serialize.load(path) if checked else torch.load(path, weights_only=True)
 except CheckpointError as error:
     print(error)
@@ -83,9 +82,9 @@ def test_a_decompression_bomb_is_refused_in_little_memory(bomb):
 def test_an_honest_checkpoint_passes_and_has_a_bound(tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"w": torch.ones(10_000)}, path)
-    store.check_archive(path, LIMIT)
+    archive.check_archive(path, LIMIT)
     with pytest.raises(CheckpointError, match="30000 are allowed: refused"):
-        store.check_archive(path, 30_000)
+        archive.check_archive(path, 30_000)
 
 
 def overlapping(path):
@@ -117,13 +116,13 @@ def cut(path):
 )
 def test_other_archives_are_refused(tmp_path, make, words):
     with pytest.raises(CheckpointError, match=words) as refusal:
-        store.check_archive(make(tmp_path / "a.pt"), LIMIT)
+        archive.check_archive(make(tmp_path / "a.pt"), LIMIT)
     assert "\n" not in str(refusal.value)
 
 
 def test_what_is_not_there_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="No such file"):
-        store.check_archive(tmp_path / "a.pt", LIMIT)
+        archive.check_archive(tmp_path / "a.pt", LIMIT)
 
 
 class Evil:

@@ -9,7 +9,7 @@ from torch import nn
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.events import Saved
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.state.snapshot import Host
+from peakpoint.checkpointing.state.serialize import Host
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.checkpointing.policies import policy_cases as case
 from tests.skips import HAS_CUDA, NO_CUDA
