@@ -18,8 +18,8 @@ from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.listeners.events import Publisher, Tested
-from peakpoint.trainer.parts import Weights
 from peakpoint.trainer.reports import plots, run_record, tables
+from peakpoint.trainer.state import Weights
 
 log = logging.getLogger("peakpoint")
 
