@@ -27,7 +27,8 @@ from peakpoint.checkpointing.storage.store import Store
 from peakpoint.models import Model
 from peakpoint.models._torchvision import torchvision
 from peakpoint.trainer.build import Parts
-from peakpoint.trainer.config.check import checked, register_schemas
+from peakpoint.trainer.config.check import checked
+from peakpoint.trainer.config.choices import register_schemas
 from peakpoint.trainer.config.schema import Config, Precision
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation import autocast_for

@@ -21,8 +21,9 @@ from peakpoint.base.terminal import say_error, steady_output
 from peakpoint.checkpointing.remote.urls import refuse_passwords
 from peakpoint.trainer import run_directory, signals
 from peakpoint.trainer.config import commandline
-from peakpoint.trainer.config.check import checked, load_plugins, register_schemas
-from peakpoint.trainer.config.explain import all_choices, explain
+from peakpoint.trainer.config.check import checked
+from peakpoint.trainer.config.choices import all_choices, load_plugins, register_schemas
+from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.resume import advice
 from peakpoint.trainer.resume.plan import make_plan
 

@@ -11,6 +11,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.policy import Outlook
 from peakpoint.commands.arguments import Parser
 from peakpoint.commands.common import megabytes, print_json
+from peakpoint.trainer.config import choices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,9 +76,9 @@ def _compose(overrides: list[str]) -> Any:
     from peakpoint.trainer.config.explain import explain
 
     try:
-        check.register_schemas()
+        choices.register_schemas()
         own = [o for o in commandline.overrides(overrides) if not o.startswith(("hydra.", "resume="))]
-        check.load_plugins(registry.named(own))
+        choices.load_plugins(registry.named(own))
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return check.checked(hydra.compose("config", own), hydra_overrides.keys(own))
     except (HydraException, OmegaConfBaseException, UserError) as error:

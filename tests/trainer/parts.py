@@ -14,7 +14,8 @@ from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.build import Parts, build
-from peakpoint.trainer.config.check import checked, register_schemas
+from peakpoint.trainer.config.check import checked
+from peakpoint.trainer.config.choices import register_schemas
 from peakpoint.trainer.listeners.events import Published, Publisher
 from tests.conftest import ROOT, TINY
 

@@ -1,96 +1,39 @@
-"""The configuration, checked: registered with Hydra by type, then by the rules that span several fields.
+"""The configuration, checked by the ranges of its classes, the registry and the rules across fields.
 
-`checked` turns what Hydra composed into the plain dataclasses of config.py; past it no DictConfig exists.
+`checked` turns what Hydra composed into the plain dataclasses of schema.py; past it no DictConfig exists.
+Nothing here imports torch, so that a wrong value is refused at once.
 """
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import registry
-from peakpoint.base.errors import UserError
-from peakpoint.base.files import CONF
+from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.text import nearest
-from peakpoint.checkpointing import policies  # noqa: F401 (registers)
 from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.checkpointing.storage.manifest import TIERS
 from peakpoint.checkpointing.storage.naming import Template
-from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
-from peakpoint.optimizers import catalogue as optimizers  # noqa: F401 (registers)
-from peakpoint.trainer.config import names, unheeded
 from peakpoint.trainer.config import schema as c
-from peakpoint.trainer.config.keys import LISTS, meant
-from peakpoint.trainer.data import sources  # noqa: F401 (registers)
+from peakpoint.trainer.config import unheeded
+from peakpoint.trainer.config.choices import LISTS
+from peakpoint.trainer.config.explain import unknown_key
+from peakpoint.trainer.config.hydra_overrides import flat
 from peakpoint.trainer.data.settings import check_fits
-from peakpoint.trainer.listeners import console, tensorboard  # noqa: F401 (registers)
-
-CHOICES: dict[str, str] = {
-    "model": "model",
-    "data": "data",
-    "optimizer": "optimizer",
-    "scheduler": "scheduler",
-    "policy": "checkpoint/policy",
-    "logger": "logger",
-}
-"""The group of conf/ in which a component of a kind is chosen."""
-
-SHARED: dict[str, dict[str, type]] = {
-    "pruning": {"pruning": c.Pruning},
-    "checkpoint": {"checkpoint": c.Checkpoint},
-}
-"""Classes of settings that several choices of a group have."""
-
-
-def register_schemas() -> None:
-    """Give Hydra the classes of all settings; they have a group of their own that no list of choices shows.
-
-    A component without a file in conf/ is a choice with the values that its class has.
-    """
-    store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=c.Config, package="_global_")
-    for kind, group in CHOICES.items():
-        for name, settings in registry.table(kind).items():
-            if not is_dataclass(settings):
-                continue
-            store.store(group=f"schema/{kind}", name=name, node=settings)
-            if not (CONF / group / f"{name}.yaml").exists():
-                store.store(group=group, name=name, node=_choice(kind, name, settings))
-    for group, members in SHARED.items():
-        for name, schema in members.items():
-            store.store(group=f"schema/{group}", name=name, node=schema)
-    before = {"before": {"_target_": "peakpoint.trainer.run_directory.Before"}}
-    store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
-
-
-def _choice(kind: str, name: str, settings: Any) -> Any:
-    """The values that a class has by itself, as a choice of its group."""
-    node = OmegaConf.structured(settings)
-    if kind in LISTS:
-        return {name: node}
-    node.name = name
-    return node
-
-
-def load_plugins(modules: Iterable[str]) -> None:
-    """Import modules, and offer what they register. Raises CheckpointError for one that is not there."""
-    registry.load(modules)
-    register_schemas()
 
 
 def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     """The composed configuration as plain dataclasses, with ranges, names and rules across fields checked.
 
-    `typed` are the keys of the command line. Raises UserError, or CheckpointError for settings of policies
-    and the template of names: one sentence that names the key and what it may be.
+    `typed` are the keys of the command line. Raises UserError, or CheckpointError for the template of names:
+    one sentence that names the key and what it may be.
     """
     _refuse_unknown_keys(cfg, "")
     config = plain(cfg)
-    _check_groups(config)
-    names.check(config)
+    _check_names(config)
     _check_pruning(config)
     _check_lengths(config)
     _check_images(config)
@@ -109,9 +52,18 @@ def plain(cfg: DictConfig) -> c.Config:
         config: c.Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
-    except ValueError as error:  # a value out of its range
-        raise UserError(str(error)) from None
+    except (ValueError, CheckpointError) as error:  # a value out of its range
+        key, equals, rest = str(error).partition("=")
+        raise UserError(f"{_set_as(cfg, key)}{equals}{rest}") from None
     return config
+
+
+def _set_as(cfg: DictConfig, key: str) -> str:
+    """The key whose value another key refers to; any other key as it is."""
+    values = flat(cfg)
+    while refers := re.fullmatch(r"\$\{([\w.]+)\}", str(values.get(key))):
+        key = refers[1]
+    return key
 
 
 def name_template(config: c.Config) -> Template | None:
@@ -137,23 +89,19 @@ def _refuse_unknown_keys(node: DictConfig, prefix: str) -> None:
             _refuse_unknown_keys(child, f"{prefix}{key}.")
 
 
-def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
-    """The sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
-    there = sorted(known)
-    found = meant(key, there, prefix)
-    end = (
-        f": did you mean {found}?"
-        if found and found != f"{prefix}{key}"
-        else f"; there are: {', '.join(there)}."
-    )
-    return f"{prefix}{key} is not a key of this configuration{end}"
-
-
-def _check_groups(config: c.Config) -> None:
-    """No group was set to null, and every policy and logger is one that is registered."""
-    for group in ("model", "data", "optimizer", "scheduler"):
-        node = getattr(config, group)
-        c.require(is_dataclass(node), f"{group}={node} is not a choice; python train.py --help lists them.")
+def _check_names(config: c.Config) -> None:
+    """Each name is one that the registry knows, whether the run uses it or not, and no group is null."""
+    for kind in ("model", "data", "optimizer", "scheduler"):
+        node, known = getattr(config, kind), registry.table(kind)
+        c.require(is_dataclass(node), f"{kind}={node} is not a choice; python train.py --help lists them.")
+        _one_of(f"{kind}.name", node.name, known)
+        c.require(
+            known[node.name] is type(node),
+            f"{kind}.name={node.name} cannot be set: choose {kind}={node.name} instead.",
+        )
+    for kind in ("criterion", "schedule", "allocation"):
+        if (name := getattr(config.pruning, kind)) is not None:
+            _one_of(f"pruning.{kind}", name, registry.table(kind))
     for kind, chosen in (("policy", config.checkpoint.policy), ("logger", config.logger)):
         known = registry.table(kind)
         for name, settings in chosen.items():
@@ -161,6 +109,10 @@ def _check_groups(config: c.Config) -> None:
                 type(settings) in known.values(),
                 f"{LISTS[kind]}.{name} is no {kind} that is registered{nearest(name, known)}",
             )
+
+
+def _one_of(key: str, value: str, known: Iterable[str]) -> None:
+    c.require(value in known, f"{key}={value} is not a choice{nearest(value, known)}")
 
 
 def _check_pruning(config: c.Config) -> None:
@@ -189,18 +141,13 @@ def _check_lengths(config: c.Config) -> None:
         f"pruning.end_epoch={pruning.end_epoch} is after epochs={epochs}: pruning.target={pruning.target:g} "
         "would never be reached.",
     )
-    for unit in ("step", "epoch"):
+    given = (pruning.start_step, pruning.start_epoch, pruning.end_step, pruning.end_epoch)
+    for unit in ("step", "epoch", "fraction") if given == (None,) * 4 else ("step", "epoch"):
         start, end = (getattr(pruning, f"{which}_{unit}") for which in ("start", "end"))
         c.require(
             start is None or end is None or start <= end,
             f"pruning.start_{unit}={start} is after pruning.end_{unit}={end}: let it start before.",
         )
-    given = (pruning.start_step, pruning.start_epoch, pruning.end_step, pruning.end_epoch)
-    c.require(
-        any(value is not None for value in given) or pruning.start_fraction <= pruning.end_fraction,
-        f"pruning.start_fraction={pruning.start_fraction:g} is after "
-        f"pruning.end_fraction={pruning.end_fraction:g}: let it start before.",
-    )
 
 
 def _check_images(config: c.Config) -> None:

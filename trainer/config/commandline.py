@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from peakpoint.base import given
 from peakpoint.base.errors import UserError
 from peakpoint.base.text import closest, nearest
-from peakpoint.trainer.config.explain import choices, groups
-from peakpoint.trainer.config.hydra_overrides import quote, split, unquote
-from peakpoint.trainer.config.keys import LISTS, leaves, meant, renamed
+from peakpoint.trainer.config.choices import LISTS, choices, groups, leaves
+from peakpoint.trainer.config.explain import meant
+from peakpoint.trainer.config.hydra_overrides import quote, renamed, split, unquote
 from peakpoint.trainer.reports.run_record import RUN
 
 COMPLETION = {"-sc", "--shell-completion"}

@@ -1,16 +1,44 @@
-"""Errors of Hydra and OmegaConf as one clear line."""
+"""What was wrong with what was typed, and which key or choice was meant, in one line."""
 
 import re
+from collections.abc import Iterable
 
-from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base.errors import os_reason
-from peakpoint.base.files import CONF
-from peakpoint.base.text import nearest
-from peakpoint.trainer.config.check import unknown_key
-from peakpoint.trainer.config.keys import RENAMED, leaves
+from peakpoint.base.text import closest, nearest
+from peakpoint.trainer.config.choices import choices, leaves
+from peakpoint.trainer.config.hydra_overrides import RENAMED
+
+SYNONYMS = {
+    "lr": "learning_rate base_lr max_lr learningrate",
+    "batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size",
+    "epochs": "epoch num_epochs max_epochs n_epochs num_train_epochs",
+    "weight_decay": "wd decay",
+    "momentum": "mom",
+    "beta1": "betas beta",
+    "seed": "random_seed manual_seed",
+    "target": "sparsity target_sparsity final_sparsity amount",
+    "device": "gpu gpus accelerator",
+    "precision": "amp fp16 bf16 mixed_precision",
+    "clip_norm": "clip grad_clip max_grad_norm gradient_clip_val",
+    "grad_accumulation": "accumulate_grad_batches gradient_accumulation_steps grad_accum",
+    "data": "dataset",
+    "root": "data_dir data_path data_root dataset_path",
+    "model": "network net arch",
+    "optimizer": "optim opt optimiser",
+    "scheduler": "lr_scheduler",
+    "max_steps": "steps num_steps total_steps",
+    "warmup_epochs": "warmup warmup_steps",
+    "label_smoothing": "smoothing",
+    "resume": "ckpt ckpt_path checkpoint_path resume_from resume_from_checkpoint",
+    "hydra.run.dir": "output_dir out_dir save_dir logdir log_dir",
+}
+"""Our name -> what others call it."""
+
+_OURS = {theirs: ours for ours, names in SYNONYMS.items() for theirs in names.split()}
+
 
 WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """OmegaConf's types, in words."""
@@ -59,21 +87,38 @@ def explain(error: BaseException) -> str:
     return f"{cause.full_key}: {first.rstrip('.')}."
 
 
-def all_choices() -> str:
-    """A line for each group with its options, for --help."""
-    return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups())
+def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
+    """The sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
+    there = sorted(known)
+    found = meant(key, there, prefix)
+    end = (
+        f": did you mean {found}?"
+        if found and found != f"{prefix}{key}"
+        else f"; there are: {', '.join(there)}."
+    )
+    return f"{prefix}{key} is not a key of this configuration{end}"
 
 
-def groups() -> list[str]:
-    """The groups of conf/ that a choice is made in, such as optimizer and checkpoint/policy."""
-    folders = sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*") if p.is_dir())
-    return [name for name in folders if not name.startswith(("hydra", "release", "schema", "__"))]
-
-
-def choices(group: str) -> list[str]:
-    """The options of a group: files in conf/, and what plugins have registered."""
-    found = {path.stem for path in (CONF / group).glob("*.yaml")}
-    registered = ConfigStore.instance().repo
-    for part in group.split("/"):
-        registered = registered.get(part, {})
-    return sorted(found | {name.removesuffix(".yaml") for name in registered if name.endswith(".yaml")})
+def meant(key: str, known: Iterable[str], prefix: str = "") -> str | None:
+    """The whole key that was meant by `key`, where the names in `known` are those behind `prefix`."""
+    if new := RENAMED.get(f"{prefix}{key}"):
+        return new
+    names = {name.lower(): name for name in known}
+    wanted = [key.lower(), _OURS.get(key.lower(), key.lower())]
+    for word in reversed(wanted):
+        if word in names:
+            return f"{prefix}{names[word]}"
+        if "." in word:
+            return word
+    close = closest(wanted[0], names.values())
+    if prefix and close:
+        return f"{prefix}{close}"
+    everywhere = sorted(leaves(), key=lambda leaf: (leaf.count("."), leaf))
+    for leaf in everywhere:
+        if leaf.rpartition(".")[2] in wanted:
+            return RENAMED.get(leaf, leaf)
+    if close:
+        return close
+    last = {leaf.rpartition(".")[2]: leaf for leaf in reversed(everywhere)}
+    close = closest(wanted[0], last, 0.75)
+    return last[close] if close else None

@@ -1,4 +1,4 @@
-"""Overrides as text: split, quoted, and which of a record outlive what is typed now."""
+"""Overrides as text: split, quoted, under the keys of today, and which of a record outlive what is typed."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +8,27 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from peakpoint.checkpointing.state import differences
+
+OWN = ("resume", "accept_drift")
+"""Keys of an attempt alone."""
+PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+"""Options of Hydra with a value."""
+RENAMED = {
+    "pruning.method": "pruning",
+    "pruning.variant": "pruning.criterion",
+    "optimizer.variant": "pruning.criterion",
+    "checkpoint.mirror": "checkpoint.mirror.url",
+    "checkpoint.mirror_what": "checkpoint.mirror.what",
+    "checkpoint.mirror_keep": "checkpoint.mirror.keep",
+    "checkpoint.mirror_queue": "checkpoint.mirror.queue",
+    "checkpoint.mirror_wait_s": "checkpoint.mirror.wait_s",
+    "checkpoint.mirror_timeout_s": "checkpoint.mirror.timeout_s",
+    "checkpoint.policy.interval.epochs": "checkpoint.interval",
+    "checkpoint.policy.interval.steps": "checkpoint.interval_steps",
+    "checkpoint.policy.wall_clock.minutes": "checkpoint.interval_minutes",
+    "tensorboard": "logger",
+}
+"""The key of an earlier version, or of a value that refers to another -> the one to set."""
 
 
 def _joined(argv: list[str]) -> list[str]:
@@ -92,8 +113,52 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
     return differences.flat(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
 
 
-OWN = ("resume", "accept_drift")
+def renamed(override: str) -> str | None:
+    """Return the override to use in place of one whose key is not set any more, None for any other."""
+    key, value = split(override)
+    new = RENAMED.get(str(key))
+    if new is None or value.startswith("{"):
+        return None
+    if key == "tensorboard":
+        return f"{new}=[{','.join(_loggers(value))}]"
+    return override.replace(str(key), new, 1)
 
 
-PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
-"""Options of Hydra with a value."""
+def _loggers(tensorboard: Any) -> list[str]:
+    """Return the loggers of a run by the switch of earlier versions."""
+    off = str(tensorboard).lower() in ("false", "no", "off", "0")
+    return ["console"] if off else ["console", "tensorboard"]
+
+
+def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the keys of today, interpolations as they are."""
+    found: dict[str, Any] = {}
+    for key, value in _with_loggers(_with_criterion(differences.flat(recorded))).items():
+        new = RENAMED.get(key, key)
+        if new != key and value == f"${{{new}}}":
+            continue
+        *folders, name = new.split(".")
+        node = found
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = value
+    return found
+
+
+def _with_criterion(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a configuration with one criterion, where `method` and two variants were."""
+    if "pruning.method" not in leaves:
+        return leaves
+    method, variant = leaves.pop("pruning.method"), leaves.pop("pruning.variant", None)
+    of_optimizer = leaves.pop("optimizer.variant", "bitter7")
+    by_state = of_optimizer if str(variant).startswith("${") else variant
+    criterion = {"state": by_state, "none": None, "regrow": None}.get(method, method)
+    return {**leaves, "pruning.criterion": criterion, "pruning.regrow": method == "regrow"}
+
+
+def _with_loggers(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a configuration with loggers, where a switch for one of them was."""
+    if "tensorboard" not in leaves:
+        return leaves
+    chosen = _loggers(leaves.pop("tensorboard"))
+    return {**leaves, **{f"logger.{name}": {} for name in chosen}}

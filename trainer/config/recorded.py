@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.config import keys
+from peakpoint.trainer.config.hydra_overrides import renamed
 
 CODE = ("plugins",)
 """Keys whose value is imported."""
@@ -39,7 +39,7 @@ class _Kind(Enum):
 
 def overrides(attempt: Mapping[str, Any]) -> list[str]:
     """The overrides of an attempt, each by the name that its key has now."""
-    return [keys.current_override(override) for override in attempt["overrides"]]
+    return [renamed(override) or override for override in attempt["overrides"]]
 
 
 def taken(overrides: Sequence[Any], where: Path) -> list[str]:

@@ -5,7 +5,7 @@ type fails while the configuration is composed. Registration and the rules acros
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 from peakpoint.base.errors import UserError
@@ -75,15 +75,19 @@ class Pruning:
             )
 
 
+class Mode(StrEnum):
+    """Which value of a metric is better; policies refer to it as text."""
+
+    max = "max"
+    min = "min"
+
+
 @dataclass(kw_only=True)
 class Monitor:
     """The metric that says which epoch is the peak."""
 
     metric: str
-    mode: str
-
-    def __post_init__(self) -> None:
-        require(self.mode in ("max", "min"), f"checkpoint.monitor.mode={self.mode} must be max or min.")
+    mode: Mode
 
 
 class WhenBusy(Enum):
@@ -133,10 +137,6 @@ class Checkpoint:
     mirror: Mirror
     monitor: Monitor
     policy: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        require_range(self, "checkpoint.", 1, INF, "interval interval_steps keep_last")
-        require_range(self, "checkpoint.", 1e-9, INF, "interval_minutes")
 
 
 @dataclass(kw_only=True)

@@ -22,8 +22,7 @@ from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.remote import urls
 from peakpoint.checkpointing.remote.layout import safe
 from peakpoint.checkpointing.storage.store import write_atomic
-from peakpoint.trainer.config.hydra_overrides import flat
-from peakpoint.trainer.config.keys import current_config
+from peakpoint.trainer.config.hydra_overrides import current_config, flat
 from peakpoint.trainer.reports.environment import code
 
 log = logging.getLogger("peakpoint")

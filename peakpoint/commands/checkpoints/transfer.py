@@ -99,7 +99,9 @@ def _check_named(words: list[str], root: Path, found: list[Manifest]) -> None:
 
 def _run(root: Path) -> tuple[str, list[str]]:
     """Return the id of the run, and the default of --what: what its mirror uploads, and releases."""
-    from peakpoint.trainer.config.keys import current_config  # late: Hydra costs a tenth of a second
+    from peakpoint.trainer.config.hydra_overrides import (
+        current_config,  # late: Hydra costs a tenth of a second
+    )
 
     what = [MILESTONE]
     with contextlib.suppress(CheckpointError, TypeError, KeyError, AttributeError):

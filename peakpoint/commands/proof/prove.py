@@ -23,6 +23,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import foreign, store
 from peakpoint.commands.arguments import Parser
 from peakpoint.commands.common import print_json
+from peakpoint.trainer.config import choices
 
 WITNESS = "peakpoint.commands.proof.witness"
 OWN = ("resume", "accept_drift", "hydra.run.dir", "hydra.output_subdir")
@@ -80,7 +81,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
 
     The proof chooses no loggers, so theirs are left out. Raises CheckpointError or UserError.
     """
-    from peakpoint.trainer.config import check, commandline, recorded
+    from peakpoint.trainer.config import commandline, recorded
     from peakpoint.trainer.config.hydra_overrides import keys, split, under
     from peakpoint.trainer.reports import run_record
     from peakpoint.trainer.resume.plan import last_attempt
@@ -101,7 +102,7 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
         left_out = [*OWN, *recorded.SENDS, *keys(arguments)]
         overrides = without(recorded.overrides(last_attempt(folder)), left_out)
         saved = recorded.taken(overrides, folder / run_record.RUN)
-    check.register_schemas()
+    choices.register_schemas()
     arguments = commandline.overrides(arguments)
     return saved, without(arguments, [*OWN, "plugins"]), registry.named(arguments)
 

@@ -8,7 +8,7 @@ import yaml
 from peakpoint.base.errors import CheckpointError
 from peakpoint.commands.releases import settings
 from peakpoint.deployment.release import card
-from peakpoint.trainer.config.explain import all_choices
+from peakpoint.trainer.config.choices import all_choices
 
 
 def refusal(*changes, card=None):

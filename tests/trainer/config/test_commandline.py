@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from peakpoint.trainer.config.check import register_schemas
+from peakpoint.trainer.config.choices import register_schemas
 from peakpoint.trainer.config.commandline import read
 from tests.conftest import ROOT, TINY, run_main
 
@@ -73,6 +73,7 @@ REFUSED = {
     "epochs=ten": "epochs=ten is not a whole number.",
     "pruning.target=50%": "pruning.target=50% is not a number: type pruning.target=0.5",
     "test=maybe": "test=maybe is not true or false.",
+    "checkpoint.monitor.mode=up": "checkpoint.monitor.mode=up is not a choice; there are: max, min.",
     "seed=1,2": "seed=1,2 has several values: type -m seed=1,2 to train with each.",
     "'seed=range(0,3)'": "type -m 'seed=range(0,3)' to train with each.",
     "pruning.target=0,5": "or pruning.target=0.5 for a number with a fraction.",

@@ -13,8 +13,8 @@ from peakpoint.base.registry import register
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.models import Model
 from peakpoint.optimizers.settings import Optimizer, Scheduler
-from peakpoint.trainer.config.check import checked, register_schemas
-from peakpoint.trainer.config.explain import choices
+from peakpoint.trainer.config.check import checked
+from peakpoint.trainer.config.choices import choices, register_schemas
 from tests.conftest import TINY, status
 from tests.trainer.parts import compose, parts
 

@@ -1,0 +1,97 @@
+"""What can be chosen and set: groups of conf/ with their options, and every key with its type."""
+
+from collections.abc import Iterable
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from peakpoint.base import registry
+from peakpoint.base.files import CONF
+from peakpoint.checkpointing import policies  # noqa: F401 (registers)
+from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
+from peakpoint.optimizers import catalogue as optimizers  # noqa: F401 (registers)
+from peakpoint.trainer.config import schema as c
+from peakpoint.trainer.data import sources  # noqa: F401 (registers)
+from peakpoint.trainer.listeners import console, tensorboard  # noqa: F401 (registers)
+
+CHOICES: dict[str, str] = {
+    "model": "model",
+    "data": "data",
+    "optimizer": "optimizer",
+    "scheduler": "scheduler",
+    "policy": "checkpoint/policy",
+    "logger": "logger",
+}
+"""The group of conf/ in which a component of a kind is chosen."""
+
+LISTS = {"policy": "checkpoint.policy", "logger": "logger"}
+"""A kind of component of which a run has several -> the key that holds them by name."""
+
+
+def register_schemas() -> None:
+    """Give Hydra the classes of all settings; they have a group of their own that no list of choices shows.
+
+    A component has the name that it is registered under, and one without a file in conf/ is a choice with the
+    values that its class has.
+    """
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=c.Config, package="_global_")
+    store.store(group="schema/pruning", name="pruning", node=c.Pruning)
+    store.store(group="schema/checkpoint", name="checkpoint", node=c.Checkpoint)
+    for kind, group in CHOICES.items():
+        for name, settings in registry.table(kind).items():
+            if not is_dataclass(settings):
+                continue
+            node: Any = OmegaConf.structured(settings)
+            if kind not in LISTS:
+                node.name = name
+            store.store(group=f"schema/{kind}", name=name, node=node)
+            if not (CONF / group / f"{name}.yaml").exists():
+                store.store(group=group, name=name, node={name: node} if kind in LISTS else node)
+    before = {"before": {"_target_": "peakpoint.trainer.run_directory.Before"}}
+    store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import modules, and offer what they register. Raises CheckpointError for one that is not there."""
+    registry.load(modules)
+    register_schemas()
+
+
+def all_choices() -> str:
+    """A line for each group with its options, for --help."""
+    return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups())
+
+
+def groups() -> list[str]:
+    """The groups of conf/ that a choice is made in, such as optimizer and checkpoint/policy."""
+    folders = sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*") if p.is_dir())
+    return [name for name in folders if not name.startswith(("hydra", "release", "schema", "__"))]
+
+
+def choices(group: str) -> list[str]:
+    """The options of a group: files in conf/, and what plugins have registered."""
+    found = {path.stem for path in (CONF / group).glob("*.yaml")}
+    registered = ConfigStore.instance().repo
+    for part in group.split("/"):
+        registered = registered.get(part, {})
+    return sorted(found | {name.removesuffix(".yaml") for name in registered if name.endswith(".yaml")})
+
+
+def leaves() -> dict[str, Any]:
+    """Every key of the configuration and of all components with its type, such as optimizer.lr: float."""
+    found = _fields(c.Config, "")
+    for kind in CHOICES:
+        for name, settings in registry.table(kind).items():
+            found |= _fields(settings, f"{LISTS[kind]}.{name}." if kind in LISTS else f"{kind}.")
+    return found
+
+
+def _fields(kind: Any, prefix: str) -> dict[str, Any]:
+    """The types of a dataclass's fields by their keys, those of the dataclasses in it too."""
+    found: dict[str, Any] = {}
+    for name, inner in get_type_hints(kind).items() if is_dataclass(kind) else ():
+        found |= {f"{prefix}{name}": inner, **_fields(inner, f"{prefix}{name}.")}
+    return found
