@@ -131,6 +131,8 @@ def test_the_library_works_beside_packages_of_the_same_names(project):
         ("compare", "run", "run", "--split", "none", "--rounds", "2", "plugins=[my_network]"),
         ("export", "run", "network.pt2", "--format", "torch", "plugins=[my_network]"),
         ("estimate", "plugins=[my_network]", "model=mine", "data=digits", "data.image_size=16"),
+        ("prove-resume", "run", "--steps", "2", "plugins=[my_network]"),
+        ("unpack", "run/checkpoints/training/latest.pt", "dense.pt"),
         ("train", "resume=run", "plugins=[my_network]"),
     ],
     ids=lambda arguments: arguments[0],
@@ -139,11 +141,17 @@ def test_each_command_works_there(project, arguments):
     project("-m", "peakpoint", *arguments)
 
 
-def test_a_release_there(project):
+def test_a_release_there(project, tmp_path):
     own = "plugins=[my_network]"
     fields = ("description", "intended_use", "limitations", "ethical_considerations", "license")
     texts = [word for field in fields for word in ("--set", f"card.{field}=text")]
-    project("-m", "peakpoint", "promote", "run", "--version", "1.0.0", "--alias", "champion", *texts, own)
-    project("-m", "peakpoint", "verify", "run", "--golden", own)
-    project("-m", "peakpoint", "alias", "run")
+    for version in ("1.0.0", "1.0.1"):
+        project("-m", "peakpoint", "promote", "run", "--version", version, "--alias", "champion", *texts, own)
+    project("-m", "peakpoint", "check", "run", own)
+    project("-m", "peakpoint", "rollback", "run")
+    assert "1.0.0" in project("-m", "peakpoint", "alias", "run")
     project("-m", "peakpoint", "changelog", "run")
+    far, back = f"file://{tmp_path}/far", str(tmp_path / "back")
+    project("-m", "peakpoint", "push", "run", far)
+    project("-m", "peakpoint", "pull", far, back)
+    project("-m", "peakpoint", "verify", back, "--golden", own)

@@ -33,7 +33,7 @@ class Ending:
 
     @property
     def directory(self) -> Path:
-        """The run's directory, where it is now."""
+        """Return the run's directory, where it is now."""
         return followed(self._directory)
 
     @contextlib.contextmanager
@@ -72,7 +72,7 @@ class Ending:
         run_record.end(self.directory, "finished", **facts, **notes)
 
     def _report(self, kept: Store) -> None:
-        """Peak against final, what is kept, curves."""
+        """Print the peak against the final epoch and what is kept, and draw the curves."""
         monitor, targets = self.config.checkpoint.monitor, [self.config.pruning.target]
         for policy in self.config.checkpoint.policy.values():
             targets += getattr(policy, "targets", [])
@@ -89,7 +89,7 @@ class Ending:
 
 
 def select(config: Config, target: Store) -> Manifest | None:
-    """The checkpoint that validation chose: the best at the target sparsity, or of all when dense.
+    """Return the checkpoint that validation chose: the best at the target sparsity, or of all when dense.
 
     None when no policy kept one.
     """

@@ -42,14 +42,14 @@ class Skipping:
         self._warned = False
 
     def remember(self) -> None:
-        """Before the forward pass: copy the statistics that it changes."""
+        """Copy the statistics that the forward pass changes; called before it."""
         self._statistics = {name: buffer.clone() for name, buffer in self._floating()}
 
     def _floating(self) -> Iterator[tuple[str, Tensor]]:
         return ((n, buffer) for n, buffer in self._model.named_buffers() if buffer.is_floating_point())
 
     def usable(self, loss: Tensor) -> bool:
-        """Whether the loss and every gradient are finite."""
+        """Return whether the loss and every gradient are finite."""
         params = [p for group in self._optimizer.param_groups for p in group["params"]]
         grads = [p.grad for p in params if p.grad is not None]
         largest = torch._foreach_norm(grads, torch.inf) if grads else []
@@ -74,7 +74,7 @@ class Skipping:
             raise self.over()
 
     def over(self) -> DivergedError:
-        """The error that ends a run whose steps are all skipped."""
+        """Return the error that ends a run whose steps are all skipped."""
         progress = self._progress
         return DivergedError(
             f"The last {progress.skipped_in_a_row} steps were skipped, as their loss or gradients were not "
@@ -91,7 +91,7 @@ def check_alive(model: nn.Module, step: int) -> None:
     if name is not None:
         raise DivergedError(
             f"The network is lost: {name} holds NaN or infinite values at step {step}, which no later step "
-            f"mends: {REMEDY}."
+            f"repairs: {REMEDY}."
         )
 
 
@@ -114,7 +114,7 @@ def with_last_good(root: Path, run: str, classes: int) -> Iterator[None]:
 
 
 def last_good(root: Path, run: str, classes: int) -> Manifest | None:
-    """The newest checkpoint that verifies and whose evaluation had the loss of a network that learns."""
+    """Return the newest checkpoint that verifies and was evaluated with the loss of a network that learns."""
     bound = _LOST * math.log(max(2, classes))
     for manifest in reversed(store.manifests(root)):
         loss = ranked(manifest.metrics, "loss")

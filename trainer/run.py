@@ -94,7 +94,7 @@ def _recording(directory: Path) -> Iterator[None]:
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, without the settings of this attempt alone."""
+    """Return the configuration as plain values, without the settings of this attempt alone."""
     values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if key not in hydra_overrides.OWN}
@@ -161,7 +161,7 @@ def _interrupted(directory: Path, parts: Parts) -> int:
 
 
 def _facts(parts: Parts) -> dict[str, int]:
-    """How far the run is, for status.json."""
+    """Return how far the run is, for status.json."""
     return {name: getattr(parts.state.progress, name) for name in ("epoch", "batch", "step", "skipped")}
 
 

@@ -60,7 +60,7 @@ class Before(Callback):
 
 
 def _expanded(key: str, directory: str) -> Path:
-    """A directory that Hydra will make. `~` was expanded on the command line, and is refused in conf/.
+    """Return a directory that Hydra will make. `~` was expanded where it was typed, and is refused in conf/.
 
     Raises UserError, also where something else lies there: a file, a link to nothing.
     """

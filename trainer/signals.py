@@ -19,7 +19,7 @@ class Ended(KeyboardInterrupt):
 
 
 def number_of(end: KeyboardInterrupt) -> signal.Signals:
-    """The signal behind a KeyboardInterrupt."""
+    """Return the signal behind a KeyboardInterrupt."""
     return end.number if isinstance(end, Ended) else signal.SIGINT
 
 

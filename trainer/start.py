@@ -80,7 +80,7 @@ def find_start(cfg: DictConfig, plan: Plan, directory: Path) -> Start:
 def _checkpoint(
     root: Path, file: Path | None, run: str | None, index: Index
 ) -> tuple[Manifest | None, Sequence[tuple[str, str]]]:
-    """The checkpoint `file` of a run, else its newest that verifies or None, and those that are damaged."""
+    """Return the checkpoint `file` of a run, else its newest that verifies or None, and the damaged ones."""
     if file is not None:
         return _given(root, file, run, index), ()
     found = store.newest_verified(root, run, index)
@@ -107,7 +107,7 @@ def _checkpoint(
 
 
 def _given(root: Path, file: Path, run: str | None, index: Index) -> Manifest:
-    """The manifest of `file`. Raises CheckpointError unless the checkpoint verifies and is of the run."""
+    """Return the manifest of `file`. Raises CheckpointError unless it verifies and is of the run."""
     for manifest in index.look():
         if (root / manifest.file).resolve() == file:
             if run not in (None, manifest.run):

@@ -97,7 +97,7 @@ def _number(run: Path) -> tuple[int, str]:
 
 
 def _result(run: Path) -> tuple[str, list[str], str]:
-    """The state of a job, the cells of its row after that, and a note where there is more to say."""
+    """Return the state of a job, the cells of its row after that, and a note where there is more to say."""
     state = "unreadable"
     try:
         status = run_record.read_status(run)
@@ -118,7 +118,7 @@ def _result(run: Path) -> tuple[str, list[str], str]:
 
 
 def _overrides(run: Path) -> list[str]:
-    """The overrides of a job; none where they cannot be read.
+    """Return the overrides of a job; none where they cannot be read.
 
     A job that was resumed has those of its latest attempt; one that failed before it began has no record.
     """

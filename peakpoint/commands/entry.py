@@ -82,7 +82,7 @@ All flags of Hydra: python train.py --hydra-help"""
 
 
 def _rooted(word: str) -> str:
-    """An argument; a relative --config-path, which Hydra would look for beside this file, made absolute."""
+    """Return an argument with a relative --config-path made absolute: Hydra takes it from this file."""
     option, equals, path = word.partition("=")
     return (
         f"{option}={CONF.resolve().parent / path}" if equals and option in ("--config-path", "-cp") else word

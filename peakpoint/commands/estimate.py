@@ -65,12 +65,11 @@ def estimate(options: argparse.Namespace) -> int:
 
 
 def _compose(overrides: list[str]) -> Any:
-    """Return the checked configuration that train.py would have. Raises CheckpointError."""
+    """Return the checked configuration that train.py would have. Raises CheckpointError or UserError."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peakpoint.base.errors import UserError
     from peakpoint.base.files import CONF
     from peakpoint.trainer.config import check, commandline, hydra_overrides
     from peakpoint.trainer.config.explain import explain
@@ -81,7 +80,7 @@ def _compose(overrides: list[str]) -> Any:
         choices.load_plugins(registry.named(own))
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return check.checked(hydra.compose("config", own), hydra_overrides.keys(own))
-    except (HydraException, OmegaConfBaseException, UserError) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise CheckpointError(explain(error)) from None
 
 
@@ -156,12 +155,7 @@ def _source(data: Any) -> tuple[tuple[int, int, int], int, int]:
     if facts.images and facts.side and facts.channels and facts.classes:
         shape, classes, images = (facts.channels, facts.side, facts.side), facts.classes, facts.images
     else:
-        from peakpoint.base.errors import UserError
-
-        try:
-            read = data.read("train")
-        except UserError as error:
-            raise CheckpointError(str(error)) from None
+        read = data.read("train")
         height, width, channels = read.images.shape[1:]
         shape, classes, images = (channels, height, width), len(read.classes), len(read.labels)
     if data.image_size is not None:

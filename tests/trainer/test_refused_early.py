@@ -13,11 +13,7 @@ from tests.trainer.parts import compose
 T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are no data: none is looked for
 
 REFUSED = [
-    (["pruning.schedule=cubicc"], "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
     (["pruning.allocation="], "pruning.allocation= is not a choice; there are: global."),
-    (["pruning.criterion="], "pruning.criterion= is not a choice; there are: bitter0, bitter7, magnitude."),
-    (["pruning.method=state"], "pruning.method is set as pruning: type pruning=state"),
-    (["optimizer.variant=bitter0"], "optimizer.variant is set as pruning.criterion: type pruning.criterion="),
     (["model.name="], "model.name= is not a choice; there are: "),
     (["pruning.target=0", "pruning.schedule=wavy"], "pruning.schedule=wavy is not a choice; there are: con"),
     (["scheduler.warmup_epochs=4", "epochs=3"], "scheduler.warmup_epochs=4 is more than epochs=3: optimi"),

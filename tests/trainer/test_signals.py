@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from peakpoint.checkpointing.storage import store
-from peakpoint.trainer.signals import NUMBERS, Ended
+from peakpoint.trainer.signals import NUMBERS
 from tests.conftest import ROOT, TINY, rows, status
 
 NETWORK, POLICY = "model", "checkpoint.policy.signalling"
@@ -164,8 +164,3 @@ def test_a_signal_ends_a_sweep_with_its_table(train, tmp_path):
     assert status(tmp_path / "sweep" / "0")["state"] == "interrupted"
     assert not (tmp_path / "sweep" / "1" / "status.json").exists()
     assert "interrupted" in done.out.splitlines()[-1]
-
-
-def test_what_ends_a_process_at_once_is_a_ctrl_c_with_a_number():
-    assert isinstance(Ended(15), KeyboardInterrupt)
-    assert str(Ended(15)) == "SIGTERM"

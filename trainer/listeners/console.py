@@ -106,11 +106,11 @@ class ConsoleListener:
             log.info(f"training ended at epoch {event.epoch}, step {event.step}: {event.reason}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar:
             self._bar.stop()
 
 
 def _of_all(event: EvalEnd) -> str:
-    """The zeros of a pruned network among all parameters, prunable or not."""
+    """Return the zeros of a pruned network among all parameters, prunable or not, in words."""
     return f" ({event.overall:.2%} of all parameters)" if event.overall and event.sparsity > 0 else ""

@@ -60,7 +60,7 @@ class Listener(Protocol):
         ...
 
     def close(self) -> None:
-        """The run is over."""
+        """Finish: the run is over."""
         ...
 
 

@@ -1,37 +1,30 @@
 """metrics.jsonl: a row for each event, and what becomes of rows that a resumed run writes again."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from peakpoint.base.bounded import json_value, lines
 from peakpoint.base.text import readable
-from peakpoint.checkpointing.events import EvalEnd, Saved, Skipped, StepEnd
+from peakpoint.checkpointing.events import EvalEnd, Saved, Skipped
 from peakpoint.checkpointing.storage.store import write_atomic
 from peakpoint.trainer.listeners.events import Logged, Published, Tested
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
 from peakpoint.trainer.reports.run_record import METRICS
 
+KINDS = {Logged: "train", EvalEnd: "eval", Tested: "test", Saved: "save", Skipped: "skipped save"}
+"""The events that have a row, and its `kind`; the names of its other values are those of the event."""
+
 
 def row(event: Published) -> dict[str, Any] | None:
-    """An event as a row of metrics.jsonl, or None when it has none."""
-    match event:
-        case Logged(epoch, step, loss, lr, rate, skipped):
-            values = {"loss": loss, "lr": lr, "images_per_second": rate, "skipped": skipped}
-            return {"kind": "train", "epoch": epoch, "step": step, **values}
-        case EvalEnd(epoch, step, metrics, sparsity, version, overall):
-            facts: dict[str, Any] = {"metrics": dict(metrics), "sparsity": sparsity, "mask_version": version}
-            facts |= {} if overall is None else {"sparsity_of_all": overall}
-            return {"kind": "eval", "epoch": epoch, "step": step, **facts}
-        case Tested(which, epoch, step, metrics, sparsity, file):
-            facts = {"metrics": dict(metrics), "sparsity": sparsity, "file": file}
-            return {"kind": "test", "which": which, "epoch": epoch, "step": step, **facts}
-        case Saved(file, tags, size, stall, total):
-            facts = {"tags": list(tags), "bytes": size, "stall_s": stall, "total_s": total}
-            return {"kind": "save", "file": file, **facts}
-        case Skipped(epoch, step, tags):
-            return {"kind": "skipped save", "epoch": epoch, "step": step, "tags": list(tags)}
-    return None
+    """Return an event as a row of metrics.jsonl, or None when it has none."""
+    if (kind := KINDS.get(type(event))) is None:
+        return None
+    facts = {field.name: getattr(event, field.name) for field in fields(event)}
+    if isinstance(event, EvalEnd) and (overall := facts.pop("overall")) is not None:
+        facts["sparsity_of_all"] = overall
+    return {"kind": kind, **facts}
 
 
 class JsonLines:
@@ -48,13 +41,12 @@ class JsonLines:
 
     def __call__(self, event: Published) -> None:
         """Write an event."""
-        values = None if isinstance(event, StepEnd) else row(event)
-        if values is not None:
+        if (values := row(event)) is not None:
             self._file.write(f"{json.dumps(readable(values))}\n".encode())
 
     @property
     def missing(self) -> int:
-        """The number of rows that the file lacks."""
+        """Return the number of rows that the file lacks."""
         return self._file.missing
 
     def close(self) -> None:

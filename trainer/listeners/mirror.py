@@ -25,11 +25,11 @@ class _Waking:
             self._mirror.wake()
 
     def close(self) -> None:
-        """Nothing: the mirror is closed after the record of the run."""
+        """Do nothing: the mirror is closed after the record of the run."""
 
 
 def connect(settings: schema.Mirror) -> Remote | None:
-    """The mirror, not contacted yet, or None. Raises CheckpointError for a URL that cannot be used."""
+    """Return the mirror, not contacted yet, or None. Raises CheckpointError for a URL that cannot be used."""
     if settings.url is None:
         return None
     return Remote(settings.url, timeout_s=settings.timeout_s, key="checkpoint.mirror.url")

@@ -23,14 +23,20 @@ class RetryingFile:
     """Appends whole records; one that cannot be written waits in memory for the next try.
 
     Opened for each record, so that a file that was moved or deleted is made again. Warns once until a write
-    succeeds. Never raises OSError.
+    succeeds. Never raises OSError. Records of a `held` file wait for `open`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, held: bool = False) -> None:
         self._path = path
+        self._held = held
         self._waiting: deque[bytes] = deque()
         self._lost = 0
         self._refused = False
+        self._try()
+
+    def open(self) -> None:
+        """Begin to write, with the records that waited."""
+        self._held = False
         self._try()
 
     def write(self, record: bytes) -> None:
@@ -43,7 +49,7 @@ class RetryingFile:
 
     @property
     def missing(self) -> int:
-        """The number of records that the file lacks."""
+        """Return the number of records that the file lacks."""
         return len(self._waiting) + self._lost
 
     def flush(self) -> None:
@@ -52,6 +58,8 @@ class RetryingFile:
             self._try()
 
     def _try(self) -> None:
+        if self._held:
+            return
         waited = len(self._waiting)
         try:
             self._write()
@@ -90,39 +98,25 @@ class RetryingFile:
 class RetryingHandler(logging.Handler):
     """Writes log lines to a file; logging.FileHandler prints a traceback for each line on a full disk.
 
-    The lines wait until `open`: the directory may turn out to be another run's.
+    The lines wait until `open_logs`: the directory may turn out to be another run's.
     """
 
     def __init__(self, filename: str) -> None:
         super().__init__()
-        self._path = Path(filename)
-        self._early: list[bytes] = []
-        self._file: RetryingFile | None = None
-
-    def open(self) -> None:
-        """Begin to write, with the lines that waited."""
-        if self._file is None:
-            self._file = RetryingFile(self._path.parent.resolve() / self._path.name)
-            for line in self._early:
-                self._file.write(line)
+        self.file = RetryingFile(Path(filename).parent.resolve() / Path(filename).name, held=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
         text = escaped(self.format(record), keep="\n\t")  # a traceback has lines
-        line = f"{text}\n".encode()
-        if self._file is None:
-            self._early.append(line)
-        else:
-            self._file.write(line)
+        self.file.write(f"{text}\n".encode())
 
     def flush(self) -> None:
         """Try again to write what waits."""
-        if self._file is not None:
-            self._file.flush()
+        self.file.flush()
 
 
 def open_logs() -> None:
     """Open the log files that waited until the directory is the run's own."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RetryingHandler):
-            handler.open()
+            handler.file.open()

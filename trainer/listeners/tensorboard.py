@@ -74,7 +74,7 @@ class TensorBoard:
             self._add(f"test_{event.which}", event.step, event.metrics)
 
     def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        """Scalars of one moment as one record."""
+        """Write the scalars of one moment as one record."""
         scalars = [self._summary.Value(tag=f"{group}/{n}", simple_value=v) for n, v in values.items()]
         self._write(step=step, summary=self._summary(value=scalars))
 

@@ -11,7 +11,7 @@ PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorb
 
 
 def git(*arguments: str) -> str | None:
-    """The output of git in the code's directory, or None without git or a repository."""
+    """Return the output of git in the code's directory, or None without git or a repository."""
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -28,7 +28,7 @@ def git(*arguments: str) -> str | None:
 
 
 def code() -> dict[str, Any]:
-    """The commit of the code, and the diff of what is not committed."""
+    """Return the commit of the code, and the diff of what is not committed."""
     commit = git("rev-parse", "HEAD")
     return {
         "git_commit": commit.strip() if commit else None,
@@ -37,7 +37,7 @@ def code() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Packages, interpreter and machine."""
+    """Return packages, interpreter and machine."""
     import torch
 
     packages: dict[str, str | None] = {}

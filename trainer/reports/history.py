@@ -25,7 +25,7 @@ class History:
 
     @property
     def skipped(self) -> int:
-        """The number of steps that were skipped, as their loss or gradients were not finite."""
+        """Return the number of steps that were skipped, as their loss or gradients were not finite."""
         return int(self.train[-1]["skipped"]) if self.train else 0
 
 
@@ -106,7 +106,7 @@ def _add(history: History, row: dict[str, Any]) -> None:
 
 
 def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:
-    """Peak against final over all evaluations, then over those that reached each sparsity target.
+    """Return peak against final over all evaluations, then over those that reached each sparsity target.
 
     A scope without a finite value has no row. Of equal values the earliest epoch is the peak; `final` is the
     last evaluation of the scope, whatever its value.
@@ -128,7 +128,7 @@ def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterabl
 
 
 def peaks(history: History, metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:
-    """The rows of peak_rows. Raises UserError for a metric without a finite value."""
+    """Return the rows of peak_rows. Raises UserError for a metric without a finite value."""
     rows = peak_rows(history.evals, metric, mode, targets)
     if not rows:
         names = ", ".join(sorted({name for e in history.evals for name in e.metrics}))

@@ -45,7 +45,7 @@ def plot(run: Path, metric: str, mode: str) -> Path | None:
 
 
 def _plot_metric(axes: "Axes", evals: list[EvalEnd], metric: str, row: PeakRow, mode: str) -> None:
-    """The metric over epochs with its peak and final value, and the sparsity when there is any."""
+    """Draw the metric over epochs with its peak and final value, and the sparsity when there is any."""
     scale = 100 if is_fraction(metric) else 1
     epochs = [e.epoch for e in evals]
     values = [_finite(e.metrics.get(metric)) * scale for e in evals]
@@ -83,7 +83,7 @@ def _plot_metric(axes: "Axes", evals: list[EvalEnd], metric: str, row: PeakRow, 
 
 
 def _plot_training(axes: "Axes", history: History) -> None:
-    """Training and validation loss over epochs, and the learning rate."""
+    """Draw training and validation loss over epochs, and the learning rate."""
     evals, train = history.evals, history.train
     steps_per_epoch = max(e.step / max(1, e.epoch) for e in evals) or 1
     epochs = [row["step"] / steps_per_epoch for row in train]

@@ -36,7 +36,7 @@ STATES = ("running", "finished", "interrupted", "failed")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError naming a file that is missing, broken or out of bounds."""
+    """Return the JSON object in a file. Raises UserError, which names a file that is missing or broken."""
     try:
         return bounded.read_json(path)
     except CheckpointError as error:
@@ -44,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """run.json of a run directory. Raises UserError when it is missing, broken, or of something else.
+    """Return run.json of a run directory. Raises UserError when it is missing, broken, or of something else.
 
     It holds at least one of `attempts`, each with `overrides`; what it has beside has the type that is
     written here.
@@ -60,7 +60,7 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
-    """The names of values in run.json that have another type than the ones that are written."""
+    """Yield the names of values in run.json that have another type than the ones that are written."""
     attempts = found["attempts"]
     if not isinstance(attempts, list) or not all(isinstance(each, dict) for each in attempts):
         yield "attempts"
@@ -86,7 +86,7 @@ def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """status.json of a run directory. Raises UserError when it is missing, broken, or of something else.
+    """Return status.json of a run directory. Raises UserError when it is missing or of something else.
 
     `state` is one of STATES; a finished one has `epoch` and `step`, numbers, and `reason`, a text.
     """
@@ -101,7 +101,7 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 def saved_config(run: Path, attempt: Mapping[str, Any]) -> DictConfig:
-    """The configuration of an attempt with the keys of today, not interpolated. Raises UserError."""
+    """Return the configuration of an attempt with current keys, not interpolated. Raises UserError."""
     path = run / attempt.get("hydra", "") / "config.yaml"
     try:
         found = OmegaConf.create(bounded.yaml_text(path))
@@ -116,7 +116,7 @@ def saved_config(run: Path, attempt: Mapping[str, Any]) -> DictConfig:
 
 
 def watched(run: Path) -> tuple[str, str, list[float]]:
-    """The metric and its mode that the latest attempt of a run watched, and its target sparsities.
+    """Return the metric and its mode that the latest attempt of a run watched, and its target sparsities.
 
     The first target is that of its pruning. Raises UserError when the record does not say.
     """
@@ -140,7 +140,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def typed(kind: str = "task") -> list[str]:
-    """The overrides of this command line, of kind `task` or `hydra`, as they were typed.
+    """Return the overrides of this command line, of kind `task` or `hydra`, as they were typed.
 
     Hydra's own list resolves an interpolation when it is read, and a variable of the environment would be
     recorded with its value.
@@ -152,7 +152,7 @@ def typed(kind: str = "task") -> list[str]:
 def attempt(
     number: int, overrides: list[str], choices: Mapping[str, Any], resumed_from: str | None
 ) -> dict[str, Any]:
-    """One start of a run: what was typed and chosen, and what it went on from."""
+    """Return the record of one start: what was typed and chosen, and the checkpoint that it resumed from."""
     return {
         "number": number,
         "started": utc_now(),
@@ -167,7 +167,7 @@ def attempt(
 
 
 def holder() -> dict[str, Any]:
-    """Who is writing: this process."""
+    """Return who is writing: this process."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
@@ -208,7 +208,7 @@ def set_status(run: Path, state: str, **facts: Any) -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """What ended a run, as a sentence; an unexpected error with its type."""
+    """Return what ended a run, as a sentence; an unexpected error with its type."""
     if isinstance(error, PeakpointError):
         return str(error)
     return f"{type(error).__name__}: {error}"
@@ -221,7 +221,7 @@ def log_failure(error: BaseException) -> None:
 
 
 def end(run: Path, state: str, **facts: Any) -> None:
-    """As set_status, at the end of a run, which a disk that refuses does not turn into a failure."""
+    """Replace status.json at the end of a run; a failed write is a warning and no failure of the run."""
     try:
         set_status(run, state, **facts)
     except OSError as error:

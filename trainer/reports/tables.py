@@ -45,21 +45,19 @@ def print_report(
         console.say("")
         _print_kept(console, run, metric, kept)
     last = history.evals[-1]
+    notes = []
     if last.sparsity > 0 and last.overall is not None:
-        console.say("")
-        console.say(
-            f"Zeros at the end: {last.sparsity:.2%} of the prunable weights, {last.overall:.2%} of all "
-            "parameters."
-        )
+        share = f"{last.sparsity:.2%} of the prunable weights, {last.overall:.2%} of all parameters"
+        notes.append(f"Zeros at the end: {share}.")
     if history.skipped:
         steps = int(history.train[-1]["step"])
-        console.say("")
-        console.say(f"Skipped, as they were not finite: {history.skipped} of {steps} steps.")
+        notes.append(f"Skipped, as they were not finite: {history.skipped} of {steps} steps.")
     if history.unreadable:
+        lines = history.unreadable
+        notes.append(f"Lines of metrics.jsonl that could not be read: {lines}. They do not count.")
+    for note in notes:
         console.say("")
-        console.say(
-            f"Lines of metrics.jsonl that could not be read: {history.unreadable}. They do not count."
-        )
+        console.say(note)
 
 
 def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifest]) -> None:

@@ -81,20 +81,25 @@ def _layers(a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> Iterator[dict[str
         pair = [state.get(name) for state in (a, b)]
         if not all(t is None or (hasattr(t, "is_floating_point") and t.is_floating_point()) for t in pair):
             continue
+        left, right = pair
         norms = [None if t is None else t.double().norm().item() for t in pair]
         shapes = [None if t is None else list(t.shape) for t in pair]
-        layer: dict[str, Any] = {"name": name, "shapes": shapes, "norms": norms, "change": None}
-        layer |= {"matrix": any(s is not None and len(s) > 1 for s in shapes), "mask_overlap": None}
-        layer |= {"shared_zeros": 0, "either_zeros": 0}
-        left, right = pair
+        change, shared, either = None, 0, 0
         if left is not None and right is not None and left.shape == right.shape:
             moved = (right.double() - left.double()).norm().item()
-            layer["change"] = moved / norms[0] if norms[0] else (0.0 if moved == 0 else float("inf"))
-            zeros = [t == 0 for t in (left, right)]
-            shared, either = (zeros[0] & zeros[1]).sum().item(), (zeros[0] | zeros[1]).sum().item()
-            layer |= {"shared_zeros": shared, "either_zeros": either}
-            layer["mask_overlap"] = shared / either if either else None
-        yield layer
+            change = moved / norms[0] if norms[0] else (0.0 if moved == 0 else float("inf"))
+            zeros = left == 0, right == 0
+            shared, either = int((zeros[0] & zeros[1]).sum()), int((zeros[0] | zeros[1]).sum())
+        yield {
+            "name": name,
+            "shapes": shapes,
+            "norms": norms,
+            "change": change,
+            "matrix": any(s is not None and len(s) > 1 for s in shapes),
+            "mask_overlap": shared / either if either else None,
+            "shared_zeros": shared,
+            "either_zeros": either,
+        }
 
 
 def _print(found: dict[str, Any]) -> None:

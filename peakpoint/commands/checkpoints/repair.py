@@ -49,9 +49,10 @@ def repair(options: argparse.Namespace) -> int:
         verdicts = list(examine(root, only_looks=False))
         sound = [v.manifest for v in verdicts if v.manifest and not v.problem]
         unfinished = _unfinished(root) if options.dry_run else {}
-        repairs += [
-            unfinished.get(v.file) or _quarantined(root, v.file, v.problem) for v in verdicts if v.problem
-        ]
+        for v in verdicts:
+            if v.problem:
+                aside = functools.partial(quarantine.quarantine, root, v.file, v.problem)
+                repairs.append(unfinished.get(v.file) or Repair("quarantine", v.file, v.problem, aside))
         repairs += _pointers(root, sound, {v.file for v in verdicts if v.problem})
         repairs += _unjournaled(root, sound)
         if not options.dry_run:
@@ -72,10 +73,6 @@ def repair(options: argparse.Namespace) -> int:
         done = "to do" if options.dry_run else "done"
         console.say(f"{len(sound)} checkpoints are sound; {len(repairs)} repairs {done}, in {root}")
     return int(bool(doubt) or (bool(verdicts) and not sound))
-
-
-def _quarantined(root: Path, file: str, problem: str) -> Repair:
-    return Repair("quarantine", file, problem, lambda: quarantine.quarantine(root, file, problem))
 
 
 def _strays(root: Path) -> Iterator[Repair]:
@@ -116,48 +113,35 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
         if manifest.tier == PRODUCTION:  # the other suffix is of lower versions
             other = set(SUFFIXES) - {Path(manifest.file).suffix}
             wanted.pop((PRODUCTION, f"latest{other.pop()}"), None)
-    wanted |= _named(root, sound)
-    unset = _unset(root)
+    last: dict[str, str | None] = {}
+    with contextlib.suppress(CheckpointError):  # a line was changed: no pointer follows it
+        last = {change.alias: change.version for change in aliases.changes(root)}
+    released = {m.tags[0]: m for m in sound if m.tier == PRODUCTION}
+    for alias, version in last.items():
+        if release := released.get(f"v{version}"):
+            wanted[PRODUCTION, f"{alias}{Path(release.file).suffix}"] = release
     for (tier, name), manifest in wanted.items():
         link = root / tier / name
         target = Path(manifest.file).name
         if link.with_suffix(".json").exists() or (link.is_symlink() and str(link.readlink()) == target):
             continue
         was = f"it named {link.readlink()}" if link.is_symlink() else "it was missing"
-        yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", _pointing(link, target))
+        point = functools.partial(files.point, link, target)
+        yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", point)
     links = [p for tier in TIERS for end in SUFFIXES for p in (root / tier).glob(f"*{end}") if p.is_symlink()]
     for link in sorted(links):
         tier = link.parent.name
         if (tier, link.name) in wanted:
             continue
-        if tier == PRODUCTION and link.stem in unset:
+        if tier == PRODUCTION and last.get(link.stem, "") is None:
             reason = f"it names {link.readlink()}, and {link.stem} names no release"
         elif any((tier, f"{link.stem}{end}") in wanted for end in SUFFIXES):
             reason = f"it names {link.readlink()}, and {link.stem} is another file"
-        elif _leads_nowhere(link, bad):
+        elif f"{tier}/{link.readlink()}" in bad or not link.exists():
             reason = f"it names {link.readlink()}, which is no checkpoint"
         else:
             continue
         yield Repair("unlink", f"{tier}/{link.name}", reason, link.unlink)
-
-
-def _named(root: Path, sound: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    """Return the pointers of the aliases in the journal whose releases are sound."""
-    try:
-        current = aliases.current(root)
-    except CheckpointError:  # a line was changed: no pointer follows it
-        return {}
-    known = {m.tags[0]: m for m in sound if m.tier == PRODUCTION}
-    named = {alias: known.get(f"v{version}") for alias, version in current.items()}
-    return {(PRODUCTION, f"{alias}{Path(m.file).suffix}"): m for alias, m in named.items() if m}
-
-
-def _unset(root: Path) -> set[str]:
-    """Return the aliases that were removed."""
-    with contextlib.suppress(CheckpointError):
-        last = {change.alias: change.version for change in aliases.changes(root)}
-        return {alias for alias, version in last.items() if version is None}
-    return set()
 
 
 def _unjournaled(root: Path, sound: list[Manifest]) -> Iterator[Repair]:
@@ -184,11 +168,3 @@ def _changelog(root: Path, dry: bool) -> list[Repair]:
     except CheckpointError:  # of the journal: reported separately
         return []
     return [Repair("write", changelog.CHANGELOG, was, lambda: None)]
-
-
-def _pointing(link: Path, target: str) -> Callable[[], None]:
-    return lambda: files.point(link, target)
-
-
-def _leads_nowhere(link: Path, bad: set[str]) -> bool:
-    return f"{link.parent.name}/{link.readlink()}" in bad or not link.exists()

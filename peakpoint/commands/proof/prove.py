@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peakpoint.base import registry
 from peakpoint.base.bounded import json_value, lines
@@ -24,6 +24,9 @@ from peakpoint.checkpointing.storage import foreign, store
 from peakpoint.commands.arguments import Parser
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.config import choices
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WITNESS = "peakpoint.commands.proof.witness"
 OWN = ("resume", "accept_drift", "hydra.run.dir", "hydra.output_subdir")
@@ -55,16 +58,17 @@ def prove_resume(options: argparse.Namespace) -> int:
         raise CheckpointError(f"--steps {options.steps}: it must be at least 1.")
     saved, own, plugins = _asked(options.overrides)
     with tempfile.TemporaryDirectory(prefix="prove-resume-") as name:
-        proof = _Proof(Path(name), saved, own, plugins, options.steps)
+        proof = _proof(Path(name), saved, own, plugins, options.steps)
         first = proof.first_difference()
-    facts = {"steps": proof.steps, "killed_after": options.steps, "resumed_from": proof.resumed_from}
+    steps = len(proof.uninterrupted)
+    facts = {"steps": steps, "killed_after": options.steps, "resumed_from": proof.resumed_from}
     if options.json:
         print_json({"equal": first is None, **facts, "values": proof.values, "first": first and vars(first)})
         return int(first is not None)
     console = Console()
     if first is None:
         console.say(
-            f"equal to the last bit: {proof.steps} steps, their batches and {proof.values} values; "
+            f"equal to the last bit: {steps} steps, their batches and {proof.values} values; "
             f"killed after step {options.steps}, resumed from step {proof.resumed_from}",
         )
         return 0
@@ -107,92 +111,86 @@ def _asked(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
     return saved, without(arguments, [*OWN, "plugins"]), registry.named(arguments)
 
 
-class _Proof:
-    """The three runs, and the comparison of their steps."""
+@dataclass
+class Proof:
+    """The checkpoints of an uninterrupted and of a resumed run by step, and where their batches are recorded.
 
-    def __init__(
-        self, folder: Path, saved: list[str], own: list[str], plugins: list[str], steps: int
-    ) -> None:
-        from peakpoint.trainer.config import recorded
+    `values` counts the values that were compared.
+    """
 
-        overrides = [*saved, *own]
-        self.folder = folder
-        self.root = recorded.data_root(saved) or ""
-        self.plugins = f"plugins=[{','.join([*plugins, WITNESS])}]"
-        self.kill_after = steps
-        self.values = 0
-        train = [*overrides, *_settings(overrides, steps)]
-        self._train("uninterrupted", [*train, self._directory("uninterrupted")])
-        self.alone = self._steps("uninterrupted")
-        self.steps = max(self.alone, default=0)
-        if set(self.alone) != set(range(1, self.steps + 1)):
-            raise CheckpointError("The run did not save at every step: let checkpoint/policy hold interval.")
-        if self.steps <= steps:
-            raise CheckpointError(
-                f"The run has {self.steps} steps: use --steps with fewer, to kill it before."
-            )
-        self._train("killed", [*train, self._directory("killed")], kill_after=steps)
-        found = store.newest_verified(folder / "killed" / "checkpoints").manifest
-        if found is None:
-            raise CheckpointError("The killed run left no checkpoint that verifies.")
-        self.resumed_from = found.global_step
-        # The user consented to these in the record; nothing is uploaded during the proof.
-        again = [*recorded.needs_word(overrides), "checkpoint.mirror.url=null"]
-        self._train("resumed", [f"resume={folder / 'killed'}", *again])
-        self.again = self._steps("killed")
-
-    def _directory(self, name: str) -> str:
-        return f"hydra.run.dir={self.folder / name}"
-
-    def _train(self, name: str, arguments: list[str], kill_after: int | None = None) -> None:
-        """Run train.py until it ends or is killed. Raises CheckpointError when it ends in another way."""
-        Console(stderr=True).say(f"{name} run ...")
-        variables = {
-            "PEAKPOINT_WITNESS_BATCHES": str(self._batches_of(name)),
-            "PEAKPOINT_WITNESS_ROOT": self.root,
-        }
-        if kill_after is not None:
-            variables["PEAKPOINT_WITNESS_KILL_AFTER"] = str(kill_after)
-        done = subprocess.run(
-            [sys.executable, "-m", "peakpoint", "train", *arguments, self.plugins],
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != (0 if kill_after is None else -signal.SIGKILL):
-            last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-            raise CheckpointError(f"The {name} run ended with exit code {done.returncode}: {last}")
-
-    def _steps(self, name: str) -> dict[int, Path]:
-        """Return the checkpoint of each step of a run."""
-        root = self.folder / name / "checkpoints"
-        return {m.global_step: root / m.file for m in store.manifests(root)}
-
-    def _batches_of(self, name: str) -> Path:
-        return self.folder / f"{name}.jsonl"
-
-    def _batches(self, name: str) -> list[dict[str, Any]]:
-        path = self._batches_of(name)
-        return [json_value(text) for text in lines(path)] if path.exists() else []
+    folder: Path
+    resumed_from: int
+    uninterrupted: dict[int, Path]
+    resumed: dict[int, Path]
+    values: int = 0
 
     def first_difference(self) -> Difference | None:
         """Compare batch and state of every step, in order; return the first difference or None."""
-        alone = self._batches("uninterrupted")
-        again = self._batches("killed")[: self.resumed_from] + self._batches("resumed")
-        for step in range(1, self.steps + 1):
-            pair = [some[step - 1] if step <= len(some) else None for some in (alone, again)]
-            if pair[0] != pair[1]:
-                name = next((k for k in (pair[0] or {}) if (pair[1] or {}).get(k) != (pair[0] or {})[k]), "")
-                values = [str(each and each.get(name)) for each in pair]
-                return Difference(step, f"batch/{name}", *values)
-            if step not in self.again:
+        expected = self._batches("uninterrupted")
+        found = self._batches("killed")[: self.resumed_from] + self._batches("resumed")
+        for step in range(1, len(self.uninterrupted) + 1):
+            batch, other = (rows[step - 1] if step <= len(rows) else {} for rows in (expected, found))
+            if batch != other:
+                name = next((key for key in batch if batch[key] != other.get(key)), "")
+                return Difference(step, f"batch/{name}", str(batch.get(name)), str(other.get(name)))
+            if step not in self.resumed:
                 return Difference(step, "checkpoint", "saved", "missing")
-            count, different = compare(self.alone[step], self.again[step])
+            count, different = compare(self.uninterrupted[step], self.resumed[step])
             self.values += count
             if different:
                 return Difference(step, *different)
         return None
+
+    def _batches(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / f"{name}.jsonl"
+        return [json_value(text) for text in lines(path)] if path.exists() else []
+
+
+def _proof(folder: Path, saved: list[str], own: list[str], plugins: list[str], kill_after: int) -> Proof:
+    """Train the three runs in `folder`. Raises CheckpointError when one of them ends in another way."""
+    from peakpoint.trainer.config import recorded
+
+    overrides = [*saved, *own]
+    settings = [*overrides, *_settings(overrides, kill_after)]
+    plugin = f"plugins=[{','.join([*plugins, WITNESS])}]"
+    variables = {"PEAKPOINT_WITNESS_ROOT": recorded.data_root(saved) or ""}
+
+    def train(name: str, *arguments: str, **more: str) -> None:
+        Console(stderr=True).say(f"{name} run ...")
+        batches = {"PEAKPOINT_WITNESS_BATCHES": str(folder / f"{name}.jsonl")}
+        done = subprocess.run(
+            [sys.executable, "-m", "peakpoint", "train", *arguments, plugin],
+            env={**os.environ, **variables, **batches, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != (-signal.SIGKILL if more else 0):
+            last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise CheckpointError(f"The {name} run ended with exit code {done.returncode}: {last}")
+
+    train("uninterrupted", *settings, f"hydra.run.dir={folder / 'uninterrupted'}")
+    uninterrupted = _steps(folder / "uninterrupted")
+    steps = max(uninterrupted, default=0)
+    if set(uninterrupted) != set(range(1, steps + 1)):
+        raise CheckpointError("The run did not save at every step: let checkpoint/policy hold interval.")
+    if steps <= kill_after:
+        raise CheckpointError(f"The run has {steps} steps: use --steps with fewer, to kill it before.")
+    killed = folder / "killed"
+    train("killed", *settings, f"hydra.run.dir={killed}", PEAKPOINT_WITNESS_KILL_AFTER=str(kill_after))
+    found = store.newest_verified(killed / "checkpoints").manifest
+    if found is None:
+        raise CheckpointError("The killed run left no checkpoint that verifies.")
+    # The user consented to these in the record; nothing is uploaded during the proof.
+    again = [*recorded.needs_word(overrides), "checkpoint.mirror.url=null"]
+    train("resumed", f"resume={killed}", *again)
+    return Proof(folder, found.global_step, uninterrupted, _steps(killed))
+
+
+def _steps(run: Path) -> dict[int, Path]:
+    """Return the checkpoint of each step of a run."""
+    root = run / "checkpoints"
+    return {m.global_step: root / m.file for m in store.manifests(root)}
 
 
 def _settings(overrides: list[str], steps: int) -> list[str]:
@@ -250,29 +248,28 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if (a.dtype, a.shape, a.stride()) != (b.dtype, b.shape, b.stride()):
             return False
-        # As bytes: NaN equals itself, and 0.0 is not -0.0.
-        return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
+        return torch.equal(_bytes(a), _bytes(b))
     return type(a) is type(b) and repr(a) == repr(b)
+
+
+def _bytes(tensor: "Tensor") -> "Tensor":
+    """Return the bytes of each element as a row: NaN equals itself, and 0.0 is not -0.0."""
+    import torch
+
+    return tensor.contiguous().view(-1, 1).view(torch.uint8)
 
 
 def _shorts(a: Any, b: Any) -> tuple[str, str]:
     """Return both values as text; for tensors of one shape and dtype, the first element that differs."""
-    import torch
-
-    if (
-        isinstance(a, torch.Tensor)
-        and isinstance(b, torch.Tensor)
-        and (a.dtype, a.shape) == (b.dtype, b.shape)
-    ):
-        pair = [t.contiguous().flatten() for t in (a, b)]
-        size = a.element_size()
-        unequal = (pair[0].view(torch.uint8) != pair[1].view(torch.uint8)).view(-1, size).any(1).nonzero()
-        if len(unequal):
-            where, share = int(unequal[0]), f"{len(unequal)} of {a.numel()} elements differ"
-            first, second = (f"element {where} is {t[where].item()!r}" for t in pair)
-            return f"{first}; {share}", second
+    tensors = hasattr(a, "dtype") and hasattr(b, "dtype")
+    if not tensors or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return _short(a), _short(b)
+    unequal = (_bytes(a) != _bytes(b)).any(1).nonzero()
+    if not len(unequal):
         return f"strides {a.stride()}", f"strides {b.stride()}"
-    return _short(a), _short(b)
+    where, share = int(unequal[0]), f"{len(unequal)} of {a.numel()} elements differ"
+    first, second = (f"element {where} is {t.flatten()[where].item()!r}" for t in (a, b))
+    return f"{first}; {share}", second
 
 
 def _short(value: Any) -> str:

@@ -153,18 +153,6 @@ def test_as_a_program_it_needs_no_torch(run, arguments):
     assert done.returncode == 0
 
 
-def test_as_a_program_it_lists(run):
-    done = command("ls", str(run), cwd=run, module="peakpoint")
-    assert done.returncode == 0, done.stderr
-    assert "3 checkpoints" in done.stdout
-
-
-def test_a_run_of_the_trainer_verifies(whole_run, cli_main):
-    code, out, _ = cli_main("ls", whole_run, "--verify")
-    assert code == 0
-    assert "checkpoint_epoch_0003_step_00000024.pt" in out
-
-
 def test_ls_of_a_tree_lists_every_run(run, cli_main):
     Store(run.parent / "sweeps" / "0" / "checkpoints", "other")
     (run.parent / "data" / "training").mkdir(parents=True)  # of another program

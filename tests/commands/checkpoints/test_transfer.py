@@ -42,6 +42,38 @@ def place(url, run="run"):
     return Remote(url, timeout_s=10).below(run)
 
 
+@pytest.fixture
+def pushed(run, url, cli_main):
+    """The remote place of a run whose two checkpoints, a.pt and b.pt, were pushed."""
+    cli_main("push", run, url, "--what", "training")
+    return place(url)
+
+
+@pytest.fixture
+def prod(url, tmp_path, cli_main):
+    """A folder with a release that was pushed."""
+    root = tmp_path / "prod"
+    root.mkdir()
+    release.write(root, small("1.0.0"))
+    cli_main("push", root, url)
+    return root
+
+
+def flip(far, key):
+    """Damage the last byte of a remote file; returns what it was."""
+    whole = far.read(key)
+    far.write(key, whole[:-1] + bytes([whole[-1] ^ 1]))
+    return whole
+
+
+def reseal(far, key, change, target=None):
+    """Change a sealed remote file, or write it changed as `target`."""
+    raw = json.loads(far.read(key))
+    del raw["check"]
+    change(raw)
+    far.write(target or key, sealed(json.dumps(raw, indent=2)).encode())
+
+
 def test_a_run_goes_and_comes_back(trained, url, tmp_path, cli_main):
     code, out, err = cli_main("push", trained, url, "--what", "milestone,training")
     assert (code, err) == (0, "")
@@ -71,24 +103,21 @@ def test_without_a_word_what_the_mirror_would_copy_is_pushed(trained, url, cli_m
     assert {file.split("/")[0] for file in json.loads(out)["copied"]} == {"milestone"}
 
 
-def test_push_verify_repairs_what_is_damaged_there(run, url, cli_main):
-    cli_main("push", run, url, "--what", "training")
-    whole = place(url).read("checkpoints/training/a.pt")
-    place(url).write("checkpoints/training/a.pt", whole[:-1] + bytes([whole[-1] ^ 1]))
+def test_push_verify_repairs_what_is_damaged_there(run, url, cli_main, pushed):
+    whole = flip(pushed, "checkpoints/training/a.pt")
     assert cli_main("push", run, url, "--what", "training")[1].startswith("0 copied, 2 were there")
     code, out, _ = cli_main("push", run, url, "--what", "training", "--verify")
     assert (code, out.splitlines()[0].split(",")[0]) == (0, "pushed  training/a.pt")
-    assert place(url).read("checkpoints/training/a.pt") == whole
+    assert pushed.read("checkpoints/training/a.pt") == whole
 
 
-def test_what_says_whose_folder_it_is_or_what_is_there_is_repaired(run, url, cli_main):
-    cli_main("push", run, url, "--what", "training")
-    before = {key: place(url).read(key) for key in ("mirror.json", "checkpoints/training/a.json")}
+def test_what_says_whose_folder_it_is_or_what_is_there_is_repaired(run, url, cli_main, pushed):
+    before = {key: pushed.read(key) for key in ("mirror.json", "checkpoints/training/a.json")}
     for key, text in before.items():
-        place(url).write(key, text.replace(b'"run": "run"', b'"run": "ran"'))
+        pushed.write(key, text.replace(b'"run": "run"', b'"run": "ran"'))
     code, out, _ = cli_main("push", run, url, "--what", "training")
     assert (code, "1 copied, 1 were there" in out) == (0, True)
-    assert {key: place(url).read(key) for key in before} == before
+    assert {key: pushed.read(key) for key in before} == before
 
 
 def test_one_file_by_its_name_or_its_role(trained, url, tmp_path, cli_main):
@@ -108,24 +137,23 @@ def test_one_file_by_its_name_or_its_role(trained, url, tmp_path, cli_main):
     assert "holds no milestone/nothing.pt" in err
 
 
-def test_a_damaged_newest_is_passed_over_for_the_one_before(run, url, tmp_path, cli_main):
-    cli_main("push", run, url, "--what", "training")
+def test_the_newest_alone_and_where_it_is_damaged_the_one_before(url, tmp_path, cli_main, pushed):
+    _, out, _ = cli_main("pull", url, tmp_path / "sound", "--newest", "--json")
+    assert json.loads(out)["copied"] == ["training/b.pt"]
     first, second = (f"checkpoints/training/{name}.pt" for name in "ab")
-    whole = place(url).read(second)
-    place(url).write(second, whole[:-1] + bytes([whole[-1] ^ 1]))
+    flip(pushed, second)
     code, out, err = cli_main("pull", url, tmp_path / "back", "--newest")
     assert (code, err) == (1, "")
     assert "pulled  training/a.pt" in out
     assert "b.pt does not match its digest: it is damaged there" in out
     assert not (tmp_path / "back" / second).exists()
-    place(url).write(first, whole[:-1])
+    flip(pushed, first)
     code, _, err = cli_main("pull", url, tmp_path / "none", "--newest")
     assert (code, err.count("\n")) == (1, 1)
     assert "holds no checkpoint that is sound" in err
 
 
-def test_what_goes_there_meanwhile_is_passed_over(run, url, tmp_path, cli_main, monkeypatch):
-    cli_main("push", run, url, "--what", "training")
+def test_what_goes_there_meanwhile_is_passed_over(url, tmp_path, cli_main, pushed, monkeypatch):
     read = download.read_index
 
     def then_it_goes(far, sizes):
@@ -139,12 +167,6 @@ def test_what_goes_there_meanwhile_is_passed_over(run, url, tmp_path, cli_main, 
     assert (code, err) == (1, "")
     assert "b.json could not be read: there is no such object" in out
     assert "pulled  training/a.pt" in out
-
-
-def test_only_the_newest(run, url, tmp_path, cli_main):
-    cli_main("push", run, url, "--what", "training")
-    _, out, _ = cli_main("pull", url, tmp_path / "back", "--newest", "--json")
-    assert json.loads(out)["copied"] == ["training/b.pt"]
 
 
 def test_releases_travel_with_all_that_belongs_to_them(url, tmp_path, cli_main):
@@ -169,40 +191,29 @@ def test_releases_travel_with_all_that_belongs_to_them(url, tmp_path, cli_main):
         assert (back / "production" / name).readlink() == link.readlink()
 
 
-def test_a_release_goes_on_to_be_pulled_when_the_journal_has_grown(url, tmp_path, cli_main):
-    root = tmp_path / "prod"
-    root.mkdir()
-    release.write(root, small("1.0.0"))
-    cli_main("push", root, url)
+def test_a_release_goes_on_to_be_pulled_when_the_journal_has_grown(url, tmp_path, cli_main, prod):
     cli_main("pull", url, tmp_path / "back")
-    release.write(root, small("1.1.0", seed=1))
-    aliases.assign(root, "champion", "1.1.0", "a test")
-    cli_main("push", root, url)
+    release.write(prod, small("1.1.0", seed=1))
+    aliases.assign(prod, "champion", "1.1.0", "a test")
+    cli_main("push", prod, url)
     assert cli_main("pull", url, tmp_path / "back")[0] == 0
     assert aliases.current(tmp_path / "back" / "checkpoints") == {"champion": "1.1.0"}
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_a_release_with_any_file_damaged_there_does_not_arrive(url, tmp_path, cli_main, number):
-    root = tmp_path / "prod"
-    root.mkdir()
-    release.write(root, small("1.0.0"))
-    cli_main("push", root, url)
-    victims = [p for p in files(root, "1.0.0") if p.suffix != ".sig"]
-    key = f"checkpoints/{victims[number].relative_to(root).as_posix()}"
-    whole = place(url, "prod").read(key)
-    place(url, "prod").write(key, whole[:-1] + bytes([whole[-1] ^ 1]))
+def test_a_release_with_any_file_damaged_there_does_not_arrive(url, tmp_path, cli_main, prod, number):
+    victims = [p for p in files(prod, "1.0.0") if p.suffix != ".sig"]
+    flip(place(url, "prod"), f"checkpoints/{victims[number].relative_to(prod).as_posix()}")
     code, _, err = cli_main("pull", url, tmp_path / "back")
     assert (code, err.count("\n")) == (1, 1)
     assert "holds no checkpoint that is sound" in err
     assert listing.releases(tmp_path / "back" / "checkpoints") == []
 
 
+@pytest.mark.usefixtures("prod")
 def test_a_release_that_another_bears_the_name_of_is_not_touched(url, tmp_path, cli_main):
-    for name, seed in (("a", 0), ("b", 1)):
-        (tmp_path / name / "prod").mkdir(parents=True)
-        release.write(tmp_path / name / "prod", small("1.0.0", seed=seed))
-    assert cli_main("push", tmp_path / "a" / "prod", url)[0] == 0
+    (tmp_path / "b" / "prod").mkdir(parents=True)
+    release.write(tmp_path / "b" / "prod", small("1.0.0", seed=1))
     before = place(url, "prod").read("checkpoints/production/lenet5_v1.0.0.pt")
     code, out, _ = cli_main("push", tmp_path / "b" / "prod", url)
     assert code == 1
@@ -228,8 +239,8 @@ def test_a_pull_that_was_cut_off_goes_on_where_it_was(run, s3, tmp_path, cli_mai
     assert not list((tmp_path / "back").rglob(".staged-*"))
 
 
+@pytest.mark.usefixtures("pushed")
 def test_a_half_that_is_wrong_is_not_used(run, url, tmp_path, cli_main):
-    cli_main("push", run, url, "--what", "training")
     newest = store.manifests(run / "checkpoints")[1]
     folder = tmp_path / "back" / "checkpoints" / "training"
     folder.mkdir(parents=True)
@@ -308,8 +319,8 @@ def test_a_directory_that_has_gone_on_keeps_its_record(trained, url, tmp_path, c
     assert (back / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
 
 
-def test_what_is_here_is_never_written_over(run, url, tmp_path, cli_main):
-    cli_main("push", run, url, "--what", "training")
+@pytest.mark.usefixtures("pushed")
+def test_what_is_here_is_never_written_over(url, tmp_path, cli_main):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     code, _, err = cli_main("pull", url, tmp_path / "mine")
@@ -337,23 +348,14 @@ def test_a_place_with_several_runs_asks_which(tmp_path, url, cli_main):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [
-        ("../../evil.pt",),
-        ("/evil.pt",),
-        (".evil.pt",),
-        ("a\\..\\evil.pt",),
-        ("evil\n.pt",),
-        ("x" * 300 + ".pt",),
-    ],
+    "name", ["../../evil.pt", "/evil.pt", ".evil.pt", "a\\..\\evil.pt", "evil\n.pt", "x" * 300 + ".pt"]
 )
-def test_no_name_from_there_leaves_the_directory(run, url, tmp_path, cli_main, names):
-    cli_main("push", run, url, "--what", "training")
+def test_no_name_from_there_leaves_the_directory(run, url, tmp_path, cli_main, pushed, name):
     text = (run / "checkpoints" / "training" / "a.json").read_bytes()
     data = (run / "checkpoints" / "training" / "a.pt").read_bytes()
-    for name in names:  # in the way of a store whose keys are any text
-        place(url).write(f"checkpoints/training/{name}", data)
-        place(url).write(f"checkpoints/training/{name.replace('.pt', '.json')}", text)
+    # In the way of a store whose keys are any text.
+    pushed.write(f"checkpoints/training/{name}", data)
+    pushed.write(f"checkpoints/training/{name.replace('.pt', '.json')}", text)
     before = set(tmp_path.rglob("*"))
     assert cli_main("pull", url, tmp_path / "deep" / "er" / "back")[0] in (0, 1)
     new = {p for p in set(tmp_path.rglob("*")) - before if "evil" in p.name or len(p.name) > 200}
@@ -363,17 +365,12 @@ def test_no_name_from_there_leaves_the_directory(run, url, tmp_path, cli_main, n
 @pytest.mark.parametrize(
     "file", ["../../evil", "/tmp/evil", "production/../../evil", "training/evil.pt", ".evil"]
 )
-def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, file):
-    root = tmp_path / "prod"
-    root.mkdir()
-    manifest = release.write(root, small("1.0.0"))
-    cli_main("push", root, url)
+def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, prod, file):
+    (manifest,) = listing.releases(prod)
+    far = place(url, "prod")
     mark = f"checkpoints/{manifest.file.replace('.pt', '.json')}"
-    raw = json.loads(place(url, "prod").read(mark))
-    del raw["check"]
-    raw["companions"][file] = "0" * 64
-    place(url, "prod").write(mark, sealed(json.dumps(raw, indent=2)).encode())
-    place(url, "prod").write("checkpoints/evil", b"evil")
+    reseal(far, mark, lambda raw: raw["companions"].update({file: "0" * 64}))
+    far.write("checkpoints/evil", b"evil")
     code, _, err = cli_main("pull", url, tmp_path / "back")
     assert (code, err.count("\n")) == (1, 1)
     assert "it leaves its folder" in err
@@ -390,22 +387,17 @@ def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, fi
         (lambda raw: raw.pop("digest"), "digest"),
     ],
 )
-def test_a_bad_manifest_is_passed_over(run, url, tmp_path, cli_main, change, says):
-    cli_main("push", run, url, "--what", "training")
-    raw = json.loads(place(url).read("checkpoints/training/b.json"))
-    del raw["check"]
-    change(raw)
-    place(url).write("checkpoints/training/b.json", sealed(json.dumps(raw, indent=2)).encode())
+def test_a_bad_manifest_is_passed_over(url, tmp_path, cli_main, pushed, change, says):
+    reseal(pushed, "checkpoints/training/b.json", change)
     code, out, err = cli_main("pull", url, tmp_path / "back")
     assert (code, err) == (1, "")
     assert says in out
     assert "pulled  training/a.pt" in out
 
 
-def test_a_manifest_as_large_as_a_bomb_is_not_read(run, url, tmp_path, cli_main, monkeypatch):
-    cli_main("push", run, url, "--what", "training")
-    place(url).write("checkpoints/training/b.json", b"[" * 100_000)
-    place(url).write("checkpoints/training/c.json", b" " * 100_001)
+def test_a_manifest_as_large_as_a_bomb_is_not_read(url, tmp_path, cli_main, pushed, monkeypatch):
+    pushed.write("checkpoints/training/b.json", b"[" * 100_000)
+    pushed.write("checkpoints/training/c.json", b" " * 100_001)
     monkeypatch.setattr(layout, "LARGEST", 100_000)
     code, out, err = cli_main("pull", url, tmp_path / "back")
     assert (code, err) == (1, "")
@@ -416,11 +408,8 @@ def test_a_manifest_as_large_as_a_bomb_is_not_read(run, url, tmp_path, cli_main,
 def test_a_record_holds_only_what_belongs_there(trained, url, tmp_path, cli_main):
     cli_main("push", trained, url)
     (run,) = Remote(url, timeout_s=1).folders()
-    far = place(url, run)
-    raw = json.loads(far.read("record/000001.json"))
-    del raw["check"]
-    raw["files"] |= {"../evil.txt": "x", "/tmp/evil.txt": "x", "train.py": "x", ".hydra/../evil.yaml": "x"}
-    far.write("record/000002.json", sealed(json.dumps(raw)).encode())
+    more = {"../evil.txt": "x", "/tmp/evil.txt": "x", "train.py": "x", ".hydra/../evil.yaml": "x"}
+    reseal(place(url, run), "record/000001.json", lambda raw: raw["files"].update(more), "record/000002.json")
     code, out, _ = cli_main("pull", url, tmp_path / "back")
     assert code == 1
     assert out.count("in its record: it is not written here") == 4
@@ -428,8 +417,8 @@ def test_a_record_holds_only_what_belongs_there(trained, url, tmp_path, cli_main
     assert not (tmp_path / "back" / "train.py").exists()
 
 
-def test_missing_disk_space_is_reported_before(run, url, tmp_path, cli_main, monkeypatch):
-    cli_main("push", run, url, "--what", "training")
+@pytest.mark.usefixtures("pushed")
+def test_missing_disk_space_is_reported_before(url, tmp_path, cli_main, monkeypatch):
     monkeypatch.setattr(download, "free_room", lambda path: (100, None))
     code, _, err = cli_main("pull", url, tmp_path / "back")
     assert (code, err.count("\n")) == (1, 1)
@@ -466,9 +455,9 @@ def test_a_server_that_is_not_there_is_one_line(run, s3, tmp_path, cli_main):
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.usefixtures("pushed")
 def test_what_came_back_can_be_pushed_on(run, url, tmp_path, cli_main):
     """The copy is as good as the original."""
-    cli_main("push", run, url, "--what", "training")
     cli_main("pull", url, tmp_path / "back")
     shutil.rmtree(run)
     other = f"memory://{uuid.uuid4().hex}"

@@ -139,13 +139,11 @@ def test_code_that_a_run_used_is_imported_only_at_the_users_word(finished, tmp_p
     assert "This run used plugins=[theirs]. Code is imported, the environment read" in done.stderr
 
 
-def test_another_batch_is_seen(whole_run, tmp_path, monkeypatch):
+def test_another_batch_is_seen(whole_run, tmp_path):
     """The trainer is exact, so what its runs write down is changed here afterwards."""
-    monkeypatch.setattr(prove_resume._Proof, "__init__", lambda self: None)
-    proof = prove_resume._Proof()
     root = whole_run / "checkpoints"
-    proof.folder, proof.steps, proof.resumed_from, proof.values = tmp_path, 3, 1, 0
-    proof.alone = proof.again = {m.global_step: root / m.file for m in store.manifests(root)}
+    steps = {m.global_step: root / m.file for m in store.manifests(root) if m.global_step <= 3}
+    proof = prove_resume.Proof(tmp_path, 1, steps, steps)
     rows = [{"epoch": 1, "batch": n, "images": f"{n}", "labels": "same"} for n in range(4)]
 
     def write(name, taken):

@@ -106,7 +106,7 @@ def test_the_log_takes_its_own_warning_and_prints_no_traceback(tmp_path, capsys)
     try:
         log.warning("waits until the directory is the run's")
         assert not path.exists()
-        handler.open()
+        handler.file.open()
         with files_no_larger_than(0):
             log.warning("first")
         log.warning("second")
