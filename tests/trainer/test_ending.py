@@ -17,7 +17,7 @@ from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import RunEnd
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.storage import store
-from peakpoint.trainer.reports import plots, tables
+from peakpoint.trainer.reports import tables
 from tests.conftest import TINY, rows, run_main, status
 
 SMALL = (
@@ -182,20 +182,6 @@ def test_an_end_at_which_nothing_fails_has_no_notes(ended, tmp_path):
     assert "notes" not in status(tmp_path / "run")
 
 
-def test_a_selected_checkpoint_that_is_damaged_is_a_note_and_the_run_is_finished(ended, tmp_path):
-    def damage():
-        for path in (tmp_path / "run" / "checkpoints" / "milestone").glob("*_epoch_*.pt"):
-            path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
-
-    done = ended(damage)
-    assert done.code == 0, done.err
-    (note,) = notes(tmp_path / "run")
-    assert note.startswith("the selected checkpoint was not tested: ")
-    assert note in done.out.splitlines()
-    assert [row["which"] for row in rows(tmp_path / "run", "test")] == ["final"]
-    assert "best epoch" in done.out
-
-
 @pytest.mark.parametrize(
     ("error", "shown"),
     [
@@ -222,42 +208,44 @@ def test_a_test_that_fails_is_a_note_and_the_run_is_finished(ended, at_forward, 
     assert (again.code, "is finished at epoch 1" in again.out) == (0, True)
 
 
-def test_a_report_without_anything_to_report_is_a_note_and_the_run_is_finished(ended, tmp_path):
-    done = ended(lambda: (tmp_path / "run" / "metrics.jsonl").unlink(), "plot=true")
-    assert done.code == 0, done.err
-    report_, curves = notes(tmp_path / "run")
-    assert report_.startswith("no report: ")
-    assert curves.startswith("no curves: ")
+def damage_milestones(run, _):
+    for path in (run / "checkpoints" / "milestone").glob("*_epoch_*.pt"):
+        path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
 
 
-def test_curves_that_cannot_be_written_are_a_note_and_the_run_is_finished(ended, tmp_path):
+def breaks(place, error):
+    return lambda _, monkeypatch: monkeypatch.setattr(f"peakpoint.trainer.{place}", raises(error))
+
+
+BUG = ZeroDivisionError("a bug")
+FAILURES = {
+    "the selected checkpoint": (damage_milestones, ["the selected checkpoint was not tested: "]),
+    "the record": (lambda run, _: (run / "metrics.jsonl").unlink(), ["no report: ", "no curves: "]),
+    "the image": (lambda run, _: (run / "curves.png").mkdir(), ["no curves: .*png cannot be written: "]),
+    "the report": (breaks("reports.tables.print_report", BUG), ["no report: ZeroDivisionError: a bug"]),
+    "the curves": (breaks("reports.plots.plot", BUG), ["no curves: ZeroDivisionError: a bug"]),
+    "a listener": (
+        breaks("listeners.tensorboard.TensorBoard.close", OSError(5, "Input/output error")),
+        ["TensorBoard was not closed: "],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_what_fails_at_the_end_is_a_note_and_the_run_is_finished(ended, tmp_path, monkeypatch, what):
     pytest.importorskip("matplotlib")
-    done = ended(lambda: (tmp_path / "run" / "curves.png").mkdir(), "plot=true")
-    assert done.code == 0, done.err
-    (note,) = notes(tmp_path / "run")
-    assert re.fullmatch(r"no curves: \S+curves\.png cannot be written: .*", note)
-    assert "best epoch" in done.out
-
-
-@pytest.mark.parametrize(("module", "broken"), [(tables, "print_report"), (plots, "plot")])
-def test_a_bug_in_the_report_does_not_undo_the_training(ended, tmp_path, monkeypatch, module, broken):
-    monkeypatch.setattr(module, broken, raises(ZeroDivisionError("a bug")))
-    done = ended(lambda: None, "plot=true")
+    fail, sentences = FAILURES[what]
+    run = tmp_path / "run"
+    done = ended(lambda: fail(run, monkeypatch), "plot=true", "logger=[console,tensorboard]")
     assert (done.code, done.err) == (0, "")
-    (note,) = notes(tmp_path / "run")
-    assert note.endswith("ZeroDivisionError: a bug")
-    assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
-
-
-def test_a_listener_that_cannot_be_closed_is_a_note_and_the_run_is_finished(ended, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "peakpoint.trainer.listeners.tensorboard.TensorBoard.close", raises(OSError(5, "Input/output error"))
-    )
-    done = ended(lambda: None, "logger=[console,tensorboard]")
-    assert done.code == 0, done.err
-    (note,) = notes(tmp_path / "run")
-    assert note.startswith("TensorBoard was not closed: ")
-    assert "best epoch" in done.out
+    found = notes(run)
+    assert len(found) == len(sentences)
+    assert all(map(re.match, sentences, found))
+    assert found[0] in done.out.splitlines()
+    assert ("best epoch" in done.out) == (what not in ("the record", "the report"))
+    assert ("Traceback" in (run / "train.log").read_text()) == ("a bug" in found[0])
+    if what == "the selected checkpoint":
+        assert [row["which"] for row in rows(run, "test")] == ["final"]
 
 
 def test_a_signal_in_the_final_test_interrupts_and_a_resumed_run_tests_again(ended, at_forward, tmp_path):
