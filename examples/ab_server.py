@@ -25,7 +25,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -51,7 +51,6 @@ LARGEST_SIDE = 128
 LARGEST_BODY = 300_000  # bytes; the JSON of an image of 128 x 128 in colour has up to 280,000
 RULE = Rule(alpha=0.05, planned=1000, least=100)
 
-T = TypeVar("T")
 log = logging.getLogger("peakpoint")
 
 
@@ -125,40 +124,36 @@ class Releases:
         return Arms(served, router, design(router.shares, versions))
 
 
+Byte = Annotated[int, Field(ge=0, le=255)]
+Row = Annotated[list[list[Byte]], Field(min_length=1, max_length=LARGEST_SIDE)]
+UserId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class Ask(BaseModel):
-    """A user's image."""
+    """A user's image, H rows of W pixels."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    user_id: str = Field(min_length=1, max_length=256)
-    image: list[list[list[int]]] = Field(max_length=LARGEST_SIDE)
+    user_id: UserId
+    image: list[Row] = Field(min_length=1, max_length=LARGEST_SIDE)
 
 
 class Outcome(BaseModel):
     """Whether the answer served the user."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    user_id: str = Field(min_length=1, max_length=256)
+    user_id: UserId
     success: bool
 
 
-def picture(image: list[list[list[int]]], channels: int) -> torch.Tensor:
-    """Return the image as (1, H, W, C) uint8. Raises CheckpointError when it is malformed."""
-    sides = {len(row) for row in image} | {len(image)}
-    if min(sides) < 1 or max(sides) > LARGEST_SIDE or len({len(row) for row in image}) != 1:
-        raise CheckpointError(f"image must be H rows of W pixels, both from 1 to {LARGEST_SIDE}.")
-    if any(len(pixel) != channels for row in image for pixel in row):
-        raise CheckpointError(f"image must have {channels} values in each pixel.")
-    if not all(0 <= value <= 255 for row in image for pixel in row for value in pixel):
-        raise CheckpointError("image must hold whole numbers from 0 to 255.")
-    return torch.tensor([image], dtype=torch.uint8)
-
-
-def answer(served: Served, images: torch.Tensor) -> tuple[str, float]:
-    """Return the most probable class of an image (1, H, W, C), and its probability."""
+def answer(served: Served, image: list[list[list[int]]]) -> tuple[str, float]:
+    """Return the most probable class of an image and its probability. Raises CheckpointError."""
+    description, channels = served.description, served.description.image_shape[0]
+    if len({len(row) for row in image}) != 1 or {len(pixel) for row in image for pixel in row} != {channels}:
+        raise CheckpointError(f"image must be rows of equal length, with {channels} values in each pixel.")
     with torch.inference_mode():
-        logits = served.model(network.prepare(images, served.description))
+        logits = served.model(network.prepare(torch.tensor([image], dtype=torch.uint8), description))
         probability, label = logits.softmax(1).max(1)
-    return served.description.classes[int(label)], float(probability)
+    return description.classes[int(label)], float(probability)
 
 
 def build(releases: Releases, users: Log) -> FastAPI:
@@ -166,8 +161,9 @@ def build(releases: Releases, users: Log) -> FastAPI:
     app = FastAPI(title="Peakpoint A/B example", docs_url=None, redoc_url=None)
 
     @app.exception_handler(CheckpointError)
-    def refused(_: Request, error: CheckpointError) -> Response:
-        return JSONResponse({"detail": str(error)}, 422)
+    def refused(request: Request, error: CheckpointError) -> Response:
+        by_the_disk = request.method == "GET" or isinstance(error.__cause__, OSError)
+        return JSONResponse({"detail": str(error)}, 503 if by_the_disk else 422)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> Response:
@@ -189,24 +185,20 @@ def build(releases: Releases, users: Log) -> FastAPI:
         arms = releases.now()
         alias = arms.router.route(ask.user_id)
         served = arms.served[alias]
-        label, probability = answer(served, picture(ask.image, served.description.image_shape[0]))
+        label, probability = answer(served, ask.image)
         if not math.isfinite(probability):
             raise HTTPException(500, f"{alias} {served.version} gives NaN for this image: roll it back.")
-        _on_disk(lambda: users.exposed(ask.user_id, alias, served.version, arms.design))
+        users.exposed(ask.user_id, alias, served.version, arms.design)
         return {"alias": alias, "version": served.version, "label": label, "probability": probability}
 
     @app.post("/outcome")
     def outcome(came: Outcome) -> dict[str, bool]:
-        _on_disk(lambda: users.outcome(came.user_id, came.success))
+        users.outcome(came.user_id, came.success)
         return {"recorded": True}
 
     @app.get("/report")
     def reported() -> dict[str, Any]:
-        arms = releases.now()
-        try:
-            found = study(users.path, users.experiment)
-        except CheckpointError as error:
-            raise HTTPException(503, str(error)) from error
+        arms, found = releases.now(), study(users.path, users.experiment)
         return report(found, arms.design, arms.router.shares, RULE, binary=True).plain()
 
     @app.get("/healthz")
@@ -216,15 +208,6 @@ def build(releases: Releases, users: Log) -> FastAPI:
         return {"serving": versions, "problem": releases.problem}
 
     return app
-
-
-def _on_disk(call: Callable[[], T]) -> T:
-    """Write to the log; a failure is the answer to the request: 503 for the disk, 422 for the input."""
-    try:
-        return call()
-    except CheckpointError as error:
-        status = 503 if isinstance(error.__cause__, OSError) else 422
-        raise HTTPException(status, str(error)) from error
 
 
 def parsed(text: str) -> dict[str, float]:

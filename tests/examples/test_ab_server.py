@@ -170,10 +170,10 @@ def test_a_wrong_request_is_one_clear_line(root, serve, tmp_path):
         "colour: ": {**good, "colour": 1},
         "at most 128": {**good, "image": [[]] * 129},
         "valid integer": {**good, "image": [[[0.5, 1, 2]]]},
-        "rows of W pixels": {**good, "image": ragged},
-        "both from 1 to 128": {**good, "image": []},
+        "rows of equal length": {**good, "image": ragged},
+        "at least 1 item": {**good, "image": []},
         "3 values in each pixel": {**good, "image": [[[1, 2]]]},
-        "from 0 to 255": {**good, "image": [[[0, 256, 0]]]},
+        "equal to 255": {**good, "image": [[[0, 256, 0]]]},
     }
     for words, body in wrong.items():
         reply = client.post("/predict", json=body)
