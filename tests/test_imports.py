@@ -108,6 +108,7 @@ def test_no_folder_has_more_than_a_dozen_modules():
         ("peakpoint.commands.entry", "torch"),
         ("peakpoint.trainer.config.check", "torch"),
         ("peakpoint.deployment.release.rollback", "torch"),
+        ("peakpoint.deployment.abtest", "torch"),
         ("peakpoint.models", "torch"),
     ],
 )

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from peakpoint import load_model
 from peakpoint.checkpointing.storage import aliases, journal, listing, store
-from peakpoint.deployment.inference import evaluate, network
+from peakpoint.deployment.inference import evaluate, golden, network
 from peakpoint.deployment.release import release
 from tests.commands.releases.promote_cases import best, card_of, logits, refused, tree
 
@@ -86,12 +86,6 @@ def test_a_file(trained, promote):
     found = card_of(trained / "checkpoints", "0.1.0")
     assert [r["split"] for r in found["results"]] == ["val"]  # the test set was not read with these weights
     assert found["provenance"]["reason"] == "accuracy 0.2857 is the first"
-
-
-def test_a_release_without_a_reason(trained, promote):
-    promote(trained, "1.0.0")
-    message = card_of(trained / "checkpoints", "1.0.0")["provenance"]["reason"]
-    assert message.startswith("chosen by the rules default, kept for: ")
 
 
 def test_a_pointer_and_a_checkpoint_that_recorded_nothing(trained, promote):
@@ -174,7 +168,7 @@ def test_dry_run_measures_and_writes_nothing(trained, promote, tmp_path):
 
 
 def test_json(trained, promote):
-    code, out, _ = promote(trained, "1.0.0", "--json", "--alias", "challenger_1")
+    code, out, _ = promote(trained, "1.0.0", "--json", "--alias", "challenger_1", "--set", "golden=3")
     found = json.loads(out, parse_constant=pytest.fail)
     root = trained / "checkpoints"
     assert (code, found["file"], found["root"]) == (0, "production/lenet5_v1.0.0.pt", str(root))
@@ -182,6 +176,10 @@ def test_json(trained, promote):
     assert found["measured"]["accuracy"] == pytest.approx(found["recorded"]["accuracy"])
     assert all((root / name).stat().st_size == size for name, size in found["written"].items())
     assert len(found["written"]) == 6
+    images, outputs = golden.read(root, listing.releases(root)[-1])
+    assert (len(images), len(outputs)) == (3, 3)
+    reason = card_of(root, "1.0.0")["provenance"]["reason"]
+    assert reason.startswith("chosen by the rules default, kept for: ")
     code, out, _ = promote(trained, "1.0.1", "--json", "--dry-run")
     assert (code, json.loads(out)["written"]) == (0, {})
 
@@ -194,15 +192,6 @@ def test_the_test_set_is_read_again_when_asked_for(trained, promote):
     made = listing.releases(trained / "checkpoints")[-1]
     assert made.metrics["accuracy"] == pytest.approx(0.2857, abs=1e-4)  # that of the validation split
     assert [r["split"] for r in card_of(trained / "checkpoints", "1.0.0")["results"]] == ["test", "val"]
-
-
-def test_golden_outputs_as_many_as_asked_for(trained, promote):
-    from peakpoint.deployment.inference import golden
-
-    promote(trained, "1.0.0", "--set", "golden=3")
-    root = trained / "checkpoints"
-    images, outputs = golden.read(root, listing.releases(root)[-1])
-    assert (len(images), len(outputs)) == (3, 3)
 
 
 def test_checkpoints_without_the_record_of_their_run(trained, promote, tmp_path):

@@ -4,8 +4,6 @@ import json
 import math
 from dataclasses import replace
 
-import pytest
-
 from peakpoint.checkpointing.storage import store
 
 
@@ -68,20 +66,3 @@ def test_a_tree_of_runs_names_each_file_from_their_common_folder(cli_main, measu
     assert "run/checkpoints/training/checkpoint_epoch_0002" in out.replace("\n", "")
     assert "other/checkpoints/training" in out
     assert "not measured again: --dry-run" in out
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (("--rules", "defalt"), "did you mean default?"),
-        (("--data-root", "nowhere"), "nowhere does not exist."),
-        (("--device", "warp"), "There is no device 'warp' here"),
-        (("--champion-of", "nowhere"), "nowhere does not exist."),
-    ],
-)
-def test_a_wrong_option_is_one_line(cli_main, measured_run, options, line):
-    code, out, err = cli_main("select", measured_run, *options)
-    assert (code, out) == (1, "")
-    assert err.startswith("error: ")
-    assert line in err
-    assert err.count("\n") == 1

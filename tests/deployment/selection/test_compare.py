@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from peakpoint.deployment.inference import evaluate, export, network
 from peakpoint.deployment.release import release
 from peakpoint.deployment.selection import compare as comparison
 from peakpoint.deployment.selection.compare import compare, open_all
+from tests.checkpoint_fixtures import patterns
 from tests.conftest import TINY, run_main
 
 CPU = torch.device("cpu")
@@ -154,6 +154,16 @@ def test_what_cannot_be_compared_is_one_line(folder, tmp_path):
         open_all([tmp_path / "a.onnx"], CPU)
 
 
+def test_data_that_moved_and_data_that_changed(measured_run, measured_copy, tmp_path):
+    there = shutil.copytree(measured_run.parent / "data", tmp_path / "there")
+    paths = (measured_run, measured_copy / "checkpoints" / "training" / "latest.pt")
+    assert rows(*paths, data_root=there)[0].accuracy == rows(*paths)[0].accuracy
+    assert rows(*paths, split="test", data_root=there)[0].accuracy.count == 80
+    patterns(there / "train.npz", 240, seed=9)
+    with pytest.raises(CheckpointError, match="fingerprint differs"):
+        rows(*paths, data_root=there)
+
+
 def test_a_network_that_names_no_data_is_weighed_alone(folder):
     """As the library releases it, whose training is not the trainer's."""
     manager = CheckpointManager(folder / "library")
@@ -165,38 +175,3 @@ def test_a_network_that_names_no_data_is_weighed_alone(folder):
     with pytest.raises(CheckpointError, match="which data it was trained with: use --split none"):
         rows(folder / "dense", folder / "library")
     assert rows(folder / "dense", folder / "library", split=None)[1].size.sparsity == 0
-
-
-def test_data_that_moved_and_data_that_changed(tmp_path):
-    draw = np.random.default_rng(0)
-    for name, count in (("train", 144), ("test", 40)):
-        (tmp_path / "data").mkdir(exist_ok=True)
-        np.savez(
-            tmp_path / "data" / f"{name}.npz",
-            images=draw.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8),
-            labels=np.arange(count) % 4,
-        )
-    overrides = [o for o in TINY if not o.startswith("data")]
-    done = run_main(
-        *overrides,
-        "epochs=1",
-        "data=npz",
-        f"data.root={tmp_path / 'data'}",
-        "data.val_fraction=0.2",
-        f"hydra.run.dir={tmp_path / 'run'}",
-    )
-    assert done.code == 0, done.err
-    paths = (tmp_path / "run", tmp_path / "run" / "checkpoints" / "training" / "latest.pt")
-    before = rows(*paths)[0].accuracy
-    shutil.move(tmp_path / "data", tmp_path / "moved")
-    with pytest.raises(CheckpointError) as refused:
-        rows(*paths)
-    assert "\n" not in str(refused.value)
-    assert rows(*paths, data_root=tmp_path / "moved")[0].accuracy == before
-    assert rows(*paths, split="test", data_root=tmp_path / "moved")[0].accuracy.count == 40
-    changed = np.load(tmp_path / "moved" / "train.npz")
-    labels = changed["labels"].copy()
-    labels[:2] = labels[1::-1]
-    np.savez(tmp_path / "moved" / "train.npz", images=changed["images"], labels=labels)
-    with pytest.raises(CheckpointError, match="fingerprint differs"):
-        rows(*paths, data_root=tmp_path / "moved")
