@@ -22,7 +22,7 @@ from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.listeners.retrying_file import open_logs
 from peakpoint.trainer.reports import environment
 from peakpoint.trainer.reports import run_record as record
-from peakpoint.trainer.resume import advice, changes
+from peakpoint.trainer.resume import advice, refusals
 from peakpoint.trainer.resume.plan import Plan
 
 log = logging.getLogger("peakpoint")
@@ -59,7 +59,7 @@ def find_start(cfg: DictConfig, plan: Plan, directory: Path) -> Start:
         if known["attempts"][-1] != plan.attempt:
             raise UserError(f"{plan.run} was resumed by another command meanwhile: try again.")
         saved = record.saved_config(plan.run, known["attempts"][-1])
-        for change in changes.check_changes(cfg, saved, plan.typed):
+        for change in refusals.check_changes(cfg, saved, plan.typed):
             log.info("changed since the last attempt: %s", change)
         index = Index(source := plan.run / CHECKPOINTS)
         manifest, damaged = _checkpoint(source, plan.file, known.get("run"), index)

@@ -13,7 +13,7 @@ from peakpoint.base.errors import UserError
 from peakpoint.trainer.config import hydra_overrides, recorded
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.reports import run_record
-from peakpoint.trainer.resume import changes
+from peakpoint.trainer.resume import refusals
 from peakpoint.trainer.resume.plan import Plan
 
 SEARCHED = "hydra.searchpath"
@@ -108,7 +108,9 @@ def finished(cfg: DictConfig, config: Config, plan: Plan) -> str | None:
     where = f"epoch {epoch + bool(status.get('batch'))}, step {step}"
     done = f"{plan.run} is finished at {where}: {status['reason']}."
     advice = f"To train on: {command(plan.run, *more)} with {bounds or 'another setting of what ended it'}."
-    changed = changes.asked(cfg, run_record.saved_config(plan.run, plan.attempt), plan.typed) if asked else []
+    changed = (
+        refusals.asked(cfg, run_record.saved_config(plan.run, plan.attempt), plan.typed) if asked else []
+    )
     if idle := [key for key in changed if key not in LENGTH]:
         raise UserError(f"{done} No step is left for {', '.join(idle)} to change. {advice}")
     return f"{done} {advice}"

@@ -16,8 +16,6 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import say_error
 from peakpoint.checkpointing.remote.urls import is_url
 from peakpoint.checkpointing.storage.foreign import described
-from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TRAINING, read_manifest
-from peakpoint.checkpointing.storage.quarantine import QUARANTINE
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.config.hydra_overrides import (
     _joined,
@@ -29,6 +27,7 @@ from peakpoint.trainer.config.hydra_overrides import (
     unquote,
 )
 from peakpoint.trainer.reports.run_record import RUN, read_run
+from peakpoint.trainer.resume import refusals
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def make_plan(argv: list[str]) -> Plan:
     run, file = locate(unquote(values[-1]))
     attempt = last_attempt(run)
     if file is not None:
-        _check_file(
+        refusals.check_file(
             run / "checkpoints", file, f"{shlex.quote(override(run))} goes on from its newest checkpoint"
         )
     typed = keys(argv)
@@ -138,35 +137,3 @@ def last_attempt(run: Path) -> dict[str, Any]:
     _refuse_links(run)
     attempt: dict[str, Any] = read_run(run)["attempts"][-1]
     return attempt
-
-
-def _check_file(root: Path, file: Path, go_on: str) -> None:
-    """Raise UserError unless `file` is a checkpoint under `root` with its manifest; its bytes are not read.
-
-    `go_on` is the end of a sentence: what to type instead.
-    """
-    if reason := _reason(root, file, go_on):
-        raise UserError(f"{file} {reason}")
-
-
-def _reason(root: Path, file: Path, go_on: str) -> str | None:
-    tier = file.parent.name if file.parent.parent == root else None
-    if tier == PRODUCTION:
-        return (
-            "is of a release, which holds weights alone and not the state of their training, so it cannot "
-            f"be resumed: {go_on}, and peakpoint.load_model opens a release."
-        )
-    if tier == QUARANTINE:
-        return f"was set aside as damaged: {go_on}."
-    if tier not in (TRAINING, MILESTONE) or file.suffix not in (".pt", ".json"):
-        return f"is not a checkpoint: {go_on}, and the files under {root} are those to choose from."
-    mark = file.with_suffix(".json")
-    if file == mark:
-        return f"is a manifest: name the checkpoint beside it, {file.with_suffix('.pt').name}."
-    if not mark.exists():
-        return f"has no manifest beside it, so it cannot be resumed from: {go_on}.{described(file)}"
-    try:
-        read_manifest(mark)
-    except CheckpointError as error:
-        return f"cannot be verified: {error} {go_on}."
-    return None

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from peakpoint.base.errors import UserError, restoring
+from peakpoint.base.errors import restoring
+from peakpoint.trainer.resume import refusals
 
 log = logging.getLogger("peakpoint")
 
@@ -37,7 +38,11 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
     if cfg.pruning.regrow and sparsity:
         log.warning("pruning=regrow: the %.2f %% that were pruned are trained again", 100 * sparsity)
         sparsity = 0.0
-    target = _target(cfg.pruning, sparsity)
+    target = float(cfg.pruning.target)
+    if target == 0 and sparsity:
+        log.info("%.2f %% of the weights stay pruned; pruning=regrow lets them grow back", 100 * sparsity)
+        target = sparsity
+    refusals.check_target(target, sparsity)
     if target == 0:
         saved.get("optimizer_state_dict", {}).pop("pruning", None)
         return cfg, FROM_THE_START
@@ -52,16 +57,3 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
     if target > sparsity:
         log.info("pruning goes on at step %d, from %.2f %% to %.2f %%", step, 100 * sparsity, 100 * target)
     return cfg, Ramp(step, sparsity)
-
-
-def _target(pruning: Any, sparsity: float) -> float:
-    """The sparsity to reach or to keep."""
-    wanted = float(pruning.target)
-    if wanted == 0 and sparsity:
-        log.info("%.2f %% of the weights stay pruned; pruning=regrow lets them grow back", 100 * sparsity)
-    elif wanted < sparsity:
-        raise UserError(
-            f"pruning.target={wanted:g} is below the sparsity of this network, {sparsity:g}, and pruned "
-            "weights stay pruned: keep it with pruning=none, or let them grow back with pruning=regrow first."
-        )
-    return wanted or sparsity

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.config.hydra_overrides import keys, quote, split, under, unquote
-from peakpoint.trainer.resume.changes import check_changes
 from peakpoint.trainer.resume.plan import Plan, locate, make_plan
+from peakpoint.trainer.resume.refusals import check_changes
 
 ARGUMENTS = [
     ("epochs=3", "epochs", "3"),

@@ -1,12 +1,20 @@
-"""What a resumed command line changes of the configuration, and what it may not."""
+"""What a resume refuses: files that are no checkpoints, a change that makes it another run, less sparsity.
+
+What a record may not say is in config/recorded.py; a checkpoint of another run and one that does not verify
+are refused in start.py, where they are looked for.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from peakpoint.base.errors import UserError
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.checkpointing.storage.foreign import described
+from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TRAINING, read_manifest
+from peakpoint.checkpointing.storage.quarantine import QUARANTINE
 from peakpoint.trainer.config.hydra_overrides import OWN, flat, under
 
 FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
@@ -78,3 +86,44 @@ def _of_one_version(key: str, cfg: DictConfig, saved: DictConfig) -> bool:
             return is_dataclass(OmegaConf.get_type(new))
         new, old = new._get_node(name), old._get_node(name)
     return False
+
+
+def check_target(wanted: float, sparsity: float) -> None:
+    """Raise UserError for a target below the sparsity of the network."""
+    if wanted < sparsity:
+        raise UserError(
+            f"pruning.target={wanted:g} is below the sparsity of this network, {sparsity:g}, and pruned "
+            "weights stay pruned: keep it with pruning=none, or let them grow back with pruning=regrow first."
+        )
+
+
+def check_file(root: Path, file: Path, go_on: str) -> None:
+    """Raise UserError unless `file` is a checkpoint under `root` with its manifest; its bytes are not read.
+
+    `go_on` is the end of a sentence: what to type instead.
+    """
+    if reason := _reason(root, file, go_on):
+        raise UserError(f"{file} {reason}")
+
+
+def _reason(root: Path, file: Path, go_on: str) -> str | None:
+    tier = file.parent.name if file.parent.parent == root else None
+    if tier == PRODUCTION:
+        return (
+            "is of a release, which holds weights alone and not the state of their training, so it cannot "
+            f"be resumed: {go_on}, and peakpoint.load_model opens a release."
+        )
+    if tier == QUARANTINE:
+        return f"was set aside as damaged: {go_on}."
+    if tier not in (TRAINING, MILESTONE) or file.suffix not in (".pt", ".json"):
+        return f"is not a checkpoint: {go_on}, and the files under {root} are those to choose from."
+    mark = file.with_suffix(".json")
+    if file == mark:
+        return f"is a manifest: name the checkpoint beside it, {file.with_suffix('.pt').name}."
+    if not mark.exists():
+        return f"has no manifest beside it, so it cannot be resumed from: {go_on}.{described(file)}"
+    try:
+        read_manifest(mark)
+    except CheckpointError as error:
+        return f"cannot be verified: {error} {go_on}."
+    return None
