@@ -10,17 +10,15 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.lock import followed
 from peakpoint.base.threads import thread
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
 from peakpoint.checkpointing.storage import locate
 from peakpoint.checkpointing.storage.index import Index
 from peakpoint.checkpointing.storage.manifest import TIERS, Manifest
+from peakpoint.checkpointing.storage.store import Store
 
 log = logging.getLogger("peakpoint")
 
@@ -30,30 +28,28 @@ QUIET_WAIT_S = 2.0
 """Seconds; a longer wait is announced."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """`what` names the tiers, roles and policies to upload.
+class Mirror:
+    """Uploads what a run keeps in its store, from `start` to `close`; call `wake` after a save.
 
-    `keep`: checkpoints of each role that stay in the mirror beside those that are here, None for all;
-    `queue`: checkpoints that may wait at a time; `wait_s`: seconds that the end of a run waits for the rest.
+    `what` names the tiers, roles and policies to upload. `keep`: checkpoints of each role that stay in the
+    mirror beside those that are here, None for all; `queue`: checkpoints that may wait at a time; `wait_s`:
+    seconds that the end of a run waits for the rest.
     """
 
-    what: Collection[str]
-    keep: int | None
-    queue: int
-    wait_s: float
-
-
-class Mirror:
-    """Uploads what a run keeps under `root`, from `start` to `close`; call `wake` after a save."""
-
-    def __init__(self, root: Path, run: str, remote: Remote, settings: Settings) -> None:
-        self._given = root
-        self._index = Index(root)
-        self._run = run
-        self._settings = settings
-        self._remote = remote
-        self._there = RemoteRun(remote, run)
+    def __init__(
+        self,
+        store: Store,
+        remote: Remote,
+        *,
+        what: Collection[str],
+        keep: int | None,
+        queue: int,
+        wait_s: float,
+    ) -> None:
+        self._store, self._remote = store, remote
+        self._what, self._keep, self._queue, self._wait_s = what, keep, queue, wait_s
+        self._index = Index(store.root)
+        self._there = RemoteRun(remote, store.run)
         self._opened = self._recorded = False
         self._wake, self._closing, self._over, self._done = (threading.Event() for _ in range(4))
         self._passed_over: set[tuple[str, str]] = set()
@@ -61,10 +57,6 @@ class Mirror:
         self._trouble: str | None = None
         self._crowded = False
         self._thread = thread(self._work, "mirror")
-
-    @property
-    def _root(self) -> Path:
-        return followed(self._given)
 
     @property
     def url(self) -> str:
@@ -84,7 +76,7 @@ class Mirror:
         self._closing.set()
         self._wake.set()
         with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends the wait
-            wait_s = self._settings.wait_s
+            wait_s = self._wait_s
             # Not join(): interrupted, it takes the thread for dead (Python 3.11).
             if not self._done.wait(min(wait_s, QUIET_WAIT_S)) and wait_s > QUIET_WAIT_S:
                 log.info("waiting for the mirror, %g s at most; Ctrl-C ends the wait", wait_s)
@@ -97,14 +89,14 @@ class Mirror:
         log.warning(
             "The mirror is not complete: %s. To go on with it: peakpoint push %s %s",
             f"{names} not copied yet" if left else "the record of the run is not copied yet",
-            locate.run_of(self._root),
+            locate.run_of(self._store.root),
             self._remote.url,
         )
 
     def pending(self) -> list[Manifest]:
         """The checkpoints to upload: those that failed least often first, then the newest."""
         missing = self._missing()
-        room = self._settings.queue
+        room = self._queue
         if len(missing) > room and not self._crowded:
             log.warning(
                 "%d checkpoints wait for the mirror: the newest %d go first, the others after them.",
@@ -115,11 +107,11 @@ class Mirror:
         return sorted(missing[:room], key=lambda m: self._failures[_key(m)])
 
     def _missing(self) -> list[Manifest]:
-        here = chosen(self._root, self._index.look(), self._settings.what, self._run)
+        here = chosen(self._store.root, self._index.look(), self._what, self._store.run)
         return [m for m in reversed(here) if not self._there.holds(m) and _key(m) not in self._passed_over]
 
     def _here(self) -> set[str]:
-        return {m.file for m in chosen(self._root, self._index.look(), TIERS)}
+        return {m.file for m in chosen(self._store.root, self._index.look(), TIERS)}
 
     def _work(self) -> None:
         pause = FIRST_PAUSE_S
@@ -153,25 +145,25 @@ class Mirror:
     def _pass(self) -> None:
         """Upload everything that is missing. Raises what the mirror refuses."""
         if not self._opened:
-            self._there.open(locate.run_of(self._root.absolute()).name)
+            self._there.open(locate.run_of(self._store.root.absolute()).name)
             self._there.sweep(self._here())
             self._opened = True
         pending = self.pending()
         if pending or not self._recorded or self._closing.is_set():  # it is of use with what is copied
-            self._there.put_record(self._root)
+            self._there.put_record(self._store.root)
             self._recorded = True
         while pending and not self._over.is_set():
             self._copy(pending[0])
             pending = self.pending()
         self._there.point()
-        for file in self._there.retire(self._here(), self._settings.keep):
+        for file in self._there.retire(self._here(), self._keep):
             log.debug("mirror: %s is no longer kept in %s", file, self.url)
 
     def _copy(self, manifest: Manifest) -> None:
         try:
-            self._there.put(self._root, manifest)
+            self._there.put(self._store.root, manifest)
         except FileNotFoundError:  # retention let it go, as a rule, and it is not pending any more
-            if (self._root / manifest.file).exists():
+            if (self._store.root / manifest.file).exists():
                 self._failures[_key(manifest)] += 1
                 raise
             return

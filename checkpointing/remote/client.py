@@ -5,7 +5,6 @@ every failure is one RemoteError whose line shows no password. The place is reac
 """
 
 import copy
-import logging
 import os
 import posixpath
 import random
@@ -16,18 +15,20 @@ from typing import Any, TypeVar
 
 from peakpoint.base import digests
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.remote.filesystem import LISTING, bounded_call, opened
 from peakpoint.checkpointing.remote.urls import S3, check_url, shown
-
-log = logging.getLogger("peakpoint")
 
 CHUNK = 8 << 20
 SMALL = 64 << 20
 """No manifest, pointer or record is larger."""
+LISTING = 10 << 20
+"""Bytes that stand for a list, or for a copy within the place, in the time that it may take."""
+SLOWEST = 100_000
+"""Bytes a second; a slower transfer counts as stalled."""
 
 CHECKSUM = "FlexibleChecksumError"
 """Raised by botocore for an object that S3's own checksum does not match."""
-_STORES = (*S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+FOLDERS = ("file", "local")
+STORES = (*S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
 """Protocols without folders."""
 
 T = TypeVar("T")
@@ -84,12 +85,57 @@ class Remote:
         return self._url.rpartition("/")[2]
 
     def _connect(self) -> Any:
-        if not self._connection:
-            self._connection.append(opened(self._url, self._protocol, self._timeout_s))
-        return self._connection[0]
+        """The file system of the place, not cached, whose waits for an answer end after `timeout_s`."""
+        if self._connection:
+            return self._connection[0]
+        import fsspec
+
+        settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if self._protocol in S3:
+            waits = {"connect_timeout": self._timeout_s, "read_timeout": self._timeout_s}
+            settings |= {
+                "config_kwargs": {**waits, "retries": {"mode": "standard", "total_max_attempts": 2}},
+                "default_block_size": 16 << 20,
+                "max_concurrency": 2,  # parts in memory
+            }
+        elif self._protocol in FOLDERS:
+            settings["auto_mkdir"] = True
+        fs, _ = fsspec.url_to_fs(self._url, **settings)
+        if self._protocol in S3:
+            fs.retries = 1  # its own retries come on top of botocore's
+        self._connection.append(fs)
+        return fs
 
     def _ask(self, fs: Any, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
-        return bounded_call(fs, name, *args, size=size, timeout_s=self._timeout_s, **options)
+        """Call a method that moves up to `size` bytes. Raises TimeoutError when nothing moves for too long.
+
+        The clients' timeouts do not cover every wait: aiohttp waits without an end for a server that is to
+        say `100 Continue` before an upload, and while a body is being sent.
+        """
+        if not getattr(fs, "async_impl", False):
+            return getattr(fs, name)(*args, **options)
+        import asyncio
+
+        from fsspec.asyn import sync
+        from fsspec.callbacks import Callback
+
+        limit = 2 * self._timeout_s + size / SLOWEST
+        moved = Callback()
+        if name == "put_file":
+            options["callback"] = moved
+
+        async def bounded() -> Any:
+            task = asyncio.ensure_future(getattr(fs, f"_{name}")(*args, **options))
+            while True:
+                before = moved.value
+                done, _ = await asyncio.wait({task}, timeout=limit)
+                if done:
+                    return task.result()
+                if moved.value == before:
+                    task.cancel()
+                    raise TimeoutError(f"nothing moved for {limit:.0f} s")
+
+        return sync(fs.loop, bounded)
 
     def _path(self, key: str) -> str:
         """A key as the file system has it."""
@@ -177,48 +223,45 @@ class Remote:
     def write(self, key: str, data: bytes) -> None:
         """Put a small object, and see that it is there."""
 
-        def work(fs: Any, path: str) -> None:
-            self._in_place(fs, path, lambda to: self._ask(fs, "pipe_file", to, data, size=len(data)))
+        def check() -> None:
+            if self.read(key, max(len(data), 1)) != data:
+                raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
 
-        for attempt in range(self._attempts):
-            self._do("written", key, work)
-            if self.read(key, max(len(data), 1)) == data:
-                return
-            log.debug("%s/%s reads differently after try %d", shown(self._url), key, attempt + 1)
-        raise Differs(f"{shown(self._url)}/{key} reads differently from what was written.")
+        self._put(key, lambda fs, to: self._ask(fs, "pipe_file", to, data, size=len(data)), check)
 
     def upload(self, key: str, file: Path, digest: str, size: int) -> None:
         """Put a file, and read it back to see that it is there: digest and size."""
-
-        def work(fs: Any, path: str) -> None:
-            parts = {"chunksize": CHUNK} if self._protocol in S3 else {}
-            self._in_place(
-                fs,
-                path,
-                lambda to: self._ask(fs, "put_file", str(file), to, size=min(size, 2 * CHUNK), **parts),
-            )
-
         if not file.exists():
             raise FileNotFoundError(file)
+        parts = {"chunksize": CHUNK} if self._protocol in S3 else {}
+        most = min(size, 2 * CHUNK)
+        self._put(
+            key,
+            lambda fs, to: self._ask(fs, "put_file", str(file), to, size=most, **parts),
+            lambda: self.verify(key, digest, size),
+        )
+
+    def _put(self, key: str, put: Callable[[Any, str], object], check: Callable[[], None]) -> None:
+        """Put an object until `check` does not raise Differs."""
         for attempt in range(self._attempts):
-            self._do("written", key, work)
+            self._do("written", key, lambda fs, path: self._in_place(fs, path, put))
             try:
-                return self.verify(key, digest, size)
+                return check()
             except Differs:
                 if attempt + 1 == self._attempts:
                     raise
 
-    def _in_place(self, fs: Any, path: str, put: Callable[[str], object]) -> None:
+    def _in_place(self, fs: Any, path: str, put: Callable[[Any, str], object]) -> None:
         """Put under the final name: stores do it in one step; a folder needs a rename for that."""
-        if self._protocol in ("file", "local"):
+        if self._protocol in FOLDERS:
             folder, name = posixpath.split(path)
             staged = f"{folder}/.staged-{os.getpid()}-{name}"
-            put(staged)
+            put(fs, staged)
             fs.mv(staged, path)
             return
-        if self._protocol not in _STORES:
+        if self._protocol not in STORES:
             self._ask(fs, "makedirs", posixpath.dirname(path), exist_ok=True)
-        put(path)
+        put(fs, path)
 
     def verify(self, key: str, digest: str, size: int) -> None:
         """Read an object to its end and compare."""
@@ -233,11 +276,11 @@ class Remote:
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the place, without sending it."""
-        self._do(
-            "copied",
-            target,
-            lambda fs, path: self._ask(fs, "cp_file", self._path(source), path, size=LISTING),
-        )
+
+        def work(fs: Any, path: str) -> None:
+            self._ask(fs, "cp_file", self._path(source), path, size=LISTING)
+
+        self._do("copied", target, work)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no failure."""

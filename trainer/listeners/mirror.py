@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 
 from peakpoint.checkpointing.events import Saved
-from peakpoint.checkpointing.remote.background import Mirror, Settings
+from peakpoint.checkpointing.remote.background import Mirror
 from peakpoint.checkpointing.remote.client import Remote
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.config import schema
@@ -41,9 +41,8 @@ def uploading(settings: schema.Mirror, remote: Remote | None, target: Store) -> 
     if remote is None:
         yield []
         return
-    keep, queue, wait_s = settings.keep, settings.queue, settings.wait_s
-    options = Settings(what=frozenset(settings.what), keep=keep, queue=queue, wait_s=wait_s)
-    mirror = Mirror(target.root, target.run, remote, options)
+    what, keep, queue = frozenset(settings.what), settings.keep, settings.queue
+    mirror = Mirror(target, remote, what=what, keep=keep, queue=queue, wait_s=settings.wait_s)
     log.info("copies of %s go to %s", ", ".join(settings.what) or "nothing", mirror.url)
     mirror.start()
     try:

@@ -12,7 +12,7 @@ import pytest
 from peakpoint.base import digests
 from peakpoint.base.digests import of_bytes
 from peakpoint.checkpointing.remote import background, upload
-from peakpoint.checkpointing.remote.background import Mirror, Settings
+from peakpoint.checkpointing.remote.background import Mirror
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import newest_record, read_index
 from peakpoint.checkpointing.storage import store
@@ -43,7 +43,7 @@ class World:
         return Remote(self.url, timeout_s=timeout_s)
 
     def mirror(self, *, timeout_s=10, **settings):
-        return Mirror(self.root, self.run, self.remote(timeout_s), Settings(**(self.settings | settings)))
+        return Mirror(self.store, self.remote(timeout_s), **(self.settings | settings))
 
     def copy(self, **settings):
         """Start a mirror, and wait until it has done everything."""

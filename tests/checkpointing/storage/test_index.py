@@ -103,9 +103,8 @@ def test_a_mirror_that_has_nothing_to_copy_reads_nothing(tmp_path, read):
     target = Store(tmp_path / "run" / "checkpoints", "run")
     for number in range(3):
         saved(target, f"milestone/c{number}.pt")
-    settings = background.Settings(what={"milestone"}, keep=None, queue=10, wait_s=1)
     place = Remote(f"file://{tmp_path / 'far'}", timeout_s=10, key="checkpoint.mirror")
-    copies = background.Mirror(target.root, "run", place, settings)
+    copies = background.Mirror(target, place, what={"milestone"}, keep=None, queue=10, wait_s=1)
     assert len(copies.pending()) == 3
     read.clear()
     assert len(copies.pending()) == 3
