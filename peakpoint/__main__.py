@@ -29,7 +29,7 @@ COMMANDS = {
     "repair": ("checkpoints.repair", "rebuild pointers, quarantine what is bad, sweep strays"),
     "gc": ("checkpoints.retention", "delete what no policy keeps any more"),
     "why": ("checkpoints.retention", "what keeps a checkpoint, or when and why it went"),
-    "diff": ("checkpoints.diff", "what two checkpoints do not have in common"),
+    "diff": ("checkpoints.look", "what two checkpoints do not have in common"),
     "unpack": ("checkpoints.transfer", "the ordinary file of a compressed checkpoint"),
     "export": ("networks.export", "a network as ONNX or torch.export, compared with its source"),
     "compare": ("networks.compare", "size, accuracy and latency of networks, against the first"),

@@ -20,7 +20,6 @@ from peakpoint.trainer import run_directory
 from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.listeners.retrying_file import open_logs
-from peakpoint.trainer.reports import environment
 from peakpoint.trainer.reports import run_record as record
 from peakpoint.trainer.resume import advice, refusals
 from peakpoint.trainer.resume.plan import Plan
@@ -169,8 +168,8 @@ def record_attempt(
             **facts,
             "config": resolved,
             "seed": resolved["seed"],
-            **environment.code(),
-            **environment.machine(),
+            **record.code(),
+            **record.machine(),
             "data": parts.data.fingerprint,
         }
     else:

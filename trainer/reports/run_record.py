@@ -1,11 +1,14 @@
 """The record of a run: configuration, attempts and status, enough to repeat it."""
 
+import importlib.metadata
 import json
 import logging
 import os
+import platform
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +26,6 @@ from peakpoint.checkpointing.remote import urls
 from peakpoint.checkpointing.remote.layout import safe
 from peakpoint.checkpointing.storage.store import write_atomic
 from peakpoint.trainer.config.hydra_overrides import current_config, flat
-from peakpoint.trainer.reports.environment import code
 
 log = logging.getLogger("peakpoint")
 file_only = logging.getLogger("train.log")  # for what the console shows otherwise
@@ -32,6 +34,7 @@ HYDRA = ".hydra"
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
 NOW = "config_now"
 """The entry of run.json with the configuration of the latest attempt, where an earlier one was another."""
+PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorboard", "peakpoint")
 STATES = ("running", "finished", "interrupted", "failed")
 
 
@@ -231,3 +234,53 @@ def end(run: Path, state: str, **facts: Any) -> None:
             os_reason(error),
             state,
         )
+
+
+def git(*arguments: str) -> str | None:
+    """Return the output of git in the code's directory, or None without git or a repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def code() -> dict[str, Any]:
+    """Return the commit of the code, and the diff of what is not committed."""
+    commit = git("rev-parse", "HEAD")
+    return {
+        "git_commit": commit.strip() if commit else None,
+        "git_diff": git("diff", "HEAD") if commit else None,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return packages, interpreter and machine."""
+    import torch
+
+    packages: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "packages": packages,
+        "python": platform.python_version(),
+        "hardware": {
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpu_count": os.cpu_count(),
+            "cpu_threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda,
+        },
+    }

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.reports import environment, run_record
+from peakpoint.trainer.reports import run_record
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.conftest import TINY, status
 
@@ -54,9 +54,9 @@ def test_an_attempt_says_what_was_typed_and_by_whom_it_is_written(monkeypatch):
 
 
 def test_the_environment_names_packages_and_machine():
-    found = environment.machine()
+    found = run_record.machine()
     assert found["packages"]["torch"] == importlib.metadata.version("torch")
-    assert set(found["packages"]) == set(environment.PACKAGES)
+    assert set(found["packages"]) == set(run_record.PACKAGES)
     assert found["hardware"]["cpu_count"] == os.cpu_count()
     json.dumps(found, allow_nan=False)
 
@@ -64,7 +64,7 @@ def test_the_environment_names_packages_and_machine():
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A repository in which the code is thought to lie."""
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "record.py"))
+    monkeypatch.setattr(run_record, "__file__", str(tmp_path / "record.py"))
 
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
@@ -79,19 +79,19 @@ def test_the_code_is_a_commit_and_what_is_not_committed(repository, tmp_path):
     (tmp_path / "a.py").write_text("a = 1\n")
     repository("add", "a.py")
     repository("commit", "-q", "-m", "first")
-    assert environment.code() == {"git_commit": repository("rev-parse", "HEAD"), "git_diff": ""}
+    assert run_record.code() == {"git_commit": repository("rev-parse", "HEAD"), "git_diff": ""}
     (tmp_path / "a.py").write_bytes(b"a = 2  # caf\xe9\n")  # Latin-1
-    assert "+a = 2  # caf" in environment.code()["git_diff"]
+    assert "+a = 2  # caf" in run_record.code()["git_diff"]
 
 
 def test_without_a_repository_there_is_no_commit(repository, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert environment.code() == {"git_commit": None, "git_diff": None}
+    assert run_record.code() == {"git_commit": None, "git_diff": None}
 
 
 def test_without_git_there_is_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert environment.code() == {"git_commit": None, "git_diff": None}
+    assert run_record.code() == {"git_commit": None, "git_diff": None}
 
 
 def test_a_configuration_that_finds_no_room_leaves_no_part_of_it(train, tmp_path):
