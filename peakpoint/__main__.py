@@ -1,22 +1,20 @@
 """The command line: `peakpoint COMMAND ...`, the same as `python -m peakpoint COMMAND ...`.
 
-It starts without torch. Each command has a module below commands/, which adds its arguments to a parser in a
-function of its own; docs/cli.md shows what each prints.
+It starts without torch. Each command is a function of a module below commands/ that declares
+its arguments; docs/cli.md shows what each prints.
 """
 
-import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 from peakpoint.base import registry
 from peakpoint.base.errors import PeakpointError, os_reason
 from peakpoint.base.terminal import say_error, steady_output
 from peakpoint.base.text import closest
 from peakpoint.checkpointing.remote.urls import refuse_passwords
-from peakpoint.commands.arguments import Parser
+from peakpoint.commands.arguments import ARGUMENTS, Command, Parser
 
 PLUGINS = "plugins=[module] imports modules of your own first, as for train: networks and data by name."
 
@@ -91,15 +89,16 @@ def _run(given: list[str]) -> int:
     return function(options)
 
 
-def _command(name: str) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
+def _command(name: str) -> tuple[Parser, Command]:
     """The parser of a command and what it runs; a command pays only for what its own module imports."""
     where, text = COMMANDS[name]
-    module: Any = importlib.import_module(f"peakpoint.commands.{where}")
-    python = name.replace("-", "_")
+    module = importlib.import_module(f"peakpoint.commands.{where}")
+    command: Command = getattr(module, name.replace("-", "_"))
     parser = Parser(prog=f"peakpoint {name}", description=f"{text[0].upper()}{text[1:]}.", epilog=PLUGINS)
     parser.add_argument("--json", action="store_true", help="JSON instead of tables")
-    getattr(module, f"{python}_arguments")(parser)
-    return parser, getattr(module, python)
+    for argument in ARGUMENTS[command]:
+        parser.add_argument(*argument.names, **argument.options)
+    return parser, command
 
 
 def _overview() -> str:

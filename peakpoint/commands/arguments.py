@@ -3,9 +3,9 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from peakpoint.base import given
 from peakpoint.base.errors import CheckpointError
@@ -47,32 +47,39 @@ def a_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
-    """Add one positional path."""
-    parser.add_argument(name, type=a_path, metavar=metavar, help=text)
+class Argument:
+    """An argument of a command: its names, and the options that argparse's add_argument takes."""
+
+    def __init__(self, *names: str, **options: Any) -> None:
+        self.names, self.options = names, options
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the path of a run, as most commands take it."""
-    add_path(parser, "path", "RUN", "a run directory, or its checkpoints folder")
+def path_argument(name: str, metavar: str, text: str) -> Argument:
+    """Return a positional argument that is a path."""
+    return Argument(name, type=a_path, metavar=metavar, help=text)
 
 
-def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    """Add `--dry-run` for a command that changes files."""
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+RUN = path_argument("path", "RUN", "a run directory, or its checkpoints folder")
+DRY_RUN = Argument("--dry-run", action="store_true", help="only say what would be done")
+RULES = Argument("--rules", default="default", metavar="FILE", help="YAML, or a name in conf/release/rules")
+EVALUATION = (
+    Argument("--data-root", type=a_path, metavar="DIR", help="where the run's data lies now"),
+    Argument("--device", default="auto", help="to evaluate on: auto, cpu, cuda"),
+)
+
+Command = Callable[[argparse.Namespace], int]
+ARGUMENTS: dict[Command, tuple[Argument, ...]] = {}
+"""The arguments of each command whose module was imported."""
 
 
-def add_rules(parser: argparse.ArgumentParser) -> None:
-    """Add `--rules`, by which a checkpoint is chosen."""
-    parser.add_argument(
-        "--rules", default="default", metavar="FILE", help="YAML, or a name in conf/release/rules"
-    )
+def takes(*arguments: Argument) -> Callable[[Command], Command]:
+    """Return a decorator that declares the arguments of a command, which is called with their values."""
 
+    def declare(command: Command) -> Command:
+        ARGUMENTS[command] = arguments
+        return command
 
-def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of commands that evaluate a network."""
-    parser.add_argument("--data-root", type=a_path, metavar="DIR", help="where the run's data lies now")
-    parser.add_argument("--device", default="auto", help="to evaluate on: auto, cpu, cuda")
+    return declare
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.policy import Outlook
-from peakpoint.commands.arguments import Parser
+from peakpoint.commands.arguments import Argument, takes
 from peakpoint.commands.common import megabytes, print_json
 from peakpoint.trainer.config import choices
 
@@ -22,11 +22,7 @@ OVERHEAD, PER_TENSOR = 24_000, 300
 """Bytes of the random number generators and the configuration, and of each tensor in the file's index."""
 
 
-def estimate_arguments(parser: Parser) -> None:
-    """Add the arguments of `estimate`."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
-
-
+@takes(Argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train"))
 def estimate(options: argparse.Namespace) -> int:
     """Print the bytes that a run of this configuration will store."""
     config = _compose(options.overrides)

@@ -5,18 +5,16 @@ import argparse
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import direction
 from peakpoint.checkpointing.storage import listing, store
-from peakpoint.commands.arguments import Parser, add_path
+from peakpoint.commands.arguments import Argument, path_argument, takes
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.reports import plots, run_record, tables
 from peakpoint.trainer.reports.history import read_history
 
 
-def report_arguments(parser: Parser) -> None:
-    """Add the arguments of `report`."""
-    add_path(parser, "run", "RUN", "the directory of a run")
-    parser.add_argument("--metric", help="the metric to report; without it the one that the run monitored")
-
-
+@takes(
+    path_argument("run", "RUN", "the directory of a run"),
+    Argument("--metric", help="the metric to report; without it the one that the run monitored"),
+)
 def report(options: argparse.Namespace) -> int:
     """Print the report of a run again, and draw its curves. Raises UserError."""
     run = options.run

@@ -10,7 +10,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.state.differences import differ, flat, pairs
 from peakpoint.checkpointing.storage import aliases, foreign
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, Manifest
-from peakpoint.commands.arguments import Parser, add_path
+from peakpoint.commands.arguments import Argument, path_argument, takes
 from peakpoint.commands.common import (
     as_json,
     check_there,
@@ -30,17 +30,10 @@ if TYPE_CHECKING:
 MODEL = "model_state_dict"
 
 
-def ls_arguments(parser: Parser) -> None:
-    """Add the arguments of `ls`."""
-    add_path(parser, "path", "RUN", "a run directory, its checkpoints folder, or a tree of runs")
-    parser.add_argument("--verify", action="store_true", help="check every digest")
-
-
-def show_arguments(parser: Parser) -> None:
-    """Add the arguments of `show`."""
-    add_path(parser, "path", "FILE", "a .pt file, or a link such as latest.pt")
-
-
+@takes(
+    path_argument("path", "RUN", "a run directory, its checkpoints folder, or a tree of runs"),
+    Argument("--verify", action="store_true", help="check every digest"),
+)
 def ls(options: argparse.Namespace) -> int:
     """Print a table of the checkpoints of a run, or of each run of a tree."""
     console, listed, bad = Console(), [], []
@@ -113,6 +106,7 @@ def _rows(members: list[Manifest], names: dict[Manifest, list[str]]) -> tuple[li
     return ["file", "epoch", "step", *metrics, "sparsity", "MB", "why"], rows
 
 
+@takes(path_argument("path", "FILE", "a .pt file, or a link such as latest.pt"))
 def show(options: argparse.Namespace) -> int:
     """Print one checkpoint, its digest checked."""
     root, manifest = manifest_of(options.path)
@@ -133,12 +127,7 @@ def show(options: argparse.Namespace) -> int:
     return int(wrong is not None)
 
 
-def diff_arguments(parser: Parser) -> None:
-    """Add the arguments of `diff`."""
-    for name in ("a", "b"):
-        add_path(parser, name, name.upper(), "a .pt file, or a run: its newest")
-
-
+@takes(*(path_argument(name, name.upper(), "a .pt file, or a run: its newest") for name in ("a", "b")))
 def diff(options: argparse.Namespace) -> int:
     """Compare two checkpoint files, or the newest of two runs."""
     (path_a, a, of_a), (path_b, b, of_b) = (_read(path) for path in (options.a, options.b))

@@ -16,17 +16,11 @@ from peakpoint.checkpointing.storage import aliases, quarantine, store
 from peakpoint.checkpointing.storage.listing import own, releases
 from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, SUFFIXES, TIERS, Manifest
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.commands.arguments import Parser, add_dry_run, add_run
+from peakpoint.commands.arguments import DRY_RUN, RUN, takes
 from peakpoint.commands.checkpoints.verify import examine
 from peakpoint.commands.common import checkpoint_root, locked, print_json, run_of
 from peakpoint.commands.releases.alias import troubles
 from peakpoint.deployment.release import changelog, publish
-
-
-def repair_arguments(parser: Parser) -> None:
-    """Add the arguments of `repair`."""
-    add_run(parser)
-    add_dry_run(parser)
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,7 @@ class Repair:
     apply: Callable[[], None]
 
 
+@takes(RUN, DRY_RUN)
 def repair(options: argparse.Namespace) -> int:
     """Quarantine damaged files, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
     root = checkpoint_root(options.path)

@@ -16,7 +16,7 @@ from peakpoint.checkpointing.storage.aliases import EVENT as ALIAS
 from peakpoint.checkpointing.storage.listing import own
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.commands.arguments import Parser, add_dry_run, add_path, add_run
+from peakpoint.commands.arguments import DRY_RUN, RUN, path_argument, takes
 from peakpoint.commands.common import (
     as_json,
     checkpoint_root,
@@ -32,17 +32,6 @@ from peakpoint.commands.releases import alias
 from peakpoint.deployment.release.publish import EVENT as RELEASED
 
 NOTHING = "no policy keeps it"
-
-
-def gc_arguments(parser: Parser) -> None:
-    """Add the arguments of `gc`."""
-    add_run(parser)
-    add_dry_run(parser)
-
-
-def why_arguments(parser: Parser) -> None:
-    """Add the arguments of `why`."""
-    add_path(parser, "path", "FILE", "a .pt file, there or gone")
 
 
 def retention(root: Path, run: str) -> dict[Manifest, list[str]]:
@@ -92,6 +81,7 @@ def _resumed_from(root: Path) -> str | None:
     return f"{source.parent.name}/{source.name}"
 
 
+@takes(path_argument("path", "FILE", "a .pt file, there or gone"))
 def why(options: argparse.Namespace) -> int:
     """Print which policy keeps a checkpoint, or when and why it was deleted."""
     path: Path = options.path
@@ -175,6 +165,7 @@ def _quarantined(note: Path) -> dict[str, Any]:
     return {"time": None, "event": "quarantined", "file": file, "reason": reason, "text": text}
 
 
+@takes(RUN, DRY_RUN)
 def gc(options: argparse.Namespace) -> int:
     """Delete the checkpoints that no policy keeps, or list them."""
     root = checkpoint_root(options.path)

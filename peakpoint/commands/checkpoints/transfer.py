@@ -17,30 +17,17 @@ from peakpoint.checkpointing.storage import foreign, store
 from peakpoint.checkpointing.storage.listing import releases
 from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TIERS, Manifest
 from peakpoint.checkpointing.storage.naming import safe_name
-from peakpoint.commands.arguments import Parser, add_path, add_run
+from peakpoint.commands.arguments import RUN, Argument, path_argument, takes
 from peakpoint.commands.common import checkpoint_root, contents, megabytes, print_json, run_of
 
 
-def push_arguments(parser: Parser) -> None:
-    """Add the arguments of `push`."""
-    add_run(parser)
-    parser.add_argument("url", metavar="URL", help="as checkpoint.mirror.url: s3://bucket/folder")
-    parser.add_argument(
-        "--what", metavar="A,B", help="tiers, roles, policies; what the run mirrors, and releases"
-    )
-    parser.add_argument("--verify", action="store_true", help="read what is there, and repair it")
-    parser.add_argument(
-        "--timeout", type=float, default=20, metavar="S", help="for each answer of the server"
-    )
-
-
-def pull_arguments(parser: Parser) -> None:
-    """Add the arguments of `pull`."""
-    parser.add_argument("url", metavar="URL", help="of a run, of a place with one run, or of a .pt in a run")
-    add_path(parser, "directory", "DIR", "a new directory, or that of an earlier pull of the run")
-    parser.add_argument("--newest", action="store_true", help="only the newest checkpoint that is sound")
-
-
+@takes(
+    RUN,
+    Argument("url", metavar="URL", help="as checkpoint.mirror.url: s3://bucket/folder"),
+    Argument("--what", metavar="A,B", help="tiers, roles, policies; what the run mirrors, and releases"),
+    Argument("--verify", action="store_true", help="read what is there, and repair it"),
+    Argument("--timeout", type=float, default=20, metavar="S", help="for each answer of the server"),
+)
 def push(options: argparse.Namespace) -> int:
     """Upload the missing checkpoints; 1 when one is refused."""
     root = checkpoint_root(options.path)
@@ -114,6 +101,11 @@ def _run(root: Path) -> tuple[str, list[str]]:
     return safe_name(name), [*what, PRODUCTION]
 
 
+@takes(
+    Argument("url", metavar="URL", help="of a run, of a place with one run, or of a .pt in a run"),
+    path_argument("directory", "DIR", "a new directory, or that of an earlier pull of the run"),
+    Argument("--newest", action="store_true", help="only the newest checkpoint that is sound"),
+)
 def pull(options: argparse.Namespace) -> int:
     """Download a run, or a file, to a directory; 1 when one of its files is damaged."""
     console = Console(quiet=options.json)
@@ -132,12 +124,10 @@ def pull(options: argparse.Namespace) -> int:
     return int(bool(done.refused))
 
 
-def unpack_arguments(parser: Parser) -> None:
-    """Add the arguments of `unpack`."""
-    add_path(parser, "path", "FILE", "a .pt file")
-    add_path(parser, "out", "OUT", "the file to write; it must not exist")
-
-
+@takes(
+    path_argument("path", "FILE", "a .pt file"),
+    path_argument("out", "OUT", "the file to write; it must not exist"),
+)
 def unpack(options: argparse.Namespace) -> int:
     """Write the dense `.pt` of a checkpoint, whole or not at all; an existing file is never replaced."""
     source, target = options.path, options.out

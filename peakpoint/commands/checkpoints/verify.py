@@ -11,7 +11,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage.journal import JOURNAL
 from peakpoint.checkpointing.storage.listing import described_by
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
-from peakpoint.commands.arguments import Parser, a_path
+from peakpoint.commands.arguments import Argument, a_path, takes
 from peakpoint.commands.common import (
     as_json,
     checkpoint_roots,
@@ -25,17 +25,6 @@ from peakpoint.commands.common import (
 )
 from peakpoint.commands.releases.alias import troubles
 from peakpoint.deployment.release import signing
-
-
-def verify_arguments(parser: Parser) -> None:
-    """Add the arguments of `verify`."""
-    parser.add_argument(
-        "paths", nargs="+", type=a_path, metavar="PATH", help="a file, a run, or a tree of runs"
-    )
-    parser.add_argument("--golden", action="store_true", help="run the network of each release, too")
-    parser.add_argument(
-        "--allowed-signers", type=a_path, metavar="FILE", help="releases must be signed by one of these keys"
-    )
 
 
 @dataclass(frozen=True)
@@ -66,6 +55,13 @@ class Verdict:
         return {**facts, "problem": self.problem, "signed_by": self.signed_by, "not_run": self.not_run}
 
 
+@takes(
+    Argument("paths", nargs="+", type=a_path, metavar="PATH", help="a file, a run, or a tree of runs"),
+    Argument("--golden", action="store_true", help="run the network of each release, too"),
+    Argument(
+        "--allowed-signers", type=a_path, metavar="FILE", help="releases must be signed by one of these keys"
+    ),
+)
 def verify(options: argparse.Namespace) -> int:
     """Check files, runs and trees of runs; 1 when any is bad, missing or without a manifest.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
-from peakpoint.commands.arguments import Parser, a_path
+from peakpoint.commands.arguments import Argument, a_path, takes
 from peakpoint.commands.common import check_there, print_json
 
 if TYPE_CHECKING:
@@ -20,24 +20,15 @@ TEST = "95 % intervals: Wilson, and Newcombe's for pairs; p: McNemar's exact tes
 SPARSE = "zeros are multiplied like any number here: sparsity shows in `packed`, not in the time"
 
 
-def compare_arguments(parser: Parser) -> None:
-    """Add the arguments of `compare`."""
-    add = parser.add_argument
-    add(
-        "paths",
-        nargs="+",
-        type=a_path,
-        metavar="PATH",
-        help="a release, a checkpoint, a run, or an .onnx file",
-    )
-    add("--split", choices=("val", "test", "none"), default="val", help="for the accuracy")
-    add("--data-root", type=a_path, metavar="DIR", help="where the data lie now")
-    add("--batch", type=int, default=32, metavar="N", help="latency of N images, and of 1")
-    add("--rounds", type=int, default=50, metavar="N", help="calls of each network")
-    add("--threads", type=int, metavar="N", help="of the CPU; torch's choice when left out")
-    add("--device", default="cpu", metavar="NAME", help="such as cuda")
-
-
+@takes(
+    Argument("paths", nargs="+", type=a_path, metavar="PATH", help="a release, a checkpoint, a run, or ONNX"),
+    Argument("--split", choices=("val", "test", "none"), default="val", help="for the accuracy"),
+    Argument("--data-root", type=a_path, metavar="DIR", help="where the data lie now"),
+    Argument("--batch", type=int, default=32, metavar="N", help="latency of N images, and of 1"),
+    Argument("--rounds", type=int, default=50, metavar="N", help="calls of each network"),
+    Argument("--threads", type=int, metavar="N", help="of the CPU; torch's choice when left out"),
+    Argument("--device", default="cpu", metavar="NAME", help="such as cuda"),
+)
 def compare(options: argparse.Namespace) -> int:
     """Print tables of the networks' sizes, accuracy and latency."""
     if not 2 <= len(options.paths) <= len(LETTERS):

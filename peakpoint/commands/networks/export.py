@@ -6,20 +6,11 @@ from dataclasses import asdict
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_new
 from peakpoint.base.terminal import Console
-from peakpoint.commands.arguments import Parser, add_path
+from peakpoint.commands.arguments import Argument, path_argument, takes
 from peakpoint.commands.common import check_there, megabytes, print_json
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 """Suffix of an exported file, by its format."""
-
-
-def export_arguments(parser: Parser) -> None:
-    """Add the arguments of `export`."""
-    add_path(parser, "path", "PATH", "a release, any checkpoint, a link to one, or a run")
-    add_path(parser, "out", "OUT", "the file to write; it must not exist")
-    parser.add_argument("--format", choices=tuple(SUFFIXES), default="onnx")
-    parser.add_argument("--opset", type=int, metavar="N", help="of ONNX; the exporter's choice when left out")
-    parser.add_argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time")
 
 
 def _batch(text: str) -> int | None:
@@ -31,6 +22,13 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
+@takes(
+    path_argument("path", "PATH", "a release, any checkpoint, a link to one, or a run"),
+    path_argument("out", "OUT", "the file to write; it must not exist"),
+    Argument("--format", choices=tuple(SUFFIXES), default="onnx"),
+    Argument("--opset", type=int, metavar="N", help="of ONNX; the exporter's choice when left out"),
+    Argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time"),
+)
 def export(options: argparse.Namespace) -> int:
     """Write the file, whole and compared or not at all; an existing file is never replaced."""
     out, suffix = options.out, SUFFIXES[options.format]

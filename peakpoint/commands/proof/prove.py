@@ -21,7 +21,7 @@ from peakpoint.base.bounded import json_value, lines
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import foreign, store
-from peakpoint.commands.arguments import Parser
+from peakpoint.commands.arguments import Argument, takes
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.config import choices
 
@@ -36,12 +36,6 @@ FIRST = ("epoch", "global_step", "progress", "rng_state", "scheduler_state_dict"
 """Causes are compared before their effects: any part that is not restored changes the weights."""
 
 
-def prove_resume_arguments(parser: Parser) -> None:
-    """Add the arguments of `prove-resume`."""
-    parser.add_argument("overrides", nargs="+", metavar="RUN|KEY=VALUE", help="a run, or as for train")
-    parser.add_argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after")
-
-
 @dataclass(frozen=True)
 class Difference:
     """The first difference: its step, its path, and the two values in short."""
@@ -52,6 +46,10 @@ class Difference:
     resumed: str
 
 
+@takes(
+    Argument("overrides", nargs="+", metavar="RUN|KEY=VALUE", help="a run, or as for train"),
+    Argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after"),
+)
 def prove_resume(options: argparse.Namespace) -> int:
     """Run, kill, resume, compare; 1 when anything differs."""
     if options.steps < 1:

@@ -10,34 +10,19 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.aliases import Change
 from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.commands.arguments import Parser, add_run
+from peakpoint.commands.arguments import RUN, Argument, takes
 from peakpoint.commands.common import as_json, checkpoint_root, print_json, verdict
 from peakpoint.deployment.release import changelog as releases_log
 
 
-def alias_arguments(parser: Parser) -> None:
-    """Add the arguments of `alias`."""
-    add_run(parser)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="champion, or challenger_1 and the like")
-    parser.add_argument("version", nargs="?", metavar="VERSION", help="the release that it is to name")
-    parser.add_argument("--remove", action="store_true", help="let it name no release any more")
-    parser.add_argument("--on", metavar="DATE", help="what it named when that local day ended, or at a time")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why, for the journal")
-
-
-def rollback_arguments(parser: Parser) -> None:
-    """Add the arguments of `rollback`."""
-    add_run(parser)
-    parser.add_argument("--to", metavar="VERSION", help="the release; default: the one before")
-    parser.add_argument("--alias", default="champion", metavar="NAME", help="default: champion")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why, for the journal")
-
-
-def changelog_arguments(parser: Parser) -> None:
-    """Add the arguments of `changelog`."""
-    add_run(parser)
-
-
+@takes(
+    RUN,
+    Argument("name", nargs="?", metavar="NAME", help="champion, or challenger_1 and the like"),
+    Argument("version", nargs="?", metavar="VERSION", help="the release that it is to name"),
+    Argument("--remove", action="store_true", help="let it name no release any more"),
+    Argument("--on", metavar="DATE", help="what it named when that local day ended, or at a time"),
+    Argument("--reason", default="", metavar="TEXT", help="why, for the journal"),
+)
 def alias(options: argparse.Namespace) -> int:
     """List the aliases, show the history of one, set or remove it, or print its release on a day."""
     root: Path = checkpoint_root(options.path)
@@ -220,6 +205,12 @@ def why(root: Path, manifest: Manifest, as_data: bool) -> int:
     return 0
 
 
+@takes(
+    RUN,
+    Argument("--to", metavar="VERSION", help="the release; default: the one before"),
+    Argument("--alias", default="champion", metavar="NAME", help="default: champion"),
+    Argument("--reason", default="", metavar="TEXT", help="why, for the journal"),
+)
 def rollback(options: argparse.Namespace) -> int:
     """Verify an earlier release and set an alias to it."""
     from peakpoint.deployment.release.rollback import roll_back
@@ -234,6 +225,7 @@ def rollback(options: argparse.Namespace) -> int:
     return 0
 
 
+@takes(RUN)
 def changelog(options: argparse.Namespace) -> int:
     """Print the changelog of a folder's releases, and write it to metadata/CHANGELOG.md."""
     root = checkpoint_root(options.path)

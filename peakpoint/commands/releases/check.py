@@ -8,28 +8,22 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases
 from peakpoint.checkpointing.storage.listing import checkpoint_root
-from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_run
+from peakpoint.commands.arguments import EVALUATION, RUN, Argument, a_path, takes
 from peakpoint.commands.common import check_there, print_json
 
 if TYPE_CHECKING:
     from peakpoint.deployment.selection.recheck import Checked
 
 
-def check_arguments(parser: Parser) -> None:
-    """Add the arguments of `check`."""
-    add_run(parser)
-    parser.add_argument("--alias", default="champion", metavar="NAME", help="which release")
-    parser.add_argument("--metric", default="accuracy", metavar="NAME", help="what to compare")
-    parser.add_argument(
-        "--threshold", type=float, default=0.05, metavar="X", help="how much worse is still sound"
-    )
-    parser.add_argument(
-        "--other-data", type=a_path, metavar="PATH", help="newer images: .npz, or a folder as data.root"
-    )
-    parser.add_argument("--roll-back", action="store_true", help="to the release before, if that is better")
-    add_evaluation(parser)
-
-
+@takes(
+    RUN,
+    Argument("--alias", default="champion", metavar="NAME", help="which release"),
+    Argument("--metric", default="accuracy", metavar="NAME", help="what to compare"),
+    Argument("--threshold", type=float, default=0.05, metavar="X", help="how much worse is still sound"),
+    Argument("--other-data", type=a_path, metavar="PATH", help="newer images: .npz, or as data.root"),
+    Argument("--roll-back", action="store_true", help="to the release before, if that is better"),
+    *EVALUATION,
+)
 def check(options: argparse.Namespace) -> int:
     """Measure and compare; 1 when it is degraded, also when it was rolled back."""
     if not options.threshold >= 0:

@@ -13,7 +13,7 @@ from peakpoint.base.files import check_folder
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, companions, listing, locate
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
-from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_path, add_rules
+from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, path_argument, takes
 from peakpoint.commands.common import check_there, megabytes, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
 from peakpoint.commands.releases.select import shown
@@ -29,21 +29,18 @@ if TYPE_CHECKING:
     from peakpoint.deployment.release.release import Release
 
 
-def promote_arguments(parser: Parser) -> None:
-    """Add the arguments of `promote`."""
-    add = parser.add_argument
-    add_path(parser, "path", "RUN|FILE", "a run, for what select chooses, or a .pt file")
-    add("--version", required=True, metavar="X.Y.Z", help="semantic, and never used before")
-    add("--into", type=a_path, metavar="DIR", help="a folder of checkpoints, such as prod")
-    add("--alias", metavar="NAME", help="name it as well: champion, challenger_1")
-    add("--reason", metavar="TEXT", help="why, for the journal and the card")
-    add("--card", type=a_path, metavar="FILE", help="texts as in conf/release/card.yaml")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of conf/release")
-    add("--dry-run", action="store_true", help="measure and check, and write nothing")
-    add_rules(parser)
-    add_evaluation(parser)
-
-
+@takes(
+    path_argument("path", "RUN|FILE", "a run, for what select chooses, or a .pt file"),
+    Argument("--version", required=True, metavar="X.Y.Z", help="semantic, and never used before"),
+    Argument("--into", type=a_path, metavar="DIR", help="a folder of checkpoints, such as prod"),
+    Argument("--alias", metavar="NAME", help="name it as well: champion, challenger_1"),
+    Argument("--reason", metavar="TEXT", help="why, for the journal and the card"),
+    Argument("--card", type=a_path, metavar="FILE", help="texts as in conf/release/card.yaml"),
+    Argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of conf/release"),
+    Argument("--dry-run", action="store_true", help="measure and check, and write nothing"),
+    RULES,
+    *EVALUATION,
+)
 def promote(options: argparse.Namespace) -> int:
     """Measure a checkpoint again in the form of the release, and release it."""
     chosen, key = _checked(options)

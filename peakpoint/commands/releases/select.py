@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.terminal import Console, say_error
-from peakpoint.commands.arguments import Parser, a_path, add_evaluation, add_rules
+from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, takes
 from peakpoint.commands.common import as_json, check_there, checkpoint_roots, print_json
 from peakpoint.deployment.selection import rules as rule_files
 
@@ -16,15 +16,13 @@ if TYPE_CHECKING:
     from peakpoint.deployment.selection.select import Selection
 
 
-def select_arguments(parser: Parser) -> None:
-    """Add the arguments of `select`."""
-    parser.add_argument("runs", nargs="+", type=a_path, metavar="RUN", help="a run, or a tree of runs")
-    add_rules(parser)
-    parser.add_argument("--champion-of", type=a_path, metavar="RUN", help="whose champion to compare with")
-    parser.add_argument("--dry-run", action="store_true", help="do not evaluate the chosen one again")
-    add_evaluation(parser)
-
-
+@takes(
+    Argument("runs", nargs="+", type=a_path, metavar="RUN", help="a run, or a tree of runs"),
+    RULES,
+    Argument("--champion-of", type=a_path, metavar="RUN", help="whose champion to compare with"),
+    Argument("--dry-run", action="store_true", help="do not evaluate the chosen one again"),
+    *EVALUATION,
+)
 def select(options: argparse.Namespace) -> int:
     """Print every candidate; 1 when nothing qualifies."""
     rules = rule_files.load(options.rules)
