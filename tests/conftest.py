@@ -141,11 +141,16 @@ def pruned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: str, cwd: Path, module: str | None = None) -> subprocess.CompletedProcess[str]:
     """A real process: train.py, or `python -m module`."""
-    program = [str(ROOT / "train.py")] if module is None else ["-m", module]
+    program = (ROOT / "train.py",) if module is None else ("-m", module)
+    return process(*program, *arguments, cwd=cwd)
+
+
+def process(*arguments: Any, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of Python with these arguments, in which Peakpoint can be imported."""
     return subprocess.run(
-        [sys.executable, *program, *arguments],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=240,

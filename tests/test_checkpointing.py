@@ -14,10 +14,10 @@ from tests.checkpointing.api_cases import (
     CONFIG,
     BayesianTransformer,
     Training,
-    python,
     save,
 )
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
+from tests.conftest import process
 from tests.states import differences, same
 
 
@@ -170,7 +170,7 @@ class TestTrainingCheckpoints:
     def test_distributed_models_have_canonical_keys(self, root, tmp_path):
         script = tmp_path / "ddp.py"
         script.write_text(_DDP)
-        done = python(script, root)
+        done = process(script, root)
         assert done.returncode == 0, done.stderr
         assert set(load(root / "training/latest.pt")["model_state_dict"]) == {"weight", "bias"}
 

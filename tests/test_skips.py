@@ -1,13 +1,11 @@
 """What is skipped where every test can run is no pass; a CUDA device alone may be missing."""
 
-import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, process
 
 SKIPPED = """
 import pytest
@@ -43,14 +41,8 @@ def test_a_skip_fails_where_everything_can_run(tmp_path, asked, code, counts):
     (tmp_path / "test_some.py").write_text(SKIPPED)
     if code != 1:  # a file that cannot be collected ends everything
         (tmp_path / "test_whole.py").write_text("import pytest\npytest.importorskip('no_such_package')\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=tmp_path,
-        env={**os.environ, "TEST_ALL": asked, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    done = process(
+        "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", tmp_path, cwd=tmp_path, TEST_ALL=asked
     )
     assert done.returncode == code, done.stdout
     assert counts in done.stdout

@@ -1,16 +1,13 @@
 """The threads beside the training take no OpenMP threads, and leave everybody else's settings alone."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import torch
 
 from peakpoint.base import threads
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, process
 
 # A policy that saves ten times, then looks at the process once all is written.
 WATCH = """
@@ -60,14 +57,14 @@ def watched(tmp_path: Path) -> dict[str, dict[str, int]]:
     (tmp_path / "watch.py").write_text(WATCH)
     wide = ("data.native_size=32", "threads=2", "test=false", "epochs=2", f"hydra.run.dir={tmp_path / 'run'}")
     asked = ("plugins=[watch]", "checkpoint/policy=[watch]")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *TINY, *wide, *asked],
+    done = process(
+        ROOT / "train.py",
+        *TINY,
+        *wide,
+        *asked,
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": f"{ROOT}:{tmp_path}"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        OMP_NUM_THREADS="2",
+        PYTHONPATH=f"{ROOT}:{tmp_path}",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("saved training/") >= 10

@@ -1,8 +1,5 @@
 """The benchmark measures what it says: every arm saves, and the peak of memory is that of the save."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from benchmarks._checkpoint_arms import (
     small,
 )
 from benchmarks.checkpoint_cost import goals, measure, table
+from tests.conftest import process
 
 SAVES_NOTHING = {"nothing", COPY, DIGEST, PACK, SHA, UNPACK, VERIFY}
 ROOT = Path(__file__).parents[2]
@@ -89,13 +87,6 @@ print(memory(sys.argv[1], Subject(model, optimizer, torch.device("cpu")), Path(s
 @pytest.mark.parametrize(("arm", "copies"), [("nothing", 0), (COPY, 1), (OURS, 1), ("torch.save", 0)])
 def test_the_peak_of_memory_is_that_of_the_copies_of_the_state(tmp_path, arm, copies):
     """A state of 48 MB: weights and two moments."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, arm, str(tmp_path)],
-        # Large memory goes back to the system when it is freed, so that no earlier one is taken again.
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = process("-c", MEMORY, arm, tmp_path, MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == pytest.approx(copies * 48e6, abs=8e6)

@@ -1,12 +1,8 @@
 """A loop of one's own for the tests of the library API: network, optimizer, schedule, data."""
 
 import copy
-import os
 import random
-import subprocess
-import sys
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +11,6 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from peakpoint import load_checkpoint
-from tests.conftest import ROOT
 
 CONFIG = {"d_model": 16, "n_heads": 2}
 
@@ -97,15 +92,4 @@ def load_model(path) -> nn.Module:
 def save(manager, t, *, epoch=0, step=0, **more):
     return manager.save_training_checkpoint(
         t.model, t.optimizer, epoch=epoch, step=step, metrics={"loss": 0.5}, **more
-    )
-
-
-def python(script: Path, root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(script), str(root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
     )

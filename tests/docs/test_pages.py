@@ -1,12 +1,10 @@
 """What the pages name is there: the modules that they import, and the files of the repository."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, process
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 
@@ -28,5 +26,5 @@ def test_each_import_on_a_page_works():
     }
     assert len(lines) > 10
     code = "from peakpoint.models._torchvision import torchvision\ntorchvision()\n" + "\n".join(sorted(lines))
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = process("-c", code)
     assert done.returncode == 0, done.stderr

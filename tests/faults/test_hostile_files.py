@@ -4,8 +4,6 @@ import io
 import json
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -17,7 +15,7 @@ from peakpoint.checkpointing.storage import quarantine, store
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest, saved
-from tests.conftest import ROOT
+from tests.conftest import process
 
 LIMIT = 1 << 30
 
@@ -60,14 +58,7 @@ def bomb(tmp_path):
 
 
 def opened(path, how):
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN, str(path), how],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = process("-c", OPEN, path, how)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -18,7 +18,7 @@ from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.deployment.release import publish, release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.checkpointing.publish_cases import PLAIN, SAFE, contents, files, journaled, small, sound
-from tests.conftest import ROOT
+from tests.conftest import ROOT, process
 from tests.faults.fault_cases import KILLED, Faulty, in_child, mounted
 
 SECOND = {"pt": small("1.1.0", seed=1), "safetensors": small("1.1.0", seed=1, form=SAFE)}
@@ -173,14 +173,7 @@ except SaveFailed as error:
 
 def test_memory_that_is_full_is_one_line(first, tmp_path):
     root = copy(first, tmp_path / "root")
-    done = subprocess.run(
-        [sys.executable, "-c", _MEMORY, str(root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    done = process("-c", _MEMORY, root)
     assert "it takes 200.0 MB of memory that is not there" in done.stdout
     assert contents(root) == contents(first)
 

@@ -13,7 +13,7 @@ from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, files_no_larger_than, manifest
 from tests.checkpointing.policies import policy_cases as case
-from tests.conftest import ROOT
+from tests.conftest import ROOT, process
 from tests.faults.fault_cases import mounted, payload, put, sound, tidy
 
 
@@ -234,14 +234,7 @@ print([m.epoch for m in run.kept])
 @pytest.mark.parametrize("on_error", ["warn", "stop"])
 def test_memory_that_is_full(tmp_path, on_error):
     """The snapshot does not fit; the training that goes on is saved again when it does."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path), on_error],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = process("-c", MEMORY, tmp_path, on_error)
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert said[-1] == "[1, 3]"

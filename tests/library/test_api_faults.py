@@ -14,8 +14,9 @@ import torch
 from peakpoint import CheckpointError, CheckpointManager, load_checkpoint, resume_training
 from peakpoint.checkpointing.storage.manifest import read_manifest
 from peakpoint.library.recorder import Recorder
-from tests.checkpointing.api_cases import BayesianTransformer, Training, python, save
+from tests.checkpointing.api_cases import BayesianTransformer, Training, save
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
+from tests.conftest import process
 from tests.faults.fault_cases import mounted
 from tests.states import differences
 
@@ -159,11 +160,11 @@ def test_one_process_writes_at_a_time_and_others_read(manager, root, t, tmp_path
     save(manager, t, step=1)
     script = tmp_path / "second.py"
     script.write_text(_SECOND)
-    done = python(script, root)
+    done = process(script, root)
     assert "step 1 read" in done.stdout
     assert f"process {os.getpid()} on" in done.stdout
     manager.close()
-    done = python(script, root)
+    done = process(script, root)
     assert "saved" in done.stdout, done.stderr
 
 
@@ -177,7 +178,7 @@ def test_two_managers_of_one_process_share_the_order(root, t):
 def test_a_killed_save_loses_nothing(root, tmp_path, t):
     script = tmp_path / "killed.py"
     script.write_text(_KILLED)
-    assert python(script, root).returncode == -9
+    assert process(script, root).returncode == -9
     manager = CheckpointManager(root)
     assert manager.get_latest_checkpoint("training").stem.endswith("1")
     save(manager, t, step=3)

@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from peakpoint.base.errors import UnregisteredError
 from peakpoint.checkpointing.storage import locate
 from peakpoint.checkpointing.storage.manifest import read_manifest
 from peakpoint.deployment.release import release
-from tests.conftest import ROOT
+from tests.conftest import ROOT, process
 from tests.states import differences
 
 CONFIG = {"d_model": 8, "n_heads": 2, "vocab_size": 50}
@@ -73,13 +72,10 @@ def released(model, version="1.0.0", **more):
 
 def elsewhere(code, folder):
     """What another process prints, or the last line of what it says on standard error."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import torch\nfrom peakpoint import load_model\n{code}"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    done = process(
+        "-c",
+        f"import torch\nfrom peakpoint import load_model\n{code}",
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(folder)]),
     )
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 

@@ -1,13 +1,10 @@
 """What a command line gets wrong is one line before any data is read, and before torch is imported."""
 
-import subprocess
-import sys
-
 import pytest
 
 from peakpoint.trainer.config import unheeded
 from peakpoint.trainer.config.check import checked
-from tests.conftest import ROOT, TINY, run_main
+from tests.conftest import TINY, process, run_main
 from tests.trainer.parts import compose
 
 T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are no data: none is looked for
@@ -84,9 +81,7 @@ def test_torch_is_not_imported_for_a_refusal(tmp_path):
         "try:\n    train.main()\n"
         "finally:\n    print('torch' in sys.modules, 'numpy' in sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = process("-c", code)
     assert done.stdout == "False False\n"
     assert done.stderr == "error: pruning.schedule=cubicc is not a choice: did you mean cubic?\n"
 

@@ -1,16 +1,13 @@
 """Signals that end a run: saved, recorded, with the command to go on; or left to their own handler."""
 
-import os
 import shlex
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from peakpoint.checkpointing.storage import store
 from peakpoint.trainer.signals import NUMBERS
-from tests.conftest import ROOT, TINY, rows, status
+from tests.conftest import TINY, process, rows, status
 
 NETWORK, POLICY = "model", "checkpoint.policy.signalling"
 SENT = (
@@ -105,15 +102,7 @@ train.main()
 )
 def test_a_signal_among_the_imports_is_one_line(tmp_path, name, number, sentence):
     code = AT_IMPORT.format(name=name, signal=number.name)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *TINY],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = process("-c", code, *TINY, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (128 + number, sentence + "\n")
     assert list(tmp_path.iterdir()) == []
 

@@ -4,8 +4,6 @@ import importlib.metadata
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from peakpoint import __main__ as cli
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, saved
-from tests.conftest import ROOT, command
+from tests.conftest import command, process
 
 METRICS = ["loss", "accuracy", "top5_accuracy", "f1_score"]
 KEYS = {
@@ -147,9 +145,7 @@ def test_a_tilde_that_no_shell_expanded_is_the_home_directory(run, cli_main, mon
 )
 def test_as_a_program_it_needs_no_torch(run, arguments):
     program = f"import sys, peakpoint.__main__ as m; m.main({arguments}); sys.exit('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=run, env={"PYTHONPATH": str(ROOT)}, check=False
-    )
+    done = process("-c", program, cwd=run)
     assert done.returncode == 0
 
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -11,6 +9,7 @@ from peakpoint.base.lock import one_writer
 from peakpoint.checkpointing.storage import locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, saved
+from tests.conftest import process
 
 
 def tree(run):
@@ -89,7 +88,7 @@ def test_strays_of_dead_writers_are_swept_and_those_of_living_ones_stay(trained,
     program = "import os, sys\nfrom pathlib import Path\nfrom peakpoint.base.files import Staged\n"
     program += "for target in sys.argv[1:]:\n    Staged(Path(target)).write(b'half')\nos._exit(9)"
     places = [root / "training" / "x.pt", root / "metadata" / "x.json", trained / "status.json"]
-    done = subprocess.run([sys.executable, "-c", program, *map(str, places)], check=False, env=os.environ)
+    done = process("-c", program, *places)
     assert done.returncode == 9
     living = store.Staged(root / "training" / "y.pt")
     assert len(list(trained.rglob(f"{store.STAGED}*"))) == 4

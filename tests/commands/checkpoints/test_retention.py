@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +11,7 @@ from peakpoint.checkpointing.storage import quarantine, store
 from peakpoint.commands.checkpoints import retention
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.checkpointing.policies import policy_cases as case
-from tests.conftest import ROOT
+from tests.conftest import process
 
 
 def files(root):
@@ -169,7 +167,7 @@ def test_a_file_that_is_gone_needs_no_torch(generous, cli_main):
     arguments = ["why", str(generous.root / gone)]
     program = f"import sys; from peakpoint.__main__ import main; code = main({arguments})"
     program += "; sys.exit(code or 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, check=False)
+    done = process("-c", program)
     assert done.returncode == 0
 
 

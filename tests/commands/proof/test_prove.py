@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ import torch
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.commands.proof import prove as prove_resume
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, process
 
 FORGETFUL = """
 from dataclasses import dataclass
@@ -60,14 +58,14 @@ class More(Settings):
 
 def prove(*arguments, cwd):
     """The command as a process; what it leaves behind would lie in `cwd`."""
-    return subprocess.run(
-        [sys.executable, "-m", "peakpoint", "prove-resume", *arguments],
+    return process(
+        "-m",
+        "peakpoint",
+        "prove-resume",
+        *arguments,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(cwd)]), "TMPDIR": str(cwd)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(cwd)]),
+        TMPDIR=str(cwd),
     )
 
 

@@ -1,15 +1,12 @@
 """A mistyped command line is one line that names what can be typed instead."""
 
-import os
 import shlex
-import subprocess
-import sys
 
 import pytest
 
 from peakpoint.trainer.config.choices import register_schemas
 from peakpoint.trainer.config.commandline import read
-from tests.conftest import ROOT, TINY, run_main
+from tests.conftest import ROOT, TINY, process, run_main
 
 REFUSED = {
     # The shell has cut at a space.
@@ -155,14 +152,7 @@ def test_a_name_with_braces_needs_no_quotes(train):
     ("value", "shown"), [("0", False), ("", False), ("false", False), ("1", True), ("true", True)]
 )
 def test_hydra_full_error_is_on_only_when_it_says_so(tmp_path, value, shown):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "epochs=ten"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HYDRA_FULL_ERROR": value},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = process(ROOT / "train.py", "epochs=ten", cwd=tmp_path, HYDRA_FULL_ERROR=value)
     assert done.returncode == 1
     assert ("Traceback" in done.stderr) is shown
     assert (done.stderr == "error: epochs=ten is not a whole number.\n") is not shown

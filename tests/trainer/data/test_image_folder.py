@@ -1,8 +1,6 @@
 """Images in folders: read in order, kept as one array, and one line for what cannot be read."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from PIL import Image
 
 from peakpoint.trainer.data import image_folder
-from tests.conftest import ROOT
+from tests.conftest import process
 from tests.trainer.data.data_cases import config, load_test, load_train, refused, write_images
 
 torch.set_num_threads(1)
@@ -124,13 +122,7 @@ def test_a_full_disk_is_survived(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "print(image_folder.load(Path(sys.argv[1]), 'train', None).images.shape)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    done = process("-c", script, tmp_path)
     assert done.stdout.strip() == "torch.Size([6, 64, 64, 3])", done.stderr
     assert not list((tmp_path / ".peakpoint").glob("*.tmp"))
 

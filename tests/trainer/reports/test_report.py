@@ -4,7 +4,6 @@ import io
 import json
 import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer.reports.history import PeakRow, peak_rows, read_history
 from peakpoint.trainer.reports.plots import plot
 from peakpoint.trainer.reports.tables import print_report
-from tests.conftest import ROOT, Screen
+from tests.conftest import Screen, process
 
 NAN, INF = math.nan, math.inf
 
@@ -254,9 +253,7 @@ def test_the_command_prints_and_draws_without_torch_or_pyplot(tmp_path):
         "import sys; from peakpoint.__main__ import main; status = main(['report', sys.argv[1]]);"
         "print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules]); sys.exit(status)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, run], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    done = process("-c", code, run)
     assert done.stdout.splitlines()[-2:] == [f"Curves: {run / 'curves.png'}", "[]"]
     assert str(run / "checkpoints" / kept.file) in done.stdout
     assert done.stdout.count("sparsity >= ") == 2
