@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from peakpoint.base.digests import BLAKE3, HASHERS
@@ -20,7 +21,9 @@ log = logging.getLogger("peakpoint")
 
 STAGED = ".staged-"
 CHUNK = 1 << 20
-"""Bytes that are digested and written at a time."""
+"""Bytes of a piece that another thread digests."""
+BUFFER = 64 << 10
+"""Bytes of small pieces that are collected; larger ones are not copied once more."""
 BEHIND = 16 << 20
 """Bytes that are written before the disk is asked to begin with them."""
 
@@ -87,13 +90,14 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
         self.path = staged_name(target, end)
         self.size = self._begun = 0
         self._algorithm, self._hasher = algorithm, HASHERS[algorithm]()
+        self._thread = ThreadPoolExecutor(1)
         self._target = target
         self._published = False
         # Not mkstemp: it makes files that only their owner can read.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         take(descriptor)
         self._raw = os.fdopen(descriptor, "wb", buffering=0)
-        self._file = io.BufferedWriter(self._raw, CHUNK)
+        self._file = io.BufferedWriter(self._raw, BUFFER)
         self.flush = self._file.flush
 
     def write(self, data: bytes | memoryview) -> int:
@@ -102,16 +106,21 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
         The disk begins with what lies behind, so that the sync at the end finds little left to do.
         """
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), CHUNK):
-            piece = view[start : start + CHUNK]
-            self._hasher.update(piece)  # first: the copy to the file then finds it in the processor's cache
-            self._file.write(piece)
-            self.size += len(piece)
-            if (behind := self.size - self._begun) >= BEHIND and hasattr(os, "posix_fadvise"):
-                with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
-                    # Linux begins to write back, and what is not on disk yet stays in memory too.
-                    os.posix_fadvise(self._raw.fileno(), self._begun, behind, os.POSIX_FADV_DONTNEED)
-                self._begun = self.size
+        if len(view) < CHUNK:
+            self._hasher.update(view)
+            self._file.write(view)
+        else:  # it is digested while the operating system copies it: neither needs Python meanwhile
+            digesting = self._thread.submit(self._hasher.update, view)
+            try:
+                self._file.write(view)
+            finally:
+                digesting.result()
+        self.size += len(view)
+        if (behind := self.size - self._begun) >= BEHIND and hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
+                # Linux begins to write back, and what is not on disk yet stays in memory too.
+                os.posix_fadvise(self._raw.fileno(), self._begun, behind, os.POSIX_FADV_DONTNEED)
+            self._begun = self.size
         return len(view)
 
     @property
@@ -144,6 +153,7 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
             self.publish(target)
 
     def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
         with contextlib.suppress(OSError):  # what mattered was synced
             self._file.close()
         if not self._published:
