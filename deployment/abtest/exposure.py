@@ -130,30 +130,25 @@ def _add(found: Study, fact: Mapping[str, Any]) -> None:
     subject = found.subjects.get(fact["user"])
     if fact["event"] == EXPOSURE:
         alias = fact["alias"]
-        if subject is None:
-            found.subjects[fact["user"]] = Subject(alias, fact["design"], {alias})
-        else:
-            subject.arms.add(alias)
+        first = found.subjects.setdefault(fact["user"], Subject(alias, fact["design"], set()))
+        first.arms.add(alias)
     elif subject is None:
         found.strays += 1
     elif subject.outcome is None:
         subject.outcome = fact["value"]
 
 
-_STRINGS = {EXPOSURE: ("experiment", "user", "alias", "version", "design"), OUTCOME: ("experiment", "user")}
+_STRINGS = {EXPOSURE: ("user", "alias", "version", "design"), OUTCOME: ("user",)}
 
 
 def _fact(line: str) -> dict[str, Any] | None:
     """Return the values of a line of `Log`, or None for anything else."""
-    with contextlib.suppress(ValueError):
-        fact = json_value(line)
-        names = _STRINGS.get(fact["event"]) if isinstance(fact, dict) and _is(fact, "event") else None
-        if names and all(_is(fact, name) for name in names):
-            value = fact.get("value")
-            if fact["event"] == EXPOSURE or (isinstance(value, float) and math.isfinite(value)):
-                return fact
-    return None
-
-
-def _is(fact: Mapping[str, Any], name: str) -> bool:
-    return isinstance(fact.get(name), str)
+    try:
+        fact: dict[str, Any] = json_value(line)
+        strings = all(isinstance(fact[name], str) for name in ("experiment", *_STRINGS[fact["event"]]))
+        finite = fact["event"] == EXPOSURE or (
+            isinstance(fact["value"], float) and math.isfinite(fact["value"])
+        )
+        return fact if strings and finite else None
+    except (ValueError, TypeError, LookupError):
+        return None

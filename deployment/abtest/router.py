@@ -7,6 +7,7 @@ Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005.
 
 import hashlib
 import math
+import sys
 from collections.abc import Mapping
 
 from peakpoint.base.errors import CheckpointError
@@ -59,7 +60,9 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
         if not isinstance(alias, str):
             raise CheckpointError(f"{alias!r} is not an alias: it must be a string, such as champion.")
         aliases.check(alias)
-        if not _usable(weight):
+        # No float holds every whole number; true and false are whole numbers to Python.
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 <= weight <= sys.float_info.max:
             raise CheckpointError(f"{alias}={weight!r} is not a weight: give a finite number, 0 or more.")
     largest = float(max(weights.values()))
     if largest == 0:
@@ -67,15 +70,6 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
     parts = {alias: weights[alias] / largest for alias in sorted(weights)}
     total = math.fsum(parts.values())
     return {alias: part / total for alias, part in parts.items()}
-
-
-def _usable(weight: object) -> bool:
-    if not isinstance(weight, int | float) or isinstance(weight, bool):
-        return False
-    try:
-        return math.isfinite(weight) and weight >= 0
-    except OverflowError:  # an integer that no float holds
-        return False
 
 
 def encoded(text: str, what: str) -> bytes:

@@ -1,6 +1,6 @@
 """Measurements that need the file of a checkpoint: soundness, speed, size and metrics."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from peakpoint.deployment.inference import evaluate, golden, network, timing
 from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.evaluate import Measured
 from peakpoint.deployment.inference.network import Description
-from peakpoint.deployment.selection.rules import Latency
+from peakpoint.deployment.selection.rules import Latency, Rules
 
 
 class Refused(CheckpointError):  # noqa: N818 (the name says what happened)
@@ -89,6 +89,8 @@ class Appraiser:
 
     def speed(self, root: Path, manifest: Manifest, wanted: set[str], how: Latency) -> dict[str, float]:
         """Return those of latency_ms and weights_bytes that are wanted. Raises Refused."""
+        if not wanted:
+            return {}
         weights, description = self.network(root, manifest)
         found = {}
         if "weights_bytes" in wanted:
@@ -105,8 +107,7 @@ class Appraiser:
         return found
 
     def samples(self, root: Path, manifest: Manifest) -> int | None:
-        """Return the number of images behind the recorded metrics, None if unknown. Raises Refused."""
-        self.sound(root, manifest)
+        """Return the number of images behind the recorded metrics of a sound checkpoint, None if unknown."""
         try:
             return int(evaluate.trained_with(root, manifest)["fingerprint"]["val_size"])
         except (CheckpointError, KeyError, TypeError, ValueError):
@@ -128,18 +129,18 @@ class Appraiser:
             found = evaluate.measure(weights, facts, data=self._data.of(facts), device=self.device)
         return replace(found, metrics={**found.metrics, "sparsity": evaluate.sparsity(weights)})
 
-    def prove(self, root: Path, manifest: Manifest, names: Collection[str], tolerance: float) -> Measured:
-        """Measure a checkpoint again and compare the metrics `names`, or all if none of them is measured.
+    def prove(self, root: Path, manifest: Manifest, rules: Rules) -> Measured:
+        """Measure a checkpoint again, and compare the metrics that rules name, or all if none is measured.
 
-        Raises Refused when a metric differs from the recorded one by more than `tolerance`, as for
+        Raises Refused when a metric differs from the recorded one by more than their tolerance, as for
         `differences`, or when the sparsity differs.
         """
         measured = self.measure(root, manifest)
         recorded = {name: v for name, v in manifest.metrics.items() if name in measured.metrics}
         if not recorded:
             raise Refused("it has recorded no metric that can be measured again")
-        named = {name: value for name, value in recorded.items() if name in names}
-        wrong = differences(named or recorded, measured.metrics, tolerance)
+        named = {name: value for name, value in recorded.items() if name in rules.metrics}
+        wrong = differences(named or recorded, measured.metrics, rules.verify.tolerance)
         if manifest.sparsity is not None:
             wrong += differences({"sparsity": manifest.sparsity}, measured.metrics, SLACK)
         if wrong:

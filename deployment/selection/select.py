@@ -134,14 +134,12 @@ class _Judge:
         for root, manifest in having.items():
             self.version = listing.version_of(manifest)
             wanted = {rule.metric for rule in against} & set(MEASURED)
-            self._champion = facts_of(manifest) | self._speed(root, manifest, wanted)
+            measured = self.appraiser.speed(root, manifest, wanted, self.rules.latency)
+            self._champion = facts_of(manifest) | measured
             return ((manifest.metadata or {}).get("trained_with") or {}).get("fingerprint")
         count = sum(len(rule.bounds) for rule in against)
         self.notes.append(f"there is no champion yet: {count} rule{'s'[: count - 1]} against it passed over")
         return None
-
-    def _speed(self, root: Path, manifest: Manifest, wanted: set[str]) -> dict[str, float]:
-        return self.appraiser.speed(root, manifest, wanted, self.rules.latency) if wanted else {}
 
     def judge(self, candidate: Candidate) -> None:
         """Reject by the manifest first; size and speed are measured only of candidates that pass."""
@@ -156,7 +154,8 @@ class _Judge:
         if wanted and not candidate.rejected:
             try:
                 self._intact(candidate)
-                candidate.facts |= self._speed(candidate.root, candidate.manifest, wanted)
+                root, manifest = candidate.root, candidate.manifest
+                candidate.facts |= self.appraiser.speed(root, manifest, wanted, self.rules.latency)
             except Refused as error:
                 candidate.rejected.append(str(error))
             else:
@@ -181,7 +180,9 @@ class _Judge:
             try:
                 ranking = self._tied_first(ranking)
                 doubtful = ranking[0]
-                measured = self._confirmed(doubtful, dry_run=dry_run)
+                self._intact(doubtful)
+                root, manifest = doubtful.root, doubtful.manifest
+                measured = None if dry_run else self.appraiser.prove(root, manifest, self.rules)
             except Refused as error:
                 doubtful.rejected.append(str(error))
                 left.remove(doubtful)
@@ -205,13 +206,6 @@ class _Judge:
                 )
                 return ranking
         return judging.by_preference(ranking, tie, samples)
-
-    def _confirmed(self, candidate: Candidate, *, dry_run: bool) -> Measured | None:
-        self._intact(candidate)
-        if dry_run:
-            return None
-        root, manifest = candidate.root, candidate.manifest
-        return self.appraiser.prove(root, manifest, self.rules.metrics, self.rules.verify.tolerance)
 
     def _intact(self, candidate: Candidate) -> None:
         """Raise Refused unless the file is sound; a sound twin takes its place."""
