@@ -246,17 +246,6 @@ def test_two_runs_in_one_root_never_touch_each_other(tmp_path):
     assert tidy(root)
 
 
-def test_the_newest_of_a_run_is_found_among_those_of_others(tmp_path):
-    mine = put(Store(tmp_path, "mine"), 1)
-    other = put(Store(tmp_path, "other"), 2)
-    (tmp_path / other.file).write_bytes(b"damaged")
-    found = store.newest_verified(tmp_path, "mine")
-    assert (found.manifest.file, found.skipped) == (mine.file, ())
-    assert (tmp_path / other.file).exists()
-    assert store.newest_verified(tmp_path, "other").manifest is None
-    assert store.newest_verified(tmp_path).manifest.file == mine.file
-
-
 def test_a_writer_that_lives_keeps_its_staged_files(tmp_path):
     """Another run starts in the same root in the middle of a save, which must end well."""
     writer = Store(tmp_path, "run")

@@ -33,6 +33,7 @@ def test_it_verifies_and_goes_on_with_what_is_pruned(train, earlier, capsys):
     assert (status(earlier)["epoch"], newest(earlier).global_step) == (3, 12)
     after = load_newest(earlier)
     assert after["config"]["pruning"]["criterion"] == "bitter0"  # typed as optimizer.variant
+    assert after["config"]["logger"] == {"console": {}}  # typed as tensorboard=false
     weights = before["model_state_dict"], after["model_state_dict"]
     changed = [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])]
     assert len(changed) == len(weights[0])
