@@ -14,7 +14,6 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.deployment.inference.network import Description, prepare
-from peakpoint.optimizers.parameters import zeros
 from peakpoint.trainer.data import sources  # noqa: F401 (registers)
 from peakpoint.trainer.data.images import load_npz
 from peakpoint.trainer.data.pipeline import Batches, DataModule, build_data
@@ -184,11 +183,6 @@ def _check_fits(path: Path, classes: tuple[str, ...], channels: int, description
         raise CheckpointError(
             f"{path} has images of {channels} channels, and the network takes {description.image_shape[0]}."
         )
-
-
-def sparsity(network: nn.Module) -> float:
-    """Return the fraction of zeros among the prunable weights, as the trainer measures it."""
-    return zeros(network).prunable
 
 
 @_reading()

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from omegaconf import MISSING
-
 from peakpoint.base.errors import CheckpointError
 
 TASK = "image-classification"
@@ -23,19 +21,19 @@ class Texts:
     The values are those of conf/release/card.yaml. Raises CheckpointError for others.
     """
 
-    description: Any = MISSING
-    intended_use: Any = MISSING
-    limitations: Any = MISSING
-    ethical_considerations: Any = MISSING
-    license: str | None = MISSING
-    license_link: str | None = MISSING
-    out_of_scope: Any = MISSING
-    authors: Any = MISSING
-    contact: str | None = MISSING
-    citation: str | None = MISSING
-    language: Any = MISSING
-    datasets: Any = MISSING
-    tags: list[str] = MISSING
+    description: Any
+    intended_use: Any
+    limitations: Any
+    ethical_considerations: Any
+    license: str | None
+    license_link: str | None
+    out_of_scope: Any
+    authors: Any
+    contact: str | None
+    citation: str | None
+    language: Any
+    datasets: Any
+    tags: list[str]
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

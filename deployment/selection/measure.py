@@ -18,6 +18,7 @@ from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.evaluate import Measured
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.selection.rules import Latency, Rules
+from peakpoint.optimizers.parameters import zeros
 
 
 class Refused(CheckpointError):  # noqa: N818 (the name says what happened)
@@ -127,7 +128,7 @@ class Appraiser:
             found = evaluate.measure_other(weights, description, facts, self.other_data, device=self.device)
         else:
             found = evaluate.measure(weights, facts, data=self._data.of(facts), device=self.device)
-        return replace(found, metrics={**found.metrics, "sparsity": evaluate.sparsity(weights)})
+        return replace(found, metrics={**found.metrics, "sparsity": zeros(weights).prunable})
 
     def prove(self, root: Path, manifest: Manifest, rules: Rules) -> Measured:
         """Measure a checkpoint again, and compare the metrics that rules name, or all if none is measured.

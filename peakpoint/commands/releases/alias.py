@@ -42,7 +42,7 @@ def alias(options: argparse.Namespace) -> int:
     return _list(root, options.json) if name is None else _show(root, name, options.json)
 
 
-def in_json(change: Change) -> dict[str, Any]:
+def _in_json(change: Change) -> dict[str, Any]:
     """Return a change as plain JSON types, its time in UTC."""
     return {
         "time": change.time.astimezone(UTC).isoformat(timespec="milliseconds"),
@@ -50,16 +50,18 @@ def in_json(change: Change) -> dict[str, Any]:
     }
 
 
-def in_words(change: Change) -> str:
+def _local(change: Change) -> str:
+    return change.time.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _in_words(change: Change) -> str:
     """Return a change as one line, in local time."""
-    when = change.time.astimezone().isoformat(sep=" ", timespec="seconds")
     why = f": {' '.join(change.reason.split())}" if change.reason else ""
-    return (
-        f"{when}  {change.alias}: {change.before or 'none'} -> {change.version or 'none'}, {change.how}{why}"
-    )
+    moved = f"{change.before or 'none'} -> {change.version or 'none'}"
+    return f"{_local(change)}  {change.alias}: {moved}, {change.how}{why}"
 
 
-def missing(root: Path, version: str | None) -> str | None:
+def _missing(root: Path, version: str | None) -> str | None:
     """Return why an alias cannot be served when its release was deleted by hand. Reads no bytes of it."""
     if version is None:
         return None
@@ -76,44 +78,43 @@ def troubles(root: Path) -> list[str]:
         named = aliases.current(root)
     except CheckpointError as error:
         return [str(error)]
-    lost = {alias: missing(root, version) for alias, version in named.items()}
-    return [f"{alias}: {problem}" for alias, problem in lost.items() if problem]
+    return [
+        f"{alias}: {problem}"
+        for alias, version in sorted(named.items())
+        if (problem := _missing(root, version))
+    ]
 
 
 def _list(root: Path, as_data: bool) -> int:
     last = {change.alias: change for change in aliases.changes(root)}
     named = [change for _, change in sorted(last.items()) if change.version is not None]
-    problems = {change.alias: missing(root, change.version) for change in named}
+    problems = troubles(root)
     if as_data:
-        print_json([{**in_json(change), "problem": problems[change.alias]} for change in named])
-        return int(any(problems.values()))
+        print_json([{**_in_json(change), "problem": _missing(root, change.version)} for change in named])
+        return int(bool(problems))
     console = Console()
-    if not named:
-        console.say(f"No alias is set in {root}.")
-    else:
+    if named:
         columns = ["alias", "version", "since", "reason"]
-        rows = [
-            [c.alias, c.version, c.time.astimezone().isoformat(sep=" ", timespec="seconds"), c.reason]
-            for c in named
-        ]
+        rows = [[change.alias, change.version, _local(change), change.reason] for change in named]
         console.table(columns, rows, words=columns)
-    for problem_of, problem in problems.items():
-        if problem:
-            console.say(f"{problem_of}: {problem}")
-    return int(any(problems.values()))
+    else:
+        console.say(f"No alias is set in {root}.")
+    for problem in problems:
+        console.say(problem)
+    return int(bool(problems))
 
 
 def _show(root: Path, name: str, as_data: bool) -> int:
     history = list(aliases.changes(root, name))
     version = history[-1].version if history else None
-    problem = missing(root, version)
+    problem = _missing(root, version)
     if as_data:
-        found = {"changes": [in_json(change) for change in history], "doubts": aliases.doubts(history)}
+        found = {"changes": [_in_json(change) for change in history], "doubts": aliases.doubts(history)}
         print_json({"alias": name, "version": version, "problem": problem, **found})
         return int(problem is not None)
     console = Console()
     console.say(f"{name}: {version or 'names no release'}")
-    for line in [*map(in_words, history), *aliases.doubts(history)]:
+    for line in [*map(_in_words, history), *aliases.doubts(history)]:
         console.say(line)
     if problem:
         console.say(f"{name}: {problem}")
@@ -129,9 +130,9 @@ def _set(root: Path, name: str, version: str | None, reason: str, as_data: bool)
         raise CheckpointError(f"{name} {'names no release' if version is None else f'is {version}'} already.")
     releases_log.refresh(root)
     if as_data:
-        print_json(in_json(change))
+        print_json(_in_json(change))
     else:
-        Console().say(in_words(change))
+        Console().say(_in_words(change))
     return 0
 
 
@@ -144,7 +145,7 @@ def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
     answers: list[dict[str, Any]] = []
     for each in [name] if name else sorted({change.alias for change in history}):
         mine = [change for change in history if change.alias == each]
-        within = [in_json(c) for c in mine if start <= c.time <= end]
+        within = [_in_json(c) for c in mine if start <= c.time <= end]
         version = aliases.at(root, each, end)
         answers.append({"alias": each, "version": version, "changes": within, "doubts": aliases.doubts(mine)})
     if as_data:
@@ -157,7 +158,7 @@ def _on(root: Path, name: str | None, day: str, as_data: bool) -> int:
         console.say(f"{answer['alias']} on {day}: {answer['version'] or 'no release'}")
     for change in history:
         if start <= change.time <= end:
-            console.say(in_words(change))
+            console.say(_in_words(change))
     for answer in answers:
         for doubt in answer["doubts"]:
             console.say(doubt)
@@ -192,7 +193,7 @@ def why(root: Path, manifest: Manifest, as_data: bool) -> int:
     names = sorted(alias for alias, named in aliases.current(root).items() if named == version)
     kept = "releases are never deleted"
     if as_data:
-        facts = {"kept": [kept], "aliases": names, "changes": [in_json(c) for c in moved]}
+        facts = {"kept": [kept], "aliases": names, "changes": [_in_json(c) for c in moved]}
         print_json({**as_json(root, manifest, True), **facts})
         return 0
     console = Console()
@@ -200,7 +201,7 @@ def why(root: Path, manifest: Manifest, as_data: bool) -> int:
     origin = f", from {source.get('file')} of run {source.get('run')}" if source else ""
     console.say(f"released  {version}: {'; '.join(manifest.reasons)}{origin}")
     for change in moved:
-        console.say(f"alias  {in_words(change)}")
+        console.say(f"alias  {_in_words(change)}")
     console.say(f"kept   {kept}" + (f"; it is {' and '.join(names)}" if names else ""))
     return 0
 
@@ -218,9 +219,9 @@ def rollback(options: argparse.Namespace) -> int:
     root = checkpoint_root(options.path)
     done = roll_back(root, options.to, options.alias, options.reason)
     if options.json:
-        print_json({**in_json(done.change), "file": str(root / done.file), "checked": list(done.checked)})
+        print_json({**_in_json(done.change), "file": str(root / done.file), "checked": list(done.checked)})
     else:
-        Console().say(in_words(done.change))
+        Console().say(_in_words(done.change))
         Console().say(f"{root / done.file}: verified before ({', '.join(done.checked)})")
     return 0
 
@@ -231,7 +232,7 @@ def changelog(options: argparse.Namespace) -> int:
     root = checkpoint_root(options.path)
     if options.json:
         found = releases_log.entries(root)
-        print_json([{**vars(e), "aliases": [in_json(c) for c in e.aliases]} for e in found])
+        print_json([{**vars(e), "aliases": [_in_json(c) for c in e.aliases]} for e in found])
     else:
         console = Console()
         for text in releases_log.text(root).splitlines():

@@ -176,12 +176,12 @@ def _with_card(
     made: "Release", rebuilt: "nn.Module", texts: Mapping[str, Any], record: "RunRecord", measured: "Measured"
 ) -> "Release":
     """Return the release with its measured metrics and its card."""
-    from peakpoint.deployment.inference import evaluate
+    from peakpoint.optimizers.parameters import zeros
 
     counts = {
         "parameters": sum(p.numel() for p in rebuilt.parameters()),
         "nonzero": sum(int(p.count_nonzero()) for p in rebuilt.parameters()),
-        "sparsity": evaluate.sparsity(rebuilt),
+        "sparsity": zeros(rebuilt).prunable,
     }
     made = replace(
         made,
