@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.deployment.abtest.comparison import Rule, Sample, compare, decide, newcombe, sequence
+from peakpoint.deployment.abtest.comparison import Rule, Sample, compare, decide, sequence
 
 RUNS, USERS, EVERY = 400, 3000, 25
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=50)
@@ -82,18 +82,6 @@ def test_without_an_effect_peeking_finds_one_no_more_often_than_alpha(p, share):
     assert decided <= rule.alpha * RUNS
 
 
-def test_an_interval_for_one_look_would_find_one_far_more_often():
-    def leaves_out_zero(champion, challenger):
-        low, high = newcombe(champion, challenger, 0.05)
-        return champion.n >= 100 <= challenger.n and not low <= 0 <= high
-
-    decided = sum(
-        any(leaves_out_zero(*pair) for pair in looks(seed, p=0.5, effect=0.0, share=0.5))
-        for seed in range(RUNS)
-    )
-    assert decided > 3 * 0.05 * RUNS
-
-
 @pytest.mark.parametrize("effect", [0.12, -0.12])
 def test_a_real_effect_is_found_and_on_the_right_side(effect):
     rule = Rule(alpha=0.05, planned=500)
@@ -102,28 +90,6 @@ def test_a_real_effect_is_found_and_on_the_right_side(effect):
     assert sum(decision == right for decision, _ in found) >= 99
     # The least users that a test of one look with a power of 80 % takes are 540: looking often costs some.
     assert np.median([n for _, n in found]) < 2 * 540
-
-
-def test_numbers_are_compared_in_the_same_way():
-    draw = np.random.default_rng(0)
-    rule = Rule(planned=500)
-    wrong = right = 0
-    for _ in range(200):
-        a, b = draw.exponential(1, 2000), draw.exponential(1, 2000)
-        for effect in (0.0, 0.5):
-            verdicts = (
-                decide(_sample(a[:n]), _sample(b[:n] + effect), rule, binary=False).decision
-                for n in range(100, 2001, 50)
-            )
-            first = next((v for v in verdicts if v != "continue"), None)
-            wrong += effect == 0 and first is not None
-            right += effect > 0 and first == "promote"
-    assert wrong <= rule.alpha * 200
-    assert right == 200
-
-
-def _sample(values):
-    return Sample(len(values), float(values.mean()), float(values.var(ddof=1)))
 
 
 def test_an_experiment_without_an_effect_ends_when_a_margin_is_given():

@@ -45,29 +45,19 @@ def rows(*paths, split="val", data_root=None, rounds=2):
     return compare(networks, split, data_root=data_root, batches=(1, 3), rounds=rounds, device=CPU)
 
 
-def test_the_accuracy_measured_is_the_one_recorded(folder):
-    found = rows(folder / "dense", folder / "pruned")
-    for row, run in zip(found, ("dense", "pruned"), strict=True):
-        manifest = network.best(folder / run / "checkpoints")
-        assert row.accuracy.value == pytest.approx(manifest.metrics["accuracy"], abs=1e-9)
-        low, high = row.accuracy.interval
-        assert low < row.accuracy.value < high
-        assert row.accuracy.count == 43
-    first, second = found
-    assert first.against is None
-    assert second.against.difference == pytest.approx(second.accuracy.value - first.accuracy.value)
-    assert second.against.both + second.against.first == first.accuracy.right
-
-
-def test_the_test_set_is_measured_as_elsewhere(folder):
-    found = rows(folder / "dense", folder / "other", split="test")
-    for row, run in zip(found, ("dense", "other"), strict=True):
+@pytest.mark.parametrize(("split", "second"), [("val", "pruned"), ("test", "other")])
+def test_the_accuracy_is_that_of_an_evaluation(folder, split, second):
+    found = rows(folder / "dense", folder / second, split=split)
+    for row, run in zip(found, ("dense", second), strict=True):
         root, manifest = network.resolve(folder / run)
-        expected = evaluate.measure(
-            network.load(root, manifest), evaluate.trained_with(root, manifest), split="test"
-        )
+        facts = evaluate.trained_with(root, manifest)
+        expected = evaluate.measure(network.load(root, manifest), facts, split=split)
         assert row.accuracy.value == pytest.approx(expected.metrics["accuracy"], abs=1e-9)
-        assert row.accuracy.count == expected.samples == 40
+        assert row.accuracy.count == expected.samples == {"val": 43, "test": 40}[split]
+    one, other = found
+    assert one.against is None
+    assert other.against.difference == pytest.approx(other.accuracy.value - one.accuracy.value)
+    assert other.against.both + other.against.first == one.accuracy.right
 
 
 def test_images_that_one_may_have_trained_on_are_refused(folder):

@@ -12,7 +12,6 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import aliases, store
 from peakpoint.deployment.selection import rules, select
 from peakpoint.deployment.selection.measure import differences
-from tests.checkpoint_fixtures import patterns
 from tests.checkpointing.trained_releases import flip_a_byte, released
 
 FINAL, MIDDLE, EARLY = 66, 44, 22
@@ -203,21 +202,17 @@ def test_within_the_interval_the_sparser_is_preferred(measured_copy):
     assert steps(select.choose([measured_copy], by(tie=tie))) == [EARLY]
 
 
-def test_margins_to_the_champion_absolute_and_relative(measured_copy):
+def test_margins_to_the_champion_are_to_its_manifest(measured_copy):
     final, middle = (at(measured_copy, step).facts["accuracy"] for step in (FINAL, MIDDLE))
     release(measured_copy, "1.0.0", {"accuracy": final + 0.01})
-    rule = {"metric": "accuracy", "vs": "champion"}
-    found = select.choose([measured_copy], by(require=[{**rule, "min_delta": -0.02}]))
+    rule = {"metric": "accuracy", "vs": "champion", "min_delta": -0.02}
+    found = select.choose([measured_copy], by(require=[rule]))
     assert (found.champion, found.notes) == ("1.0.0", ())
     assert steps(found) == [FINAL]
     wrong = f"accuracy min_delta -0.02 vs champion: it is {middle:.6g}, the champion {final + 0.01:.6g}"
     assert wrong in reasons(found, MIDDLE)
-    ratio = {**rule, "min_ratio": middle / (final + 0.01) - 0.001}
-    assert steps(select.choose([measured_copy], by(require=[ratio]))) == [FINAL, MIDDLE]
-    assert not steps(select.choose([measured_copy], by(require=[{**rule, "min_delta": 0}])))
-    size = {"metric": "bytes", "vs": "champion", "max_ratio": 1000}
-    assert len(steps(select.choose([measured_copy], by(require=[size])))) == 3
-    assert not steps(select.choose([measured_copy], by(require=[{**size, "max_ratio": 1.0}])))
+    size = {"metric": "bytes", "vs": "champion", "max_ratio": 1.0}
+    assert not steps(select.choose([measured_copy], by(require=[size])))
 
 
 def test_the_champion_may_lie_elsewhere_and_only_one_counts(measured_copy, measured_run, tmp_path):
@@ -279,23 +274,6 @@ def test_a_champion_on_other_images_is_compared_with_a_word_of_it(measured_copy,
     assert found.notes == ("not all were validated on the same images, so their metrics differ by that too",)
     released(measured_copy, "1.0.0", FINAL)
     assert not select.choose([measured_copy], near).notes
-
-
-def test_a_file_that_is_damaged_is_not_measured(measured_copy):
-    break_all(measured_copy, FINAL)
-    found = select.choose([measured_copy], by(rank=["-weights_bytes"]))
-    assert "its bytes changed" in reasons(found, FINAL)[0]
-    assert found.winner[1].global_step == MIDDLE
-
-
-def test_data_that_was_moved_and_data_that_is_gone(measured_copy, measured_run, tmp_path):
-    there = shutil.copytree(measured_run.parent / "data", tmp_path / "there")
-    assert select.choose([measured_copy], by(), data_root=there).measured
-    patterns(there / "train.npz", 240, seed=9)
-    with pytest.raises(CheckpointError, match="fingerprint differs"):
-        select.choose([measured_copy], by(), data_root=there)
-    with pytest.raises(CheckpointError, match="is missing"):
-        select.choose([measured_copy], by(), data_root=tmp_path / "gone")
 
 
 def test_several_runs_are_one_choice_in_any_order(measured_copy, measured_run, whole_run):
