@@ -11,10 +11,6 @@ T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are
 
 REFUSED = [
     (["pruning.allocation="], "pruning.allocation= is not a choice; there are: global."),
-    (["model.name="], "model.name= is not a choice; there are: "),
-    (["pruning.target=0", "pruning.schedule=wavy"], "pruning.schedule=wavy is not a choice; there are: con"),
-    (["scheduler.warmup_epochs=4", "epochs=3"], "scheduler.warmup_epochs=4 is more than epochs=3: optimi"),
-    (["pruning.end_epoch=4", "epochs=3"], "pruning.end_epoch=4.0 is after epochs=3: pruning.target=0.7"),
     (
         ["checkpoint/policy=[best]", "checkpoint.interval=5"],
         "checkpoint.interval has no effect here, since nothing refers to it: add interval to checkpoint/",

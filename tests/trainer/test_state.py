@@ -214,12 +214,6 @@ def test_every_generator_goes_on_where_it_was():
     assert [draws() for _ in range(3)] == expected
 
 
-def test_generator_states_are_plain(saved):
-    types = {type(v) for v in saved["rng_state"]["numpy"].values()}
-    assert types <= {str, int, float, torch.Tensor}
-    assert saved["rng_state"]["cuda"] == [] or torch.cuda.is_available()
-
-
 def test_a_seed_decides_every_generator():
     state.seed_everything(1)
     first = draws()

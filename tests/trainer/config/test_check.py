@@ -1,17 +1,14 @@
 """The configuration in conf/ and the dataclasses agree, and what is wrong is refused in one sentence."""
 
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.text import nearest
 from peakpoint.checkpointing.metrics import METRICS
-from peakpoint.trainer.build import build_model
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.check import checked
 from peakpoint.trainer.config.choices import CHOICES, all_choices, groups
@@ -85,19 +82,16 @@ def test_past_the_check_nothing_is_of_omegaconf():
 
 UNKNOWN = [
     ("+epoch=3", "epoch is not a key of this configuration: did you mean epochs?"),
-    ("+model.drop=1", "model.drop is not a key of this configuration: did you mean model.dropout?"),
     ("+data.rooot=x", "data.rooot is not a key of this configuration: did you mean data.root?"),
     (
         "+optimizer.betas=[1]",
         "optimizer.betas is not a key of this configuration: did you mean optimizer.beta1?",
     ),
     ("+scheduler.zzz=1", "scheduler.zzz is not a key of this configuration; there are: final_factor, name,"),
-    ("+pruning.targets=1", "did you mean pruning.target?"),
     (
         "+checkpoint.keep=1",
         "checkpoint.keep is not a key of this configuration: did you mean checkpoint.keep_last?",
     ),
-    ("+checkpoint.monitor.metrics=a", "did you mean checkpoint.monitor.metric?"),
     ("+checkpoint.policy.best.keeep=1", "did you mean checkpoint.policy.best.keep?"),
     (
         "+checkpoint.policy.best.metrics.loss.min=1",
@@ -118,15 +112,12 @@ def test_a_key_that_plus_adds_is_refused_at_any_depth(override, sentence):
 INVALID = [
     ("epochs=0", "epochs=0 is out of range: it must be at least 1."),
     ("seed=-1", "seed=-1 is out of range"),
-    ("label_smoothing=1.0", "label_smoothing=1.0 is out of range: it must be between 0 and 1."),
     ("optimizer.lr=-1", "optimizer.lr=-1.0 is out of range: it must be at least 0."),
     ("optimizer.lr=nan", "optimizer.lr=nan is out of range"),
-    ("optimizer.lr=inf", "optimizer.lr=inf is out of range"),
     ("optimizer.beta1=1.0", "optimizer.beta1=1.0 is out of range"),
     ("optimizer.clip_norm=0", "optimizer.clip_norm=0.0 is out of range"),
     ("model.dropout=1", "model.dropout=1.0 is out of range"),
     ("data.val_fraction=0", "data.val_fraction=0.0 is out of range"),
-    ("data.crop_padding=-1", "data.crop_padding=-1 is out of range"),
     ("scheduler.warmup_epochs=-1", "scheduler.warmup_epochs=-1.0 is out of range"),
     ("pruning.target=1", "pruning.target=1.0 is out of range"),
     ("pruning.frequency=0", "pruning.frequency=0 is out of range"),
@@ -232,20 +223,6 @@ def test_the_names_are_those_that_the_registries_know():
         assert {p.stem for p in (CONF / group).glob("[!_]*.yaml")} <= registry.table(kind).keys()
 
 
-@pytest.mark.parametrize("stem", ["auto", "cifar", "imagenet"])
-@pytest.mark.parametrize("model", ["resnet18", "resnet20", "resnet50"])
-def test_a_stem_that_is_let_through_can_be_built(model, stem):
-    def build():
-        return build_model(checked(compose(f"model={model}", f"model.stem={stem}")).model, (3, 32, 32), 10)
-
-    if (model, stem) == ("resnet20", "imagenet"):
-        with pytest.raises(UserError, match="resnet20 has none for large images"):
-            build()
-    else:
-        with torch.device("meta"):
-            build()
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_measured_metric_can_be_monitored(metric):
     mode = METRICS[metric].better
@@ -272,11 +249,6 @@ def test_one_more_metric_as_the_file_says():
     ]
     less = checked(compose("~checkpoint.policy.best.metrics.loss"))
     assert sorted(less.checkpoint.policy["best"].metrics) == ["accuracy"]
-
-
-def test_nothing_in_conf_names_code_to_run():
-    assert not [p for p in CONF.rglob("*.yaml") if "_target_" in p.read_text()]
-    assert Path(CONF / "config.yaml").exists()
 
 
 @pytest.mark.parametrize(

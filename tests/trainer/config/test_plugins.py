@@ -54,13 +54,6 @@ def test_a_bug_in_a_module_is_shown_whole(tmp_path, monkeypatch, code, error):
         registry.load(["broken_plugin"])
 
 
-def test_a_module_is_imported_once(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "good_plugin.py").write_text("import sys\nsys.modules[__name__].loaded = True")
-    registry.load(["good_plugin", "good_plugin"])
-    assert sys.modules.pop("good_plugin").loaded
-
-
 @dataclass(kw_only=True)
 class Tiny(Model):
     width: int = 3

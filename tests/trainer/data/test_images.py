@@ -11,25 +11,16 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from peakpoint.base import registry
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.images import Images, load_npz
 from peakpoint.trainer.data.pipeline import build_data
 from peakpoint.trainer.data.sources import Synthetic
-from tests.conftest import ROOT
 from tests.trainer.data.data_cases import config, load_test, load_train, refused
 
 torch.set_num_threads(1)
 
 
 # The table
-
-
-def test_each_source_has_its_file_of_values():
-    folder = ROOT / "conf" / "data"
-    built_in = {"cifar100", "cifar10", "mnist", "fashion_mnist", "image_folder", "npz", "digits", "synthetic"}
-    assert {path.stem for path in folder.glob("*.yaml")} >= built_in
-    assert built_in <= registry.table("data").keys()
 
 
 @pytest.mark.parametrize(
@@ -180,19 +171,13 @@ def test_digits_are_split_the_same_way_every_time(tmp_path):
     cfg = config("digits", tmp_path)
     train, test = load_train(cfg), load_test(cfg)
     assert (len(train.images), len(test.images)) == (1438, 359)
-    assert train.images.shape[1:] == (8, 8, 1)
+    assert train.images.shape == (cfg.facts.images, cfg.facts.side, cfg.facts.side, cfg.facts.channels)
     scaled = load_digits().images[..., None] * 255 / 16
     both = np.concatenate([train.images, test.images])
     assert np.histogram(both, 256)[0].tolist() == np.histogram(scaled.round(), 256)[0].tolist()
     assert torch.bincount(test.labels).sub(36).abs().max() <= 1
     assert torch.equal(load_test(cfg).images, test.images)
     assert len(np.unique(both.reshape(1797, -1), axis=0)) == 1797
-
-
-def test_the_size_that_is_known_before_digits_are_read_is_theirs(tmp_path):
-    cfg = config("digits", tmp_path)
-    images = load_train(cfg).images
-    assert (cfg.facts.images, cfg.facts.side) == (len(images), images.shape[1])
 
 
 def test_digits_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):

@@ -199,17 +199,6 @@ def test_every_crop_and_both_mirrorings_occur_equally_often(cfg):
     assert share.sub(1 / 18).abs().max() < 0.01
 
 
-def test_padding_is_black(tmp_path, cfg):
-    images = np.full((40, 6, 6, 1), 200, np.uint8)
-    images[::2] = 100
-    np.savez(tmp_path / "train.npz", images=images, labels=np.arange(40) % 2)
-    data = make(replace(cfg, crop_padding=3, flip=False))
-    black = np.float32(-data.mean[0] / data.std[0])
-    batch = torch.cat([images for images, _ in data.train_batches(1)])
-    assert batch.min().item() == pytest.approx(black, rel=1e-5)
-    assert len(batch.mul(1e3).round().unique()) == 3  # the two greys, and black
-
-
 def test_statistics_are_those_of_the_training_part_alone(cfg):
     data = make(cfg)
     images, _ = stored(cfg)

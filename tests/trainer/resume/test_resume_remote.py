@@ -96,14 +96,3 @@ def test_what_is_wrong_is_one_line(train, s3, tmp_path, lost):
         assert done.code == 1
         assert says in done.err
         assert done.err.count("\n") == 1
-
-
-def test_a_record_that_would_set_more_than_values_is_refused(train, tmp_path, lost):
-    path = lost / "run.json"
-    record = json.loads(path.read_text())
-    for override in ("--config-dir=/evil", "hydra.run.dir=/evil", "hydra.job.env_set.X=y"):
-        record["attempts"][-1]["overrides"] = [override]
-        path.write_text(json.dumps(record))
-        done = train("resume=copy", "epochs=3")
-        assert done.code == 1
-        assert f"run.json holds '{override}', which is not an override of a run" in done.err
