@@ -179,7 +179,7 @@ def rewrite(run, change):
     [
         *(("model_state_dict", 5, "is of type int"), ("metadata", "x", "is of type str")),
         *(("policies", None, "is of type NoneType"), ("progress", [1], "is of type list")),
-        ("policies", Inner(best=5), "policy best is of type int"),
+        ("policies", Inner(best=5), "policy best"),
         ("policies", Inner(best={}), "policy best"),
         ("policies", Inner(best=Inner(best=[1])), "policy best"),
         ("policies", Inner(best=Inner(unranked={"accuracy": "many"})), "policy best"),
