@@ -23,7 +23,7 @@ from peakpoint.checkpointing.storage import listing, pointers, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, contents
 from peakpoint.checkpointing.storage.naming import LONGEST, safe_name
 from peakpoint.checkpointing.storage.store import Payload
-from peakpoint.deployment.inference import examples, golden
+from peakpoint.deployment.inference import golden
 from peakpoint.deployment.inference import network as networks
 from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.form import CARDS, SUFFIXES
@@ -176,7 +176,7 @@ def _payload(release: Release, manifest: Manifest) -> Payload:
     elif release.description is not None:
         rebuilt = networks.build(release.description, release.weights)
         objects.check_finite(rebuilt)
-        content = golden.golden_file(rebuilt, release.description, release.golden_inputs)
+        content = golden.of_images(rebuilt, release.description, release.golden_inputs)
         found[golden.folder(release.version)] = content
     beside = {name: _holding(content) for name, content in found.items()}
     return {release.file: _weights(release, manifest), **beside}
@@ -234,10 +234,4 @@ def verify(root: Path, manifest: Manifest, *, run: bool = False) -> None:
     """
     store.verify(root, manifest)
     if run:
-        content = golden.content(root, manifest)
-        network = networks.load(root, manifest)
-        if examples.are(content):
-            examples.check(network, content)
-        else:
-            description = networks.described(manifest.config or {})
-            golden.check(network, description, golden.read(root, manifest))
+        golden.verify(root, manifest)

@@ -23,7 +23,7 @@ from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.listing import LIBRARY
 from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest, contents
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.deployment.inference import builders, examples, network
+from peakpoint.deployment.inference import builders, golden, network
 from peakpoint.deployment.inference.form import KEPT, Form
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.release import card as cards
@@ -212,7 +212,7 @@ def _with_golden(made: Release, model: nn.Module, example_inputs: Any) -> tuple[
     if description is not None:
         return replace(made, description=description), f"for {made.golden_inputs} images"
     if example_inputs is not None:
-        content = examples.golden_file(objects.unwrap(model), example_inputs)
+        content = golden.of_example(objects.unwrap(model), example_inputs)
         return replace(made, golden=content), "for the example inputs that its maker gave"
     return made, "none: no example_inputs were given"
 
