@@ -165,28 +165,6 @@ def test_an_unwritable_place_ends_the_fit_before_it_starts(tmp_path):
         fit(tmp_path / "file", 1)
 
 
-def test_compressed_a_pruned_network_is_small_and_every_bit_of_it_is_there(tmp_path):
-    class Pruned(Module):
-        def __init__(self, accuracies):
-            super().__init__(accuracies)
-            self.net[0], self.net[3] = nn.Linear(6, 4000), nn.Linear(4000, 2)
-
-        def on_train_batch_start(self, *_):
-            self.net[0].weight.data.zero_()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.0)
-
-    sizes = {}
-    for compress in (False, True):
-        root = tmp_path / f"{compress}"
-        fit(root, 1, module=Pruned, policies=rolling(1), compress=compress, max_steps=1)
-        sizes[compress] = newest(root).stat().st_size
-    plain, packed = (load(newest(tmp_path / f"{c}")) for c in (False, True))
-    assert not differences(packed["model_state_dict"], plain["model_state_dict"])
-    assert sizes[True] < 0.5 * sizes[False]
-
-
 def test_a_checkpoint_of_lightning_itself_is_loaded_with_a_warning(tmp_path, caplog):
     """Its own file, without a manifest: `load_checkpoint` takes weights and optimizer."""
     trainer = lightning.Trainer(accelerator="cpu", barebones=True, max_epochs=1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from peakpoint import CheckpointError, load
+from peakpoint import load
 from peakpoint.checkpointing.policies.best import Best
 from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
 from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
@@ -85,12 +85,6 @@ def test_the_best_is_kept_whatever_came_first(tmp_path):
     assert (found.epoch, found.global_step) == (3, 9)
 
 
-def test_only_the_last_ones_stay(tmp_path):
-    train(tmp_path)
-    assert [(m.epoch, m.global_step) for m in store.manifests(tmp_path)] == [(3, 9), (4, 12)]
-    assert set(load(newest(tmp_path))["model_state_dict"]) == set(Model().state_dict())
-
-
 @pytest.mark.parametrize("rhythm", [{"epochs": 1}, {"steps": 3}])
 def test_an_epoch_its_last_step_and_its_evaluation_share_a_file(tmp_path, rhythm):
     policies = best() | {"rolling": rolling(**rhythm)}
@@ -148,15 +142,6 @@ def test_a_policy_stops_the_training(tmp_path):
     assert trainer.state.global_step == 9
 
 
-def test_an_unwritable_place_ends_the_training_before_it_starts(tmp_path):
-    (tmp_path / "file").write_text("")
-    callback = PeakpointCallback(tmp_path / "file", {"rolling": rolling(epochs=1)})
-    arguments = transformers.TrainingArguments(output_dir=str(tmp_path / "hf"), report_to=[], use_cpu=True)
-    trainer = transformers.Trainer(Model(), arguments, train_dataset=rows(), callbacks=[callback])
-    with pytest.raises(CheckpointError):
-        trainer.train()
-
-
 def test_compressed_a_pruned_network_is_small_and_resumes_bit_for_bit(tmp_path):
     def pruned():
         model = Model()
@@ -177,16 +162,6 @@ def test_compressed_a_pruned_network_is_small_and_resumes_bit_for_bit(tmp_path):
     packed, plain = (load(newest(tmp_path / name)) for name in ("True", "False"))
     assert packed["global_step"] == plain["global_step"] == 4
     assert not differences(packed["model_state_dict"], plain["model_state_dict"])
-
-
-def test_a_metric_of_another_name_is_a_warning_at_the_first_evaluation(tmp_path, caplog):
-    settings = EarlyStoppingSettings(metric="eval_acc", mode="max", patience=1, min_delta=0.0)
-    policies = {"best": Best(case.best(eval_acc="max")), "stop": EarlyStopping(settings)}
-    trainer = train(tmp_path, epochs=3, policies=policies, evaluate="epoch")
-    assert trainer.state.global_step == 9
-    lines = [r.message for r in caplog.records if r.message.startswith("eval_acc is not measured")]
-    hint = ": did you mean eval_accuracy? Until it is, the checkpoint policy"
-    assert [hint in line for line in lines] == [True, True]
 
 
 def test_epochs_are_those_that_the_trainer_shows(tmp_path):

@@ -5,9 +5,7 @@ import copy
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,24 +19,15 @@ from tests.faults.fault_cases import mounted
 from tests.states import differences
 
 
-def test_the_newest_intact_one_is_resumed_from(manager, root, t, caplog):
+@pytest.mark.parametrize("suffix", [".pt", ".json"])
+def test_the_newest_intact_one_is_resumed_from(manager, root, t, caplog, suffix):
     good = save(manager, t, step=1)
-    damage(save(manager, t, step=2))
+    damage(save(manager, t, step=2).with_suffix(suffix), flip=suffix == ".pt")
     assert manager.get_latest_checkpoint("training") == good
     assert "checkpoint_epoch_0000_step_00000002.pt is damaged" in caplog.text
-    damage(save(manager, t, step=3), flip=False)
+    damage(save(manager, t, step=3).with_suffix(suffix), flip=False)
     # The symlink still names the damaged file.
     assert resume_training(root / "training/latest.pt", t.model, t.optimizer)["global_step"] == 1
-    assert len(list((root / "quarantine").glob("*.pt"))) == 2
-
-
-def test_a_damaged_manifest_is_passed_over_and_told(manager, root, t, caplog):
-    good = save(manager, t, step=1)
-    damage(save(manager, t, step=2).with_suffix(".json"), flip=False)
-    assert manager.get_latest_checkpoint("training") == good
-    assert "checkpoint_epoch_0000_step_00000002.pt is damaged" in caplog.text
-    damage(save(manager, t, step=3).with_suffix(".json"), flip=False)
-    assert load_checkpoint(root / "training" / "latest.pt", t.model)["global_step"] == 1
     assert len(list((root / "quarantine").glob("*.pt"))) == 2
 
 
@@ -105,18 +94,6 @@ def test_running_statistics_that_are_not_finite_make_no_milestone(manager, t):
     assert manager.list_checkpoints()["milestone"] == []
 
 
-@pytest.mark.parametrize("bad", [{"path": Path("x")}, {"n": np.float32(1)}, {1j: 2}])
-def test_what_is_not_plain_is_refused_when_saving(manager, t, bad):
-    with pytest.raises(CheckpointError, match=r"state\['config'\]"):
-        save(manager, t, config=bad)
-    assert manager.list_checkpoints()["training"] == []
-
-
-def test_a_metric_that_is_no_number_is_named(manager, t):
-    with pytest.raises(CheckpointError, match="The metric loss is 'low'"):
-        manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=0, metrics={"loss": "low"})
-
-
 def test_a_full_disk_leaves_the_older_ones(manager, root, t):
     good = save(manager, t, step=1)
     with files_no_larger_than(2000), pytest.raises(CheckpointError, match="could not be written"):
@@ -126,14 +103,11 @@ def test_a_full_disk_leaves_the_older_ones(manager, root, t):
     save(manager, t, step=3)
 
 
-def test_another_network_is_refused_in_one_line(manager, t):
-    path = save(manager, t)
-    with pytest.raises(CheckpointError, match=r"of another network: size mismatch for body\.0\.weight"):
-        load_checkpoint(path, BayesianTransformer(17))
-
-
-@pytest.mark.parametrize("wrong", ["network", "optimizer"])
-def test_what_does_not_fit_leaves_the_living_as_they_were(manager, t, wrong):
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [("network", r"of another network: size mismatch for body\.0\.weight"), ("optimizer", "does not fit")],
+)
+def test_what_does_not_fit_leaves_the_living_as_they_were(manager, t, wrong, sentence):
     """torch itself loads the layers that fit before it refuses the one that does not."""
     path = save(manager, t)
     model = BayesianTransformer(17 if wrong == "network" else 16)
@@ -143,7 +117,10 @@ def test_what_does_not_fit_leaves_the_living_as_they_were(manager, t, wrong):
         p.grad = torch.ones_like(p)
     optimizer.step()
     before = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    with pytest.raises(CheckpointError, match=r"of another network|does not fit"):
+    sentence = (
+        r"of another network: size mismatch for body\.0\.weight" if wrong == "network" else "does not fit"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
         load_checkpoint(path, model, optimizer)
     assert not differences({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, before)
 
@@ -175,16 +152,6 @@ def test_two_managers_of_one_process_share_the_order(root, t):
     assert sequences == [1, 2, 3]
 
 
-def test_a_killed_save_loses_nothing(root, tmp_path, t):
-    script = tmp_path / "killed.py"
-    script.write_text(_KILLED)
-    assert process(script, root).returncode == -9
-    manager = CheckpointManager(root)
-    assert manager.get_latest_checkpoint("training").stem.endswith("1")
-    save(manager, t, step=3)
-    assert not list(root.rglob(".staged-*"))
-
-
 def test_an_unwritable_directory_is_told_before_training(tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
@@ -199,8 +166,6 @@ def test_a_place_that_is_a_file_is_told_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written to"):
         CheckpointManager(tmp_path / "file")
-    with pytest.raises(CheckpointError, match="max_training_checkpoints=0"):
-        CheckpointManager(tmp_path / "ok", max_training_checkpoints=0)
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
@@ -226,19 +191,6 @@ try:
     print("saved")
 except BusyError as error:
     print(error)
-"""
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from peakpoint import CheckpointManager
-from tests.checkpointing.api_cases import Training
-
-t = Training()
-manager = CheckpointManager(sys.argv[1])
-manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=1, metrics={})
-os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=2, metrics={})
 """
 
 

@@ -109,24 +109,6 @@ class TestGuide:
         manager.load_checkpoint(root / "production/bayesian_transformer_v1.0.0.pt", t.model)
         assert not differences(t.model.state_dict(), first)
 
-    def test_development_staging_production(self, tmp_path, monkeypatch, t):
-        monkeypatch.chdir(tmp_path)
-        manager = CheckpointManager("checkpoints/dev")
-        for epoch in range(3):
-            t.epoch(epoch)
-            manager.save_milestone_checkpoint(t.model, 0.91 + epoch / 100, "accuracy", epoch, CONFIG)
-        best_milestone = manager.get_latest_checkpoint("milestone")
-        staging_model = load_model(best_milestone)
-        staging_metrics = {"accuracy": 0.93, "validated": validate(staging_model, t.val)}
-        prod_manager = CheckpointManager("checkpoints/prod")
-        prod_manager.save_production_checkpoint(
-            staging_model, version="1.1.0", config=CONFIG, metrics=staging_metrics,
-            model_card={"performance": staging_metrics},
-        )  # fmt: skip
-        released = prod_manager.get_latest_checkpoint("production")
-        assert released == Path("checkpoints/prod/production/bayesian_transformer_v1.1.0.pt")
-        assert not differences(load_model(released).state_dict(), t.model.state_dict())
-
     @pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
     def test_a_device(self, manager, t):
         path = save(manager, t)

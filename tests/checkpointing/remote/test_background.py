@@ -212,18 +212,13 @@ def test_the_newest_of_each_role_stay_and_older_ones_go(far):
     ]
 
 
-def test_keep_null_lets_nothing_go(far):
+@pytest.mark.parametrize(("keep", "goes_here"), [(None, True), (1, False)])
+def test_keep_null_lets_nothing_go_and_what_is_here_stays_there(far, keep, goes_here):
     for _ in range(3):
-        gone = far.save()
-        far.copy(keep=None)
-        far.store.delete(gone)
-    assert len(far.there()) == 3
-
-
-def test_what_is_here_stays_there_whatever_keep_says(far):
-    for _ in range(3):
-        far.save()
-    far.copy(keep=1)
+        done = far.save()
+        far.copy(keep=keep)
+        if goes_here:
+            far.store.delete(done)
     assert len(far.there()) == 3
 
 
