@@ -76,17 +76,6 @@ def test_agrees_with_the_paper(fused):
         torch.testing.assert_close(param.detach().flatten(), expected, rtol=1e-9, atol=1e-10)
 
 
-def test_a_fresh_or_reset_second_moment_does_not_silence_the_gradient():
-    net = network()
-    optimizer = spam(net, threshold=1e-6, interval=5, warmup=0)
-    train(net, optimizer, 1, 5)
-    gradients(net, 6)
-    before = net[8].weight.grad.clone()
-    optimizer.step()
-    assert torch.equal(net[8].weight.grad, before)
-    assert (optimizer.state[net[8].weight]["exp_avg"] != 0).any()
-
-
 def test_a_second_moment_of_zero_clips_nothing():
     net = network()
     optimizer = spam(net, interval=0)
@@ -99,10 +88,9 @@ def test_a_second_moment_of_zero_clips_nothing():
     assert weight.grad[0, 0] == 7.0
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_a_reset_starts_the_moments_and_their_step_afresh(amsgrad):
+def test_a_reset_starts_the_moments_and_their_step_afresh():
     net = network()
-    optimizer = spam(net, interval=10, amsgrad=amsgrad)
+    optimizer = spam(net, interval=10, amsgrad=True)
     train(net, optimizer, 1, 10)
     gradients(net, 11)
     optimizer.step()
@@ -112,8 +100,7 @@ def test_a_reset_starts_the_moments_and_their_step_afresh(amsgrad):
         assert state["step"] == 1
         torch.testing.assert_close(state["exp_avg"], (1 - beta1) * param.grad)
         torch.testing.assert_close(state["exp_avg_sq"], (1 - beta2) * param.grad**2)
-        if amsgrad:
-            assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
+        assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
 
 
 def test_interval_zero_never_resets():
@@ -131,19 +118,6 @@ def test_the_warm_up_never_accumulates_into_the_learning_rate():
         assert optimizer.param_groups[0]["lr"] == ADAM["lr"] * (1 / step)
         train(net, optimizer, step, step)
         schedule.step()
-
-
-def test_the_warm_up_scales_the_first_steps_after_a_reset():
-    moved = []
-    for warmup in (0, 8):
-        net = network()
-        optimizer = spam(net, interval=10, warmup=warmup)
-        train(net, optimizer, 1, 10)
-        before = net[0].bias.clone()
-        train(net, optimizer, 11, 11)
-        moved.append(net[0].bias.detach() - before)
-    factor = 0.5 * (1 - math.cos(math.pi / 8))
-    torch.testing.assert_close(moved[1], moved[0] * factor, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("stop", [7, 25, 30, 33, 61])

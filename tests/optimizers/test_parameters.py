@@ -218,16 +218,6 @@ def test_parameters_that_are_named_like_those_of_prune_are_taken_as_they_are():
     assert zeros(layer).overall_count == 16 + 4 + 4 + 9 + 4
 
 
-def test_only_weights_of_convolutions_and_linear_layers_decay():
-    net = network()
-    decays, rest = param_groups(net, 0.05)
-    assert decays["param_names"] == ["0.weight", "3.weight", "5.weight", "8.weight"]
-    assert (decays["weight_decay"], decays["prunable"]) == (0.05, True)
-    assert rest["param_names"] == ["0.bias", "2.weight", "2.bias", "5.bias", "8.bias"]
-    assert (rest["weight_decay"], rest["prunable"]) == (0.0, False)
-    assert decays["params"][1] is net[3].weight
-
-
 def test_names_are_canonical():
     assert canonical("module._orig_mod.layer1.0.weight") == "layer1.0.weight"
     assert canonical("_orig_mod.block._orig_mod.weight") == "block.weight"
