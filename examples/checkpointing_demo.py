@@ -40,12 +40,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def build() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Return network, optimizer and scheduler, the same at every start."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(64, HIDDEN),
-        nn.ReLU(),
-        nn.Dropout(DROPOUT),
-        nn.Linear(HIDDEN, 10),
-    )
+    model = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     return model, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
 

@@ -56,13 +56,17 @@ def compare(
 ) -> Comparison:
     """Compare two arms; the interval, for one look, covers the true difference with probability 1 - alpha.
 
-    Binary outcomes are 0 and 1 (Newcombe's hybrid score interval), others any numbers (Welch).
+    Binary outcomes are 0 and 1 (method 10 of Newcombe 1998, Stat. Med. 17:873), others any numbers (Welch).
     """
     _check_alpha(alpha)
     if binary and not {*champion, *challenger} <= {0, 1}:
         raise CheckpointError("An outcome is neither 0 nor 1: compare numbers with binary=False.")
     a, b = Sample.of(champion), Sample.of(challenger)
-    interval = newcombe(a, b, alpha) if binary else welch(a, b, alpha)
+    interval = UNKNOWN
+    if binary and a.n and b.n:
+        interval = hybrid(a.mean, a.n, b.mean, b.n, 0.0, alpha)
+    elif not binary and a.n > 1 and b.n > 1:
+        interval = welch(a, b, alpha)
     return Comparison(a, b, b.mean - a.mean, interval, "newcombe" if binary else "welch")
 
 
@@ -71,17 +75,8 @@ def _check_alpha(alpha: float) -> None:
         raise CheckpointError(f"alpha={alpha!r} is out of range: it must lie between 0 and 1, such as 0.05.")
 
 
-def newcombe(champion: Sample, challenger: Sample, alpha: float) -> Interval:
-    """Return the interval of a difference of proportions: method 10 of Newcombe 1998, Stat. Med. 17:873."""
-    if not champion.n or not challenger.n:
-        return UNKNOWN
-    return hybrid(champion.mean, champion.n, challenger.mean, challenger.n, 0.0, alpha)
-
-
 def welch(champion: Sample, challenger: Sample, alpha: float) -> Interval:
     """Return the interval of a difference of means with unequal variances: Welch 1947."""
-    if champion.n < 2 or challenger.n < 2:
-        return UNKNOWN
     a, b = champion.variance / champion.n, challenger.variance / challenger.n
     if a + b == 0:  # nothing varies, so nothing says how far off the means are
         return UNKNOWN

@@ -49,6 +49,15 @@ class Checked:
         value = math.nan if self.measured is None else self.measured.metrics[self.metric]
         return _better(self.metric, self.recorded, value)
 
+    @property
+    def finding(self) -> str:
+        """The metric as measured and as recorded, or the damage of the file, in words."""
+        if self.measured is None:
+            return str(self.problem)
+        value = self.measured.metrics[self.metric]
+        images = f"{self.measured.samples} images of {self.measured.split}"
+        return f"{self.metric} is {value:.4f} on {images}, {self.recorded:.4f} was recorded"
+
 
 def _better(metric: str, one: float, than: float) -> float:
     """Return the difference by which a value of a metric is better than another."""
@@ -107,7 +116,7 @@ def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
             return replace(found, earlier=measured, notes=tuple(notes))
         if aliases.current(found.root).get(alias) != found.version:
             raise CheckpointError(f"{alias} was set to another release meanwhile: look, and check again.")
-        rollback.roll_back(found.root, version, alias, _reason(found))
+        rollback.roll_back(found.root, version, alias, f"check: {found.version}: {found.finding}")
         return replace(found, back=version, earlier=measured, notes=tuple(notes))
     return replace(found, notes=(*notes, f"{alias} named no {'other ' * bool(notes)}release before"))
 
@@ -134,13 +143,3 @@ def _on_the_same(found: Checked, manifest: Manifest, appraiser: Appraiser) -> Me
                 "them on images that neither has seen, with --other-data."
             )
     return appraiser.measure(found.root, manifest)
-
-
-def _reason(found: Checked) -> str:
-    if found.measured is None:
-        return f"check: {found.version} is damaged"
-    value = found.measured.metrics[found.metric]
-    return (
-        f"check: {found.metric} of {found.version} is {value:.4f} on {found.measured.samples} images of "
-        f"{found.measured.split}, {found.recorded:.4f} was recorded"
-    )

@@ -49,15 +49,10 @@ def check(options: argparse.Namespace) -> int:
 def _lines(found: "Checked", alias: str, *, roll_back: bool) -> list[str]:
     name = f"{alias} {found.version}" if found.version else found.manifest.file
     if found.measured is None:
-        lines = [f"damaged: {name}: {found.problem}"]
+        lines = [f"damaged: {name}: {found.finding}"]
     else:
-        value = found.measured.metrics[found.metric]
-        words = "worse by more than" if found.degraded else "within"
-        lines = [
-            f"{'degraded' if found.degraded else 'sound'}: {name}: {found.metric} is {value:.4f} on "
-            f"{found.measured.samples} images of {found.measured.split}, {found.recorded:.4f} was recorded: "
-            f"{words} {found.threshold:g}"
-        ]
+        state, words = ("degraded", "worse by more than") if found.degraded else ("sound", "within")
+        lines = [f"{state}: {name}: {found.finding}: {words} {found.threshold:g}"]
     if not (found.degraded and roll_back):
         return lines
     lines += found.notes

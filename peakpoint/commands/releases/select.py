@@ -12,7 +12,6 @@ from peakpoint.commands.common import as_json, check_there, checkpoint_roots, pr
 from peakpoint.deployment.selection import rules as rule_files
 
 if TYPE_CHECKING:
-    from peakpoint.deployment.selection.judging import Candidate
     from peakpoint.deployment.selection.select import Selection
 
 
@@ -57,11 +56,17 @@ def _print(found: "Selection") -> None:
     console = Console()
     runs = {c.root for c in found.candidates}
     base = Path(os.path.commonpath(runs)) if len(runs) > 1 else None
-    _table(console, found, base)
-    console.say("")
+    names = [n for n in found.rules.metrics if n not in ("epoch", "bytes")]
+    rows: list[list[object]] = []
+    rejected = []
     for c in found.candidates:
-        if c.rejected:
-            console.say(f"rejected  {_file(c, base)}: {'; '.join(c.rejected)}")
+        file = str(c.path.relative_to(base)) if base else c.manifest.file
+        values = [_value(name, c.facts.get(name)) for name in names]
+        rows.append([c.rank or "", file, c.manifest.epoch, *values, f"{c.manifest.bytes / 1e6:.1f}"])
+        rejected += [f"rejected  {file}: {'; '.join(c.rejected)}"] if c.rejected else []
+    console.table(["", "file", "epoch", *names, "MB"], rows, words=["file"])
+    for line in ("", *rejected):
+        console.say(line)
     for note in found.notes:
         console.say(note)
     if found.winner is None:
@@ -71,23 +76,8 @@ def _print(found: "Selection") -> None:
     if found.measured is None:
         console.say("not measured again: --dry-run")
     else:
-        values = ", ".join(f"{name} {value:.4f}" for name, value in found.measured.metrics.items())
-        console.say(f"measured again on {found.measured.samples} images of {found.measured.split}: {values}")
-
-
-def _table(console: Console, found: "Selection", base: Path | None) -> None:
-    names = [n for n in found.rules.metrics if n not in ("epoch", "bytes")]
-    rows: list[list[object]] = []
-    for c in found.candidates:
-        values = [_value(name, c.facts.get(name)) for name in names]
-        size = f"{c.manifest.bytes / 1e6:.1f}"
-        rows.append([c.rank or "", _file(c, base), c.manifest.epoch, *values, size])
-    console.table(["", "file", "epoch", *names, "MB"], rows, words=["file"])
-
-
-def _file(candidate: "Candidate", base: Path | None) -> str:
-    path = candidate.path
-    return str(path.relative_to(base)) if base else candidate.manifest.file
+        again = ", ".join(f"{name} {value:.4f}" for name, value in found.measured.metrics.items())
+        console.say(f"measured again on {found.measured.samples} images of {found.measured.split}: {again}")
 
 
 def _value(name: str, value: float | None) -> str:

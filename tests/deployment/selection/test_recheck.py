@@ -54,9 +54,8 @@ def test_beyond_the_threshold_the_better_one_before_is_taken_back(measured_copy,
     assert (found.earlier.samples, found.earlier.split) == (200, "harder.npz")
     change = list(aliases.changes(measured_copy / "checkpoints", "champion"))[-1]
     assert (change.how, change.before) == ("rolled back", "1.1.0")
-    assert change.reason.startswith(
-        f"check: accuracy of 1.1.0 is {found.measured.metrics['accuracy']:.4f} on"
-    )
+    accuracy = found.measured.metrics["accuracy"]
+    assert change.reason.startswith(f"check: 1.1.0: accuracy is {accuracy:.4f} on 200 images of harder.npz, ")
 
 
 def test_one_before_that_is_no_better_is_not_taken_back(measured_copy, harder):
