@@ -135,8 +135,3 @@ def as_json(root: Path, manifest: Manifest, verified: bool | None) -> dict[str, 
 def print_json(value: Any) -> None:
     """Print strict JSON: NaN and infinity as words, other types by their name."""
     print(json.dumps(readable(value), indent=2, allow_nan=False))
-
-
-def megabytes(size: float) -> str:
-    """Return bytes as MB for people."""
-    return f"{size / 1e6:,.1f} MB"

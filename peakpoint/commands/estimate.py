@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peakpoint.base import registry
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.policy import Outlook
 from peakpoint.commands.arguments import Argument, takes
-from peakpoint.commands.common import megabytes, print_json
+from peakpoint.commands.common import print_json
 from peakpoint.trainer.config import choices
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def estimate(options: argparse.Namespace) -> int:
         return 0
     console = Console()
     console.say(f"{config.model.name}, {config.optimizer.name}: {sizes.parameters:,} parameters")
-    console.say(f"weights {megabytes(sizes.weights)}, optimizer state {megabytes(sizes.state)}")
+    console.say(f"weights {in_words(sizes.weights)}, optimizer state {in_words(sizes.state)}")
     compressed = f"at sparsity {sparsity:g} compressed"
     rows: list[list[object]] = []
     for name, number in [("one checkpoint", 1), *kept.items(), ("peak on disk", count)]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.registry import register
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import Deleted, EvalEnd, RunEnd, Saved, Skipped, StepEnd
@@ -87,7 +88,7 @@ class ConsoleListener:
             )
         elif isinstance(event, Saved):
             log.info(
-                f"saved {event.file} ({', '.join(event.tags)}): {event.bytes / 1e6:.1f} MB in "
+                f"saved {event.file} ({', '.join(event.tags)}): {in_words(event.bytes)} in "
                 f"{event.total_s:.2f} s, training waited {event.stall_s:.3f} s"
             )
         elif isinstance(event, Skipped):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.state.differences import differ, flat, pairs
@@ -88,7 +89,7 @@ def _print(
     if not found:
         console.say(f"{root} holds no checkpoint yet.")
     total = sum({m.digest: m.bytes for m in found}.values())
-    console.say(f"{len(found)} checkpoints, {total / 1e6:.1f} MB on disk, in {root}")
+    console.say(f"{len(found)} checkpoints, {in_words(total)} on disk, in {root}")
     for reason in damaged:
         console.say(f"damaged: {reason}")
 

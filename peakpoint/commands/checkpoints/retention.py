@@ -7,6 +7,7 @@ from typing import Any
 
 from peakpoint.base import registry
 from peakpoint.base.bounded import read_json, read_text
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing import policies  # noqa: F401 (registers)
@@ -22,7 +23,6 @@ from peakpoint.commands.common import (
     checkpoint_root,
     locked,
     manifest_of,
-    megabytes,
     newest_sound,
     print_json,
     run_of,
@@ -185,7 +185,7 @@ def gc(options: argparse.Namespace) -> int:
         fate = "keep" if why else gone
         console.say(f"{fate}  {manifest.file}: {'; '.join(why) or NOTHING}")
     size, count = _freed(rows), sum(not why for _, why in rows)
-    console.say(f"{count} of {len(rows)} {gone}, {megabytes(size)}")
+    console.say(f"{count} of {len(rows)} {gone}, {in_words(size)}")
     return 0
 
 

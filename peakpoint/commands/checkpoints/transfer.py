@@ -18,7 +18,7 @@ from peakpoint.checkpointing.storage.listing import releases
 from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TIERS, Manifest
 from peakpoint.checkpointing.storage.naming import safe_name
 from peakpoint.commands.arguments import RUN, Argument, path_argument, takes
-from peakpoint.commands.common import checkpoint_root, contents, megabytes, print_json, run_of
+from peakpoint.commands.common import checkpoint_root, contents, print_json, run_of
 
 
 @takes(
@@ -151,5 +151,5 @@ def unpack(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"file": str(target), "bytes": sizes[1], "packed_bytes": sizes[0]})
     else:
-        Console().say(f"{target}: {megabytes(sizes[1])}, from {megabytes(sizes[0])}")
+        Console().say(f"{target}: {in_words(sizes[1])}, from {in_words(sizes[0])}")
     return 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError, UnregisteredError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage.journal import JOURNAL
@@ -17,7 +18,6 @@ from peakpoint.commands.common import (
     checkpoint_roots,
     everything,
     manifest_of,
-    megabytes,
     not_vouched_for,
     orphans,
     print_json,
@@ -88,7 +88,7 @@ def verify(options: argparse.Namespace) -> int:
         if v.not_run:
             console.say(f"not run: {v.root / v.file}: {v.not_run}")
     sound = {(m.digest, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
-    size = megabytes(sum(size for _, size in sound))
+    size = in_words(sum(size for _, size in sound))
     console.say(f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
     if options.golden:
         console.say(_golden_summary(verdicts))

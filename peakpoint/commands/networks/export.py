@@ -3,11 +3,12 @@
 import argparse
 from dataclasses import asdict
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_new
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Argument, path_argument, takes
-from peakpoint.commands.common import check_there, megabytes, print_json
+from peakpoint.commands.common import check_there, print_json
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 """Suffix of an exported file, by its format."""
@@ -61,7 +62,7 @@ def export(options: argparse.Namespace) -> int:
         return 0
     console = Console()
     form = f"ONNX, opset {made.opset}" if made.opset else "torch.export"
-    console.say(f"{made.file}: {form}, {megabytes(made.bytes)}, of {source.manifest.file}")
+    console.say(f"{made.file}: {form}, {in_words(made.bytes)}, of {source.manifest.file}")
     shape = " x ".join(map(str, (made.batch or "any", *source.description.image_shape)))
     console.say(f"takes {shape} float32 as `images`, normalised")
     console.say(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peakpoint.base import given, semver
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_folder
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, companions, listing, locate
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, path_argument, takes
-from peakpoint.commands.common import check_there, megabytes, not_vouched_for, print_json
+from peakpoint.commands.common import check_there, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
 from peakpoint.commands.releases.select import shown
 from peakpoint.deployment.release import card, card_page, changelog, publish, signing
@@ -245,7 +246,6 @@ def _print(facts: Mapping[str, Any], place: str) -> None:
         console.say(f"not written: --dry-run. It would be {shown(root / facts['file'])}")
         return
     for path, size in facts["written"].items():
-        length = megabytes(size) if size >= 50_000 else f"{size:,} bytes"
-        console.say(f"wrote  {shown(root / path)}  {length}")
+        console.say(f"wrote  {shown(root / path)}  {in_words(size)}")
     if facts["alias"]:
         console.say(f"{facts['alias']} is {facts['version']} now")
