@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks._harness import arguments, ratio, show, summary, turns
 from benchmarks._plain_loop import PilImages, write_images
-from peakpoint.trainer.data.pipeline import build_data
+from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.data.sources import Npz
 
 BATCH, PADDING = 128, 4
@@ -44,7 +44,7 @@ def arms(root: Path) -> dict[str, Callable[[], float]]:
         flip=True,
         cutout=0,
     )
-    data = build_data(
+    data = DataModule(
         cfg, seed=0, batch_size=BATCH, eval_batch_size=BATCH, device=torch.device("cpu"), channels_last=True
     )
     peer, epochs = PilImages(root), count()

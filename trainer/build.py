@@ -21,7 +21,7 @@ from peakpoint.optimizers.pruning import pruner
 from peakpoint.optimizers.pruning.settings import PruneSettings
 from peakpoint.optimizers.settings import Factor
 from peakpoint.trainer.config import schema as c
-from peakpoint.trainer.data.pipeline import DataModule, build_data
+from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.loop import Loop, LoopSettings
 from peakpoint.trainer.resume.pruning import FROM_THE_START, Ramp
 from peakpoint.trainer.state import Meter, Progress, TrainState, arithmetic, seed_everything
@@ -119,7 +119,7 @@ def _skip(scheduler: LambdaLR, pruning: pruner.Pruner | None) -> None:
 
 def _read(config: c.Config, device: torch.device) -> DataModule:
     """The data, also those that only the end of the run needs."""
-    data = build_data(
+    data = DataModule(
         config.data,
         seed=config.seed,
         batch_size=config.batch_size,

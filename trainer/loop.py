@@ -77,7 +77,9 @@ class Loop:
                 publish(*last)
                 raise
             if self.signal is not None:
-                return self._end(publish, *last, Interrupted(epoch, progress.step, self.signal))
+                cut = Interrupted(epoch, progress.step, self.signal)
+                publish(*last, cut)
+                return cut
             stop = publish(*last, *self._epoch_done(epoch, metrics))
             self._check_alive(metrics)
             if stop:
@@ -88,7 +90,9 @@ class Loop:
                 reason = f"max_steps={settings.max_steps} is reached"
         if progress.skipped:
             reason += f"; {progress.skipped} of {progress.step} steps were skipped, as they were not finite"
-        return self._end(publish, RunEnd(progress.number, progress.step, reason))
+        end = RunEnd(progress.number, progress.step, reason)
+        publish(end)
+        return end
 
     def _train_epoch(self, epoch: int, publish: Publisher) -> list[Event]:
         """Train one epoch; returns the StepEnd of its last step, to be published with the evaluation.
@@ -213,12 +217,6 @@ class Loop:
         """Whether the last epoch or the last step has been reached."""
         progress, limit = self.state.progress, self.settings.max_steps
         return progress.epoch >= self.settings.epochs or (limit is not None and progress.step >= limit)
-
-    def _end(self, publish: Publisher, *events: Event) -> RunEnd | Interrupted:
-        publish(*events)
-        end = events[-1]
-        assert isinstance(end, RunEnd | Interrupted)
-        return end
 
     @contextmanager
     def signals(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
 from peakpoint.deployment.inference.network import Description, prepare
 from peakpoint.trainer.data import sources  # noqa: F401 (registers)
 from peakpoint.trainer.data.images import load_npz
-from peakpoint.trainer.data.pipeline import Batches, DataModule, build_data
+from peakpoint.trainer.data.pipeline import Batches, DataModule
 from peakpoint.trainer.data.settings import TEST, note_root
 from peakpoint.trainer.evaluation import Classification, autocast_for, evaluate
 
@@ -81,7 +81,7 @@ def data_of(
     except (KeyError, TypeError, ValueError):
         raise _unknown() from None
     note_root(settings.root, by_record=data_root is None)
-    data = build_data(settings, **sizes, device=usable(device), channels_last=bool(config["channels_last"]))
+    data = DataModule(settings, **sizes, device=usable(device), channels_last=bool(config["channels_last"]))
     if trained_with["fingerprint"] not in (None, data.fingerprint):
         raise CheckpointError(
             f"{settings.root or settings.name} is not the data that the run was trained with: "

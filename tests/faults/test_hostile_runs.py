@@ -13,7 +13,7 @@ import torch
 from peakpoint import __main__ as cli
 from peakpoint import load_model
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.state import archive, serialize
 from peakpoint.checkpointing.state.packing import MARK
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
@@ -347,7 +347,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
 def test_a_small_file_that_stands_for_much_is_refused(tmp_path, monkeypatch, make):
-    monkeypatch.setattr(serialize, "FLOOR", 1 << 26)  # of values there are fewer to walk
+    monkeypatch.setattr(archive, "FLOOR", 1 << 26)  # of values there are fewer to walk
     path = tmp_path / "a.pt"
     torch.save({"optimizer_state_dict": make()}, path)
     with pytest.raises(CheckpointError, match=r"refused|damaged"):

@@ -90,15 +90,12 @@ def load_npz(path: Path) -> Images:
             f"{path}: images must have their channels last, (N, H, W, C), and these are {images.shape}: "
             "images.transpose(0, 2, 3, 1) makes that of (N, C, H, W)."
         )
-    labels = _npz_labels(path)
-    if len(labels) != len(images):
-        raise UserError(f"{path}: there are {len(images)} images, but {len(labels)} labels.")
-    if labels.min() < 0 or labels.max() >= len(classes):
-        raise UserError(
-            f"{path}: labels run from {labels.min()} to {labels.max()}, but must be 0 to {len(classes) - 1}."
-        )
+    labels = torch.from_numpy(_npz_labels(path).astype(np.int64))
     images = np.ascontiguousarray(images if images.ndim == 4 else images[..., None])
-    return Images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes)
+    try:
+        return Images(torch.from_numpy(images), labels, classes)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _channels_last(height: int, width: int, last: int) -> bool:

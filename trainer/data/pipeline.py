@@ -11,7 +11,6 @@ Images stay uint8, on the device when they fit there twice.
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,51 +52,53 @@ class ImageStore:
         return images.to(self.device, non_blocking=True), labels
 
 
-@dataclass(kw_only=True)
 class DataModule:
     """The batches of a run: images (B, C, H, W) float32, normalised, and labels (B,) int64, on the device.
 
+    `image_shape` is (C, H, W), and `mean` and `std` are those of each channel over the training part, in
+    [0, 1] units. `steps_per_epoch` counts full batches: what does not fill one is left out of an epoch.
     `fingerprint` says which images and which split were used; `test_fingerprint` which test images, once
     they were read. Both hold plain JSON types.
     """
 
-    cfg: Data
-    seed: int
-    batch_size: int
-    eval_batch_size: int
-    classes: tuple[str, ...]
-    fingerprint: dict[str, str | int]
-    test_fingerprint: dict[str, str | int] | None = None
-    _preparation: Preparation
-    _store: ImageStore
-    _train: Tensor
-    _val: Tensor
-    _test: Images | None = None
+    def __init__(
+        self,
+        cfg: Data,
+        *,
+        seed: int,
+        batch_size: int,
+        eval_batch_size: int,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        """Read the training images and split off the validation part, which depends on `seed` alone.
 
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.classes)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches in the training part; what does not fill one is left out of an epoch."""
-        return len(self._train) // self.batch_size
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images in a batch."""
-        return self._preparation.image_shape
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of each channel over the training part, in [0, 1] units."""
-        return tuple(self._preparation.mean.tolist())
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel over the training part, in [0, 1] units."""
-        return tuple(self._preparation.std.tolist())
+        Raises UserError when the source cannot be read, or is too small for the split or for one batch.
+        """
+        source = cfg.read(TRAIN)
+        train, val = stratified_split(source.labels, cfg.val_fraction, generator_for("split", seed))
+        _check(cfg, source, (len(train), len(val)), batch_size)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.cfg, self.seed = cfg, seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.steps_per_epoch = len(train) // batch_size
+        self.classes, self.num_classes = source.classes, len(source.classes)
+        self._train, self._val = train, val
+        self._test: Images | None = None
+        self._store = ImageStore(source, device)
+        self._preparation = Preparation(cfg, source, train, device, layout)
+        self.image_shape = self._preparation.image_shape
+        self.mean, self.std = (
+            tuple(each.tolist()) for each in (self._preparation.mean, self._preparation.std)
+        )
+        self.test_fingerprint: dict[str, str | int] | None = None
+        self.fingerprint: dict[str, str | int] = {
+            "name": cfg.name,
+            "train_sha256": _sha256(source.images, source.labels),
+            "split_sha256": _sha256(train, val),
+            "train_size": len(train),
+            "val_size": len(val),
+        }
 
     def train_batches(self, epoch: int, start: int = 0) -> Batches:
         """Batches start, start + 1, ... of an epoch, without making those before."""
@@ -146,43 +147,6 @@ class DataModule:
         for part in index.to(store.images.device).split(self.eval_batch_size):
             pixels, labels = store.gather(part)
             yield self._preparation.plain(pixels), labels
-
-
-def build_data(
-    cfg: Data,
-    *,
-    seed: int,
-    batch_size: int,
-    eval_batch_size: int,
-    device: torch.device,
-    channels_last: bool,
-) -> DataModule:
-    """Read the training images and split off the validation part, which depends on `seed` alone.
-
-    Raises UserError when the source cannot be read, or is too small for the split or for one batch.
-    """
-    source = cfg.read(TRAIN)
-    train, val = stratified_split(source.labels, cfg.val_fraction, generator_for("split", seed))
-    _check(cfg, source, (len(train), len(val)), batch_size)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return DataModule(
-        cfg=cfg,
-        seed=seed,
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        classes=source.classes,
-        fingerprint={
-            "name": cfg.name,
-            "train_sha256": _sha256(source.images, source.labels),
-            "split_sha256": _sha256(train, val),
-            "train_size": len(train),
-            "val_size": len(val),
-        },
-        _preparation=Preparation(cfg, source, train, device, layout),
-        _store=ImageStore(source, device),
-        _train=train,
-        _val=val,
-    )
 
 
 def _check(cfg: Data, source: Images, sizes: tuple[int, int], batch_size: int) -> None:

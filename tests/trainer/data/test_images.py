@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.images import Images, load_npz
-from peakpoint.trainer.data.pipeline import build_data
+from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.data.sources import Synthetic
 from tests.trainer.data.data_cases import config, load_test, load_train, refused
 
@@ -91,12 +91,12 @@ def test_npz_without_names_counts_the_classes_of_training(tmp_path):
         ({"images": np.full((6, 8, 8, 3), 300)}, "not int64 of shape (6, 8, 8, 3)."),
         ({"images": np.full((6, 8, 8, 3), np.nan)}, "not float64 of shape (6, 8, 8, 3)."),
         ({"images": np.zeros((0, 4, 5, 3), np.uint8)}, "of shape (0, 4, 5, 3)"),
-        ({"labels": np.arange(5)}, "6 images, but 5 labels"),
+        ({"labels": np.arange(5)}, "Labels must be int64 of shape (6,), not torch.int64 of (5,)."),
         ({"labels": np.zeros(6)}, "labels must be integers of shape (N,), not float64"),
         ({"labels": np.zeros((6, 1), int)}, "of shape (6, 1)"),
-        ({"labels": np.array([0, 1, 2, 3, 0, 0])}, "labels run from 0 to 3, but must be 0 to 2"),
-        ({"labels": np.array([0, 1, 2, -1, 0, 0])}, "labels run from -1 to 2"),
-        ({"labels": np.array([0, 1, 2, -1, 0, 0]), "classes": None}, "labels run from -1 to 2"),
+        ({"labels": np.array([0, 1, 2, 3, 0, 0])}, "Labels run from 0 to 3, but there are 3 classes."),
+        ({"labels": np.array([0, 1, 2, -1, 0, 0])}, "Labels run from -1 to 2"),
+        ({"labels": np.array([0, 1, 2, -1, 0, 0]), "classes": None}, "Labels run from -1 to 2"),
         ({"classes": np.arange(3)}, "classes must be a list of text, not int64"),
         ({"classes": np.array(["a", "b", None], dtype=object)}, "cannot be read as an .npz file"),
         ({"images": np.array([{}], dtype=object)}, "cannot be read as an .npz file"),
@@ -159,7 +159,7 @@ def test_a_class_without_an_image_is_a_warning(tmp_path, caplog, split):
         images = np.zeros((30, 8, 8, 3), np.uint8)
         np.savez(tmp_path / f"{name}.npz", images=images, labels=labels, classes=np.array(["a", "b", "c"]))
     sizes = {"seed": 0, "batch_size": 4, "eval_batch_size": 8}
-    build_data(config("npz", tmp_path), **sizes, device=torch.device("cpu"), channels_last=False).read_test()
+    DataModule(config("npz", tmp_path), **sizes, device=torch.device("cpu"), channels_last=False).read_test()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(f"no {split} image is of class 'c': ")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.images import stratified_split
-from peakpoint.trainer.data.pipeline import DataModule, build_data, generator_for
+from peakpoint.trainer.data.pipeline import DataModule, generator_for
 from peakpoint.trainer.data.settings import Data
 from tests.skips import NO_CUDA
 from tests.trainer.data.data_cases import config
@@ -31,7 +31,7 @@ def cfg(tmp_path):
 
 
 def make(cfg: Data, seed: int = 3, channels_last: bool = True, batch_size: int = 16) -> DataModule:
-    return build_data(
+    return DataModule(
         cfg, seed=seed, batch_size=batch_size, eval_batch_size=10, device=CPU, channels_last=channels_last
     )
 
@@ -268,7 +268,7 @@ def test_grey_images_have_one_channel(cfg, tmp_path):
 @pytest.mark.parametrize("resident", [True, False])
 def test_a_gpu_gets_the_batches_of_the_cpu_and_never_waits(cfg, resident):
     cfg, cuda = replace(cfg, cutout=3, image_size=12), torch.device("cuda")
-    data = build_data(cfg, seed=3, batch_size=16, eval_batch_size=10, device=cuda, channels_last=True)
+    data = DataModule(cfg, seed=3, batch_size=16, eval_batch_size=10, device=cuda, channels_last=True)
     if not resident:  # as where the images do not fit
         data._store.images, data._store.labels = data._store.images.cpu(), data._store.labels.cpu()
         data._store.pinned = True
