@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from peakpoint.checkpointing.manager import Manager, Options
-from peakpoint.checkpointing.policies.interval import IntervalSettings
+from peakpoint.checkpointing.policies.interval import Interval
 from peakpoint.checkpointing.storage.store import Store
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ def rolling(
     options = Options(
         background=background, on_error="stop", git_commit=None, resumed_from=None, compress=compress
     )
-    policy = IntervalSettings(epochs=None, steps=1, keep_last=10**9).build()
+    policy = Interval(epochs=None, steps=1, keep_last=10**9).build()
     return Manager(store, {"interval": policy}, state, options=options)
 
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from peakpoint.base.registry import register
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import Event
 from peakpoint.checkpointing.manager import Manager, Options
-from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policies.interval import Interval
 from peakpoint.checkpointing.policy import Decision
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.models import Model
@@ -130,7 +130,8 @@ def ours(trial: Trial) -> None:
     store = Store(trial.folder / "checkpoints", "benchmark")
     interval = parts.policies.get("interval")
     if isinstance(interval, Interval):
-        parts.policies["interval"] = _Until(interval.settings, trial.last)
+        parts.policies["interval"] = until = _Until(**asdict(interval))
+        until.last = trial.last
     parts.data.train_batches = lambda *_: iter(trial.batches)  # type: ignore[method-assign]
     with (
         closing(JsonLines(trial.folder, 0, set())) as lines,
@@ -146,12 +147,10 @@ def ours(trial: Trial) -> None:
 class _Until(Interval):
     """Saves as the run's own policy does, up to a step."""
 
-    def __init__(self, settings: IntervalSettings, last: float) -> None:
-        super().__init__(settings)
-        self._last = last
+    last = float("inf")
 
     def decide(self, event: Event) -> list[Decision]:
-        return super().decide(event) if event.step <= self._last else []
+        return super().decide(event) if event.step <= self.last else []
 
 
 def lightning_arm() -> Arm:

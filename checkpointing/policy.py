@@ -56,23 +56,10 @@ class Outlook:
     sparsity: float
 
 
-class PolicySettings:
-    """The settings of a policy that has counters of its own."""
+class Policy:
+    """Decides on events and says what to keep: derive a dataclass from it, and write `decide`.
 
-    def build(self) -> "Policy":
-        """The policy, which has seen nothing yet."""
-        raise NotImplementedError
-
-    def at_most(self, run: Outlook) -> int | None:  # noqa: ARG002
-        """How many checkpoints the policy keeps at once, at most; None where that is not known."""
-        return None
-
-
-class Policy(PolicySettings):
-    """Decides on events and says what to keep: derive from it, and write `decide`.
-
-    Its state is counters only, never settings: on resume the configuration wins. A policy without counters
-    can be a dataclass that is registered, and so its own settings.
+    Its fields are the settings; its state is counters only, never settings: on resume the configuration wins.
     """
 
     @property
@@ -86,9 +73,13 @@ class Policy(PolicySettings):
         return ()
 
     def build(self) -> "Policy":
-        """The policy, which has seen nothing yet, where it is its own settings."""
+        """A policy of these settings, which has seen nothing yet."""
         made: Policy = replace(self)  # type: ignore[type-var]
         return made
+
+    def at_most(self, run: Outlook) -> int | None:  # noqa: ARG002
+        """How many checkpoints the policy keeps at once, at most; None where that is not known."""
+        return None
 
     def decide(self, event: Event) -> list[Decision]:
         """What to do about an event; called once for each, in order."""

@@ -20,7 +20,7 @@ def world(tmp_path):
     made = []
 
     def make(*, run="run", **settings):
-        policies = {name: s if hasattr(s, "decide") else s.build() for name, s in settings.items()}
+        policies = {name: s.build() if hasattr(s, "build") else s for name, s in settings.items()}
         made.append(World(tmp_path / "checkpoints", run=run, **policies))
         return made[-1]
 

@@ -6,22 +6,18 @@ from typing import Any
 
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
-from peakpoint.checkpointing.policies import ranking
-from peakpoint.checkpointing.policies.ranking import (
-    Peak,
-    check_count,
-    check_min_delta,
-    check_mode,
-    check_types,
-    read_peak,
-)
-from peakpoint.checkpointing.policy import Decision, Outlook, Policy, PolicySettings, Stop, better, ranked
+from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_metric, check_types, read_peak
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, Stop, better, ranked
 
 
 @register("policy", "early_stopping")
 @dataclass(kw_only=True)
-class EarlyStoppingSettings(PolicySettings):
-    """`mode` is max or min; `patience` counts evaluations; `min_delta` is in units of the metric."""
+class EarlyStopping(Policy):
+    """Never saves. A value that cannot be ranked (missing, NaN, infinite) is no improvement.
+
+    A metric that was never measured yet does not count at all. `mode` is max or min; `patience` counts
+    evaluations; `min_delta` is in units of the metric.
+    """
 
     metric: str
     mode: str
@@ -30,53 +26,35 @@ class EarlyStoppingSettings(PolicySettings):
 
     def __post_init__(self) -> None:
         check_types("early_stopping", self)
-        check_mode("early_stopping.mode", self.mode)
+        check_metric("early_stopping", self.metric, self.mode, self.min_delta)
         check_count("early_stopping.patience", self.patience)
-        check_min_delta("early_stopping.min_delta", self.min_delta)
-
-    def build(self) -> "EarlyStopping":
-        """The policy, which has seen nothing yet."""
-        return EarlyStopping(self)
+        self._peak: Peak | None = None
+        self._waited = 0
 
     def at_most(self, run: Outlook) -> int:  # noqa: ARG002
         """How many checkpoints the policy keeps at once, at most."""
         return 0
 
-
-class EarlyStopping(Policy):
-    """Never saves. A value that cannot be ranked (missing, NaN, infinite) is no improvement.
-
-    A metric that was never measured yet does not count at all.
-    """
-
-    def __init__(self, settings: EarlyStoppingSettings) -> None:
-        self.settings = settings
-        ranking.warn_of_mode(settings.metric, settings.mode)
-        self._peak: Peak | None = None
-        self._waited = 0
-
     @property
     def watched(self) -> Collection[str]:
         """The metrics that it goes by."""
-        return (self.settings.metric,)
+        return (self.metric,)
 
     def decide(self, event: Event) -> list[Decision]:
         """Stop after `patience` evaluations in a row without improvement."""
         if not isinstance(event, EvalEnd):
             return []
-        if self._peak is None and self.settings.metric not in event.metrics:
+        if self._peak is None and self.metric not in event.metrics:
             return []  # never measured: the manager warns of it, and it is no lack of improvement
-        value, peak = ranked(event.metrics, self.settings.metric), self._peak
-        if value is not None and better(
-            value, peak and peak["value"], self.settings.mode, self.settings.min_delta
-        ):
+        value, peak = ranked(event.metrics, self.metric), self._peak
+        if value is not None and better(value, peak and peak["value"], self.mode, self.min_delta):
             self._peak, self._waited = Peak(value=value, epoch=event.epoch), 0
             return []
         self._waited += 1
-        return [Stop(self._reason())] if self._waited >= self.settings.patience else []
+        return [Stop(self._reason())] if self._waited >= self.patience else []
 
     def _reason(self) -> str:
-        metric, min_delta = self.settings.metric, self.settings.min_delta
+        metric, min_delta = self.metric, self.min_delta
         if self._peak is None:
             return f"{metric} was not finite in all {self._waited} evaluations"
         return (

@@ -6,18 +6,24 @@ from dataclasses import dataclass
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EpochEnd, Event, StepEnd
 from peakpoint.checkpointing.policies.ranking import check_count, check_types, newest
-from peakpoint.checkpointing.policy import Decision, Outlook, Policy, PolicySettings, Save
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, Save
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @register("policy", "interval")
 @dataclass(kw_only=True)
-class IntervalSettings(PolicySettings):
-    """`epochs` and `steps` are periods, None for never; `keep_last` counts checkpoints."""
+class Interval(Policy):
+    """Rolling training checkpoints: an epoch or a step is due or it is not.
+
+    `epochs` and `steps` are periods, None for never; `keep_last` counts checkpoints.
+    """
 
     epochs: int | None
     steps: int | None
     keep_last: int
+
+    tag = "interval"
+    tags = (tag,)
 
     def __post_init__(self) -> None:
         check_types("interval", self)
@@ -25,29 +31,15 @@ class IntervalSettings(PolicySettings):
         check_count("interval.steps", self.steps)
         check_count("interval.keep_last", self.keep_last)
 
-    def build(self) -> "Interval":
-        """The policy, which has seen nothing yet."""
-        return Interval(self)
-
     def at_most(self, run: Outlook) -> int:
         """How many checkpoints the policy keeps at once, at most."""
         by_epoch = run.epochs // self.epochs if self.epochs else 0
         by_step = run.steps // self.steps if self.steps else 0
         return min(self.keep_last, by_epoch + by_step)
 
-
-class Interval(Policy):
-    """Rolling training checkpoints. It needs no memory: an epoch or a step is due or it is not."""
-
-    tag = "interval"
-    tags = (tag,)
-
-    def __init__(self, settings: IntervalSettings) -> None:
-        self.settings = settings
-
     def decide(self, event: Event) -> list[Decision]:
         """Save when the number of whole epochs or of steps is a multiple of its period."""
-        epochs, steps = self.settings.epochs, self.settings.steps
+        epochs, steps = self.epochs, self.steps
         if isinstance(event, StepEnd) and steps is not None and event.step % steps == 0:
             return [Save(self.tag, f"step {event.step}, every {steps}")]
         if not isinstance(event, EpochEnd) or epochs is None:
@@ -58,4 +50,4 @@ class Interval(Policy):
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
         """The newest `keep_last` of its own."""
-        return newest(manifests, self.tag, self.settings.keep_last)
+        return newest(manifests, self.tag, self.keep_last)

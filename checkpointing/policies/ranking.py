@@ -2,15 +2,15 @@
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from peakpoint.base import given
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.metrics import direction
-from peakpoint.checkpointing.policy import better, order, ranked
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.policy import Decision, Policy, Save, better, order, ranked
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 from peakpoint.checkpointing.storage.naming import safe_name
 
 log = logging.getLogger("peakpoint")
@@ -39,9 +39,11 @@ def check_types(name: str, settings: Any) -> None:
             )
 
 
-def check_mode(option: str, mode: str) -> None:
-    """Raise CheckpointError unless `mode` is max or min."""
-    check(mode in ("max", "min"), option, mode, "max or min")
+def check_metric(option: str, metric: str, mode: str, min_delta: float = 0.0) -> None:
+    """Raise CheckpointError unless `mode` is max or min, and `min_delta` finite and not negative."""
+    check(mode in ("max", "min"), f"{option}.mode", mode, "max or min")
+    check(0 <= min_delta < float("inf"), f"{option}.min_delta", min_delta, "at least 0 and finite")
+    warn_of_mode(metric, mode)
 
 
 @functools.cache
@@ -55,11 +57,6 @@ def warn_of_mode(metric: str, mode: str) -> None:
         )  # fmt: skip
 
 
-def check_min_delta(option: str, min_delta: float) -> None:
-    """Raise CheckpointError unless `min_delta` is finite and not negative."""
-    check(0 <= min_delta < float("inf"), option, min_delta, "at least 0 and finite")
-
-
 def check_count(option: str, count: int | None) -> None:
     """Raise CheckpointError unless `count` is at least 1, or None."""
     check(count is None or count >= 1, option, count, "at least 1")
@@ -68,13 +65,6 @@ def check_count(option: str, count: int | None) -> None:
 def stem(role: str, value: float, epoch: int) -> str:
     """The file name of a milestone, without its suffix."""
     return safe_name(f"{role}_{value:.4f}_epoch_{epoch:04d}")
-
-
-def comparison(value: float, peak: Peak | None) -> str:
-    """The end of a reason for saving: what the value was compared with."""
-    if peak is None:
-        return f"{value:.4f} is the first"
-    return f"{value:.4f} beats {peak['value']:.4f} of epoch {peak['epoch']}"
 
 
 def read_peak(state: Peak) -> Peak:
@@ -106,30 +96,6 @@ def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[f
     return [(value, manifest) for (_, value), manifest in found.items()]
 
 
-def reconcile(
-    peaks: dict[str, Peak], roles: Mapping[str, tuple[str, str, str]], manifests: Sequence[Manifest]
-) -> list[str]:
-    """Replace each peak that no checkpoint reaches by the best value that one has; returns a sentence each.
-
-    `roles` has the tag, the metric and its mode by the keys of `peaks`.
-    """
-    lost = []
-    for key, peak in list(peaks.items()):
-        tag, metric, mode = roles[key]
-        pairs = scored(manifests, tag, metric)
-        value, there = max(pairs, key=lambda p: (order(p[0], mode), p[1].sequence), default=(None, None))
-        if value is not None and not better(peak["value"], value, mode):
-            continue
-        what = f"{peak['value']:.4f} of epoch {peak['epoch']}, the {tag}, is in no checkpoint"
-        if value is None or there is None:
-            del peaks[key]
-            lost.append(f"{what}: the next value is saved")
-        else:
-            peaks[key] = Peak(value=value, epoch=there.epoch)
-            lost.append(f"{what}: what beats {value:.4f} of epoch {there.epoch} is saved")
-    return lost
-
-
 def best(
     manifests: Sequence[Manifest], *, tag: str, metric: str, mode: str, keep: int | None, peak: Peak | None
 ) -> dict[Manifest, str]:
@@ -145,3 +111,85 @@ def best(
     # A run resumed from an older checkpoint may trail a better file that it wrote before.
     current = [m for value, m in pairs if peak == Peak(value=value, epoch=m.epoch)][:1]
     return {m: f"the current {tag}: {m.metrics[metric]:.4f}" for m in current} | kept
+
+
+class Role(NamedTuple):
+    """A role that goes to the best by a metric; better means better by more than `min_delta`."""
+
+    tag: str
+    metric: str
+    mode: str
+    min_delta: float
+
+
+class Ranked(Policy):
+    """A policy that saves the best for each of its roles and keeps the best `keep` of each, all for None.
+
+    `roles` are by the keys under which the counters have the values that were best so far.
+    """
+
+    roles: dict[str, Role]
+    keep: int | None
+
+    def __post_init__(self) -> None:
+        self._peaks: dict[str, Peak] = {}
+
+    @property
+    def tags(self) -> Collection[str]:
+        """The roles that it gives out."""
+        return {role.tag for role in self.roles.values()}
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The metrics that it goes by."""
+        return {role.metric for role in self.roles.values()}
+
+    def improved(self, key: str, value: float, epoch: int, what: str) -> list[Decision]:
+        """A save when a value is better than the best of a role so far; `what` begins its reason."""
+        role, peak = self.roles[key], self._peaks.get(key)
+        if not better(value, peak and peak["value"], role.mode, role.min_delta):
+            return []
+        self._peaks[key] = Peak(value=value, epoch=epoch)
+        compared = "is the first" if peak is None else f"beats {peak['value']:.4f} of epoch {peak['epoch']}"
+        return [Save(role.tag, f"{what} {value:.4f} {compared}", MILESTONE, stem(role.tag, value, epoch))]
+
+    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
+        """For each role the best `keep` of its own, the current best among them."""
+        kept: dict[Manifest, str] = {}
+        for key, role in self.roles.items():
+            found = best(
+                manifests,
+                tag=role.tag,
+                metric=role.metric,
+                mode=role.mode,
+                keep=self.keep,
+                peak=self._peaks.get(key),
+            )
+            kept |= {m: f"{kept[m]}; {why}" if m in kept else why for m, why in found.items()}
+        return kept
+
+    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
+        """Replace each best that no checkpoint reaches by the best that one has; returns a sentence each."""
+        lost = []
+        for key, peak in list(self._peaks.items()):
+            tag, metric, mode, _ = self.roles[key]
+            pairs = scored(manifests, tag, metric)
+            value, there = max(pairs, key=lambda p: (order(p[0], mode), p[1].sequence), default=(None, None))
+            if value is not None and not better(peak["value"], value, mode):
+                continue
+            what = f"{peak['value']:.4f} of epoch {peak['epoch']}, the {tag}, is in no checkpoint"
+            if value is None or there is None:
+                del self._peaks[key]
+                lost.append(f"{what}: the next value is saved")
+            else:
+                self._peaks[key] = Peak(value=value, epoch=there.epoch)
+                lost.append(f"{what}: what beats {value:.4f} of epoch {there.epoch} is saved")
+        return lost
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value and its epoch for each role."""
+        return {"best": {key: dict(peak) for key, peak in self._peaks.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take those of the roles that are still configured; a new role starts from nothing."""
+        self._peaks = {key: read_peak(peak) for key, peak in state["best"].items() if key in self.roles}

@@ -1,31 +1,21 @@
 """Save the best checkpoint for each sparsity target while a network is pruned."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
-from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import (
-    Peak,
+    Ranked,
+    Role,
     check,
     check_count,
-    check_min_delta,
-    check_mode,
+    check_metric,
     check_types,
 )
-from peakpoint.checkpointing.policy import (
-    Decision,
-    Outlook,
-    Policy,
-    PolicySettings,
-    Save,
-    better,
-    order,
-    ranked,
-)
-from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
+from peakpoint.checkpointing.policy import Decision, Outlook, order, ranked
+from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.naming import safe_name
 
 SLACK = 1e-6
@@ -34,8 +24,10 @@ SLACK = 1e-6
 
 @register("policy", "sparsity")
 @dataclass(kw_only=True)
-class SparsitySettings(PolicySettings):
-    """`targets` are fractions of zeros; those of 0 or less are ignored, so that a dense run may name one.
+class Sparsity(Ranked):
+    """Milestones by target; each target has its own best and its own tag.
+
+    `targets` are fractions of zeros; those of 0 or less are ignored, so that a dense run may name one.
 
     `rule` at_least counts evaluations at or above the target; window those within `tolerance` of it, and
     with `jump_over` also the first one after a leap from below the window to above it. `settled` is the
@@ -54,79 +46,52 @@ class SparsitySettings(PolicySettings):
 
     def __post_init__(self) -> None:
         check_types("sparsity", self)
-        check_mode("sparsity.mode", self.mode)
-        check_min_delta("sparsity.min_delta", self.min_delta)
+        check_metric("sparsity", self.metric, self.mode, self.min_delta)
         check(all(t < 1 for t in self.targets), "sparsity.targets", self.targets, "fractions below 1")
         check(self.rule in ("at_least", "window"), "sparsity.rule", self.rule, "at_least or window")
         check(0 <= self.tolerance < 1, "sparsity.tolerance", self.tolerance, "at least 0 and below 1")
         check(self.settled >= 0, "sparsity.settled", self.settled, "at least 0")
         check_count("sparsity.keep", self.keep)
-
-    def build(self) -> "Sparsity":
-        """The policy, which has seen nothing yet."""
-        return Sparsity(self)
+        targets = sorted({round(t, 6) for t in self.targets if t > SLACK})
+        self._targets = {tag(self.metric, target): target for target in targets}
+        self.roles = {role: Role(role, self.metric, self.mode, self.min_delta) for role in self._targets}
+        self._landed: dict[str, float] = {}  # where a leap over a window ended, until it was used
+        self._previous = 0.0
+        self._mask_version: int | None = None
+        self._unchanged = 0
+        self._unranked = 0
+        super().__post_init__()
 
     def at_most(self, run: Outlook) -> int:
         """How many checkpoints the policy keeps at once, at most."""
         reached = {round(t, 6) for t in self.targets if 0 < t <= run.sparsity + SLACK}
         return len(reached) * min(run.epochs, self.keep or run.epochs)
 
-
-class Sparsity(Policy):
-    """Milestones by target; each target has its own best and its own tag."""
-
-    def __init__(self, settings: SparsitySettings) -> None:
-        self.settings = settings
-        ranking.warn_of_mode(settings.metric, settings.mode)
-        targets = sorted({round(t, 6) for t in settings.targets if t > SLACK})
-        self.targets = {tag(settings.metric, target): target for target in targets}
-        self._peaks: dict[str, Peak] = {}
-        self._landed: dict[str, float] = {}  # where a leap over a window ended, until it was used
-        self._previous = 0.0
-        self._mask_version: int | None = None
-        self._unchanged = 0
-        self._unranked = 0
-
-    @property
-    def tags(self) -> Collection[str]:
-        """The roles that it gives out."""
-        return self.targets.keys()
-
-    @property
-    def watched(self) -> Collection[str]:
-        """The metrics that it goes by."""
-        return (self.settings.metric,) if self.targets else ()
-
     def decide(self, event: Event) -> list[Decision]:
         """A save for each target that is met with a better value than before."""
         decisions: list[Decision] = []
         if not isinstance(event, EvalEnd):
             return decisions
-        value = ranked(event.metrics, self.settings.metric)
+        value = ranked(event.metrics, self.metric)
         self._unranked += value is None
         self._unchanged = self._unchanged + 1 if event.mask_version == self._mask_version else 0
         self._mask_version = event.mask_version
-        for role, target in self.targets.items():
+        for role, target in self._targets.items():
             met = self._meets(role, target, event.sparsity)
-            if value is None or not met or self._unchanged < self.settings.settled:
-                continue
-            self._landed.pop(role, None)
-            peak = self._peaks.get(role)
-            if better(value, peak and peak["value"], self.settings.mode, self.settings.min_delta):
-                self._peaks[role] = Peak(value=value, epoch=event.epoch)
-                compared = ranking.comparison(value, peak)
-                reason = f"{self.settings.metric} at sparsity {event.sparsity:.4f}: {compared}"
-                decisions.append(Save(role, reason, MILESTONE, ranking.stem(role, value, event.epoch)))
+            if value is not None and met and self._unchanged >= self.settled:
+                self._landed.pop(role, None)
+                what = f"{self.metric} at sparsity {event.sparsity:.4f}:"
+                decisions += self.improved(role, value, event.epoch, what)
         self._previous = event.sparsity
         return decisions
 
     def _meets(self, role: str, target: float, sparsity: float) -> bool:
-        if self.settings.rule == "at_least":
+        if self.rule == "at_least":
             return sparsity >= target - SLACK
-        tolerance = self.settings.tolerance + SLACK
+        tolerance = self.tolerance + SLACK
         if abs(sparsity - target) <= tolerance:
             return True
-        if not self.settings.jump_over:
+        if not self.jump_over:
             return False
         # A leap that is not settled or not ranked yet waits, but only while the sparsity stays where it is.
         if self._previous < target - tolerance and sparsity > target + tolerance:
@@ -135,30 +100,10 @@ class Sparsity(Policy):
             del self._landed[role]
         return role in self._landed
 
-    def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
-        """For each target the best `keep` of its own, the current best among them."""
-        kept: dict[Manifest, str] = {}
-        for role in self.targets:
-            found = ranking.best(
-                manifests,
-                tag=role,
-                metric=self.settings.metric,
-                mode=self.settings.mode,
-                keep=self.settings.keep,
-                peak=self._peaks.get(role),
-            )
-            kept |= {m: f"{kept[m]}; {why}" if m in kept else why for m, why in found.items()}
-        return kept
-
-    def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
-        """Count as best only what some checkpoint holds; returns what is lost."""
-        roles = {role: (role, self.settings.metric, self.settings.mode) for role in self.targets}
-        return ranking.reconcile(self._peaks, roles, manifests)
-
     def state_dict(self) -> dict[str, Any]:
         """The best value and its epoch by role, and what the rules remember of earlier evaluations."""
         return {
-            "best": {role: dict(peak) for role, peak in self._peaks.items()},
+            **super().state_dict(),
             "landed": dict(self._landed),
             "previous_sparsity": self._previous,
             "mask_version": self._mask_version,
@@ -168,8 +113,8 @@ class Sparsity(Policy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the counters of the targets that are still configured; a new target starts from nothing."""
-        self._peaks = {t: ranking.read_peak(p) for t, p in state["best"].items() if t in self.targets}
-        self._landed = {t: float(s) for t, s in state["landed"].items() if t in self.targets}
+        super().load_state_dict(state)
+        self._landed = {t: float(s) for t, s in state["landed"].items() if t in self.roles}
         self._previous = float(state["previous_sparsity"])
         version = state["mask_version"]
         self._mask_version = None if version is None else int(version)

@@ -7,12 +7,11 @@ from typing import Any
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
-from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_mode, check_types
+from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_metric, check_types
 from peakpoint.checkpointing.policy import (
     Decision,
     Outlook,
     Policy,
-    PolicySettings,
     Save,
     better,
     order,
@@ -23,49 +22,37 @@ from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 
 @register("policy", "top_k")
 @dataclass(kw_only=True)
-class TopKSettings(PolicySettings):
-    """`mode` is max or min; `k` counts checkpoints."""
+class TopK(Policy):
+    """Saves what is among the `k` best so far, by `mode` max or min; of equal values the earlier stays."""
 
     metric: str
     mode: str
     k: int
 
+    tag = "top_k"
+    tags = (tag,)
+
     def __post_init__(self) -> None:
         check_types("top_k", self)
-        check_mode("top_k.mode", self.mode)
+        check_metric("top_k", self.metric, self.mode)
         check_count("top_k.k", self.k)
-
-    def build(self) -> "TopK":
-        """The policy, which has seen nothing yet."""
-        return TopK(self)
+        self._peaks: list[Peak] = []  # best first
+        self._unranked = 0
 
     def at_most(self, run: Outlook) -> int:
         """How many checkpoints the policy keeps at once, at most."""
         return min(run.epochs, self.k)
 
-
-class TopK(Policy):
-    """Saves what is among the k best so far; of equal values the earlier one stays."""
-
-    tag = "top_k"
-    tags = (tag,)
-
-    def __init__(self, settings: TopKSettings) -> None:
-        self.settings = settings
-        ranking.warn_of_mode(settings.metric, settings.mode)
-        self._peaks: list[Peak] = []  # best first
-        self._unranked = 0
-
     @property
     def watched(self) -> Collection[str]:
         """The metrics that it goes by."""
-        return (self.settings.metric,)
+        return (self.metric,)
 
     def decide(self, event: Event) -> list[Decision]:
         """Save when fewer than k values so far are as good."""
         if not isinstance(event, EvalEnd):
             return []
-        metric, mode, k = self.settings.metric, self.settings.mode, self.settings.k
+        metric, mode, k = self.metric, self.mode, self.k
         value = ranked(event.metrics, metric)
         if value is None:
             self._unranked += 1
@@ -80,7 +67,7 @@ class TopK(Policy):
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
         """The k best of its own."""
-        metric, mode, k = self.settings.metric, self.settings.mode, self.settings.k
+        metric, mode, k = self.metric, self.mode, self.k
         pairs = ranking.scored(manifests, self.tag, metric)
         pairs.sort(key=lambda pair: (-order(pair[0], mode), pair[1].sequence))
         return {
@@ -90,7 +77,7 @@ class TopK(Policy):
 
     def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
         """Count only values that some checkpoint has, or that k are as good as; returns what is lost."""
-        metric, mode, k = self.settings.metric, self.settings.mode, self.settings.k
+        metric, mode, k = self.metric, self.mode, self.k
         there = [value for value, _ in ranking.scored(manifests, self.tag, metric)]
         gone = [
             peak

@@ -1,59 +1,47 @@
 """Save at a period of minutes, for runs whose epochs take hours."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import Event, StepEnd
 from peakpoint.checkpointing.policies.ranking import check, check_count, check_types, newest
-from peakpoint.checkpointing.policy import Decision, Outlook, Policy, PolicySettings, Save
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, Save
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 
 @register("policy", "wall_clock")
 @dataclass(kw_only=True)
-class WallClockSettings(PolicySettings):
-    """`minutes` is the period, None for never; `keep_last` counts checkpoints."""
+class WallClock(Policy):
+    """Saves at the first step after the period has passed, of `minutes`, None for never.
+
+    `keep_last` counts checkpoints. It saves no state: what is in a checkpoint must not depend on the clock,
+    so a resumed run starts a new period.
+    """
 
     minutes: float | None
     keep_last: int
+
+    tag = "wall_clock"
+    tags = (tag,)
 
     def __post_init__(self) -> None:
         check_types("wall_clock", self)
         check(self.minutes is None or self.minutes > 0, "wall_clock.minutes", self.minutes, "above 0")
         check_count("wall_clock.keep_last", self.keep_last)
-
-    def build(self) -> "WallClock":
-        """The policy, which has seen nothing yet."""
-        return WallClock(self)
+        self._since = time.monotonic()
 
     def at_most(self, run: Outlook) -> int:  # noqa: ARG002
         """How many checkpoints the policy keeps at once, at most."""
         return self.keep_last if self.minutes else 0
 
-
-class WallClock(Policy):
-    """Saves at the first step after the period has passed; `clock` gives seconds and never goes back.
-
-    It saves no state: what is in a checkpoint must not depend on the clock, so a resumed run starts a
-    new period.
-    """
-
-    tag = "wall_clock"
-    tags = (tag,)
-
-    def __init__(self, settings: WallClockSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self.settings = settings
-        self._clock = clock
-        self._since = clock()
-
     def decide(self, event: Event) -> list[Decision]:
         """Look at the clock after each step."""
-        minutes = self.settings.minutes
+        minutes = self.minutes
         if minutes is None or not isinstance(event, StepEnd):
             return []
-        now = self._clock()
+        now = time.monotonic()
         if now - self._since < 60 * minutes:
             return []
         self._since = now
@@ -61,4 +49,4 @@ class WallClock(Policy):
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
         """The newest `keep_last` of its own."""
-        return newest(manifests, self.tag, self.settings.keep_last)
+        return newest(manifests, self.tag, self.keep_last)

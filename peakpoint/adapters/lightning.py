@@ -1,7 +1,7 @@
 """A Lightning callback: the policies decide, the store keeps, and Lightning resumes from the files.
 
-    best = Best(BestSettings(metrics={"val_acc": Metric(mode="max", min_delta=0.0)}, keep=3))
-    rolling = Interval(IntervalSettings(epochs=1, steps=None, keep_last=2))
+    best = Best(metrics={"val_acc": Metric(mode="max", min_delta=0.0)}, keep=3)
+    rolling = Interval(epochs=1, steps=None, keep_last=2)
     callback = PeakpointCheckpoint("checkpoints", {"best": best, "rolling": rolling})
     trainer = Trainer(callbacks=[callback], enable_checkpointing=False)
     trainer.fit(model, ckpt_path=newest("checkpoints"), weights_only=True)

@@ -1,7 +1,7 @@
 """A callback for the transformers Trainer: the policies decide, the store keeps, the Trainer resumes.
 
-best = Best(BestSettings(metrics={"eval_loss": Metric(mode="min", min_delta=0.0)}, keep=3))
-rolling = Interval(IntervalSettings(epochs=None, steps=500, keep_last=2))
+best = Best(metrics={"eval_loss": Metric(mode="min", min_delta=0.0)}, keep=3)
+rolling = Interval(epochs=None, steps=500, keep_last=2)
 callback = PeakpointCallback("checkpoints", {"best": best, "rolling": rolling})
 trainer = Trainer(model, TrainingArguments(save_strategy="no", ...), callbacks=[callback], ...)
 trainer.train(resume_from_checkpoint=callback.resume_folder())

@@ -15,8 +15,8 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.checkpointing.metrics import mode_of
 from peakpoint.checkpointing.policies import ranking
-from peakpoint.checkpointing.policies.best import Best, BestSettings, Metric
-from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policies.best import Best, Metric
+from peakpoint.checkpointing.policies.interval import Interval
 from peakpoint.checkpointing.policies.ranking import Peak
 from peakpoint.checkpointing.policy import Save, order
 from peakpoint.checkpointing.state import objects, optimizer_state
@@ -49,8 +49,7 @@ class CheckpointManager:
         """`compress` packs zeros away, exactly; worth it for pruned networks."""
         self.root = given.path(checkpoint_dir, "checkpoint_dir")
         keep_last = given.whole("max_training_checkpoints", max_training_checkpoints, least=1)
-        settings = IntervalSettings(epochs=None, steps=None, keep_last=keep_last)
-        self._rolling = Interval(settings)
+        self._rolling = Interval(epochs=None, steps=None, keep_last=keep_last)
         self._save_optimizer, self._save_scheduler = save_optimizer, save_scheduler
         self._recorder = Recorder(self.root, compress=compress)
         self._step = max((m.global_step for m in listing.in_tier(self.root, TRAINING)), default=0)
@@ -135,7 +134,7 @@ class CheckpointManager:
         mode = self._mode(given.text("metric_name", metric_name), mode)
         epoch = given.whole("epoch", epoch)
         values = numbers({metric_name: metric_value})
-        best = Best(BestSettings(metrics={metric_name: Metric(mode=mode, min_delta=0.0)}, keep=None))
+        best = Best(metrics={metric_name: Metric(mode=mode, min_delta=0.0)}, keep=None)
         best.load_state_dict({"best": self._peak(metric_name, mode), "unranked": {}})
         decisions = best.decide(EvalEnd(epoch, self._step, values, 0.0, 0))
         if not math.isfinite(values[metric_name]):

@@ -10,10 +10,8 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from peakpoint import CheckpointError, load, load_checkpoint, load_model
-from peakpoint.checkpointing.policies.best import Best
-from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
-from peakpoint.checkpointing.policies.interval import Interval
-from peakpoint.checkpointing.policies.top_k import TopK, TopKSettings
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
+from peakpoint.checkpointing.policies.top_k import TopK
 from peakpoint.checkpointing.storage import store
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.policies import policy_cases as case
@@ -55,7 +53,7 @@ def loaders():
 
 
 def rolling(keep=2, **periods):
-    return {"rolling": Interval(case.interval(**(periods or {"epochs": 1}), keep_last=keep))}
+    return {"rolling": case.interval(**(periods or {"epochs": 1}), keep_last=keep)}
 
 
 def fit(
@@ -74,7 +72,7 @@ def fit(
 
 
 def best():
-    return {"best": Best(case.best(val_acc="max"))}
+    return {"best": case.best(val_acc="max")}
 
 
 def milestones(root):
@@ -149,8 +147,8 @@ def test_a_damaged_file_is_passed_over(tmp_path):
 
 
 def test_a_policy_stops_the_fit(tmp_path):
-    settings = EarlyStoppingSettings(metric="val_acc", mode="max", patience=2, min_delta=0.0)
-    trainer = fit(tmp_path, 9, policies={"stop": EarlyStopping(settings)})
+    settings = EarlyStopping(metric="val_acc", mode="max", patience=2, min_delta=0.0)
+    trainer = fit(tmp_path, 9, policies={"stop": settings})
     assert trainer.current_epoch == 3
 
 
@@ -183,11 +181,11 @@ def test_a_checkpoint_of_lightning_itself_is_loaded_with_a_warning(tmp_path, cap
 
 
 def test_a_metric_of_another_name_is_a_warning_at_the_first_evaluation(tmp_path, caplog):
-    settings = EarlyStoppingSettings(metric="val_accuracy", mode="max", patience=1, min_delta=0.0)
+    settings = EarlyStopping(metric="val_accuracy", mode="max", patience=1, min_delta=0.0)
     policies = {
-        "best": Best(case.best(val_accuracy="max")),
-        "top_k": TopK(TopKSettings(metric="val_accuracy", mode="max", k=2)),
-        "stop": EarlyStopping(settings),
+        "best": case.best(val_accuracy="max"),
+        "top_k": TopK(metric="val_accuracy", mode="max", k=2),
+        "stop": settings,
     }
     trainer = fit(tmp_path, 4, policies=policies)
     assert trainer.global_step == 12  # early stopping stops nothing by a name that is not there

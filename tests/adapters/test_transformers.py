@@ -8,9 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from peakpoint import load
-from peakpoint.checkpointing.policies.best import Best
-from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
-from peakpoint.checkpointing.policies.interval import Interval, IntervalSettings
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
+from peakpoint.checkpointing.policies.interval import Interval
 from peakpoint.checkpointing.storage import store
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.policies import policy_cases as case
@@ -41,7 +40,7 @@ def rows():
 
 
 def rolling(keep=2, **periods):
-    return Interval(IntervalSettings(**{"epochs": None, "steps": None, **periods}, keep_last=keep))
+    return Interval(**{"epochs": None, "steps": None, **periods}, keep_last=keep)
 
 
 def train(
@@ -70,7 +69,7 @@ def train(
 
 
 def best():
-    return {"best": Best(case.best(eval_accuracy="max"))}
+    return {"best": case.best(eval_accuracy="max")}
 
 
 def milestones(root):
@@ -137,8 +136,8 @@ def test_nothing_to_resume_from_starts_anew(tmp_path):
 
 
 def test_a_policy_stops_the_training(tmp_path):
-    settings = EarlyStoppingSettings(metric="eval_accuracy", mode="max", patience=2, min_delta=0.0)
-    trainer = train(tmp_path, epochs=9, policies={"stop": EarlyStopping(settings)}, evaluate="epoch")
+    settings = EarlyStopping(metric="eval_accuracy", mode="max", patience=2, min_delta=0.0)
+    trainer = train(tmp_path, epochs=9, policies={"stop": settings}, evaluate="epoch")
     assert trainer.state.global_step == 9
 
 

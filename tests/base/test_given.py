@@ -11,12 +11,12 @@ import peakpoint
 from peakpoint import CheckpointError, CheckpointManager, load_checkpoint, resume_training
 from peakpoint.adapters.common import newest
 from peakpoint.base import given
-from peakpoint.checkpointing.policies.best import BestSettings, Metric
-from peakpoint.checkpointing.policies.early_stopping import EarlyStoppingSettings
-from peakpoint.checkpointing.policies.interval import IntervalSettings
-from peakpoint.checkpointing.policies.sparsity import SparsitySettings
-from peakpoint.checkpointing.policies.top_k import TopKSettings
-from peakpoint.checkpointing.policies.wall_clock import WallClockSettings
+from peakpoint.checkpointing.policies.best import Best, Metric
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
+from peakpoint.checkpointing.policies.interval import Interval
+from peakpoint.checkpointing.policies.sparsity import Sparsity
+from peakpoint.checkpointing.policies.top_k import TopK
+from peakpoint.checkpointing.policies.wall_clock import WallClock
 
 SPARSITY = {
     "metric": "accuracy", "mode": "max", "min_delta": 0, "targets": [0.5], "rule": "at_least",
@@ -136,25 +136,25 @@ def test_how_many_checkpoints_stay_is_a_number(tmp_path, count):
 @pytest.mark.parametrize(
     ("settings", "right", "wrong"),
     [
-        (IntervalSettings, {"epochs": 1, "steps": None, "keep_last": 1}, {"keep_last": None, "epochs": "1"}),
+        (Interval, {"epochs": 1, "steps": None, "keep_last": 1}, {"keep_last": None, "epochs": "1"}),
         (
-            IntervalSettings,
+            Interval,
             {"epochs": 1, "steps": None, "keep_last": 1},
             {"keep_last": True, "epochs": False},
         ),
-        (WallClockSettings, {"minutes": 1, "keep_last": 1}, {"keep_last": None, "minutes": "1"}),
-        (TopKSettings, {"metric": "a", "mode": "max", "k": 1}, {"k": None, "metric": None, "mode": None}),
+        (WallClock, {"minutes": 1, "keep_last": 1}, {"keep_last": None, "minutes": "1"}),
+        (TopK, {"metric": "a", "mode": "max", "k": 1}, {"k": None, "metric": None, "mode": None}),
         (
-            EarlyStoppingSettings,
+            EarlyStopping,
             {"metric": "a", "mode": "max", "patience": 1, "min_delta": 0.0},
             {"patience": None, "min_delta": None},
         ),
         (
-            BestSettings,
+            Best,
             {"metrics": {"a": Metric(mode="max", min_delta=0.0)}, "keep": None},
             {"metrics": {"a": "max"}, "keep": "1"},
         ),
-        (SparsitySettings, SPARSITY, {"targets": 0.5, "tolerance": None, "settled": None, "min_delta": None}),
+        (Sparsity, SPARSITY, {"targets": 0.5, "tolerance": None, "settled": None, "min_delta": None}),
     ],
 )
 def test_settings_of_policies_are_of_their_types_when_they_are_made(settings, right, wrong):

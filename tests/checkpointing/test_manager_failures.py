@@ -214,7 +214,7 @@ def test_a_peak_whose_file_is_gone_is_told_at_the_resume_and_is_no_bar(world, wa
     quarantine.quarantine(run.root, peak.file, "damaged")
     state = serialize.load(run.root / "training" / "latest.pt")["policies"]
     for policy in run.policies.values():
-        policy.__init__(policy.settings)
+        policy.__post_init__()
     run.attempt().manager.load_state_dict(state)
     beaten = "what beats 0.5000 of epoch 1" if there == "another" else "and nothing else is: the next value"
     assert warnings()[-1].startswith("Lost: 0.9000 of epoch ")

@@ -7,11 +7,11 @@ from torch import nn
 
 from peakpoint import CheckpointError, CheckpointManager, load
 from peakpoint.checkpointing.metrics import METRICS, bad_loss, direction
-from peakpoint.checkpointing.policies.best import Best, BestSettings, Metric
-from peakpoint.checkpointing.policies.early_stopping import EarlyStopping, EarlyStoppingSettings
+from peakpoint.checkpointing.policies.best import Best, Metric
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
 from peakpoint.checkpointing.policies.ranking import warn_of_mode
-from peakpoint.checkpointing.policies.sparsity import Sparsity, SparsitySettings
-from peakpoint.checkpointing.policies.top_k import TopK, TopKSettings
+from peakpoint.checkpointing.policies.sparsity import Sparsity
+from peakpoint.checkpointing.policies.top_k import TopK
 from peakpoint.deployment.selection import rules
 from tests.checkpointing.api_cases import Training
 
@@ -105,7 +105,7 @@ def test_a_mode_against_the_name_is_taken_and_told_once(tmp_path, caplog):
     warn_of_mode.cache_clear()
     for value in (0.9, 0.5):
         assert manager.save_milestone_checkpoint(t.model, value, "valid_acc", 1, mode="min")
-    Best(BestSettings(metrics={"valid_acc": Metric(mode="min", min_delta=0.0)}, keep=1))
+    Best(metrics={"valid_acc": Metric(mode="min", min_delta=0.0)}, keep=1)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "mode=min is taken for valid_acc, whose name says that it is better the higher it is."
     assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2) is None  # said once, it holds
@@ -118,16 +118,14 @@ def test_a_mode_against_the_name_is_taken_and_told_once(tmp_path, caplog):
 def test_every_policy_tells_of_a_mode_against_the_name(policy, caplog):
     warn_of_mode.cache_clear()
     if policy == "top_k":
-        TopK(TopKSettings(metric="wer", mode="max", k=1))
+        TopK(metric="wer", mode="max", k=1)
     elif policy == "sparsity":
         Sparsity(
-            SparsitySettings(
                 metric="wer", mode="max", min_delta=0.0, targets=[0.5], rule="at_least", tolerance=0.01,
                 jump_over=True, settled=0, keep=1,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
     else:
-        EarlyStopping(EarlyStoppingSettings(metric="wer", mode="max", patience=1, min_delta=0.0))
+        EarlyStopping(metric="wer", mode="max", patience=1, min_delta=0.0)
     assert caplog.messages == [
         "mode=max is taken for wer, whose name says that it is better the lower it is."
     ]

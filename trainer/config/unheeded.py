@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from peakpoint.checkpointing.policies.early_stopping import EarlyStoppingSettings
-from peakpoint.checkpointing.policies.sparsity import SparsitySettings
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
+from peakpoint.checkpointing.policies.sparsity import Sparsity
 from peakpoint.trainer.config import schema as c
 
 SHARED = {
@@ -44,12 +44,12 @@ def doubts(config: c.Config, typed: Collection[str]) -> list[str]:
     found = []
     for name, settings in config.checkpoint.policy.items():
         key = f"checkpoint.policy.{name}"
-        if isinstance(settings, EarlyStoppingSettings) and settings.patience >= config.epochs:
+        if isinstance(settings, EarlyStopping) and settings.patience >= config.epochs:
             found.append(
                 f"{key} cannot stop this run: patience={settings.patience}, and there are "
                 f"{config.epochs} evaluations."
             )
-        if isinstance(settings, SparsitySettings) and f"{key}.targets" in typed:
+        if isinstance(settings, Sparsity) and f"{key}.targets" in typed:
             slack = settings.tolerance if settings.rule == "window" else 0.0
             high = [t for t in settings.targets if t - slack > config.pruning.target]
             if high:

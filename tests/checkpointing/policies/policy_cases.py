@@ -1,12 +1,12 @@
 """Short ways to write events, manifests and settings in the tables of the policy tests."""
 
 from peakpoint.checkpointing.events import EvalEnd
-from peakpoint.checkpointing.policies.best import BestSettings, Metric
-from peakpoint.checkpointing.policies.early_stopping import EarlyStoppingSettings
-from peakpoint.checkpointing.policies.interval import IntervalSettings
-from peakpoint.checkpointing.policies.sparsity import SparsitySettings
-from peakpoint.checkpointing.policies.top_k import TopKSettings
-from peakpoint.checkpointing.policies.wall_clock import WallClockSettings
+from peakpoint.checkpointing.policies.best import Best, Metric
+from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
+from peakpoint.checkpointing.policies.interval import Interval
+from peakpoint.checkpointing.policies.sparsity import Sparsity
+from peakpoint.checkpointing.policies.top_k import TopK
+from peakpoint.checkpointing.policies.wall_clock import WallClock
 from peakpoint.checkpointing.policy import Policy, Save, Stop
 from peakpoint.checkpointing.storage.manifest import Manifest
 
@@ -64,28 +64,28 @@ def kept(policy: Policy, manifests):
 
 
 def interval(epochs=None, steps=None, keep_last=3):
-    return IntervalSettings(epochs=epochs, steps=steps, keep_last=keep_last)
+    return Interval(epochs=epochs, steps=steps, keep_last=keep_last)
 
 
 def wall_clock(minutes=60.0, keep_last=3):
-    return WallClockSettings(minutes=minutes, keep_last=keep_last)
+    return WallClock(minutes=minutes, keep_last=keep_last)
 
 
 def best(keep=1, min_delta=0.0, **modes):
     modes = modes or {"accuracy": "max"}
-    return BestSettings(
+    return Best(
         metrics={name: Metric(mode=mode, min_delta=min_delta) for name, mode in modes.items()}, keep=keep
     )
 
 
 def top_k(k=3, mode="max", metric="accuracy"):
-    return TopKSettings(metric=metric, mode=mode, k=k)
+    return TopK(metric=metric, mode=mode, k=k)
 
 
 def sparsity(
     *targets, rule="at_least", settled=0, jump_over=True, keep=1, tolerance=0.01, mode="max", min_delta=0.0
 ):
-    return SparsitySettings(
+    return Sparsity(
         metric="accuracy",
         mode=mode,
         min_delta=min_delta,
@@ -99,4 +99,4 @@ def sparsity(
 
 
 def early_stopping(patience=3, min_delta=0.0, mode="max"):
-    return EarlyStoppingSettings(metric="accuracy", mode=mode, patience=patience, min_delta=min_delta)
+    return EarlyStopping(metric="accuracy", mode=mode, patience=patience, min_delta=min_delta)

@@ -3,8 +3,6 @@
 import pytest
 
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, StepEnd
-from peakpoint.checkpointing.policies.best import Best
-from peakpoint.checkpointing.policies.top_k import TopK
 from peakpoint.checkpointing.policy import Save
 from peakpoint.checkpointing.storage.manifest import MILESTONE
 from tests.checkpointing.policies import policy_cases as case
@@ -29,7 +27,7 @@ from tests.checkpointing.policies.policy_cases import INF, NAN
     ],
 )
 def test_best_is_saved_when_it_is_better_than_ever(accuracies, saved_epochs):
-    policy = Best(case.best())
+    policy = case.best()
     saved = [int(stem[-4:]) for stem in case.stems(policy, case.evaluations(*accuracies))]
     assert saved == saved_epochs
     unranked = sum(a is None or a - a != 0 for a in accuracies)
@@ -37,7 +35,7 @@ def test_best_is_saved_when_it_is_better_than_ever(accuracies, saved_epochs):
 
 
 def test_the_decision_names_role_file_and_reason():
-    policy = Best(case.best(accuracy="max", loss="min"))
+    policy = case.best(accuracy="max", loss="min")
     first = policy.decide(case.evaluation(5, 0.84, loss=0.2))
     second = policy.decide(case.evaluation(7, 0.85, loss=0.1234))
     assert first[0] == Save(
@@ -55,7 +53,7 @@ def test_the_decision_names_role_file_and_reason():
 
 
 def test_smaller_is_better_in_mode_min_and_metrics_do_not_mix():
-    policy = Best(case.best(accuracy="max", loss="min"))
+    policy = case.best(accuracy="max", loss="min")
     events = [
         case.evaluation(1, 0.5, loss=1.0),
         case.evaluation(2, 0.4, loss=0.9),
@@ -67,7 +65,7 @@ def test_smaller_is_better_in_mode_min_and_metrics_do_not_mix():
 
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_an_equal_value_is_no_better(mode):
-    policy = Best(case.best(accuracy=mode))
+    policy = case.best(accuracy=mode)
     events = [case.evaluation(epoch, 0.5) for epoch in (1, 2)]
     assert [len(decisions) for decisions in case.answers(policy, events)] == [1, 0]
 
@@ -75,7 +73,7 @@ def test_an_equal_value_is_no_better(mode):
 @pytest.mark.parametrize("loss", [NAN, INF])
 @pytest.mark.parametrize("name", ["loss", "val_loss"])
 def test_a_network_whose_loss_is_not_finite_is_best_in_nothing(name, loss):
-    policy = Best(case.best(accuracy="max", f1_score="max"))
+    policy = case.best(accuracy="max", f1_score="max")
     metrics = {"accuracy": 0.9, "f1_score": 0.9, name: loss}
     assert policy.decide(EvalEnd(1, 10, metrics, 0.0, 0)) == []
     assert policy.state_dict()["unranked"] == {"accuracy": 1, "f1_score": 1}
@@ -84,7 +82,7 @@ def test_a_network_whose_loss_is_not_finite_is_best_in_nothing(name, loss):
 
 
 def test_min_delta_is_compared_with_the_best_and_not_with_the_last():
-    policy = Best(case.best(min_delta=0.01))
+    policy = case.best(min_delta=0.01)
     events = case.evaluations(0.5, 0.505, 0.509, 0.52)
     assert case.stems(policy, events) == [
         "best_accuracy_0.5000_epoch_0001",
@@ -94,29 +92,29 @@ def test_min_delta_is_compared_with_the_best_and_not_with_the_last():
 
 def test_a_metric_name_is_made_safe_for_files():
     settings = case.best(**{"val/top 1": "max"})
-    [decision] = Best(settings).decide(case.evaluation(1, **{"val/top 1": 0.5}))
+    [decision] = settings.build().decide(case.evaluation(1, **{"val/top 1": 0.5}))
     assert decision.tag == "best_val_top_1"
     assert decision.stem == "best_val_top_1_0.5000_epoch_0001"
 
 
 def test_other_events_are_ignored():
-    for policy in (Best(case.best()), TopK(case.top_k())):
+    for policy in (case.best(), case.top_k()):
         assert case.answers(policy, [StepEnd(1, 1), EpochEnd(1, 1)]) == [[], []]
 
 
 def test_worse_after_resume_never_becomes_best():
-    before = Best(case.best())
+    before = case.best()
     case.answers(before, case.evaluations(0.9))
-    after = Best(case.best())
+    after = case.best()
     after.load_state_dict(before.state_dict())
     assert after.decide(case.evaluation(2, 0.3)) == []
     assert len(after.decide(case.evaluation(3, 0.91))) == 1
 
 
 def test_a_metric_added_on_resume_starts_and_one_removed_is_forgotten():
-    before = Best(case.best(accuracy="max", loss="min"))
+    before = case.best(accuracy="max", loss="min")
     before.decide(case.evaluation(1, 0.9, loss=0.1))
-    after = Best(case.best(accuracy="max", f1_score="max"))
+    after = case.best(accuracy="max", f1_score="max")
     after.load_state_dict(before.state_dict())
     assert [d.tag for d in after.decide(case.evaluation(2, 0.8, loss=0.01, f1_score=0.0))] == [
         "best_f1_score"
@@ -144,11 +142,11 @@ TAG = "best_accuracy"
 def test_best_keeps_the_best_of_its_own(keep, values, expected):
     manifests = [case.manifest(n, TAG, accuracy=v) for n, v in enumerate(values, 1)]
     manifests.append(case.manifest(99, "top_k", accuracy=1.0))
-    assert case.kept(Best(case.best(keep=keep)), manifests) == expected
+    assert case.kept(case.best(keep=keep), manifests) == expected
 
 
 def test_the_current_best_is_kept_beside_a_better_file_of_an_abandoned_future():
-    policy = Best(case.best())
+    policy = case.best()
     policy.decide(case.evaluation(5, 0.85))
     manifests = [case.manifest(5, TAG, accuracy=0.85), case.manifest(8, TAG, accuracy=0.9)]
     reasons = {m.sequence: why for m, why in policy.keeps(manifests).items()}
@@ -161,13 +159,13 @@ def test_a_step_saved_again_by_a_resumed_run_counts_once():
         case.manifest(2, TAG, "top_k", epoch=2, accuracy=0.8),
         case.manifest(7, TAG, "top_k", epoch=3, accuracy=0.9),
     ]
-    assert case.kept(Best(case.best(keep=2)), manifests) == [2, 7]
-    assert case.kept(TopK(case.top_k(k=2)), manifests) == [2, 7]
+    assert case.kept(case.best(keep=2), manifests) == [2, 7]
+    assert case.kept(case.top_k(k=2), manifests) == [2, 7]
 
 
 def test_one_file_may_be_best_of_two_metrics():
     both = case.manifest(1, "best_accuracy", "best_loss", accuracy=0.9, loss=0.1)
-    [why] = Best(case.best(accuracy="max", loss="min")).keeps([both]).values()
+    [why] = case.best(accuracy="max", loss="min").keeps([both]).values()
     assert why == "number 1 of 1 for best_accuracy: 0.9000; number 1 of 1 for best_loss: 0.1000"
 
 
@@ -182,14 +180,14 @@ def test_one_file_may_be_best_of_two_metrics():
     ],
 )
 def test_top_k_saves_what_is_among_the_k_best(mode, k, values, saved_epochs):
-    policy = TopK(case.top_k(k, mode))
+    policy = case.top_k(k, mode)
     stems = case.stems(policy, case.evaluations(*values))
     assert len(policy.state_dict()["best"]) == min(k, len(saved_epochs))
     assert stems == [f"top_k_accuracy_{values[e - 1]:.4f}_epoch_{e:04d}" for e in saved_epochs]
 
 
 def test_top_k_says_the_place():
-    policy = TopK(case.top_k(2))
+    policy = case.top_k(2)
     policy.decide(case.evaluation(1, 0.9))
     [decision] = policy.decide(case.evaluation(2, 0.8))
     assert decision == Save(
@@ -209,14 +207,14 @@ def test_top_k_says_the_place():
 def test_top_k_keeps_the_k_best(mode, values, expected):
     manifests = [case.manifest(n, "top_k", accuracy=v) for n, v in enumerate(values, 1)]
     manifests.append(case.manifest(99, "best_accuracy", accuracy=0.25))
-    assert case.kept(TopK(case.top_k(2, mode)), manifests) == expected
+    assert case.kept(case.top_k(2, mode), manifests) == expected
 
 
 @pytest.mark.parametrize(("k", "saved_epochs"), [(1, [4]), (2, [4]), (3, [3, 4])])
 def test_a_changed_k_applies_on_resume(k, saved_epochs):
-    before = TopK(case.top_k(2))
+    before = case.top_k(2)
     case.answers(before, case.evaluations(0.8, 0.9))
-    after = TopK(case.top_k(k))
+    after = case.top_k(k)
     after.load_state_dict(before.state_dict())
     events = [case.evaluation(e, v) for e, v in enumerate([0.1, 0.95, 0.5], 3)]
     assert [int(stem[-4:]) for stem in case.stems(after, events)] == saved_epochs
@@ -224,7 +222,7 @@ def test_a_changed_k_applies_on_resume(k, saved_epochs):
 
 @pytest.mark.parametrize(("files", "lost"), [([0.9], []), ([0.7], [1])])
 def test_top_k_forgets_a_value_without_a_file_unless_k_files_are_as_good(files, lost):
-    policy = TopK(case.top_k(1))
+    policy = case.top_k(1)
     policy.decide(case.evaluation(1, 0.8))
     there = [case.manifest(n, "top_k", accuracy=value) for n, value in enumerate(files, 2)]
     sentences = [f"0.8000 of epoch {epoch}, among the top_k, is in no checkpoint" for epoch in lost]

@@ -3,8 +3,6 @@
 import pytest
 
 from peakpoint.checkpointing.events import EpochEnd, Interrupted, RunEnd, StepEnd
-from peakpoint.checkpointing.policies.interval import Interval
-from peakpoint.checkpointing.policies.wall_clock import WallClock
 from peakpoint.checkpointing.policy import Save
 from peakpoint.checkpointing.storage.manifest import TRAINING
 from tests.checkpointing.policies import policy_cases as case
@@ -34,16 +32,16 @@ from tests.checkpointing.policies import policy_cases as case
 )
 def test_interval_saves_at_multiples(settings, event, reason):
     expected = [] if reason is None else [Save("interval", reason, TRAINING)]
-    assert Interval(settings).decide(event) == expected
+    assert settings.build().decide(event) == expected
 
 
 def test_the_newest_by_sequence_are_kept_and_nothing_of_others():
     manifests = [case.manifest(n, "interval", epoch=9 - n) for n in (4, 1, 3, 2)]
     manifests.append(case.manifest(5, "wall_clock"))
-    policy = Interval(case.interval(keep_last=2))
+    policy = case.interval(keep_last=2)
     assert case.kept(policy, manifests) == [3, 4]
     assert set(policy.keeps(manifests).values()) == {"one of the last 2 of interval"}
-    assert case.kept(WallClock(case.wall_clock(keep_last=1)), manifests) == [5]
+    assert case.kept(case.wall_clock(keep_last=1), manifests) == [5]
     assert case.kept(policy, manifests[:1]) == [4]
     assert case.kept(policy, []) == []
 
@@ -56,9 +54,15 @@ class Clock:
         return self.now
 
 
-def test_wall_clock_saves_once_a_period_at_a_step():
-    clock = Clock()
-    policy = WallClock(case.wall_clock(minutes=2), clock)
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("time.monotonic", made)
+    return made
+
+
+def test_wall_clock_saves_once_a_period_at_a_step(clock):
+    policy = case.wall_clock(minutes=2)
     saved = []
     for step in range(1, 31):
         clock.now += 25
@@ -67,19 +71,17 @@ def test_wall_clock_saves_once_a_period_at_a_step():
     assert saved == [(n, "wall_clock", TRAINING) for n in (5, 10, 15, 20, 25, 30)]
 
 
-def test_wall_clock_can_be_off_and_never_looks_at_the_clock_then():
-    clock = Clock()
-    policy = WallClock(case.wall_clock(minutes=None), clock)
+def test_wall_clock_can_be_off_and_never_looks_at_the_clock_then(clock):
+    policy = case.wall_clock(minutes=None)
     clock.now = 1e9
     assert policy.decide(StepEnd(1, 1)) == []
 
 
-def test_wall_clock_starts_a_new_period_on_resume_and_saves_no_time():
-    clock = Clock()
-    policy = WallClock(case.wall_clock(minutes=1), clock)
+def test_wall_clock_starts_a_new_period_on_resume_and_saves_no_time(clock):
+    policy = case.wall_clock(minutes=1)
     clock.now += 59
     assert policy.state_dict() == {}
-    resumed = WallClock(case.wall_clock(minutes=1), clock)
+    resumed = case.wall_clock(minutes=1)
     resumed.load_state_dict(policy.state_dict())
     clock.now += 2
     assert len(policy.decide(StepEnd(1, 1))) == 1

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.policies.best import BestSettings, Metric
+from peakpoint.checkpointing.policies.best import Best, Metric
 from peakpoint.checkpointing.policy import Policy
 from tests.checkpointing.policies import policy_cases as case
 
@@ -32,7 +32,7 @@ CONF = Path(__file__).parents[3] / "conf" / "checkpoint" / "policy"
             "best.metrics.accuracy.min_delta=nan",
             "at least 0 and finite",
         ),
-        (lambda: BestSettings(metrics={}, keep=1), "best.metrics={}", "one metric or more"),
+        (lambda: Best(metrics={}, keep=1), "best.metrics={}", "one metric or more"),
         (
             lambda: case.best(**{"a/b": "max", "a_b": "max"}),
             "best.metrics=['a/b', 'a_b']",
@@ -79,7 +79,7 @@ def test_every_policy_has_a_file_and_the_file_has_every_value():
         root.policy = OmegaConf.merge(OmegaConf.structured(settings_class), node[name])
         settings = OmegaConf.to_object(root.policy)
         assert type(settings) is settings_class
-        assert dataclasses.asdict(settings.build().settings) == dataclasses.asdict(settings)
+        assert settings.build() == settings
 
 
 def test_settings_hold_no_values():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from peakpoint.checkpointing.policies.sparsity import Sparsity, peak
+from peakpoint.checkpointing.policies.sparsity import peak
 from peakpoint.checkpointing.policy import Save
 from peakpoint.checkpointing.storage.manifest import MILESTONE
 from tests.checkpointing.policies import policy_cases as case
@@ -11,7 +11,7 @@ from tests.checkpointing.policies.policy_cases import INF, NAN
 
 def run(settings, rows):
     """The epochs at which each target is saved; rows are (sparsity, accuracy[, mask version])."""
-    policy = Sparsity(settings)
+    policy = settings.build()
     saved = {}
     for epoch, (sparsity, accuracy, *version) in enumerate(rows, 1):
         event = case.evaluation(epoch, accuracy, sparsity, version[0] if version else epoch)
@@ -88,7 +88,7 @@ def test_a_leap_waits_until_it_is_settled():
 
 
 def test_the_decision_names_role_file_and_reason():
-    policy = Sparsity(case.sparsity(0.7))
+    policy = case.sparsity(0.7)
     policy.decide(case.evaluation(6, 0.8, 0.701))
     [decision] = policy.decide(case.evaluation(7, 0.8123, 0.7012))
     tag = "best_accuracy_at_sparsity_0.70"
@@ -104,10 +104,10 @@ def test_each_target_keeps_its_own_best():
         case.manifest(3, most, accuracy=0.7),
         case.manifest(4, "best_accuracy", accuracy=0.99),
     ]
-    assert case.kept(Sparsity(case.sparsity(0.5, 0.7)), manifests) == [1, 2]
-    assert case.kept(Sparsity(case.sparsity(0.5, 0.7, keep=2)), manifests) == [1, 2, 3]
-    assert case.kept(Sparsity(case.sparsity(0.7, keep=None)), manifests) == [2, 3]
-    policy = Sparsity(case.sparsity(0.7))
+    assert case.kept(case.sparsity(0.5, 0.7), manifests) == [1, 2]
+    assert case.kept(case.sparsity(0.5, 0.7, keep=2), manifests) == [1, 2, 3]
+    assert case.kept(case.sparsity(0.7, keep=None), manifests) == [2, 3]
+    policy = case.sparsity(0.7)
     policy.decide(case.evaluation(3, 0.7, 0.7))
     assert case.kept(policy, manifests) == [2, 3]
 
@@ -118,9 +118,9 @@ def test_of_equal_values_the_first_is_the_peak():
 
 
 def test_targets_may_change_on_resume():
-    before = Sparsity(case.sparsity(0.5, 0.7))
+    before = case.sparsity(0.5, 0.7)
     before.decide(case.evaluation(1, 0.9, 0.8))
-    after = Sparsity(case.sparsity(0.7, 0.8))
+    after = case.sparsity(0.7, 0.8)
     after.load_state_dict(before.state_dict())
     tags = [d.tag for d in after.decide(case.evaluation(2, 0.85, 0.8))]
     assert tags == ["best_accuracy_at_sparsity_0.80"]
