@@ -12,7 +12,7 @@ from importlib.metadata import version
 from peakpoint.base import registry
 from peakpoint.base.errors import PeakpointError, os_reason
 from peakpoint.base.terminal import say_error, steady_output
-from peakpoint.base.text import closest
+from peakpoint.base.text import nearest
 from peakpoint.checkpointing.remote.urls import refuse_passwords
 from peakpoint.commands.arguments import ARGUMENTS, Command, Parser
 
@@ -74,10 +74,7 @@ def _run(given: list[str]) -> int:
         print(f"peakpoint {version('peakpoint')}")
         return 0
     if name not in COMMANDS:
-        near = closest(name, COMMANDS)
-        say_error(
-            f"{name} is not a command" + (f": did you mean {near}?" if near else "; peakpoint lists all.")
-        )
+        say_error(f"{name} is not a command{nearest(name, COMMANDS)}")
         sys.exit(2)
     parser, function = _command(name)
     own = [a for a in rest if a.startswith(f"{registry.KEY}=")]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from peakpoint.base.bounded import literal
 from peakpoint.base.errors import CheckpointError, UserError
-from peakpoint.base.text import closest
+from peakpoint.base.text import nearest
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     Raises UserError when another component has the name, or when it lacks what its kind needs.
     """
     if kind not in KINDS:
-        raise UserError(f"There is no kind of component named {kind}. There are: {', '.join(KINDS)}.")
+        raise UserError(f"There is no kind of component named {kind}{nearest(kind, KINDS)}")
 
     def add(component: T) -> T:
         if name in _COMPONENTS[kind] and _origin(component) != _origin(_COMPONENTS[kind][name]):
@@ -82,11 +82,8 @@ def find(kind: str, name: str) -> Any:
 
 
 def unknown(kind: str, name: str) -> str:
-    """The sentences for a name that no component has."""
-    names = sorted(_COMPONENTS[kind])
-    near = closest(name, names)
-    hint = f" Did you mean {near}?" if near else ""
-    return f"There is no {kind} named {name}.{hint} There are: {', '.join(names)}."
+    """The sentence for a name that no component has."""
+    return f"There is no {kind} named {name}{nearest(name, _COMPONENTS[kind])}"
 
 
 def make(kind: str, name: str, values: Mapping[str, Any]) -> Any:

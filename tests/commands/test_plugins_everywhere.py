@@ -120,7 +120,7 @@ def test_every_command_finds_what_the_plugin_registers(copied, cli_main):
         forget()
         code, out, err = cli_main(*command)
         assert (code, out) == (1, "")
-        assert err.startswith("error: There is no model named wide. ")
+        assert err.startswith("error: There is no model named wide")
         assert ASKED in err
         assert err.count("\n") == 1
         code, _, err = cli_main(*command, NAMED)
@@ -155,7 +155,7 @@ def test_only_the_data_are_the_plugins(copied, monkeypatch):
     facts = evaluate.trained_with(*network.resolve(copied))
     with pytest.raises(CheckpointError) as refused:
         evaluate.data_of(facts)
-    assert str(refused.value).startswith("There is no data named stripes.")
+    assert str(refused.value).startswith("There is no data named stripes")
     assert ASKED in str(refused.value)
 
 

@@ -100,7 +100,7 @@ def test_from_development_to_production(own, tmp_path, capsys):
     code = f"load_model({str(path.resolve())!r}"
     said = elsewhere(f"{code})", tmp_path)
     assert said.startswith(
-        "peakpoint.base.errors.UnregisteredError: There is no model named text_transformer."
+        "peakpoint.base.errors.UnregisteredError: There is no model named text_transformer; there are: "
     )
     assert "add plugins=[module] to the command" in said
     assert said.endswith("build the network yourself, and load_checkpoint(path, model).")

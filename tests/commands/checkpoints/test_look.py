@@ -118,7 +118,7 @@ def test_what_is_not_there_is_one_line_and_exit_code_1(run, cli_main, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["zzz"], "zzz is not a command; peakpoint lists all."),
+        (["zzz"], f"zzz is not a command; there are: {', '.join(sorted(cli.COMMANDS))}."),
         (["lss"], "lss is not a command: did you mean ls?"),
         (["ls"], "RUN is missing; peakpoint ls --help shows what there is."),
         (["ls", "x", "--josn"], "--josn is not an option: did you mean --json?"),

@@ -187,7 +187,7 @@ def test_the_untouched_config_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("model.name", "lenet6", "no model named lenet6. Did you mean lenet5?"),
+        ("model.name", "lenet6", "no model named lenet6: did you mean lenet5?"),
         ("model.name", "os.system", "no model named os.system"),
         ("model.options", {"dropout": 0.0, "depth": 3}, "has no option depth"),
         ("model.options", {}, "needs its option dropout"),

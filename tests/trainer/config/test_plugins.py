@@ -159,7 +159,7 @@ def test_what_lacks_what_its_kind_needs_is_one_line():
 
     with pytest.raises(UserError, match=r"^The model bare has no name: derive its class from Model\.$"):
         register("model", "bare")(Bare)
-    with pytest.raises(UserError, match=r"^There is no kind of component named modle\. There are: model, "):
+    with pytest.raises(UserError, match=r"^There is no kind of component named modle: did you mean model\?$"):
         register("modle", "bare")
 
 
