@@ -11,7 +11,7 @@ from peakpoint import CheckpointManager
 from tests.checkpointing.api_cases import Training
 from tests.checkpointing.checkpoint_cases import World
 from tests.checkpointing.release_cases import VERSIONS, released
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, complete_run
 
 
 @pytest.fixture
@@ -82,7 +82,8 @@ def measured_run(tmp_path_factory):
     patterns(folder / "data" / "train.npz", 240, seed=1)
     patterns(folder / "data" / "test.npz", 80, seed=2)
     settings = [s for s in TINY if not s.startswith(("data", "model.dropout", "epochs", "checkpoint/"))]
-    done = run_main(
+    return complete_run(
+        folder / "run",
         *settings,
         "data=npz",
         f"data.root={folder / 'data'}",
@@ -92,10 +93,7 @@ def measured_run(tmp_path_factory):
         "epochs=6",
         "pruning.target=0.6",
         "checkpoint.interval=2",
-        f"hydra.run.dir={folder / 'run'}",
     )
-    assert done.code == 0, done.err
-    return folder / "run"
 
 
 @pytest.fixture

@@ -92,6 +92,13 @@ def run_main(*arguments: str) -> Done:
     return Done(code or 0, out.getvalue(), err.getvalue())
 
 
+def complete_run(run: Path, *arguments: str) -> Path:
+    """A run of train.py in this directory, which has ended well; returns the directory."""
+    done = run_main(*arguments, f"hydra.run.dir={run}")
+    assert done.code == 0, done.err
+    return run
+
+
 class Screen(io.StringIO):
     """What a terminal of so many columns would show."""
 
@@ -124,9 +131,7 @@ def own_components(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 24 steps that kept a checkpoint of every step."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    done = run_main(*TINY, "checkpoint.interval_steps=1", "checkpoint.keep_last=100", f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
-    return run
+    return complete_run(run, *TINY, "checkpoint.interval_steps=1", "checkpoint.keep_last=100")
 
 
 @pytest.fixture(scope="session")
@@ -134,9 +139,7 @@ def pruned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 24 steps that was pruned to 0.7 on the way; not to be changed."""
     run = tmp_path_factory.mktemp("pruned") / "run"
     pruning = ("optimizer=adamwprune", "pruning=state", "pruning.target=0.7")
-    done = run_main(*TINY, *pruning, "checkpoint.interval_steps=8", f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
-    return run
+    return complete_run(run, *TINY, *pruning, "checkpoint.interval_steps=8")
 
 
 def command(*arguments: str, cwd: Path, module: str | None = None) -> subprocess.CompletedProcess[str]:

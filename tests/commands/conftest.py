@@ -10,7 +10,7 @@ import pytest
 from peakpoint import __main__ as cli
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest, saved
-from tests.conftest import TINY, Screen, run_main
+from tests.conftest import TINY, Screen, complete_run
 
 
 @pytest.fixture
@@ -53,9 +53,7 @@ def run(tmp_path):
 def finished(tmp_path_factory):
     """A finished run of 24 steps that kept what its policies keep; not to be changed."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    done = run_main(*TINY, "checkpoint.interval_steps=4", "checkpoint.keep_last=2", f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
-    return run
+    return complete_run(run, *TINY, "checkpoint.interval_steps=4", "checkpoint.keep_last=2")
 
 
 @pytest.fixture

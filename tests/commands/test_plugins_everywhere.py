@@ -9,7 +9,7 @@ import pytest
 from peakpoint import CheckpointError, load_model
 from peakpoint.base import registry
 from peakpoint.deployment.inference import evaluate, network
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, complete_run, run_main
 
 PLUGIN = """
 from dataclasses import dataclass, field
@@ -87,8 +87,7 @@ def with_plugin(tmp_path_factory):
     (folder / f"{NAME}.py").write_text(PLUGIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        done = run_main(*OURS, *CHOSEN, f"hydra.run.dir={folder / 'run'}")
-        assert done.code == 0, done.err
+        complete_run(folder / "run", *OURS, *CHOSEN)
         yield folder
         forget()
 

@@ -20,7 +20,7 @@ from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.deployment.abtest import Router
 from peakpoint.deployment.inference.network import describe, resolve
 from peakpoint.deployment.release import release
-from tests.conftest import ROOT, TINY, run_main
+from tests.conftest import ROOT, TINY, complete_run
 
 WEIGHTS = {"champion": 0.5, "challenger_1": 0.5}
 ASKED = ("--experiment", "digits", "--weights", "champion=0.5,challenger_1=0.5")
@@ -34,8 +34,7 @@ def root(tmp_path_factory):
     forms = (("pt", "float32", True), ("safetensors", "float16", False))
     for (form, dtype, compress), version in zip(forms, ("1.0.0", "1.1.0"), strict=True):
         run = folder / f"run-{version}"
-        done = run_main(*TINY, f"epochs={1 if compress else 2}", f"hydra.run.dir={run}")
-        assert done.code == 0, done.err
+        complete_run(run, *TINY, f"epochs={1 if compress else 2}")
         written = release.Form(format=form, dtype=dtype, compress=compress)
         chosen = release.of(*resolve(run), version=version, form=written, reason="to be served")
         release.write(root, chosen)

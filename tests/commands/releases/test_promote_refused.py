@@ -13,16 +13,14 @@ from peakpoint.checkpointing.storage.store import Store
 from tests.checkpoint_fixtures import patterns
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
 from tests.commands.releases.promote_cases import TEXTS, best, refused, tree
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, complete_run
 
 
 @pytest.fixture(scope="session")
 def of_other_classes(tmp_path_factory):
     """A run of another network: it has three classes."""
     run = tmp_path_factory.mktemp("other") / "run"
-    done = run_main(*TINY, "data.num_classes=3", "max_steps=8", f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
-    return run
+    return complete_run(run, *TINY, "data.num_classes=3", "max_steps=8")
 
 
 def changed(run: Path, *, metrics=None, weight=None) -> Path:

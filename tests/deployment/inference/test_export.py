@@ -19,20 +19,14 @@ from peakpoint.base.files import STAGED
 from peakpoint.deployment.inference import export, golden, network, onnx_files
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
-from tests.conftest import ROOT, TINY, run_main
+from tests.conftest import ROOT, TINY, complete_run
 from tests.faults.fault_cases import mounted
-
-
-def finished(folder, *overrides):
-    done = run_main(*TINY, *overrides, f"hydra.run.dir={folder}")
-    assert done.code == 0, done.err
-    return folder
 
 
 @pytest.fixture(scope="module")
 def lenet_run(tmp_path_factory):
     """A run of a pruned LeNet-5 with dropout; not to be changed."""
-    return finished(tmp_path_factory.mktemp("lenet") / "run")
+    return complete_run(tmp_path_factory.mktemp("lenet") / "run", *TINY)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def lenet(lenet_run):
 def resnet(tmp_path_factory):
     """A pruned ResNet-20, whose batch normalisation has seen data; not to be changed."""
     run = tmp_path_factory.mktemp("resnet") / "run"
-    return export.source(finished(run, "model=resnet20", "epochs=2", "checkpoint.compress=true"))
+    return export.source(complete_run(run, *TINY, "model=resnet20", "epochs=2", "checkpoint.compress=true"))
 
 
 @pytest.fixture(scope="module")

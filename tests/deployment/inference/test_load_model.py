@@ -22,7 +22,7 @@ from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.inference import network
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import manifest
-from tests.conftest import ROOT, TINY, run_main
+from tests.conftest import ROOT, TINY, complete_run
 from tests.states import differences
 
 ALONE = """
@@ -58,8 +58,7 @@ def runs(tmp_path_factory):
     """A run that packs zeros away and one that does not, the latter with two releases; not to be changed."""
     folder = tmp_path_factory.mktemp("runs")
     for name, compress in (("plain", "false"), ("packed", "true")):
-        done = run_main(*TINY, f"checkpoint.compress={compress}", f"hydra.run.dir={folder / name}")
-        assert done.code == 0, done.err
+        complete_run(folder / name, *TINY, f"checkpoint.compress={compress}")
     root = folder / "released"
     with_weights = load_model(folder / "plain")
     description = network.describe(folder / "plain")

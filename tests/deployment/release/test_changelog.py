@@ -15,7 +15,7 @@ from peakpoint.deployment.inference import network
 from peakpoint.deployment.release import changelog, release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.checkpointing.release_cases import gone
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, complete_run
 from tests.faults.fault_cases import in_child
 
 FORM = release.Form(format="pt", dtype="float32", compress=True)
@@ -27,8 +27,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for version, more in (("1.0.0", ("pruning.target=0.5",)), ("2.0.0", ("pruning.target=0.8", "seed=3"))):
         run = folder / f"run-{version}"
-        done = run_main(*TINY, "epochs=1", "optimizer=adamwprune", *more, f"hydra.run.dir={run}")
-        assert done.code == 0, done.err
+        complete_run(run, *TINY, "epochs=1", "optimizer=adamwprune", *more)
         source, manifest = network.resolve(run)
         made = release.of(source, manifest, version=version, form=FORM, reason=f"release {version} | for all")
         release.write(folder / "served", made)

@@ -12,24 +12,18 @@ from peakpoint.deployment.release import release
 from peakpoint.deployment.selection import compare as comparison
 from peakpoint.deployment.selection.compare import compare, open_all
 from tests.checkpoint_fixtures import patterns
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, complete_run
 
 CPU = torch.device("cpu")
-
-
-def finished(folder, *overrides):
-    done = run_main(*TINY, *overrides, f"hydra.run.dir={folder}")
-    assert done.code == 0, done.err
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Runs of one network, `dense`, `pruned` and `other` (another seed), and what was made of `pruned`."""
     folder = tmp_path_factory.mktemp("compared")
-    finished(folder / "dense", "pruning=none", "data.val_fraction=0.3")
-    finished(folder / "pruned", "data.val_fraction=0.3", "checkpoint.compress=true")
-    finished(folder / "other", "data.val_fraction=0.3", "epochs=1", "seed=9")
+    complete_run(folder / "dense", *TINY, "pruning=none", "data.val_fraction=0.3")
+    complete_run(folder / "pruned", *TINY, "data.val_fraction=0.3", "checkpoint.compress=true")
+    complete_run(folder / "other", *TINY, "data.val_fraction=0.3", "epochs=1", "seed=9")
     chosen = network.resolve(folder / "pruned")
     form = release.Form(format="safetensors", dtype="float16", compress=False)
     half = release.of(*chosen, version="1.0.0", form=form, reason="as a test")
@@ -130,7 +124,7 @@ def test_what_cannot_be_compared_is_one_line(folder, tmp_path):
         open_all([folder / "dense", fixed], CPU)
     with pytest.raises(CheckpointError, match="compare it with a checkpoint or a release of the same run"):
         rows(free, free)
-    larger = finished(tmp_path / "larger", "epochs=1", "data.native_size=14")
+    larger = complete_run(tmp_path / "larger", *TINY, "epochs=1", "data.native_size=14")
     with pytest.raises(CheckpointError, match="take other images or have other classes"):
         open_all([folder / "dense", larger], CPU)
     with pytest.raises(CheckpointError, match="runs in onnxruntime on the CPU"):

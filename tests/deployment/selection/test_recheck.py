@@ -13,7 +13,7 @@ from peakpoint.deployment.selection import recheck
 from peakpoint.deployment.selection.measure import Appraiser
 from tests.checkpoint_fixtures import patterns
 from tests.checkpointing.trained_releases import flip_a_byte, released
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, complete_run
 
 EARLY, MIDDLE, FINAL = 22, 44, 66
 
@@ -127,8 +127,7 @@ def test_one_that_may_have_seen_the_images_is_not_compared_on_them(measured_copy
     data = measured_run.parent / "data"
     settings = [s for s in TINY if not s.startswith(("data", "epochs", "checkpoint/", "pruning"))]
     settings += ["data=npz", f"data.root={data}", "epochs=1", "seed=5", "test=false", "pruning=none"]
-    done = run_main(*settings, "optimizer=sgd", f"hydra.run.dir={tmp_path / 'seed5'}")
-    assert done.code == 0, done.err
+    complete_run(tmp_path / "seed5", *settings, "optimizer=sgd")
     other = released(tmp_path / "seed5", "1.0.0", 13, alias=None)
     root = measured_copy / "checkpoints"
     for folder in ("production", "metadata"):

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from peakpoint.trainer.config import recorded
-from tests.conftest import TINY, run_main, status
+from tests.conftest import TINY, complete_run, status
 from tests.states import newest
 
 SHORT = [*TINY, "optimizer=sgd", "test=false"]
@@ -16,9 +16,7 @@ SHORT = [*TINY, "optimizer=sgd", "test=false"]
 def ended(tmp_path_factory):
     """A run that max_steps ended in its first epoch; the tests leave it as it is."""
     run = tmp_path_factory.mktemp("ended") / "run"
-    done = run_main(*SHORT, "max_steps=5", f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
-    return run
+    return complete_run(run, *SHORT, "max_steps=5")
 
 
 def test_what_max_steps_ended_goes_on_with_more_steps(train, ended):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from peakpoint.checkpointing.storage import store
-from tests.conftest import TINY, run_main
+from tests.conftest import TINY, complete_run
 from tests.states import newest
 
 
@@ -13,8 +13,7 @@ from tests.states import newest
 def run(tmp_path_factory):
     """A finished run with a release and something in quarantine; not to be changed."""
     run = tmp_path_factory.mktemp("named") / "run"
-    done = run_main(*TINY, "epochs=1", "test=false", "checkpoint.interval=1", f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
+    complete_run(run, *TINY, "epochs=1", "test=false", "checkpoint.interval=1")
     root = run / "checkpoints"
     (root / "production").mkdir()
     for end in (".pt", ".json"):

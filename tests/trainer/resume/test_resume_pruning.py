@@ -9,7 +9,7 @@ from peakpoint.__main__ import main
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.trainer import sweep
-from tests.conftest import TINY, rows, run_main
+from tests.conftest import TINY, complete_run, rows, run_main
 from tests.states import differences, load_newest, newest
 
 STEPS = [
@@ -34,8 +34,7 @@ def phases(tmp_path_factory):
     """One run after each of the phases, with a checkpoint of every step; not to be changed."""
     folder = tmp_path_factory.mktemp("phases")
     run = folder / "run"
-    done = run_main(*STEPS, f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
+    complete_run(run, *STEPS)
     printed = {}
     for name, typed in PHASES.items():
         done = run_main(f"resume={run}", *typed)
