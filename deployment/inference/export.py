@@ -127,7 +127,11 @@ def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: i
 
 def _compared(file: Path, kind: str, found: Source, batch: int | None) -> Agreement:
     """Compare a file's outputs with its source's: all at once and, where it takes any number, one by one."""
-    call = onnx_files.opened(file).run if kind == "onnx" else _opened(file)
+    if kind == "onnx":
+        call = onnx_files.opened(file).run
+    else:
+        with quiet():
+            call = torch.export.load(file).module()
     images = network.prepare(found.images, found.description)
     sizes = [batch] if batch else [len(images), 1]
     each = [golden.compare(in_batches(call, images, size), found.outputs, TOLERANCE) for size in sizes]
@@ -153,11 +157,6 @@ def _program(found: Source, traced: Tensor, varies: Any) -> bytes:
     except Exception as error:  # torch.export raises many types, some of them private
         raise CheckpointError(f"torch.export cannot export this network: {first_line(error)}") from None
     return buffer.getvalue()
-
-
-def _opened(file: Path) -> Callable[[Tensor], Tensor]:
-    with quiet():
-        return torch.export.load(file).module()
 
 
 @contextlib.contextmanager

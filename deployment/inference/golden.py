@@ -36,7 +36,7 @@ _SEED = 20240229
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest error of outputs against the golden ones, and the inputs of `count` with another class.
+    """The largest error against golden outputs, the error `allowed`, and the inputs with `flipped` classes.
 
     A class that changes between two outputs closer than the tolerance is not counted.
     """
@@ -166,15 +166,10 @@ def verify(root: Path, manifest: Manifest) -> None:
         raise CheckpointError(f"The network is not the one that was released: {wrong}.")
 
 
-def check(
-    network: nn.Module,
-    description: Description,
-    golden: tuple[Tensor, Tensor],
-    tolerance: float = TOLERANCE,
-) -> Agreement:
+def check(network: nn.Module, description: Description, golden: tuple[Tensor, Tensor]) -> Agreement:
     """Run a network on golden inputs. Raises CheckpointError when its outputs disagree."""
     images, expected = golden
-    agreement = compare(outputs(network, description, images), expected, tolerance)
+    agreement = compare(outputs(network, description, images), expected)
     if not agreement.sound:
         raise CheckpointError(
             "The network is not the one that was released: a golden output is off by "

@@ -112,17 +112,6 @@ def plain(weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def packed_bytes(weights: Mapping[str, Tensor]) -> int:
     """Return the bytes of a file of these weights alone, from any device, with the zeros packed away."""
-    counted = _Counted()
-    serialize.dump(serialize.snapshot(dict(weights)), counted, compress=True)
-    return counted.size
-
-
-class _Counted(io.BytesIO):
-    """Counts the bytes written to it without keeping them."""
-
-    size = 0
-
-    def write(self, data: Any) -> int:
-        length = memoryview(data).nbytes
-        self.size += length
-        return length
+    file = io.BytesIO()
+    serialize.dump(serialize.snapshot(dict(weights)), file, compress=True)
+    return file.getbuffer().nbytes

@@ -1,7 +1,7 @@
 """A release: the weights of one network under a version, with all that it takes to use and to check them.
 
 Its files are written before its manifest, which is the commit mark, and no file of a release is ever written
-again. A version that was released stays taken, whatever becomes of its files: the journal remembers.
+again. A version that was released stays taken after its files are gone: the journal has it.
 """
 
 import json
@@ -34,7 +34,7 @@ from peakpoint.deployment.release import publish
 log = logging.getLogger("peakpoint")
 
 FACTS = ("run", "metrics", "sparsity", "epoch", "global_step", "git_commit")
-"""What a release has of the checkpoint that it is made from, and in its manifest."""
+"""Fields of a release that its manifest and that of its checkpoint have as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Release:
 
     @property
     def stem(self) -> str:
-        """The name of its files. Raises CheckpointError when no file can have it."""
+        """The name of its files without a suffix. Raises CheckpointError for one that no file can have."""
         stem = f"{safe_name(self.name)}_v{self.version}"
         if not stem[0].isalnum() or len(stem) > LONGEST:
             raise CheckpointError(
@@ -81,7 +81,7 @@ class Release:
 
     @property
     def file(self) -> str:
-        """Where its weights lie, relative to the checkpoint root."""
+        """The path of its weights from the checkpoint root."""
         return f"{PRODUCTION}/{self.stem}{SUFFIXES[self.form.format]}"
 
 

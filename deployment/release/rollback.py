@@ -1,6 +1,5 @@
 """Rollback to an earlier release: it is verified, then one durable line of the journal switches to it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from peakpoint.deployment.release import changelog
 
 @dataclass(frozen=True)
 class RolledBack:
-    """The change, the file that the alias now names, and the checks that it passed before."""
+    """The change of an alias, the file that it now names, and the checks which that file passed."""
 
     change: Change
     file: str
@@ -31,12 +30,16 @@ def roll_back(root: Path, to: str | None = None, alias: str = CHAMPION, reason: 
     aliases.check(alias)
     history = list(aliases.changes(root, alias))
     now = history[-1].version if history else None
-    version = to if to is not None else _before(root, alias, history)
+    version = to if to is not None else aliases.before(history)
+    if version is None:
+        raise CheckpointError(
+            f"{alias} has no release to go back to: say which with --to; {_released(root)}."
+        )
     if version == now:
         raise CheckpointError(f"{alias} is {version} already.")
     known = listing.by_version(root)
     if version not in known:
-        raise CheckpointError(f"{root} has no release {version}; {released(root)}.")
+        raise CheckpointError(f"{root} has no release {version}; {_released(root)}.")
     manifest = known[version]
     try:
         checked = verified(root, manifest)
@@ -48,14 +51,7 @@ def roll_back(root: Path, to: str | None = None, alias: str = CHAMPION, reason: 
     return RolledBack(change, manifest.file, checked)
 
 
-def _before(root: Path, alias: str, history: Sequence[Change]) -> str:
-    version = aliases.before(history)
-    if version is None:
-        raise CheckpointError(f"{alias} has no release to go back to: say which with --to; {released(root)}.")
-    return version
-
-
-def released(root: Path) -> str:
+def _released(root: Path) -> str:
     """Return a phrase with the existing releases."""
     versions = ", ".join(listing.by_version(root))
     return f"there are {versions}" if versions else "there is none"
