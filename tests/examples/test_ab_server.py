@@ -20,31 +20,23 @@ from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.deployment.abtest import Router
 from peakpoint.deployment.inference.network import describe, resolve
 from peakpoint.deployment.release import release
-from tests.conftest import ROOT, TINY, complete_run
+from tests.conftest import ROOT
 
 WEIGHTS = {"champion": 0.5, "challenger_1": 0.5}
 ASKED = ("--experiment", "digits", "--weights", "champion=0.5,challenger_1=0.5")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, whole_run, pruned_run):
     """The releases 1.0.0 and 1.1.0: the networks of two runs, the second in another form."""
-    folder = tmp_path_factory.mktemp("ab")
-    root = folder / "served"
-    forms = (("pt", "float32", True), ("safetensors", "float16", False))
-    for (form, dtype, compress), version in zip(forms, ("1.0.0", "1.1.0"), strict=True):
-        run = folder / f"run-{version}"
-        complete_run(run, *TINY, f"epochs={1 if compress else 2}")
-        written = release.Form(format=form, dtype=dtype, compress=compress)
-        chosen = release.of(*resolve(run), version=version, form=written, reason="to be served")
-        release.write(root, chosen)
+    root = tmp_path_factory.mktemp("ab") / "served"
+    packed = release.Form(format="pt", dtype="float32", compress=True)
+    half = release.Form(format="safetensors", dtype="float16", compress=False)
+    for run, form, version in ((whole_run, packed, "1.0.0"), (pruned_run, half, "1.1.0")):
+        release.write(root, release.of(*resolve(run), version=version, form=form, reason="to be served"))
     aliases.assign(root, "champion", "1.0.0", "the first")
     aliases.assign(root, "challenger_1", "1.1.0", "to be tried")
     return root
-
-
-def file_of(root, version):
-    return root / listing.by_version(root)[version].file
 
 
 def command(root, log, *arguments):
@@ -106,7 +98,7 @@ def test_two_releases_are_served_under_load_compared_and_rolled_back(root, serve
 
     # The answers are those of the networks themselves.
     for user in users[:14]:
-        file = file_of(root, seen[user]["version"])
+        file = root / listing.by_version(root)[seen[user]["version"]].file
         assert (seen[user]["label"], seen[user]["probability"]) == expected(file, image(int(user[5:]) % 7))
 
     found = client.get("/report").json()
@@ -136,7 +128,7 @@ def test_two_releases_are_served_under_load_compared_and_rolled_back(root, serve
     assert one["alias"] == "champion"
     assert client.get("/healthz").json()["serving"] == {"champion": "1.0.0"}
     aliases.assign(root, "challenger_1", "1.1.0", "again")
-    file = file_of(root, "1.1.0")
+    file = root / listing.by_version(root)["1.1.0"].file
     whole = file.read_bytes()
     file.write_bytes(whole[:-7])
     health = client.get("/healthz").json()
