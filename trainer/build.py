@@ -17,8 +17,7 @@ from peakpoint.checkpointing.policy import Policy
 from peakpoint.optimizers.clipping import clip_gradients
 from peakpoint.optimizers.kernels import keep_strides
 from peakpoint.optimizers.parameters import param_groups
-from peakpoint.optimizers.pruning import pruner
-from peakpoint.optimizers.pruning.settings import PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
 from peakpoint.optimizers.settings import Factor
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data.pipeline import DataModule
@@ -108,7 +107,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
     return Parts(data, state, loop, named, total)
 
 
-def _skip(scheduler: LambdaLR, pruning: pruner.Pruner | None) -> None:
+def _skip(scheduler: LambdaLR, pruning: Pruner | None) -> None:
     """Count a step that is left out: learning rate and ramp go by the run's steps, and end when it does."""
     if pruning:
         pruning.advance()
@@ -172,7 +171,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
 
 def build_pruner(
     cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int, whole: int, ramp: Ramp
-) -> pruner.Pruner | None:
+) -> Pruner | None:
     """A Pruner attached to the optimizer, or None when training is dense.
 
     Of the `whole` steps of all epochs, max_steps leaves `total`.
@@ -193,7 +192,7 @@ def build_pruner(
             "pruning ends at step %d, after the last step %d of this run: %.0f %% will not be reached.",
             end, total, 100 * cfg.target,
         )  # fmt: skip
-    return pruner.Pruner(
+    return Pruner(
         optimizer,
         PruneSettings(
             criterion=cfg.criterion,

@@ -8,8 +8,7 @@ from torch import nn
 
 from peakpoint.base import registry
 from peakpoint.optimizers.parameters import param_groups
-from peakpoint.optimizers.pruning.pruner import Pruner
-from peakpoint.optimizers.pruning.settings import PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
 
 torch.set_num_threads(1)
 
