@@ -122,6 +122,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done
 def own_components(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is registered within the test is forgotten."""
     from peakpoint.base import registry
+    from peakpoint.trainer.config import check  # noqa: F401 (registers ours before)
 
     kept = {kind: dict(components) for kind, components in registry._COMPONENTS.items()}
     monkeypatch.setattr(registry, "_COMPONENTS", kept)

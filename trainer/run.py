@@ -124,9 +124,7 @@ def _train(
     config, directory, progress = ending.config, ending.directory, parts.state.progress
     rows = JsonLines(directory, progress.step, progress.evaluated_steps)
     attempt = Attempt(directory, ending.console, progress.step, parts.total_steps)
-    loggers = [settings.build(attempt) for settings in config.logger.values()]
-    listeners: list[Listener] = [rows, *mirrors, *loggers]
-    publish = Publisher(listeners, manager)
+    listeners: list[Listener] = [rows, *mirrors]
     device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
     log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
     if config.pruning.target:
@@ -137,6 +135,8 @@ def _train(
             100 * config.pruning.target, 100 * share, found.overall_count,
         )  # fmt: skip
     try:
+        listeners.extend(settings.build(attempt) for settings in config.logger.values())
+        publish = Publisher(listeners, manager)
         end = parts.loop.fit(publish)
         manager.drain()
         if isinstance(end, RunEnd) and config.test:

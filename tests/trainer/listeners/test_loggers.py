@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from peakpoint.base import registry
-from tests.conftest import TINY, rows
+from tests.conftest import TINY, rows, status
 
 PLUGIN = """
 import csv
@@ -40,7 +40,15 @@ class Rows:
             self.writer.writerow([event.epoch, event.metrics["accuracy"]])
 
     def close(self):
+        self.file.write("closed\\n")
         self.file.close()
+
+
+@register("logger", "broken")
+@dataclass(kw_only=True)
+class Broken(Logger):
+    def build(self, attempt):
+        raise UserError("no room for a logger")
 """
 OURS = [word for word in TINY if not word.startswith("logger")]
 CHOSEN = ("plugins=[csv_of_mine]", "logger=[table]")
@@ -56,7 +64,7 @@ def plugin(tmp_path, monkeypatch, own_components):
 
 def evaluations(path):
     with path.open(newline="") as file:
-        return [[int(epoch), float(accuracy)] for epoch, accuracy in csv.reader(file)]
+        return [[int(row[0]), float(row[1])] for row in csv.reader(file) if row != ["closed"]]
 
 
 def test_a_plugin_adds_a_logger_which_is_closed_and_resumed(train, plugin, tmp_path):
@@ -74,6 +82,13 @@ def test_a_plugin_adds_a_logger_which_is_closed_and_resumed(train, plugin, tmp_p
     assert evaluations(run / "table.csv") == expected
     assert [epoch for epoch, _ in expected] == [1, 2, 3]
     assert not (run / "tensorboard").exists()
+
+
+def test_where_one_cannot_be_built_the_others_are_closed(train, plugin, tmp_path):
+    done = train(*OURS, CHOSEN[0], "logger=[table,broken]", "hydra.run.dir=run")
+    assert (done.code, done.err) == (1, "error: no room for a logger\n")
+    assert (tmp_path / "run" / "evaluations.csv").read_text() == "closed\n"
+    assert status(tmp_path / "run")["state"] == "failed"
 
 
 def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
