@@ -54,13 +54,6 @@ def test_as_scikit_learn(classes, samples, device):
         assert found["top5_accuracy"] == 1
 
 
-def test_f1_leaves_out_classes_that_do_not_occur():
-    logits = torch.eye(10)[[0, 0, 1, 1]]
-    labels = torch.tensor([0, 0, 1, 2])
-    # Class 0: 1; class 1: 2 * 1 / (1 + 2); class 2: 0; classes 3 to 9 do not occur.
-    assert measure(logits, labels)["f1_score"] == pytest.approx((1 + 2 / 3 + 0) / 3)
-
-
 def test_the_size_of_the_batches_does_not_matter():
     logits, labels = batches(10, 50)
     whole = measure(logits, labels, size=50)

@@ -7,7 +7,6 @@ from omegaconf import OmegaConf
 
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
-from peakpoint.base.text import nearest
 from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.check import checked
@@ -217,12 +216,6 @@ def test_a_wrong_name_is_refused_with_the_nearest_whether_it_is_used_or_not(over
     assert str(refusal.value) == sentence
 
 
-def test_the_names_are_those_that_the_registries_know():
-    """Each choice of conf/ has a class, and each name that the check lets through can be built."""
-    for kind, group in CHOICES.items():
-        assert {p.stem for p in (CONF / group).glob("[!_]*.yaml")} <= registry.table(kind).keys()
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_measured_metric_can_be_monitored(metric):
     mode = METRICS[metric].better
@@ -249,14 +242,6 @@ def test_one_more_metric_as_the_file_says():
     ]
     less = checked(compose("~checkpoint.policy.best.metrics.loss"))
     assert sorted(less.checkpoint.policy["best"].metrics) == ["accuracy"]
-
-
-@pytest.mark.parametrize(
-    ("word", "known", "end"),
-    [("adamm", ["sgd", "adam"], ": did you mean adam?"), ("zzz", ["sgd", "adam"], "; there are: adam, sgd.")],
-)
-def test_the_nearest_name(word, known, end):
-    assert nearest(word, known) == end
 
 
 def test_a_template_for_names_is_checked_before_anything_loads():

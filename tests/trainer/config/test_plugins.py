@@ -233,8 +233,3 @@ def test_a_network_whose_output_is_no_logits_is_one_line_before_the_first_step(t
     assert re.fullmatch(rf"{sentence}\(16, 4\), a logit for each image and class: .*\.\n", done.err)
     assert status(tmp_path / "run")["state"] == "failed"
     assert list((tmp_path / "run").rglob("*.pt")) == []
-
-
-def test_the_same_network_with_logits_trains(train):
-    done = train(*(o for o in OUTPUTS if o != "model.dropout=0.3"), "epochs=1")
-    assert done.code == 0, done.err

@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pytest
 
 from peakpoint.__main__ import main
@@ -12,6 +11,7 @@ from peakpoint.trainer.data import torchvision
 from peakpoint.trainer.data.settings import note_root
 from tests.conftest import TINY
 from tests.states import newest
+from tests.trainer.data.data_cases import write_images
 
 QUICK = [o for o in TINY if not o.startswith(("data", "epochs"))]
 
@@ -19,14 +19,7 @@ QUICK = [o for o in TINY if not o.startswith(("data", "epochs"))]
 @pytest.fixture
 def run(train, tmp_path):
     """A run on images in a folder, whose cache was taken away, as a record of a stranger would find it."""
-    from PIL import Image
-
-    for split, count in (("train", 24), ("test", 4)):
-        for name, shade in (("bright", 200), ("dark", 20)):
-            folder = tmp_path / "pictures" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(np.full((12, 12), shade + number, np.uint8)).save(folder / f"{number}.png")
+    write_images(tmp_path / "pictures", (12, 12), mode="L", count=24)
     done = train(
         *QUICK, "data=image_folder", f"data.root={tmp_path}/pictures", "epochs=1", "hydra.run.dir=run"
     )

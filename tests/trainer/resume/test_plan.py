@@ -16,19 +16,14 @@ from peakpoint.trainer.resume.refusals import check_changes
 
 ARGUMENTS = [
     ("epochs=3", "epochs", "3"),
-    ("+new=1", "new", "1"),
     ("++optimizer.lr=1", "optimizer.lr", "1"),
     ("~checkpoint.policy.best", "checkpoint.policy.best", ""),
-    ("~checkpoint.policy.best=x", "checkpoint.policy.best", "x"),
     ("checkpoint/policy=[interval,best]", "checkpoint/policy", "[interval,best]"),
     ("/data@data=digits", "/data@data", "digits"),
     ("resume=my runs/a b", "resume", "my runs/a b"),
-    ("resume='a=b'", "resume", "'a=b'"),
     ("data.root=", "data.root", ""),
     ("a=b\nc", "a", "b\nc"),
-    ("hydra.run.dir='x'", "hydra.run.dir", "'x'"),
     ("-m", None, "-m"),
-    ("--multirun", None, "--multirun"),
     ("--config-dir=x", None, "--config-dir=x"),
     ("resume", None, "resume"),
     ("=3", None, "=3"),
@@ -54,13 +49,10 @@ def test_quoted_hydra_reads_a_value_literally(value):
 @pytest.mark.parametrize(
     ("typed", "value"),
     [
-        ("plain", "plain"),
         ("'a b'", "a b"),
-        ('"a b"', "a b"),
         (r"'it\'s'", "it's"),
         (r'"a\b"', r"a\b"),
         ("'", "'"),
-        ("''", ""),
         ("'a\"", "'a\""),
     ],
 )
@@ -161,16 +153,12 @@ def test_a_choice_that_is_typed_again_changes_nothing(place):
     assert make_plan(["model=resnet20", "resume=run"]).argv[:2] == ["optimizer.lr=1", "model=resnet20"]
 
 
-def test_the_last_resume_counts(place):
+def test_the_last_resume_counts_and_a_directory_of_its_own_makes_a_fork(place):
     place("a")
     second = place("b")
     assert make_plan(["resume=a", "resume=b"]).run == second
     assert make_plan(["resume=a", "resume=null"]).run is None
-
-
-def test_a_directory_of_its_own_makes_a_fork(place):
-    place("run", "epochs=3")
-    argv = make_plan(["resume=run", "hydra.run.dir=fork"]).argv
+    argv = make_plan(["resume=a", "hydra.run.dir=fork"]).argv
     assert "hydra.run.dir=fork" in argv
     assert not any(a.startswith('hydra.run.dir="') for a in argv)
 
