@@ -5,59 +5,12 @@ import os
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.config.hydra_overrides import keys, quote, split, under, unquote
+from peakpoint.trainer.config.hydra_overrides import keys, quote
 from peakpoint.trainer.resume.plan import Plan, locate, make_plan
 from peakpoint.trainer.resume.refusals import check_changes
-
-ARGUMENTS = [
-    ("epochs=3", "epochs", "3"),
-    ("++optimizer.lr=1", "optimizer.lr", "1"),
-    ("~checkpoint.policy.best", "checkpoint.policy.best", ""),
-    ("checkpoint/policy=[interval,best]", "checkpoint/policy", "[interval,best]"),
-    ("/data@data=digits", "/data@data", "digits"),
-    ("resume=my runs/a b", "resume", "my runs/a b"),
-    ("data.root=", "data.root", ""),
-    ("a=b\nc", "a", "b\nc"),
-    ("-m", None, "-m"),
-    ("--config-dir=x", None, "--config-dir=x"),
-    ("resume", None, "resume"),
-    ("=3", None, "=3"),
-    ("", None, ""),
-]
-
-
-@pytest.mark.parametrize(("argument", "key", "value"), ARGUMENTS, ids=[a for a, *_ in ARGUMENTS])
-def test_an_argument_as_key_and_value(argument, key, value):
-    assert split(argument) == (key, value)
-
-
-@given(st.text(alphabet=st.sampled_from("ab \\\"'=,[]{}:~+/ü#%()"), max_size=12))
-@example("a\\b")
-@example("\\\\")
-@example('\\"')
-@example("a\\\\'")
-def test_quoted_hydra_reads_a_value_literally(value):
-    assert OverridesParser.create().parse_override(f"key={quote(value)}").value() == value
-    assert unquote(quote(value)) == value
-
-
-@pytest.mark.parametrize(
-    ("typed", "value"),
-    [
-        ("'a b'", "a b"),
-        (r"'it\'s'", "it's"),
-        (r'"a\b"', r"a\b"),
-        ("'", "'"),
-        ("'a\"", "'a\""),
-    ],
-)
-def test_a_value_without_its_quotes(typed, value):
-    assert unquote(typed) == value
 
 
 @pytest.fixture
@@ -310,11 +263,3 @@ def test_what_nobody_typed_is_drift():
         check_changes(config(epochs=5), config(), ("optimizer.lr", "epoch"))
     assert check_changes(config(epochs=5, accept_drift=True), config(), ()) == ["epochs: 3 -> 5"]
     assert check_changes(config(resume="x"), config(), ()) == []
-
-
-def test_what_lies_under_a_key():
-    assert under("data.root", ("data",))
-    assert under("checkpoint.policy.best", ("checkpoint/policy",))
-    assert under("seed", ("data", "seed"))
-    assert not under("database", ("data",))
-    assert not under("data", ("data.root",))

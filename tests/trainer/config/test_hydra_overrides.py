@@ -1,14 +1,25 @@
-"""The keys of the configuration: what earlier versions called them, and which one is meant by a wrong one."""
+"""Overrides as text: split and quoted, and under the keys of today where earlier versions had others."""
 
 import re
 import shlex
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.config import commandline
 from peakpoint.trainer.config.choices import leaves, register_schemas
-from peakpoint.trainer.config.hydra_overrides import RENAMED, current_config, renamed
+from peakpoint.trainer.config.hydra_overrides import (
+    RENAMED,
+    current_config,
+    quote,
+    renamed,
+    split,
+    under,
+    unquote,
+)
 
 
 def test_every_new_name_is_a_key_and_is_typed_as_it_is():
@@ -110,3 +121,57 @@ def test_an_earlier_key_in_a_file_is_one_line_with_the_new_one(train, tmp_path, 
     (tmp_path / "mine" / "experiment" / "a.yaml").write_text(f"# @package _global_\ncheckpoint: {{{text}}}\n")
     done = train("--config-dir=mine", "experiment=a")
     assert (done.code, done.err) == (1, f"error: {sentence}\n")
+
+
+ARGUMENTS = [
+    ("epochs=3", "epochs", "3"),
+    ("++optimizer.lr=1", "optimizer.lr", "1"),
+    ("~checkpoint.policy.best", "checkpoint.policy.best", ""),
+    ("checkpoint/policy=[interval,best]", "checkpoint/policy", "[interval,best]"),
+    ("/data@data=digits", "/data@data", "digits"),
+    ("resume=my runs/a b", "resume", "my runs/a b"),
+    ("data.root=", "data.root", ""),
+    ("a=b\nc", "a", "b\nc"),
+    ("-m", None, "-m"),
+    ("--config-dir=x", None, "--config-dir=x"),
+    ("resume", None, "resume"),
+    ("=3", None, "=3"),
+    ("", None, ""),
+]
+
+
+@pytest.mark.parametrize(("argument", "key", "value"), ARGUMENTS, ids=[a for a, *_ in ARGUMENTS])
+def test_an_argument_as_key_and_value(argument, key, value):
+    assert split(argument) == (key, value)
+
+
+@given(st.text(alphabet=st.sampled_from("ab \\\"'=,[]{}:~+/ü#%()"), max_size=12))
+@example("a\\b")
+@example("\\\\")
+@example('\\"')
+@example("a\\\\'")
+def test_quoted_hydra_reads_a_value_literally(value):
+    assert OverridesParser.create().parse_override(f"key={quote(value)}").value() == value
+    assert unquote(quote(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("'a b'", "a b"),
+        (r"'it\'s'", "it's"),
+        (r'"a\b"', r"a\b"),
+        ("'", "'"),
+        ("'a\"", "'a\""),
+    ],
+)
+def test_a_value_without_its_quotes(typed, value):
+    assert unquote(typed) == value
+
+
+def test_what_lies_under_a_key():
+    assert under("data.root", ("data",))
+    assert under("checkpoint.policy.best", ("checkpoint/policy",))
+    assert under("seed", ("data", "seed"))
+    assert not under("database", ("data",))
+    assert not under("data", ("data.root",))
