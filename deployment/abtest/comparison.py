@@ -1,4 +1,4 @@
-"""The difference between two arms, and a stopping rule that is valid however often it is looked at.
+"""The difference between two arms, and a stopping rule that is valid however often it is applied.
 
 Stopping at the first of many one-look intervals that excludes zero finds an effect that is not there far more
 often than alpha. The interval of the stopping rule covers the true difference at all times at once, with
@@ -150,7 +150,7 @@ def decide(champion: Sample, challenger: Sample, rule: Rule, *, binary: bool) ->
     if high < rule.margin:
         what = "worse" if high < 0 else f"not better by {rule.margin:g}"
         return Verdict("keep", f"{between}: the challenger is {what}", interval, n)
-    return Verdict("continue", f"{between}: too early to tell", interval, n)
+    return Verdict("continue", f"{between}: no decision yet", interval, n)
 
 
 def sequence(champion: Sample, challenger: Sample, rule: Rule) -> Interval:

@@ -45,9 +45,9 @@ def sample_ratio(observed: Mapping[str, int], weights: Mapping[str, float]) -> R
     degrees = len(expected) - 1
     p_value = float(mp.gammainc(degrees / 2, chi_square / 2, regularized=True)) if degrees else 1.0
     ok: bool | None = True
-    sentence = f"The arms have the users that they should (p = {p_value:.2g})."
+    sentence = f"The users by arm fit the weights (p = {p_value:.2g})."
     if min(expected.values()) < LEAST_EXPECTED:
-        ok, sentence = None, f"Too few users to tell: an arm expects fewer than {LEAST_EXPECTED}."
+        ok, sentence = None, f"Too few users for the test: an arm expects fewer than {LEAST_EXPECTED}."
     elif p_value < THRESHOLD:
         ok, sentence = False, _mismatch(f"p = {p_value:.2g}, below {THRESHOLD}")
     return RatioCheck(chi_square, p_value, ok, sentence)

@@ -88,7 +88,7 @@ class Key:
 
 @dataclass(kw_only=True)
 class Tie:
-    """When `metric` does not tell two apart: by `confidence` or by a distance `within`, one of them None."""
+    """When candidates are as good as the best by `metric`: by `confidence`, or by a distance `within`."""
 
     metric: str
     prefer: list[Key]

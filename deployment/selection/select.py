@@ -39,8 +39,7 @@ class Selection:
 
     def nothing(self) -> str:
         """Return the message for a selection without a winner."""
-        count = len(self.candidates)
-        return f"Nothing qualifies by {self.rules.name}: {count} looked at, {count} rejected."
+        return f"Nothing qualifies by {self.rules.name}: all {len(self.candidates)} candidates are rejected."
 
 
 def choose(
@@ -64,7 +63,7 @@ def choose(
         raise CheckpointError(f"{', '.join(map(str, runs))}: there is no checkpoint to choose from.")
     _check_names(rules, found)
     judge = _Judge(rules, roots, champion_of, Appraiser(data_root, device))
-    judge.notes += [f"passed over: {reason}" for root in roots for _, reason in store.unreadable(root)]
+    judge.notes += [f"skipped: {reason}" for root in roots for _, reason in store.unreadable(root)]
     for candidate in found:
         judge.judge(candidate)
     measured = judge.pick((c for c in found if not c.rejected), dry_run=dry_run)
@@ -138,7 +137,7 @@ class _Judge:
             self._champion = facts_of(manifest) | measured
             return ((manifest.metadata or {}).get("trained_with") or {}).get("fingerprint")
         count = sum(len(rule.bounds) for rule in against)
-        self.notes.append(f"there is no champion yet: {count} rule{'s'[: count - 1]} against it passed over")
+        self.notes.append(f"there is no champion yet: {count} rule{'s'[: count - 1]} against it skipped")
         return None
 
     def judge(self, candidate: Candidate) -> None:

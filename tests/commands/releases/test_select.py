@@ -21,7 +21,7 @@ def test_every_candidate_is_printed_with_what_rejected_it(cli_main, measured_run
     file, accuracy = best(measured_run)
     assert f"chosen by default.yaml: run/checkpoints/{file}\n" in out
     assert f", accuracy {accuracy:.4f}, " in out.partition("measured again on 60 images of val: loss ")[2]
-    assert "there is no champion yet: 1 rule against it passed over" in out
+    assert "there is no champion yet: 1 rule against it skipped" in out
     early = "training/checkpoint_epoch_0002_step_00000022.pt"
     assert f"rejected  {early}: sparsity min_delta 0 vs target: it is 0.479981, the target 0.6\n" in out
 
@@ -35,7 +35,7 @@ def test_a_narrow_terminal_cuts_no_reason_off(on_a_terminal, measured_run):
 def test_nothing_qualifies_is_one_clear_line_and_exit_code_1(cli_main, measured_run):
     code, out, err = cli_main("select", measured_run, "--rules", "best_practice")
     assert code == 1
-    assert err == "error: Nothing qualifies by best_practice.yaml: 3 looked at, 3 rejected.\n"
+    assert err == "error: Nothing qualifies by best_practice.yaml: all 3 candidates are rejected.\n"
     assert out.count("epoch above 20") == 3
     assert "chosen" not in out
 

@@ -76,7 +76,7 @@ def test_the_default_takes_the_best_at_the_target_and_measures_it_again(measured
     assert (found.measured.samples, found.measured.split) == (60, "val")
     assert steps(found) == [FINAL]
     assert "sparsity min_delta 0 vs target" in reasons(found, EARLY)[0]
-    assert found.notes == ("there is no champion yet: 1 rule against it passed over",)
+    assert found.notes == ("there is no champion yet: 1 rule against it skipped",)
     # One candidate for all roles of the same bytes.
     assert len(found.candidates) == 3
 
@@ -91,7 +91,7 @@ def test_nothing_qualifies_is_reported_with_every_rule_that_rejected(measured_ru
         "sparsity min 0.5",
         "epoch above 20",
     ]
-    assert found.nothing() == "Nothing qualifies by best_practice.yaml: 3 looked at, 3 rejected."
+    assert found.nothing() == "Nothing qualifies by best_practice.yaml: all 3 candidates are rejected."
 
 
 def test_a_damaged_winner_is_rejected_and_the_next_is_taken(measured_copy):
@@ -120,7 +120,7 @@ def test_a_manifest_that_cannot_be_read_is_passed_over_with_a_word_of_it(measure
     mark.write_text(mark.read_text().replace('"epoch": 2', '"epoch": 9'))
     found = select.choose([measured_copy], by(), dry_run=True)
     assert len(found.candidates) == 2
-    assert found.notes[0].startswith(f"passed over: {mark} is not a readable checkpoint manifest: it was")
+    assert found.notes[0].startswith(f"skipped: {mark} is not a readable checkpoint manifest: it was")
 
 
 def test_a_manifest_that_promises_too_much_is_refused(measured_copy):
