@@ -58,18 +58,6 @@ class Source:
         return {**found, "config": json.dumps(self.description.config())}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """An exported file; `opset` is None for torch.export, `batch` None for any number of images."""
-
-    file: Path
-    format: str
-    bytes: int
-    opset: int | None
-    batch: int | None
-    agreement: Agreement
-
-
 def source(path: Path) -> Source:
     """Return the network of a path, as for `load_model`, ready to be exported.
 
@@ -94,11 +82,14 @@ def source(path: Path) -> Source:
     )
 
 
-def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: int | None) -> Exported:
+def write(
+    found: Source, target: Path, kind: str, *, opset: int | None, batch: int | None
+) -> tuple[int | None, Agreement]:
     """Export a network to a file that must not exist; `batch` None takes any number of images at a time.
 
-    `kind` is onnx or torch; `opset` None is the exporter's choice. Raises CheckpointError, leaving no file,
-    when it cannot be written or its outputs differ from the source's.
+    `kind` is onnx or torch; `opset` None is the exporter's choice. Returns the opset, None for torch, and the
+    agreement of the outputs with the source's. Raises CheckpointError, leaving no file, when it cannot be
+    written or the outputs differ.
     """
     # torch.export would specialise a batch of 1.
     traced = torch.zeros(batch or 2, *found.description.image_shape)
@@ -120,9 +111,7 @@ def write(found: Source, target: Path, kind: str, *, opset: int | None, batch: i
                 )
             staged.create()
         fsync_directory(target.parent)
-    return Exported(
-        file=target, format=kind, bytes=len(content), opset=opset, batch=batch, agreement=agreement
-    )
+    return opset, agreement
 
 
 def _compared(file: Path, kind: str, found: Source, batch: int | None) -> Agreement:

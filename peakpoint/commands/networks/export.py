@@ -45,14 +45,17 @@ def export(options: argparse.Namespace) -> int:
     if options.format == "onnx":
         onnx_files.check(options.opset)
     source = exports.source(options.path)
-    made = exports.write(source, out, options.format, opset=options.opset, batch=options.batch)
-    agreement = made.agreement
+    opset, agreement = exports.write(source, out, options.format, opset=options.opset, batch=options.batch)
+    size, batch = out.stat().st_size, options.batch
     against = "the golden outputs of the release" if source.released else "the outputs of the network"
     if options.json:
         print_json(
             {
-                **asdict(made),
-                "file": str(made.file),
+                "file": str(out),
+                "format": options.format,
+                "bytes": size,
+                "opset": opset,
+                "batch": batch,
                 "agreement": {**asdict(agreement), "sound": agreement.sound},
                 "compared_with": "golden" if source.released else "network",
                 **source.notes(),
@@ -61,9 +64,9 @@ def export(options: argparse.Namespace) -> int:
         )
         return 0
     console = Console()
-    form = f"ONNX, opset {made.opset}" if made.opset else "torch.export"
-    console.say(f"{made.file}: {form}, {in_words(made.bytes)}, of {source.manifest.file}")
-    shape = " x ".join(map(str, (made.batch or "any", *source.description.image_shape)))
+    form = f"ONNX, opset {opset}" if opset else "torch.export"
+    console.say(f"{out}: {form}, {in_words(size)}, of {source.manifest.file}")
+    shape = " x ".join(map(str, (batch or "any", *source.description.image_shape)))
     console.say(f"takes {shape} float32 as `images`, normalised")
     console.say(
         f"compared with {against}: largest error {agreement.largest:.3g}, {agreement.allowed:.3g} allowed; "
