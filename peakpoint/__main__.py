@@ -87,7 +87,7 @@ def _run(given: list[str]) -> int:
 
 
 def _command(name: str) -> tuple[Parser, Command]:
-    """The parser of a command and what it runs; a command pays only for what its own module imports."""
+    """Return the parser of a command and its function; only its own module is imported."""
     where, text = COMMANDS[name]
     module = importlib.import_module(f"peakpoint.commands.{where}")
     command: Command = getattr(module, name.replace("-", "_"))

@@ -60,7 +60,7 @@ class Mirror:
 
     @property
     def url(self) -> str:
-        """The folder of this run in the mirror."""
+        """Return the folder of this run in the mirror."""
         return self._there.remote.url
 
     def start(self) -> None:
@@ -94,7 +94,7 @@ class Mirror:
         )
 
     def pending(self) -> list[Manifest]:
-        """The checkpoints to upload: those that failed least often first, then the newest."""
+        """Return the checkpoints to upload: those that failed least often first, then the newest."""
         missing = self._missing()
         room = self._queue
         if len(missing) > room and not self._crowded:
@@ -179,5 +179,5 @@ class Mirror:
 
 
 def _key(manifest: Manifest) -> tuple[str, str]:
-    """Other roles of the same bytes are other files, and so are other bytes under the same name."""
+    """Return what tells an upload from others: another role is another file, as are other bytes."""
     return manifest.file, manifest.digest

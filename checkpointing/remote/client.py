@@ -1,7 +1,7 @@
 """Objects in a place that fsspec reaches: put and read back, read within bounds, list, delete.
 
-No answer counts without its digest, none is larger than what was asked for, and
-every failure is one RemoteError whose line shows no password. The place is reached at the first use.
+Uploads are read back and compared, no answer is larger than what was asked for, and every failure is a
+RemoteError whose one line shows no password. The place is reached at the first use.
 """
 
 import copy
@@ -63,15 +63,15 @@ class Remote:
 
     @property
     def url(self) -> str:
-        """The place, for people."""
+        """Return the place, for people."""
         return shown(self._url)
 
     def below(self, folder: str) -> "Remote":
-        """A folder within this one."""
+        """Return a folder within this one."""
         return self._at(f"{self._url}/{folder}")
 
     def above(self, levels: int) -> "Remote":
-        """A folder that this one lies in."""
+        """Return the folder so many levels up."""
         return self._at("/".join(self._url.split("/")[:-levels]))
 
     def _at(self, url: str) -> "Remote":
@@ -81,11 +81,11 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """The last part of the URL."""
+        """Return the last part of the URL."""
         return self._url.rpartition("/")[2]
 
     def _connect(self) -> Any:
-        """The file system of the place, not cached, whose waits for an answer end after `timeout_s`."""
+        """Return the file system of the place, not cached; its waits for an answer end after `timeout_s`."""
         if self._connection:
             return self._connection[0]
         import fsspec
@@ -138,12 +138,12 @@ class Remote:
         return sync(fs.loop, bounded)
 
     def _path(self, key: str) -> str:
-        """A key as the file system has it."""
+        """Return a key as the file system has it."""
         path = str(self._connection[0]._strip_protocol(self._url)).rstrip("/")
         return f"{path}/{key}" if key else path
 
     def _do(self, what: str, key: str, work: Callable[[Any, str], T]) -> T:
-        """`work(fs, path)`, tried again; any exception becomes a RemoteError that names the object."""
+        """Return `work(fs, path)`, tried again; its exceptions become a RemoteError that names the object."""
         for attempt in range(self._attempts):
             if attempt:
                 time.sleep(random.uniform(0.5, 1) * 2 ** (attempt - 1))
@@ -163,7 +163,7 @@ class Remote:
         raise failure from None
 
     def find(self, under: str = "") -> dict[str, int]:
-        """The keys below a folder, relative to it, with their sizes in bytes."""
+        """Return the keys below a folder, relative to it, with their sizes in bytes."""
 
         def work(fs: Any, path: str) -> dict[str, int]:
             fs.invalidate_cache()
@@ -181,7 +181,7 @@ class Remote:
         return self._do("listed", under, work)
 
     def folders(self) -> list[str]:
-        """The names of the folders right below."""
+        """Return the names of the folders right below."""
 
         def work(fs: Any, path: str) -> list[str]:
             fs.invalidate_cache()
@@ -196,7 +196,7 @@ class Remote:
             return []
 
     def read(self, key: str, limit: int = SMALL) -> bytes:
-        """A small object whole. An object of more than `limit` bytes is refused."""
+        """Return a small object. Raises RemoteError for one of more than `limit` bytes."""
 
         def work(fs: Any, path: str) -> bytes:
             data: bytes = self._ask(fs, "cat_file", path, start=0, end=limit + 1, size=limit)
@@ -207,7 +207,7 @@ class Remote:
         return self._do("read", key, work)
 
     def chunks(self, key: str, start: int, size: int) -> Iterator[bytes]:
-        """The bytes of an object from `start` to `size`, piece by piece."""
+        """Yield the bytes of an object from `start` to `size`, piece by piece."""
         while start < size:
             end = min(start + CHUNK, size)
 
@@ -291,7 +291,7 @@ class Remote:
 
 
 def _reason(error: Exception) -> str:
-    """The reason of an error of any client, in a few words."""
+    """Return the reason of an error of any client, in a few words."""
     if isinstance(error, FileNotFoundError):
         return "there is no such object, or no such bucket"
     if isinstance(error, PermissionError):

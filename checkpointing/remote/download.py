@@ -32,7 +32,7 @@ from peakpoint.checkpointing.storage import aliases, foreign, pointers, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, TRAINING, Manifest
 
 TIMEOUT_S, ATTEMPTS = 20.0, 5
-"""Of the commands and of a resume: seconds for each answer, and tries of each operation."""
+"""Seconds for each answer, and tries of each operation, of the commands and of a resume."""
 
 _FILES = re.compile(
     r"(run|status)\.json|metrics\.jsonl|\.hydra/(resume-\d+/)?[A-Za-z0-9_]+\.yaml"
@@ -61,7 +61,7 @@ class Pulled:
 
 
 def find(url: str, key: str = "URL") -> Source:
-    """The run that a URL means: that of a run's folder, of a place with one run, or of a file in one.
+    """Return the run that a URL means: a run's folder, a place with one run, or a file in a run.
 
     Raises CheckpointError when there is none, or more than one.
     """
@@ -145,7 +145,7 @@ def pull(
 
 
 def _ordered(found: Iterable[Manifest]) -> list[Manifest]:
-    """Releases first, by the time of their making; then by the order of saving."""
+    """Sort releases first, by the time of their making, then checkpoints by the order of saving."""
     return sorted(found, key=lambda m: (m.tier != PRODUCTION, m.sequence, m.created))
 
 
@@ -167,7 +167,7 @@ def _ours(source: Source, directory: Path) -> Iterator[None]:
 
 
 def run_in(directory: Path) -> str | None:
-    """The run that a directory is of, or that is being pulled to it; None for anything else."""
+    """Return the run that a directory is of, or that is being pulled to it; None for anything else."""
     for name in ("run.json", MARK):
         with contextlib.suppress(CheckpointError, KeyError):
             return str(read_json(directory / name)["run"])
@@ -207,7 +207,7 @@ def _fetch(
 
 
 def _create(path: Path, data: bytes) -> None:
-    """A small file that is not there yet, durable."""
+    """Write a small file durably. Raises CheckpointError when another is there."""
     with Staged(path) as staged:
         staged.write(data)
         staged.sync()
@@ -219,7 +219,7 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _download(remote: Remote, key: str, path: Path, digest: str, size: int) -> None:
-    """A file under its name once its digest is right; goes on with the half that an earlier try left."""
+    """Download a file, which gets its name once its digest is right; goes on with an earlier half."""
     if path.exists():
         if path.stat().st_size != size or not digests.matches(path, digest):
             raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
@@ -256,7 +256,7 @@ def _download(remote: Remote, key: str, path: Path, digest: str, size: int) -> N
 
 
 def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
-    """The texts beside the checkpoints, if what is here is what they were, or their beginning."""
+    """Write the texts beside the checkpoints, unless those that are here have gone on differently."""
     _, texts = newest_record(remote)
     for name in [n for n in texts if not _FILES.fullmatch(n)]:
         result.refused.append(f"{remote.url} has {name!r} in its record: it is not written here.")
@@ -273,7 +273,7 @@ def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
 
 
 def _point(root: Path) -> None:
-    """The pointers for people, as the run had them."""
+    """Set the pointers for people, as the run had them."""
     for manifest in store.manifests(root):  # oldest first, so that the newest wins
         for name in ("latest",) if manifest.tier == TRAINING else manifest.tags:
             link = root / manifest.tier / f"{name}.pt"

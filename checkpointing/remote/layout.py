@@ -44,12 +44,12 @@ class Damaged(RemoteError):  # noqa: N818 (the name says what is wrong)
 
 
 def safe(name: str) -> bool:
-    """Whether a name from elsewhere may be that of a file here."""
+    """Return whether a name from elsewhere may be that of a file here."""
     return _NAME.fullmatch(name) is not None and ".." not in name
 
 
 def companion_digests(manifest: Manifest) -> dict[str, str]:
-    """What belongs to a release beside its weights, with the digests: configuration, card, golden outputs.
+    """Return the files of a release beside its weights, with their digests.
 
     Paths are relative to the checkpoint folder and stay within it. Raises CheckpointError for others.
     """
@@ -62,12 +62,12 @@ def companion_digests(manifest: Manifest) -> dict[str, str]:
 
 
 def manifest_key(file: str) -> str:
-    """The manifest that belongs to a checkpoint, or to its signature."""
+    """Return the manifest that belongs to a checkpoint, or to its signature."""
     return f"{file.rpartition('.')[0]}.json"
 
 
 def read_mark(remote: Remote) -> dict[str, Any]:
-    """The content of mirror.json. Raises Missing when there is none, Damaged, or RemoteError."""
+    """Return the content of mirror.json. Raises Missing when there is none, Damaged, or RemoteError."""
     try:
         mark = _read(remote, MARK, unsealed, 1 << 16)
         if mark["format"] != FORMAT:
@@ -83,7 +83,7 @@ def read_mark(remote: Remote) -> dict[str, Any]:
 
 
 def _read(remote: Remote, key: str, parse: Callable[[bytes], T], limit: int = SMALL) -> T:
-    """A small object as `parse` understands it; read again if it does not: the way here may be bad."""
+    """Return a small object as `parse` reads it, from a second download if the first is spoilt."""
     try:
         return parse(remote.read(key, limit))
     except BAD as error:
@@ -93,7 +93,7 @@ def _read(remote: Remote, key: str, parse: Callable[[bytes], T], limit: int = SM
 
 
 def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Manifest], list[str]]:
-    """The manifests in a run's folder by file, oldest first, and what is wrong with others.
+    """Return the manifests in a run's folder by file, oldest first, and what is wrong with others.
 
     `sizes` are the keys below checkpoints/. One counts only if its file is there in the recorded size.
     """
@@ -133,7 +133,7 @@ def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Mani
 
 
 def record_of(root: Path) -> dict[str, str]:
-    """The texts beside the checkpoints under `root`, by their path from the run's directory."""
+    """Return the texts beside the checkpoints under `root`, by their path from the run's directory."""
     run = locate.run_of(root)
     paths = [p for pattern in RECORDS for p in sorted(run.glob(pattern))] if run != root else []
     # A link could lead to a private file.
@@ -147,7 +147,7 @@ def record_of(root: Path) -> dict[str, str]:
 
 
 def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
-    """The highest number that a record in a run's folder has, and the texts in the newest sound one."""
+    """Return the highest number of a record in a run's folder, and the texts of the newest sound one."""
     sizes = remote.find("record")
     keys = [k for k, size in sizes.items() if re.fullmatch(r"\d{6,9}\.json", k) and size <= SMALL]
     keys.sort(key=number, reverse=True)
@@ -161,5 +161,5 @@ def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
 
 
 def number(key: str) -> int:
-    """The place of a record in their order."""
+    """Return the number of a record."""
     return int(key.removesuffix(".json"))

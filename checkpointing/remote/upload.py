@@ -53,14 +53,14 @@ class Unsound(CheckpointError):  # noqa: N818 (the name says what is wrong)
 
 
 def wanted(manifest: Manifest, what: Collection[str]) -> bool:
-    """Whether `what` names the tier of a checkpoint, one of its roles, or a policy that saved it."""
+    """Return whether `what` names the tier of a checkpoint, one of its roles, or a policy that saved it."""
     return not {manifest.tier, *manifest.tags, *filter(None, manifest.policies)}.isdisjoint(what)
 
 
 def chosen(
     root: Path, found: Iterable[Manifest], what: Collection[str], run: str | None = None
 ) -> list[Manifest]:
-    """The checkpoints among `found` (of `run`) to upload, in that order, then the releases by version."""
+    """Return the checkpoints among `found` (of `run`) to upload, in that order, then the releases."""
     mine = [m for m in found if run in (None, m.run)]
     return [m for m in (*mine, *listing.releases(root)) if wanted(m, what) and (root / m.file).exists()]
 
@@ -90,7 +90,7 @@ class RemoteRun:
         self._record = newest_record(self.remote)
 
     def holds(self, manifest: Manifest) -> bool:
-        """Whether a checkpoint is there; its manifest is written only once its bytes were verified."""
+        """Return whether a checkpoint is there; its manifest is written once its bytes were verified."""
         there = self.index.get(manifest.file)
         return there is not None and there.digest == manifest.digest
 
@@ -162,7 +162,7 @@ class RemoteRun:
             raise
 
     def _replace_older(self, manifest: Manifest) -> None:
-        """Another checkpoint has this name there: an older one goes, a newer one is not ours to touch."""
+        """Delete an older checkpoint of this name there. Raises Unsound for one that is not older."""
         there = self.index.get(manifest.file)
         if there is None or there.digest == manifest.digest:
             return
@@ -258,13 +258,13 @@ class RemoteRun:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a regular file: a link could lead to a private one."""
+    """Return whether there is a regular file: a link could lead to a private one."""
     return path.is_file() and not path.is_symlink()
 
 
 @contextlib.contextmanager
 def hard_link(path: Path) -> Iterator[Path]:
-    """A second name for a file, so that it can be read to its end though retention lets it go meanwhile."""
+    """Yield a second name for a file, so that it can be read to its end though retention deletes it."""
     link = files.staged_name(path)
     try:
         link.hardlink_to(path)

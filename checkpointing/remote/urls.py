@@ -15,7 +15,7 @@ _PASSWORD = re.compile(_USER + r":(?!\d+(/|$))[^\s@]*@")
 
 
 def shown(text: str) -> str:
-    """`text` on one line, without the passwords of URLs, their queries, and secrets of the environment."""
+    """Return `text` on one line, without passwords and queries of URLs and secrets of the environment."""
     text = _PASSWORD.sub(r"\g<protocol>://***@", " ".join(text.split()))
     text = re.sub(r"(\w://)[^/\s@]*@", r"\1***@", text)
     text = re.sub(r"(\w://[^\s?]*)\?\S*", r"\1?***", text)
@@ -40,7 +40,7 @@ def refuse_passwords(arguments: Iterable[str]) -> None:
 
 
 def check_url(url: str, key: str = "URL") -> str:
-    """The protocol of a URL that can be used, without reaching for it. Raises CheckpointError: one line."""
+    """Return the protocol of a URL, without contacting it. Raises CheckpointError if it cannot be used."""
     protocol, mark, path = url.partition("://")
     if not mark or not path.strip("/") or "::" in url or re.search(r"[\s?#]", url):
         raise CheckpointError(f"{key}={shown(url)} is not a URL such as s3://bucket/folder.")
@@ -60,5 +60,5 @@ def check_url(url: str, key: str = "URL") -> str:
 
 
 def is_url(text: str) -> bool:
-    """Whether a word means a remote place and not a path."""
+    """Return whether a word means a remote place and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None

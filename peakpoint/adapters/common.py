@@ -23,7 +23,7 @@ log = logging.getLogger("peakpoint")
 
 
 def plain(value: Any) -> Any:
-    """A framework's nested state in plain types, where that loses nothing; the rest is left to be refused."""
+    """Return a framework's nested state in plain types where that loses nothing; a save refuses the rest."""
     if isinstance(value, Mapping):
         return {plain(k): plain(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that are single numbers."""
+    """Return the metrics that are single numbers."""
     found = {}
     for name, value in metrics.items():
         if isinstance(value, torch.Tensor | np.generic):
@@ -60,7 +60,7 @@ class Zeros:
         self.version = 0
 
     def measured(self, epoch: int, step: int, metrics: dict[str, float], model: nn.Module) -> EvalEnd:
-        """An evaluation of the network as it is; its mask version grows when the number of zeros changed.
+        """Return an evaluation of the network; its mask version grows when the number of zeros changed.
 
         Waits for the device.
         """
@@ -78,7 +78,7 @@ class Zeros:
 
 
 def newest(root: str | Path) -> Path | None:
-    """The newest checkpoint under a directory that verifies, or None; damaged ones are passed over.
+    """Return the newest checkpoint under a directory that verifies, or None; damaged ones are passed over.
 
     Where this process is the one writer they go to quarantine.
     """

@@ -48,7 +48,7 @@ class PeakpointCheckpoint(Adapter, Callback):
         self._open(lambda: _state(trainer), f"{file.parent.name}/{file.name}" if file and mine else None)
 
     def state_dict(self) -> dict[str, Any]:
-        """The policies' counters."""
+        """Return the policies' counters."""
         return {name: policy.state_dict() for name, policy in self.policies.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class PeakpointCheckpoint(Adapter, Callback):
         self._rng = checkpoint.get("rng_state")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the counters and the random numbers of the checkpoint."""
+        """Restore the counters and the random numbers of the checkpoint."""
         assert self._manager is not None
         if self._counters is not None:
             self._manager.load_state_dict(self._counters)
@@ -74,7 +74,7 @@ class PeakpointCheckpoint(Adapter, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A StepEnd after each optimizer step; the last of an epoch waits for the EpochEnd."""
+        """Publish StepEnd after each optimizer step; the last of an epoch waits for EpochEnd."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             event = StepEnd(trainer.current_epoch, self._step)
@@ -86,7 +86,7 @@ class PeakpointCheckpoint(Adapter, Callback):
                 self._collect(trainer, event)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An EvalEnd; at the end of an epoch it waits for the EpochEnd, so that the two share a file."""
+        """Publish EvalEnd; at the end of an epoch it waits for EpochEnd, so that the two share a file."""
         if trainer.sanity_checking or self._manager is None:
             return
         metrics = numbers(trainer.callback_metrics)
@@ -94,13 +94,13 @@ class PeakpointCheckpoint(Adapter, Callback):
         self._collect(trainer, self._zeros.measured(epoch, step, metrics, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last step of an epoch, the evaluation and the end of the epoch are one moment."""
+        """Publish the last step of an epoch, its evaluation and EpochEnd as one moment."""
         waiting, self._waiting = self._waiting, []
         epoch = trainer.current_epoch
         self._handle(trainer, *waiting, EpochEnd(epoch, trainer.global_step, done=epoch + 1))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The end of the fit, whatever ended it."""
+        """Publish RunEnd, whatever ended the fit."""
         last = max(0, trainer.current_epoch - 1)  # Lightning has counted on
         self._handle(trainer, RunEnd(last, trainer.global_step, "the fit is over"))
 
@@ -126,7 +126,7 @@ class PeakpointCheckpoint(Adapter, Callback):
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
-    """Lightning's checkpoint and ours in one dict; the weights are in it twice and in the file once."""
+    """Return Lightning's checkpoint and ours in one dict; the weights, in it twice, are written once."""
     dumped: dict[str, Any] = plain(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
     assert isinstance(trainer.lightning_module, nn.Module)
     return {**dumped, "model_state_dict": dumped["state_dict"], "rng_state": rng_state()}

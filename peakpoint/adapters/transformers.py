@@ -41,7 +41,7 @@ class PeakpointCallback(Adapter, TrainerCallback):
     _parts: tuple[Any, Any, Any, TrainerState] | None = None
 
     def resume_folder(self) -> str | None:
-        """The newest checkpoint that verifies, unfolded as the Trainer reads it; None when there is none.
+        """Unfold the newest checkpoint that verifies as the Trainer reads it; returns its folder or None.
 
         It also gives the policies' counters back. The folder is removed at the end of the training.
         """
@@ -73,7 +73,7 @@ class PeakpointCallback(Adapter, TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
-        """A StepEnd after each optimizer step; where an evaluation or EpochEnd follows it waits for that."""
+        """Publish StepEnd after each optimizer step; it waits for an evaluation or EpochEnd that follows."""
         self._remember(state, parts)
         self._waiting = [StepEnd(_epoch(state), state.global_step)]
         if not control.should_evaluate and not _ends_epoch(state):
@@ -82,7 +82,7 @@ class PeakpointCallback(Adapter, TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
-        """An EpochEnd; where an evaluation follows it waits for it, so that the two share a file."""
+        """Publish EpochEnd; it waits for an evaluation that follows, so that the two share a file."""
         self._remember(state, parts)
         self._waiting.append(EpochEnd(_epoch(state), state.global_step))
         if not control.should_evaluate:
@@ -91,7 +91,7 @@ class PeakpointCallback(Adapter, TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
-        """An EvalEnd, with the metrics that are numbers."""
+        """Publish EvalEnd, with the metrics that are numbers."""
         if self._manager is None:  # evaluate() without a training
             return
         self._remember(state, parts)
@@ -142,17 +142,17 @@ class PeakpointCallback(Adapter, TrainerCallback):
 
 
 def _ends_epoch(state: TrainerState) -> bool:
-    """Whether the step that was taken is the last of an epoch or of the training: an EpochEnd follows."""
+    """Return whether the last step ended an epoch or the training: an EpochEnd follows."""
     return float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
 
 
 def _epoch(state: TrainerState) -> int:
-    """The number, from 1, of the epoch under way or just ended: what the Trainer shows, rounded up."""
+    """Return the epoch under way or just ended, from 1: what the Trainer shows, rounded up."""
     return max(1, math.ceil((state.epoch or 0.0) - 1e-9))
 
 
 def _unfold(saved: Mapping[str, Any], folder: Path) -> None:
-    """The files that the Trainer's own checkpoints have."""
+    """Write the files that the Trainer's own checkpoints have."""
     folder.mkdir(parents=True)
     torch.save(saved["model_state_dict"], folder / "pytorch_model.bin")
     torch.save(saved["optimizer_state_dict"], folder / "optimizer.pt")

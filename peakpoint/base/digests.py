@@ -28,7 +28,7 @@ class Hasher(Protocol):
 
     @property
     def name(self) -> str:
-        """The algorithm."""
+        """Return the name of the algorithm."""
         ...
 
     def update(self, data: bytes | memoryview, /) -> Any:
@@ -36,7 +36,7 @@ class Hasher(Protocol):
         ...
 
     def hexdigest(self) -> str:
-        """The digest so far."""
+        """Return the digest so far."""
         ...
 
 
@@ -45,17 +45,17 @@ HASHERS: dict[str, Callable[[], Hasher]] = {BLAKE3: blake3, SHA256: hashlib.sha2
 
 
 def hasher(algorithm: str, threads: int = 1) -> Hasher:
-    """An empty digest, with BLAKE3 on so many threads."""
+    """Return an empty digest; BLAKE3 takes up to `threads` threads."""
     return blake3(max_threads=threads) if algorithm == BLAKE3 else HASHERS[algorithm]()
 
 
 def named(found: Hasher) -> str:
-    """The digest with the name of its algorithm."""
+    """Return the digest with the name of its algorithm."""
     return f"{found.name}:{found.hexdigest()}"
 
 
 def parsed(text: str) -> str:
-    """A digest that was read; SHA-256 when it names no algorithm. Raises ValueError for what is none."""
+    """Return a digest that was read; without a name it is SHA-256. Raises ValueError for anything else."""
     digest = text if ":" in text else f"{SHA256}:{text}"
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"{text[:80]!r} is not a digest")
@@ -63,19 +63,19 @@ def parsed(text: str) -> str:
 
 
 def of_bytes(content: bytes, algorithm: str) -> str:
-    """The digest of what is in memory."""
+    """Return the digest of bytes in memory."""
     found = hasher(algorithm)
     found.update(content)
     return named(found)
 
 
 def algorithm_of(digest: str) -> str:
-    """The algorithm that a digest names."""
+    """Return the algorithm that a digest names."""
     return digest.partition(":")[0]
 
 
 def digest_of(path: Path, algorithm: str, threads: int = ALL) -> str:
-    """The digest of a regular file, read in pieces. Raises CheckpointError for what is none, and OSError.
+    """Return the digest of a regular file, read in pieces. Raises CheckpointError for another, or OSError.
 
     Not by a map of the file: one that is cut short or cannot be read meanwhile would end the process.
     """
@@ -88,5 +88,5 @@ def digest_of(path: Path, algorithm: str, threads: int = ALL) -> str:
 
 
 def matches(path: Path, digest: str, threads: int = ALL) -> bool:
-    """Whether a regular file has a digest. Raises as digest_of."""
+    """Return whether a regular file has a digest. Raises as digest_of."""
     return digest_of(path, algorithm_of(digest), threads) == digest

@@ -13,7 +13,7 @@ FILES_A_SAVE = 4
 
 
 def free_room(path: Path) -> tuple[int | None, int | None]:
-    """Bytes free to this user, and how many more files; None where the file system does not say."""
+    """Return the bytes and files still free to this user, None where the file system does not say."""
     try:
         room = os.statvfs(path)
     except OSError:
@@ -22,7 +22,7 @@ def free_room(path: Path) -> tuple[int | None, int | None]:
 
 
 def in_words(size: int) -> str:
-    """A number of bytes for people, such as 285.1 MB."""
+    """Return a number of bytes for people, such as 285.1 MB."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -30,7 +30,7 @@ def in_words(size: int) -> str:
 
 
 def failure(root: Path, error: OSError, needed: int | None) -> SaveFailed:
-    """What to tell of a save that the operating system refused: the reason, bytes needed and free."""
+    """Return the error for a save that the operating system refused: why, bytes needed and free."""
     free, files = free_room(root)
     sentence = f"A checkpoint could not be written to {root}: {os_reason(error)}"
     if error.errno == errno.EDQUOT:  # what others might still fill is no room for this user
@@ -44,7 +44,7 @@ def failure(root: Path, error: OSError, needed: int | None) -> SaveFailed:
 
 
 def shortage_of(root: Path, needed: int) -> str | None:
-    """A warning when fewer than two checkpoints of `needed` bytes fit, else None."""
+    """Return a warning when fewer than two checkpoints of `needed` bytes fit, else None."""
     free, files = free_room(root)
     if files is not None and files < 2 * FILES_A_SAVE:
         return f"Only {files} more files can be created in {root} (inodes): saves will fail soon."
@@ -57,7 +57,7 @@ def shortage_of(root: Path, needed: int) -> str | None:
 
 
 def tensor_bytes(state: Any) -> int:
-    """The bytes of every tensor in a nested state; shared ones count as often as they are named."""
+    """Return the bytes of all tensors in a nested state; shared ones count as often as named."""
     if isinstance(state, Mapping):
         return sum(map(tensor_bytes, state.values()))
     if isinstance(state, list | tuple):

@@ -1,4 +1,4 @@
-"""What can go wrong: each message is one line that says what was wrong and what to do."""
+"""Errors: each message is one line with its subject, the fact and the remedy."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ _REMEDIES = {
 
 
 def os_reason(error: Exception) -> str:
-    """Why the operating system refused, in its own words, and what to do where these do not say it."""
+    """Return why the operating system refused, in its words, with a remedy where it is not evident."""
     words = getattr(error, "strerror", None) or str(error)
     remedy = _REMEDIES.get(getattr(error, "errno", None) or 0)
     return f"{words} ({remedy})" if remedy else words

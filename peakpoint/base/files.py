@@ -35,12 +35,12 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def staged_name(target: Path, end: str = "") -> Path:
-    """A name beside `target` that no other process chooses, and that a sweep knows."""
+    """Return a name beside `target` that no other process chooses, and that a sweep knows."""
     return target.with_name(f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}{end}")
 
 
 def abandoned(staged: Path) -> bool:
-    """Whether the writer of a staged file is dead. A writer that lives holds a lock on it."""
+    """Return whether the writer of a staged file is dead; a living one holds a lock on it."""
     if staged.is_symlink():  # of a pointer: the next save sets it anew
         return True
     try:
@@ -125,7 +125,7 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
 
     @property
     def digest(self) -> str:
-        """The digest of what was written so far, with the name of its algorithm."""
+        """Return the digest of the bytes written so far, with the name of its algorithm."""
         return f"{self._algorithm}:{self._hasher.hexdigest()}"
 
     def sync(self) -> None:
@@ -139,7 +139,7 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
         self._published = True
 
     def create(self, target: Path | None = None) -> None:
-        """As `publish`, but never over another. Raises FileExistsError when something has the name."""
+        """Publish, but never over another file. Raises FileExistsError when something has the name."""
         target = target or self._target
         try:
             os.link(self.path, target)  # the staged name goes at the end of the block

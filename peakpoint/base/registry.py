@@ -42,7 +42,7 @@ _COMPONENTS: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
-    """A decorator that offers a component as `kind=name`; the same class again takes its own place.
+    """Return a decorator that offers a component as `kind=name`; the same class again takes its own place.
 
     Raises UserError when another component has the name, or when it lacks what its kind needs.
     """
@@ -65,29 +65,29 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 def _origin(component: Any) -> tuple[str, str]:
-    """Where a component is defined; a partial or an object is itself."""
+    """Return where a component is defined; a partial or an object stands for itself."""
     return getattr(component, "__module__", ""), getattr(component, "__qualname__", repr(component))
 
 
 def table(kind: str) -> Mapping[str, Any]:
-    """The components of a kind by name."""
+    """Return the components of a kind by name."""
     return _COMPONENTS[kind]
 
 
 def find(kind: str, name: str) -> Any:
-    """The component of a name. Raises ValueError, with the nearest name, when there is none."""
+    """Return the component of a name. Raises ValueError, with the nearest name, when there is none."""
     if name not in _COMPONENTS[kind]:
         raise ValueError(unknown(kind, name))
     return _COMPONENTS[kind][name]
 
 
 def unknown(kind: str, name: str) -> str:
-    """The sentence for a name that no component has."""
+    """Return the sentence for a name that no component has."""
     return f"There is no {kind} named {name}{nearest(name, _COMPONENTS[kind])}"
 
 
 def make(kind: str, name: str, values: Mapping[str, Any]) -> Any:
-    """The settings of a component with these values, converted to its types and checked.
+    """Return the settings of a component with these values, converted to its types and checked.
 
     Raises ValueError for an unknown name, an option that the component lacks, and one that is not given.
     """
@@ -131,7 +131,7 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def named(arguments: Iterable[str]) -> list[str]:
-    """The modules in the last `plugins=[a,b]` of a command line."""
+    """Return the modules in the last `plugins=[a,b]` of a command line."""
     found: list[str] = []
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -162,14 +162,14 @@ _OURS = ("peakpoint", "trainer", "models", "optimizers", "checkpointing")
 
 
 def recorded(config: Any) -> list[str]:
-    """The modules that a run was trained with, by its recorded configuration: names to print, no more."""
+    """Return the plugins in the recorded configuration of a run: names to print, no more."""
     given = config.get(KEY) if isinstance(config, Mapping) else None
     names = given if isinstance(given, list | tuple) else []
     return [name for name in names if isinstance(name, str) and _NAME.fullmatch(name)]
 
 
 def hint(config: Any) -> str:
-    """What to add so that the code of a run is here, by its recorded configuration, in words."""
+    """Return what to add to a command so that the plugins of a recorded configuration are imported."""
     used = recorded(config)
     whose = f"The run used {KEY}=[{','.join(used)}]. " if used else ""
     asked = f"{KEY}=[{','.join(used) or 'module'}]"

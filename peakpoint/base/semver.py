@@ -11,14 +11,13 @@ LONGEST = 64
 """Characters of a version, so that it fits into a file's name."""
 
 CLOSE = 0.01
-"""A mean or std (in [0, 1] units) that moved less is the same to who normalises images: other draws of the
-validation set move it so."""
+"""Largest difference of means or stds, in [0, 1] units, that another draw of the validation set makes."""
 
 
 def key(version: str) -> Version:
-    """A version to sort by: precedence as semver.org has it, so that 1.0.0+a equals 1.0.0+b.
+    """Return a version to sort by: precedence as semver.org has it, so that 1.0.0+a equals 1.0.0+b.
 
-    Raises CheckpointError for anything that is no semantic version, or that file names cannot tell apart.
+    Raises CheckpointError for a text that is no semantic version, or that file names cannot tell apart.
     """
     try:
         if len(version) > LONGEST:
@@ -46,13 +45,13 @@ def check_unused(version: str, taken: Iterable[str]) -> None:
 
 
 def line(version: str) -> tuple[int, ...]:
-    """What versions share that must fit each other: the major; before 1.0.0 the minor as well."""
+    """Return the part that compatible versions share: the major; before 1.0.0 the minor as well."""
     found = key(version)
     return (found.major,) if found.major else (0, found.minor)
 
 
 def neighbour(version: str, released: Iterable[str]) -> str | None:
-    """The release that a new one must fit: of its line the highest below it, else the lowest above.
+    """Return the release that a new one must fit: the highest of its line below it, else the lowest above.
 
     Prereleases promise nothing, so they are passed over.
     """
@@ -62,7 +61,7 @@ def neighbour(version: str, released: Iterable[str]) -> str | None:
 
 
 def next_line(version: str, released: Iterable[str]) -> str:
-    """The lowest version that need not fit any release: of a new major, or before 1.0.0 of a new minor."""
+    """Return the lowest version that no release binds: of a new major, before 1.0.0 of a new minor."""
     everything = [key(v) for v in (version, *released)]
     if key(version).major == 0:
         minor = max(v.minor for v in everything if v.major == 0)
@@ -87,7 +86,7 @@ def check_bump(
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In words, what differs between the configs of two releases that users of the network rely on.
+    """Return, in words, how the configs of two releases differ in what users of the network rely on.
 
     Configs of another form than `network.Description.config` have nothing to compare.
     """
@@ -101,7 +100,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def shape_changes(before: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> list[str]:
-    """In words, which weights came, went or have another shape."""
+    """Return, in words, which weights came, went or have another shape."""
     return _differences(before, now)
 
 
@@ -111,7 +110,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is promised, by its name for people; empty for a config of another form."""
+    """Return the values that users rely on, by names for people; {} for a config of another form."""
     try:
         model, fed, out = config["model"], config["input"], config["output"]
         options = {f"the model's option {name}": value for name, value in model["options"].items()}

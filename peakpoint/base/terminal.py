@@ -56,7 +56,7 @@ class Console(rich.console.Console):
 
     @property
     def file(self) -> Any:
-        """The stream of the console; writing to it never raises."""
+        """Return the stream of the console; writing to it never raises."""
         found = super().file
         return found if isinstance(found, _Steady) else _Steady(found)
 

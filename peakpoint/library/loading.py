@@ -41,9 +41,9 @@ def resume_training(
     optimizer: Stateful,
     scheduler: Stateful | None = None,
 ) -> dict[str, Any]:
-    """As load_checkpoint, and every random number generator with it: training goes on where it was.
+    """Load a checkpoint and every random number generator with it: training goes on where it was.
 
-    The state that is returned says where to go on: batch `next_batch`, counted from 0, of epoch `next_epoch`.
+    The state that is returned says where: batch `next_batch`, counted from 0, of epoch `next_epoch`.
     A checkpoint that does not say how far its epoch was begins it again, so that no batch is skipped.
     """
     state = _load(path, model, optimizer, scheduler, device=None, rng=True)
@@ -76,19 +76,18 @@ def _load(
     given.network(model)
     given.stateful("optimizer", optimizer, optional=not rng)
     given.stateful("scheduler", scheduler, optional=True)
-    saved = _of_others(path, model, rng=rng) if others.are_at(path) else _own(path)
-    if device is not None:
-        objects.move(model, device)
-    return objects.restore(saved, model, optimizer, scheduler, rng=rng)
-
-
-def _of_others(path: Path, model: nn.Module, *, rng: bool) -> Mapping[str, Any]:
-    if rng:
+    if not others.are_at(path):
+        saved: Mapping[str, Any] = _own(path)
+    elif rng:
         raise CheckpointError(
             f"{path} holds no random number generators as Peakpoint saves them, so training cannot go on "
             "exactly: load_checkpoint(path, model, optimizer, scheduler) loads the rest of it."
         )
-    return others.load(path, model)
+    else:
+        saved = others.load(path, model)
+    if device is not None:
+        objects.move(model, device)
+    return objects.restore(saved, model, optimizer, scheduler, rng=rng)
 
 
 def _own(path: Path) -> dict[str, Any]:

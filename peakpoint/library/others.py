@@ -38,7 +38,7 @@ class _StandIn:
 
 
 def are_at(path: Path) -> bool:
-    """Whether a path is a file without a manifest that holds weights of another program."""
+    """Return whether a path is a file without a manifest that holds weights of another program."""
     if not path.is_file() or path.resolve().with_suffix(".json").exists():
         return False
     kind = foreign.recognise(path)
@@ -46,9 +46,9 @@ def are_at(path: Path) -> bool:
 
 
 def load(path: Path, model: nn.Module) -> dict[str, Any]:
-    """The contents of such a file under the keys of a checkpoint, weights by the names that `model` has.
+    """Return the contents of such a file under the keys of a checkpoint, weights by the names of `model`.
 
-    Says once that nothing vouches for its bytes, and what was left out. Raises CheckpointError.
+    Warns that nothing vouches for its bytes, and of what was left out. Raises CheckpointError.
     """
     saved: Mapping[str, Any] = _opened(path)
     weights: Mapping[str, Any] | None = _under(saved, WEIGHTS, _is_weights)
@@ -88,7 +88,7 @@ def _opened(path: Path) -> Mapping[str, Any]:
 def _under(
     saved: Mapping[str, Any], keys: Iterable[str], good: Callable[[Any], bool]
 ) -> dict[str, Any] | None:
-    """The first good value of these keys; Lightning keeps a list, of one."""
+    """Return the first good value of these keys, also from a list of one, as Lightning keeps it."""
     for key in keys:
         value: Any = saved.get(key)
         if isinstance(value, list) and len(value) == 1:
@@ -112,14 +112,14 @@ def _is_weights(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether there is no stand-in in it."""
+    """Return whether a value holds no stand-in."""
     if isinstance(value, Mapping):
         return all(map(_is_plain, value.values()))
     return all(map(_is_plain, value)) if isinstance(value, list | tuple) else not isinstance(value, _StandIn)
 
 
 def _renamed(weights: Mapping[str, Any], wanted: Set[str]) -> dict[str, Any]:
-    """The weights without what other programs put before every name: `module.`, `_orig_mod.`, `model.`."""
+    """Return the weights without the prefixes of other programs: `module.`, `_orig_mod.`, `model.`."""
     found = {objects.canonical(name): value for name, value in weights.items()}
     while not wanted & found.keys():
         first = {name.partition(".")[0] for name in found}

@@ -37,7 +37,7 @@ def connect(settings: schema.Mirror) -> Remote | None:
 
 @contextlib.contextmanager
 def uploading(settings: schema.Mirror, remote: Remote | None, target: Store) -> Iterator[list[Listener]]:
-    """Within: what the run saves is uploaded; waits at the end for the rest. Yields the listeners to add."""
+    """Upload what the run saves meanwhile, and wait at the end for the rest. Yields the listeners to add."""
     if remote is None:
         yield []
         return
