@@ -1,4 +1,4 @@
-"""A run without training, and what its user would be told."""
+"""A run without training, releases, and what a user would read of it."""
 
 import logging
 import shutil

@@ -38,9 +38,9 @@ def test_an_arm_saves_as_often_as_asked_and_no_more(tmp_path, monkeypatch, arm):
         return real(self, roles, *rest, **more)
 
     monkeypatch.setattr(Store, "save", save)
-    took = after_saves.train(arm, Namespace(**TINY, steps=4), tmp_path)
-    assert took["before"] > 0
-    assert took["after"] > 0
+    times = after_saves.train(arm, Namespace(**TINY, steps=4), tmp_path)
+    assert times["before"] > 0
+    assert times["after"] > 0
     if arm == OURS:
         assert saved[:3] == [2, 4, 6]
         assert not [step for step in saved[3:] if step <= 6 + 4]  # then only the end of the run
