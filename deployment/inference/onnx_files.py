@@ -101,7 +101,7 @@ class Opened:
 
     @property
     def batch(self) -> int | None:
-        """The number of images at a time, None for any number."""
+        """Return the number of images at a time, None for any number."""
         fed = next((each.shape for each in self.session.get_inputs() if each.name == INPUT), [None])
         return fed[0] if isinstance(fed[0], int) else None
 

@@ -16,7 +16,7 @@ REQUIRED = ("description", "intended_use", "limitations", "ethical_consideration
 
 @dataclass(kw_only=True)
 class Texts:
-    """The texts of a model card: each a string or a list of strings, None where nothing is said.
+    """The texts of a model card: each a string or a list of strings, None where one is not given.
 
     The values are those of conf/release/card.yaml. Raises CheckpointError for others.
     """

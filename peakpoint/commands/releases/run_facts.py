@@ -66,7 +66,7 @@ class RunRecord:
         }
 
     def hours(self) -> float | None:
-        """For how long the run was trained: from each start to the last sign of life before the next."""
+        """Return the hours of training, each attempt up to its last sign of life; None if not recorded."""
         try:
             starts = [datetime.fromisoformat(a["started"]) for a in self.run.get("attempts") or []]
             signs = [

@@ -1,4 +1,4 @@
-"""conf/release, typed: how a release is made, and what its makers say of it."""
+"""conf/release, typed: the settings of a release and the texts of its model card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ CARD = "card.yaml"
 
 @dataclass(kw_only=True)
 class Settings:
-    """How a release is made; see conf/release/default.yaml."""
+    """The settings of a release; see conf/release/default.yaml."""
 
     format: str
     dtype: str
@@ -40,7 +40,7 @@ class Settings:
     card: card.Texts
 
     def form(self) -> Form:
-        """How the weights are written. Raises CheckpointError for what is no form."""
+        """Return the form of the weights. Raises CheckpointError for values that it does not have."""
         return Form(format=self.format, dtype=self.dtype, compress=self.compress)
 
     def texts(self, file: Path | None, earlier: Mapping[str, Any]) -> dict[str, Any]:
