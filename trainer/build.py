@@ -55,7 +55,7 @@ def set_up_torch(config: c.Config) -> torch.device:
 
 
 def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_START) -> Parts:
-    """Everything that trains; `resolved` is the configuration as plain values, for the record.
+    """Return everything that trains; `resolved` is the configuration as plain values, for the record.
 
     `ramp` says where the ramp of pruning begins. Raises UserError for what only shows once data and network
     are there.
@@ -117,7 +117,7 @@ def _skip(scheduler: LambdaLR, pruning: Pruner | None) -> None:
 
 
 def _read(config: c.Config, device: torch.device) -> DataModule:
-    """The data, also those that only the end of the run needs."""
+    """Return the data, also those that only the end of the run needs."""
     data = DataModule(
         config.data,
         seed=config.seed,
@@ -135,7 +135,7 @@ def _read(config: c.Config, device: torch.device) -> DataModule:
 
 
 def loop_settings(config: c.Config) -> LoopSettings:
-    """The loop's part of the configuration."""
+    """Return the loop's part of the configuration."""
     return LoopSettings(
         epochs=config.epochs,
         max_steps=config.max_steps,
@@ -149,7 +149,7 @@ def loop_settings(config: c.Config) -> LoopSettings:
 
 
 def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """The network, for images (channels, height, width) and a number of classes."""
+    """Return the network, for images (channels, height, width) and a number of classes."""
     cfg.check_size(*image_shape[1:])
     network: nn.Module = cfg.build(image_shape, num_classes)
     # Who asks for a network without values, to know its shapes, gets one.
@@ -163,7 +163,7 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
-    """The optimizer over the network's parameters; weight decay on matrices and kernels alone."""
+    """Return the optimizer over the network's parameters; weight decay on matrices and kernels alone."""
     optimizer: Optimizer = cfg.build(param_groups(model, cfg.weight_decay))
     keep_strides(optimizer)
     return optimizer
@@ -172,7 +172,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
 def build_pruner(
     cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int, whole: int, ramp: Ramp
 ) -> Pruner | None:
-    """A Pruner attached to the optimizer, or None when training is dense.
+    """Return a Pruner attached to the optimizer, or None when training is dense.
 
     Of the `whole` steps of all epochs, max_steps leaves `total`.
     """
@@ -209,7 +209,7 @@ def build_pruner(
 
 
 def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int, ramp: Ramp) -> int:
-    """The step at which pruning starts or ends: given as a step, an epoch or a fraction of the run.
+    """Return the step at which pruning starts or ends: given as a step, an epoch or a fraction of the run.
 
     A ramp that begins in the middle of a run has the fractions of what is left of it.
     """
@@ -224,7 +224,7 @@ def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int, 
 
 
 def build_schedule(cfg: Any, steps_per_epoch: int, total: int) -> Factor:
-    """The learning rate's factor as a function of the optimizer step."""
+    """Return the learning rate's factor as a function of the optimizer step."""
     warmup = round(cfg.warmup_epochs * steps_per_epoch)
     if warmup > total:
         log.warning(

@@ -47,7 +47,7 @@ class Classification:
         self._right.index_add_(0, labels, first)
 
     def compute(self) -> dict[str, float]:
-        """The metrics so far; all but the loss are fractions in [0, 1].
+        """Return the metrics so far; all but the loss are fractions in [0, 1].
 
         `loss` is the mean cross-entropy in nats, without label smoothing. `top5_accuracy` counts a label
         among the 5 largest logits, or among all when there are fewer classes. `f1_score` is the mean of the
@@ -92,7 +92,7 @@ def evaluate(
     autocast: AbstractContextManager,
     cut_short: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """The metrics of a model, put into evaluation mode, over `batches`; empty when cut short."""
+    """Return the metrics of a model, put into evaluation mode, over `batches`; empty when cut short."""
     model.eval()
     with torch.no_grad():
         for images, labels in batches:

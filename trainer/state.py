@@ -60,7 +60,7 @@ class Progress:
         self.evaluated.append([step, step, 1])
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as plain types."""
+        """Return all of it as plain types."""
         return asdict(self)
 
     @restoring("progress")
@@ -91,11 +91,11 @@ class Meter:
         self._count += 1
 
     def finite(self) -> bool:
-        """Whether every loss since the last `take` was finite. Waits for the device."""
+        """Return whether every loss since the last `take` was finite. Waits for the device."""
         return math.isfinite(float(self._sum))
 
     def take(self) -> float:
-        """The mean, NaN of nothing; starts anew. Waits for the device."""
+        """Return the mean, NaN of nothing; starts anew. Waits for the device."""
         mean = float(self._sum) / self._count if self._count else float("nan")
         self._sum, self._count = 0.0, 0
         return mean
@@ -114,7 +114,7 @@ class Stateful(Protocol):
     """Anything with memory; its state is of tensors and plain types."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory."""
+        """Return the memory."""
         ...
 
     def load_state_dict(self, saved: Mapping[str, Any], /) -> None:
@@ -129,7 +129,7 @@ class Weights:
         self._model = model
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights and buffers, not copied."""
+        """Return the weights and buffers, not copied."""
         return dict(objects.weights(self._model))
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -148,7 +148,7 @@ class OptimizerState:
         self._optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """The state with masks and counters, not copied."""
+        """Return the state with masks and counters, not copied."""
         return self._optimizer.state_dict()
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -168,7 +168,7 @@ class Schedules:
         self._scheduler, self._pruner, self._step = scheduler, pruner, step
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of torch's scheduler."""
+        """Return the state of torch's scheduler."""
         return self._scheduler.state_dict()
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -189,7 +189,7 @@ class Generators:
     """The random number generators as a part: the last, so that nothing draws before the first batch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each."""
+        """Return the state of each."""
         return rng_state()
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -228,7 +228,7 @@ class TrainState:
         }
 
     def gather(self) -> dict[str, Any]:
-        """Everything that the loop owns, under the keys that a checkpoint has; not yet copied."""
+        """Return everything that the loop owns, under the keys that a checkpoint has; not yet copied."""
         return {
             **{name: part.state_dict() for name, part in self.parts.items()},
             "optimizer": optimizer_state.kind(self.optimizer),

@@ -47,7 +47,7 @@ def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
 
 
 def plain(cfg: DictConfig) -> c.Config:
-    """The configuration as plain dataclasses, each value in its range. Raises UserError."""
+    """Return the configuration as plain dataclasses, each value in its range. Raises UserError."""
     try:
         config: c.Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
@@ -59,7 +59,7 @@ def plain(cfg: DictConfig) -> c.Config:
 
 
 def _set_as(cfg: DictConfig, key: str) -> str:
-    """The key whose value another key refers to; any other key as it is."""
+    """Return the key whose value another key refers to; any other key as it is."""
     values = flat(cfg)
     while refers := re.fullmatch(r"\$\{([\w.]+)\}", str(values.get(key))):
         key = refers[1]
@@ -67,7 +67,7 @@ def _set_as(cfg: DictConfig, key: str) -> str:
 
 
 def name_template(config: c.Config) -> Template | None:
-    """How checkpoint files are named, or None for the usual way."""
+    """Return how checkpoint files are named, or None for the usual way."""
     if config.checkpoint.name is None:
         return None
     facts = {kind: getattr(config, kind).name for kind in ("model", "optimizer", "data")}
@@ -128,7 +128,7 @@ def _check_pruning(config: c.Config) -> None:
 
 
 def _check_lengths(config: c.Config) -> None:
-    """What is to happen within the run ends with it. What max_steps cuts off is told when it is known."""
+    """Require that warm-up and ramp end within the run; build.py warns of what max_steps cuts off."""
     warmup, pruning, epochs = config.scheduler.warmup_epochs, config.pruning, config.epochs
     c.require(
         warmup <= epochs,

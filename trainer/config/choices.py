@@ -1,4 +1,4 @@
-"""What can be chosen and set: groups of conf/ with their options, and every key with its type."""
+"""List what can be chosen and set: groups of conf/ with their options, and every key with its type."""
 
 from collections.abc import Iterable
 from dataclasses import is_dataclass
@@ -61,18 +61,18 @@ def load_plugins(modules: Iterable[str]) -> None:
 
 
 def all_choices() -> str:
-    """A line for each group with its options, for --help."""
+    """Return a line for each group with its options, for --help."""
     return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups())
 
 
 def groups() -> list[str]:
-    """The groups of conf/ that a choice is made in, such as optimizer and checkpoint/policy."""
+    """Return the groups of conf/ that a choice is made in, such as optimizer and checkpoint/policy."""
     folders = sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*") if p.is_dir())
     return [name for name in folders if not name.startswith(("hydra", "release", "schema", "__"))]
 
 
 def choices(group: str) -> list[str]:
-    """The options of a group: files in conf/, and what plugins have registered."""
+    """Return the options of a group: files in conf/, and what plugins have registered."""
     found = {path.stem for path in (CONF / group).glob("*.yaml")}
     registered = ConfigStore.instance().repo
     for part in group.split("/"):
@@ -90,7 +90,7 @@ def leaves() -> dict[str, Any]:
 
 
 def _fields(kind: Any, prefix: str) -> dict[str, Any]:
-    """The types of a dataclass's fields by their keys, those of the dataclasses in it too."""
+    """Return the types of a dataclass's fields by their keys, those of the dataclasses in it too."""
     found: dict[str, Any] = {}
     for name, inner in get_type_hints(kind).items() if is_dataclass(kind) else ():
         found |= {f"{prefix}{name}": inner, **_fields(inner, f"{prefix}{name}.")}

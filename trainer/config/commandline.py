@@ -1,4 +1,4 @@
-"""What a person typed, as Hydra takes it, or one line that says what to type.
+"""Convert a typed command line to what Hydra reads, or refuse it in one line with what to type instead.
 
 Hydra's grammar gives a meaning to commas, brackets, braces, quotes and `=`, and a shell cuts at spaces. A
 value that the grammar cannot read is quoted here where its meaning is plain; the rest is refused in words
@@ -37,7 +37,7 @@ TEXT = {*FOLDERS, "hydra.job.name"}
 
 
 def read(argv: list[str]) -> list[str]:
-    """The arguments with the options first, and with quotes where Hydra needs them.
+    """Return the arguments with the options first, and with quotes where Hydra needs them.
 
     `argv` is without the program's name. Raises UserError, which says in one line what to type.
     """
@@ -55,7 +55,7 @@ def overrides(words: list[str], *, sweep: bool = False) -> list[str]:
 
 
 def _type(*words: str) -> str:
-    """What to type, as a shell takes it."""
+    """Return what to type, as a shell takes it."""
     return " ".join(map(shlex.quote, words))
 
 
@@ -88,8 +88,8 @@ def _options(argv: list[str]) -> tuple[list[str], list[str]]:
         value = rest.pop(0) if takes else ""
         among = list(action.choices or ())
         if not value or (among and value not in among):
-            said = f"{_type(word, value)} is not a choice" if value else f"{word} has no value"
-            raise UserError(f"{said}; there are: {', '.join(among)}." if among else f"{said}: add one.")
+            fault = f"{_type(word, value)} is not a choice" if value else f"{word} has no value"
+            raise UserError(f"{fault}; there are: {', '.join(among)}." if among else f"{fault}: add one.")
         flags.append(value)
     return flags, words
 
@@ -100,9 +100,9 @@ def _refuse_option(word: str, rest: list[str], options: list[str]) -> NoReturn:
     key = name.lstrip("-").replace("-", "_")
     if not close and key and (found := meant(key, _roots())):
         given = value or (rest[0] if rest and "=" not in rest[0] and not rest[0].startswith("-") else "")
-        said = _type(word, *[given] * (given != value))
+        typed = _type(word, *[given] * (given != value))
         instead = _type(f"{found}={given or 'VALUE'}")
-        raise UserError(f"{said}: values are set without dashes: type {instead}")
+        raise UserError(f"{typed}: values are set without dashes: type {instead}")
     also = f": did you mean {close}?" if close else "; python train.py --hydra-help lists all."
     raise UserError(f"{word} is not an option{also}")
 
@@ -111,7 +111,7 @@ def _refuse_option(word: str, rest: list[str], options: list[str]) -> NoReturn:
 
 
 def _roots() -> set[str]:
-    """What a key may begin with; `hydra` apart."""
+    """Return what a key may begin with; `hydra` apart."""
     fields = {key for key in leaves() if "." not in key}
     return fields | {group.split("/")[0] for group in groups()} | {"local"}
 
@@ -133,7 +133,7 @@ def _refuse_spaces(words: list[str]) -> None:
 
 
 def _ends_item(joined: str, following: str) -> bool:
-    """Whether an item of a list ends here and another begins, with nothing but a space between."""
+    """Return whether an item of a list ends here and another begins, with nothing but a space between."""
     return joined[-1] not in ",=[{:" and following[0] not in ",=]}:"
 
 
@@ -204,7 +204,7 @@ def _is_text(key: str) -> bool:
 
 
 def _parsed(word: str, key: str, value: str, *, text: bool) -> tuple[Override, str]:
-    """An override parsed, and as it is parsed: quoted when that is what it takes. Raises UserError."""
+    """Return an override parsed, and as it is parsed: quoted when that is what it takes. Raises UserError."""
     parser = OverridesParser.create()
     as_text = f"{key}={quote(unquote(value))}"
     attempts = [word, as_text] if text or not re.search(r"""[,'"()\[\]{}]""", value) else [word]
@@ -235,17 +235,19 @@ def _refuse_word(word: str) -> NoReturn:
     folder, _, option = word.rpartition("/")
     owners = [group for group in groups() if word in choices(group)]
     if (Path(word) / RUN).is_file() or word.endswith(".pt"):
-        told = f"did you mean {_type(f'resume={word}')}?"
+        remedy = f"did you mean {_type(f'resume={word}')}?"
     elif owners:
-        told = f"did you mean {_type(f'{owners[0]}={word}')}?"
+        remedy = f"did you mean {_type(f'{owners[0]}={word}')}?"
     elif colon and meant(key, _roots()):
-        told = f"type {_type(f'{meant(key, _roots())}={value}')}"
+        remedy = f"type {_type(f'{meant(key, _roots())}={value}')}"
     elif folder in groups():
-        told = f"did you mean {_type(f'{folder}={option}')}?"
+        remedy = f"did you mean {_type(f'{folder}={option}')}?"
     elif word in groups():
-        told = f"it needs a value: {word}=NAME{nearest('', choices(word))}"
+        remedy = f"it needs a value: {word}=NAME{nearest('', choices(word))}"
     elif word in _roots() or word in leaves():
-        told = f"it needs a value: type {word}=VALUE"
+        remedy = f"it needs a value: type {word}=VALUE"
     else:
-        told = "values are set as key=value, such as epochs=10; several values are separated by commas alone."
-    raise UserError(f"{_type(word)} sets nothing: {told}")
+        remedy = (
+            "values are set as key=value, such as epochs=10; several values are separated by commas alone."
+        )
+    raise UserError(f"{_type(word)} sets nothing: {remedy}")

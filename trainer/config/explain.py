@@ -1,4 +1,4 @@
-"""What was wrong with what was typed, and which key or choice was meant, in one line."""
+"""Explain in one line what is wrong, and which key or choice was meant."""
 
 import re
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or fal
 
 
 def explain(error: BaseException) -> str:
-    """What was wrong, and what to do, in one line."""
+    """Return what was wrong, and what to do, in one line."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         word = f"{group}={option}" if group else f"--config-name {option}"
@@ -88,7 +88,7 @@ def explain(error: BaseException) -> str:
 
 
 def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
-    """The sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
+    """Return the sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
     there = sorted(known)
     found = meant(key, there, prefix)
     end = (
@@ -100,7 +100,7 @@ def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
 
 
 def meant(key: str, known: Iterable[str], prefix: str = "") -> str | None:
-    """The whole key that was meant by `key`, where the names in `known` are those behind `prefix`."""
+    """Return the whole key that was meant by `key`, where the names in `known` are those behind `prefix`."""
     if new := RENAMED.get(f"{prefix}{key}"):
         return new
     names = {name.lower(): name for name in known}

@@ -31,7 +31,7 @@ RENAMED = {
 """The key of an earlier version, or of a value that refers to another -> the one to set."""
 
 
-def _joined(argv: list[str]) -> list[str]:
+def joined(argv: list[str]) -> list[str]:
     """Hydra's options that say where its configuration lies as one argument each: a path may have a `=`."""
     rest, found = list(argv), []
     while rest:
@@ -41,12 +41,12 @@ def _joined(argv: list[str]) -> list[str]:
 
 
 def keys(overrides: Iterable[str]) -> tuple[str, ...]:
-    """The keys that overrides name; other arguments are passed over."""
+    """Return the keys that overrides name; other arguments are passed over."""
     return tuple(key for override in overrides if (key := split(override)[0]) is not None)
 
 
 def outliving(overrides: Sequence[Any], typed: Sequence[str], choices: Mapping[str, Any]) -> list[Any]:
-    """The recorded overrides that a command line leaves in force.
+    """Return the recorded overrides that a command line leaves in force.
 
     A key that is typed again replaces the recorded one. A group that is chosen anew takes with it what was
     set below the earlier choice, whose keys the new one may lack; `choices` are those of the attempt, none in
@@ -71,7 +71,7 @@ def _dotted(override: str) -> str:
 
 
 def _belongs(override: str, group: str, members: Sequence[str]) -> bool:
-    """Whether an override sets something of one of the `members` chosen of a group."""
+    """Return whether an override sets something of one of the `members` chosen of a group."""
     name = _dotted(override).removeprefix(group.replace("/", ".")).lstrip(".").partition(".")[0]
     return name in members and not override.startswith("~")
 
@@ -85,7 +85,7 @@ def split(argument: str) -> tuple[str | None, str]:
 
 
 def quote(value: str) -> str:
-    """A value that Hydra's override grammar takes literally."""
+    """Return a value that Hydra's override grammar takes literally."""
     # Hydra reads a backslash as one, except before a quote and at the end.
     return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
 
@@ -97,19 +97,19 @@ def override(run: Path) -> str:
 
 
 def unquote(value: str) -> str:
-    """A value without the quotes that protected it from Hydra's grammar."""
+    """Return a value without the quotes that protected it from Hydra's grammar."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return re.sub(rf"(\\+)({value[0]}|\Z)", lambda m: m[1][: len(m[1]) // 2] + m[2], value[1:-1])
     return value
 
 
 def under(key: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether `key` is one of `prefixes` or lies below one; `a/b` and `a.b` are the same."""
+    """Return whether `key` is one of `prefixes` or lies below one; `a/b` and `a.b` are the same."""
     return any(key == p or key.startswith(f"{p}.") for p in (q.replace("/", ".") for q in prefixes))
 
 
 def flat(cfg: DictConfig) -> dict[str, Any]:
-    """The leaves of a configuration by their dotted keys, interpolations as they are written."""
+    """Return the leaves of a configuration by their dotted keys, interpolations as they are written."""
     return differences.flat(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
 
 
@@ -131,7 +131,7 @@ def _loggers(tensorboard: Any) -> list[str]:
 
 
 def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with the keys of today, interpolations as they are."""
+    """Return a recorded configuration with the keys of today, interpolations as they are."""
     found: dict[str, Any] = {}
     for key, value in _with_loggers(_with_criterion(differences.flat(recorded))).items():
         new = RENAMED.get(key, key)
@@ -146,7 +146,7 @@ def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_criterion(leaves: dict[str, Any]) -> dict[str, Any]:
-    """The leaves of a configuration with one criterion, where `method` and two variants were."""
+    """Return the leaves of a configuration with one criterion, where `method` and two variants were."""
     if "pruning.method" not in leaves:
         return leaves
     method, variant = leaves.pop("pruning.method"), leaves.pop("pruning.variant", None)
@@ -157,7 +157,7 @@ def _with_criterion(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_loggers(leaves: dict[str, Any]) -> dict[str, Any]:
-    """The leaves of a configuration with loggers, where a switch for one of them was."""
+    """Return the leaves of a configuration with loggers, where a switch for one of them was."""
     if "tensorboard" not in leaves:
         return leaves
     chosen = _loggers(leaves.pop("tensorboard"))

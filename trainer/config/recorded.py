@@ -1,9 +1,9 @@
-"""What is taken of a recorded command line: choices among conf/ by plain names, and plain values.
+"""Check recorded command lines: they may choose among conf/ by plain names and set plain values.
 
 A run directory, or its copy in a mirror, may come from anybody, and Hydra executes what a composed
 configuration asks for: hydra.callbacks, or a file outside conf/ that `experiment=../x` would read. So every
-command that composes from a record asks here. What reads the environment, imports code or sends copies away
-is taken when who resumes says it again.
+command that composes from a record asks here. An override that reads the environment, imports code or uploads
+files counts only when the user types it again.
 """
 
 import re
@@ -38,12 +38,12 @@ class _Kind(Enum):
 
 
 def overrides(attempt: Mapping[str, Any]) -> list[str]:
-    """The overrides of an attempt, each by the name that its key has now."""
+    """Return the overrides of an attempt, each by the name that its key has now."""
     return [renamed(override) or override for override in attempt["overrides"]]
 
 
 def taken(overrides: Sequence[Any], where: Path) -> list[str]:
-    """The overrides of an attempt, less those that were typed again, which its record in a file holds.
+    """Return the overrides of an attempt, less those that were typed again, which its record in a file holds.
 
     Raises UserError for one that wants more than to choose and to set, and for those that need the user's
     word, saying what to add to the command.
@@ -65,7 +65,7 @@ def taken(overrides: Sequence[Any], where: Path) -> list[str]:
 
 
 def needs_word(overrides: Sequence[Any]) -> list[str]:
-    """Those overrides of an attempt that a command which resumes it must name again."""
+    """Return those overrides of an attempt that a command which resumes it must name again."""
     return [o for o in overrides if _kind(o) is _Kind.WORD]
 
 
@@ -100,7 +100,7 @@ def _kind(override: Any) -> _Kind:
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in an override by their dotted keys; those of a list under that of the list."""
+    """Yield the values in an override by their dotted keys; those of a list under that of the list."""
     key = key.replace("/", ".")
     if isinstance(value, dict):
         for name, child in value.items():

@@ -1,4 +1,4 @@
-"""What was typed and comes to nothing: refused where it has no effect, told where it cannot happen."""
+"""Find typed keys without effect, which are refused, and policies that cannot act, which are warned of."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -19,7 +19,7 @@ SHARED = {
 
 
 def idle(cfg: DictConfig, config: c.Config, typed: Collection[str]) -> Iterator[str]:
-    """Sentences on keys that were typed and have no effect; `cfg` is the configuration as composed."""
+    """Yield sentences on keys that were typed and have no effect; `cfg` is the configuration as composed."""
     written = OmegaConf.to_yaml(cfg, resolve=False)
     for key, remedy in SHARED.items():
         if key in typed and not re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b(?!\.)", written):
@@ -40,7 +40,7 @@ def idle(cfg: DictConfig, config: c.Config, typed: Collection[str]) -> Iterator[
 
 
 def doubts(config: c.Config, typed: Collection[str]) -> list[str]:
-    """Sentences on what the policies wait for and this run cannot bring."""
+    """Return sentences on what the policies wait for and this run cannot bring."""
     found = []
     for name, settings in config.checkpoint.policy.items():
         key = f"checkpoint.policy.{name}"

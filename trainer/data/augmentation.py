@@ -12,7 +12,7 @@ from peakpoint.trainer.data.settings import Data
 
 
 def channel_statistics(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) float64, in [0, 1] units, of images[index] (N, H, W, C) uint8.
+    """Return mean and standard deviation (C,) float64, in [0, 1] units, of images[index] (N, H, W, C) uint8.
 
     A constant channel gets a deviation of 1, so that it can be divided by.
     """
@@ -31,7 +31,7 @@ def channel_statistics(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crop_and_flip(images: Tensor, canvas: Tensor, choices: Tensor) -> Tensor:
-    """Random crops (B, H, W, C) of `images` (B, H, W, C), both uint8.
+    """Return random crops (B, H, W, C) of `images` (B, H, W, C), both uint8.
 
     `choices` (3, B): the first row and column of each crop on the image padded with black, and 1 where the
     image is mirrored first, which has the distribution of torchvision's RandomCrop and RandomHorizontalFlip.
@@ -87,7 +87,7 @@ class Preparation:
         self.canvas = torch.empty(0)
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Everything random of an epoch over `index` (N,), as rows (6, N) int64.
+        """Return everything random of an epoch over `index` (N,), as rows (6, N) int64.
 
         Order; row and column of the crop; mirrored; row and column of the middle of the cut square.
         """
@@ -98,7 +98,7 @@ class Preparation:
         return torch.stack([order, *(torch.randint(n, (count,), generator=generator) for n in limits)])
 
     def augmented(self, pixels: Tensor, choices: Tensor) -> Tensor:
-        """A training batch; `choices` (5, B) are rows of `draw` without the order."""
+        """Return a training batch; `choices` (5, B) are rows of `draw` without the order."""
         if self.padding or self.flip:
             pixels = crop_and_flip(pixels, self._canvas(pixels), choices[:3])
         images = self._normalised(pixels)
@@ -107,7 +107,7 @@ class Preparation:
         return self._finished(images)
 
     def plain(self, pixels: Tensor) -> Tensor:
-        """An evaluation batch."""
+        """Return an evaluation batch."""
         return self._finished(self._normalised(pixels))
 
     def _canvas(self, pixels: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ _MAP_BYTES = 2**30  # above this the array is mapped, not read
 
 
 def load(root: Path, split: str, image_size: int | None) -> Images:
-    """All images of a split, in order of path.
+    """Return all images of a split, in order of path.
 
     Images in subfolders of a class are of that class; other files are passed over with a warning.
     With `image_size` the shorter side is resized to it and the centre is cut out; without it all images
@@ -69,7 +69,7 @@ def _classes(root: Path, split: str) -> tuple[str, ...]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The images under the folder of a class, in its subfolders too; warns of other files."""
+    """Return the images under the folder of a class, in its subfolders too; warns of other files."""
     images: list[Path] = []
     others: list[Path] = []
     seen = set()
@@ -98,7 +98,7 @@ def _warn_unread(others: list[Path], reason: str) -> None:
 
 
 def _cached(root: Path, split: str, files: list[Path], image_size: int | None) -> np.ndarray:
-    """The decoded array, from the cache when the listing is unchanged, else decoded and put there."""
+    """Return the decoded array, from the cache when the listing is unchanged, else decoded and put there."""
     folder = root / ".peakpoint"
     family = f"{split}-{image_size or 'native'}"
     target = folder / f"{family}-{_digest(root, files, image_size)}.npy"
@@ -145,7 +145,7 @@ def _digest(root: Path, files: list[Path], image_size: int | None) -> str:
 
 
 def _open(path: Path) -> np.ndarray | None:
-    """The array in `path`, or None where there is none that can be read."""
+    """Return the array in `path`, or None where there is none that can be read."""
     try:
         # Mapped copy-on-write, because torch warns of arrays that cannot be written; the file stays as it is.
         images: np.ndarray = np.load(

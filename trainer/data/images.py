@@ -49,7 +49,7 @@ class Images:
 
 
 def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices of the kept and of the held-out part of `labels` (N,), both rising and int64.
+    """Return indices of the kept and of the held-out part of `labels` (N,), both rising and int64.
 
     The part held out has round(N * fraction) samples, shared among the classes by largest remainder, but at
     least one of each class that has two or more, and never a whole class.
@@ -99,14 +99,14 @@ def load_npz(path: Path) -> Images:
 
 
 def _channels_last(height: int, width: int, last: int) -> bool:
-    """Whether the last axis can be that of channels: at most 4, or more in a square image."""
+    """Return whether the last axis can be that of channels: at most 4, or more in a square image."""
     if height <= _MOST_CHANNELS and width == last != height:
         return False
     return last <= _MOST_CHANNELS or height == width != last
 
 
 def _as_bytes(images: np.ndarray) -> str:
-    """How numbers of another type become bytes, where that is plain."""
+    """Return how numbers of another type become bytes, where that is plain."""
     if images.dtype.kind not in "iuf" or not images.size:
         return ""
     low, high = images.min(), images.max()

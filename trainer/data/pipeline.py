@@ -26,7 +26,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def generator_for(*key: str | int) -> torch.Generator:
-    """A CPU generator whose seed is a stable hash of `key`: equal keys draw equal numbers, always."""
+    """Return a CPU generator whose seed is a stable hash of `key`: equal keys draw equal numbers, always."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -41,7 +41,7 @@ class ImageStore:
         self.pinned = self.images.device.type != device.type
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, H, W, C) uint8 and labels (B,) int64; `index` (B,) lies where the images do."""
+        """Return images (B, H, W, C) uint8 and labels (B,) int64; `index` (B,) lies where the images do."""
         labels = self.labels.index_select(0, index)
         if not self.pinned:
             return self.images.index_select(0, index), labels
@@ -101,7 +101,7 @@ class DataModule:
         }
 
     def train_batches(self, epoch: int, start: int = 0) -> Batches:
-        """Batches start, start + 1, ... of an epoch, without making those before."""
+        """Return batches start, start + 1, ... of an epoch, without making those before."""
         drawn = self._preparation.draw(self._train, generator_for("epoch", self.seed, epoch))
         order, choices = drawn[0].to(self._store.images.device), drawn[1:].to(self._store.device)
         for step in range(start, self.steps_per_epoch):
@@ -110,11 +110,11 @@ class DataModule:
             yield self._preparation.augmented(pixels, choices[:, batch]), labels
 
     def val_batches(self) -> Batches:
-        """All of the validation part, in fixed order, not augmented."""
+        """Return all of the validation part, in fixed order, not augmented."""
         return self._in_order(self._store, self._val)
 
     def test_batches(self) -> Batches:
-        """All of the test set, in fixed order, not augmented. Raises UserError as read_test does."""
+        """Return all of the test set, in fixed order, not augmented. Raises UserError as read_test does."""
         store = ImageStore(self.read_test(), self._store.device)
         return self._in_order(store, torch.arange(len(store.labels)))
 

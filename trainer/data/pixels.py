@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _deep(image: Image.Image) -> bool:
-    """Whether an image is grey with 16 bits; some versions of PIL open such a PNG with 32."""
+    """Return whether an image is grey with 16 bits; some versions of PIL open such a PNG with 32."""
     return image.mode in _SIXTEEN or (image.mode == "I" and image.format == "PNG")
 
 
@@ -80,7 +80,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The image on white, where parts of it are transparent."""
+    """Return the image on white, where parts of it are transparent."""
     if not image.has_transparency_data:
         return image
     layer = image.convert("RGBA")

@@ -88,5 +88,5 @@ def note_root(root: str, *, by_record: bool) -> None:
 
 
 def may_write(root: Path) -> bool:
-    """Whether something new may be made in the folder of the data."""
+    """Return whether something new may be made in the folder of the data."""
     return root.resolve() not in _recorded

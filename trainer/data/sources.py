@@ -18,7 +18,7 @@ class Torchvision(Data):
     dataset: ClassVar[str]
 
     def read(self, split: str) -> "Images":
-        """All images of a split. Raises UserError."""
+        """Return all images of a split. Raises UserError."""
         from peakpoint.trainer.data import torchvision  # late: torchvision costs a second
 
         return torchvision.load(self.folder, self.dataset, self.name, split)
@@ -71,7 +71,7 @@ class ImageFolder(Data):
         return Facts(side=self.image_size)
 
     def read(self, split: str) -> "Images":
-        """All images of a split. Raises UserError."""
+        """Return all images of a split. Raises UserError."""
         from peakpoint.trainer.data import image_folder  # late: it brings PIL and rich
 
         return image_folder.load(self.folder, split, self.image_size)
@@ -83,7 +83,7 @@ class Npz(Data):
     """<root>/{train,test}.npz with images, labels and perhaps classes."""
 
     def read(self, split: str) -> "Images":
-        """All images of a split. Raises UserError."""
+        """Return all images of a split. Raises UserError."""
         from peakpoint.trainer.data import images
 
         return images.load_npz(self.folder / f"{split}.npz")
@@ -97,7 +97,7 @@ class Digits(Data):
     facts = Facts(images=1438, side=8, channels=1, classes=10)
 
     def read(self, split: str) -> "Images":
-        """All images of a split. Raises UserError."""
+        """Return all images of a split. Raises UserError."""
         from peakpoint.trainer.data import images
 
         return images.from_digits(train=split == TRAIN)
@@ -127,7 +127,7 @@ class Synthetic(Data):
         )
 
     def read(self, split: str) -> "Images":
-        """All images of a split."""
+        """Return all images of a split."""
         from peakpoint.trainer.data import images
 
         train = split == TRAIN

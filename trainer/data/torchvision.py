@@ -24,7 +24,7 @@ _DAMAGE = (RuntimeError, OSError, ValueError, AssertionError, EOFError, zlib.err
 
 
 def load(root: Path, class_name: str, name: str, split: str) -> Images:
-    """All images of a split of `torchvision.datasets.<class_name>`, which is `name` in messages.
+    """Return all images of a split of `torchvision.datasets.<class_name>`, which is `name` in messages.
 
     Raises UserError when the files are damaged, or absent where there is no network.
     """
@@ -40,7 +40,7 @@ def load(root: Path, class_name: str, name: str, split: str) -> Images:
 
 
 def _read(dataset_class: Any, root: Path, split: str) -> Any:
-    """The dataset, or None where a download can bring it. Raises UserError for damaged files."""
+    """Return the dataset, or None where a download can bring it. Raises UserError for damaged files."""
     try:
         return dataset_class(str(root), train=split == "train", download=False)
     except _DAMAGE as error:

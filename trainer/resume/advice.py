@@ -41,7 +41,7 @@ def command(directory: Path, *more: str) -> str:
 
 
 def _options(argv: list[str]) -> list[str]:
-    """The options of Hydra that say where its configuration lies."""
+    """Return the options of Hydra that say where its configuration lies."""
     given, _ = get_args_parser().parse_known_args(argv)
     named = {
         "config-path": given.config_path,
@@ -52,7 +52,7 @@ def _options(argv: list[str]) -> list[str]:
 
 
 def lacking(plan: Plan) -> str:
-    """A sentence that names the options of the resumed attempt that this command line lacks, or "".
+    """Return a sentence that names the options of the resumed attempt that this command line lacks, or "".
 
     Their recorded values are neither printed nor followed.
     """
@@ -68,7 +68,7 @@ def lacking(plan: Plan) -> str:
 
 
 def _config_options(words: Sequence[str]) -> list[str]:
-    """The options among the words of a command that say where the configuration lies."""
+    """Return the options among the words of a command that say where the configuration lies."""
     names = {word.partition("=")[0] for word in words}
     options = get_args_parser()._option_string_actions
     given = {options[name].option_strings[0] for name in names if name in options}
@@ -76,7 +76,7 @@ def _config_options(words: Sequence[str]) -> list[str]:
 
 
 def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:
-    """The overrides that a run needs to train beyond an epoch and step, and their bounds in words."""
+    """Return the overrides that a run needs to train beyond an epoch and step, and their bounds in words."""
     more = []
     if epoch >= config.epochs:
         more.append(("epochs=N", f"N above {epoch}"))
@@ -86,7 +86,7 @@ def needed(config: Config, epoch: int, step: int) -> tuple[list[str], str]:
 
 
 def finished(cfg: DictConfig, config: Config, plan: Plan) -> str | None:
-    """A sentence when the resumed run is finished and the command leaves nothing to train, else None.
+    """Return a sentence when the resumed run is finished and the command leaves nothing to train, else None.
 
     Raises UserError for a change that is not allowed, or that has no effect because no step is left.
     """

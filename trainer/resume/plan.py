@@ -18,7 +18,7 @@ from peakpoint.checkpointing.remote.urls import is_url
 from peakpoint.checkpointing.storage.foreign import described
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.config.hydra_overrides import (
-    _joined,
+    joined,
     keys,
     outliving,
     override,
@@ -49,7 +49,7 @@ class Plan:
 
 def make_plan(argv: list[str]) -> Plan:
     """Expand resume= in a command line (without the program's name). Raises UserError."""
-    argv = _joined(argv)
+    argv = joined(argv)
     values = [value for key, value in map(split, argv) if key == "resume"]
     if not values or unquote(values[-1]) in ("", "null"):
         return Plan(argv, typed=keys(argv))
@@ -80,7 +80,7 @@ def make_plan(argv: list[str]) -> Plan:
 
 
 def locate(value: str) -> tuple[Path, Path | None]:
-    """The run directory, and the checkpoint when one is named. Raises UserError."""
+    """Return the run directory, and the checkpoint when one is named. Raises UserError."""
     if value == "latest":
         runs = [
             p.parent for p in (*Path("outputs").glob(f"*/{RUN}"), *Path("outputs").glob(f"sweeps/*/*/{RUN}"))
@@ -118,7 +118,7 @@ def locate(value: str) -> tuple[Path, Path | None]:
 
 
 def _run_above(path: Path) -> Path | None:
-    """The innermost directory of a run that a path lies in."""
+    """Return the innermost directory of a run that a path lies in."""
     return next((folder for folder in path.parents if os.path.lexists(folder / RUN)), None)
 
 
@@ -130,7 +130,7 @@ def _refuse_links(run: Path) -> None:
 
 
 def last_attempt(run: Path) -> dict[str, Any]:
-    """The latest attempt that a run recorded.
+    """Return the latest attempt that a run recorded.
 
     Raises UserError when its run.json is of something else, or a link in the run leads out of it.
     """

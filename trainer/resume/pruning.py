@@ -25,7 +25,7 @@ FROM_THE_START = Ramp(0, 0.0)
 
 @restoring("pruning")
 def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, Ramp]:
-    """The configuration of a run that goes on from a checkpoint, and the ramp of its pruning.
+    """Return the configuration of a run that goes on from a checkpoint, and the ramp of its pruning.
 
     A target of 0 becomes the sparsity that the network has, so that policies and reports count what is true.
     `saved` loses its masks with pruning=regrow. Raises UserError for a target below the present sparsity,

@@ -47,14 +47,14 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
 
 
 def _gone(key: str, new: Mapping[str, Any]) -> str | None:
-    """What `key` went with: the first node above it that the new configuration lacks."""
+    """Return what `key` went with: the first node above it that the new configuration lacks."""
     names = key.split(".")
     above = (".".join(names[:count]) for count in range(1, len(names)))
     return next((node for node in above if not any(under(left, (node,)) for left in new)), None)
 
 
 def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:
-    """The keys that a command line changed. Raises UserError for a change that is not allowed."""
+    """Return the keys that a command line changed. Raises UserError for a change that is not allowed."""
     old, new = flat(saved), flat(cfg)
     changed = _changed(cfg, saved)
     for key in sorted(changed, key=lambda key: not key.endswith(".name")):
