@@ -4,9 +4,11 @@ import contextlib
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError
@@ -14,6 +16,7 @@ from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
+from tests.conftest import ROOT
 
 CALLS = (
     "open", "mkdir", "fsync", "posix_fadvise", "replace", "rename", "link", "symlink", "unlink", "write",
@@ -160,3 +163,27 @@ def mounted(disk: Path, options: str):
         yield disk
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from peakpoint.base.lock import one_writer
+with one_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Within: another process, which is killed at the end, holds the lock of a directory."""
+    command = [sys.executable, "-c", HOLD, str(directory)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield process
+        finally:
+            process.kill()

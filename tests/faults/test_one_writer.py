@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,32 +16,14 @@ from peakpoint.base.lock import one_writer
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
-from tests.conftest import ROOT
-from tests.faults.fault_cases import in_child, put, sound, tidy
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from peakpoint.base.lock import one_writer
-with one_writer(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+from tests.faults.fault_cases import held, in_child, put, sound, tidy
 
 
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the directory's lock."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.stdout.readline() == b"held\n"
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with held(tmp_path) as process:
+        yield process
 
 
 def test_the_second_is_refused_with_the_process_and_the_host(tmp_path, holder):

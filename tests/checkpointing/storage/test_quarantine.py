@@ -1,8 +1,5 @@
 """Readers look again before they say damaged; only the one writer of a run moves what is."""
 
-import os
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -14,8 +11,7 @@ from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.library.manager import CheckpointManager
 from tests.checkpointing.checkpoint_cases import damage, saved
-from tests.conftest import ROOT
-from tests.faults.fault_cases import in_child, put
+from tests.faults.fault_cases import held, in_child, put
 
 
 def rewritten(target, name, value):
@@ -81,16 +77,6 @@ def test_beside_a_writer_that_writes_anew_all_the_time_nothing_is_damaged(tmp_pa
     assert not (tmp_path / quarantine.QUARANTINE).exists()
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from peakpoint.base.lock import one_writer
-with one_writer(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 @pytest.mark.parametrize("locked", ["run", "run/checkpoints"])
 def test_who_does_not_own_a_run_moves_nothing(tmp_path, locked, caplog):
     """Neither while the trainer holds the run nor while the library holds the folder."""
@@ -99,17 +85,13 @@ def test_who_does_not_own_a_run_moves_nothing(tmp_path, locked, caplog):
     kept, bad = saved(target, "training/a.pt", 1.0), saved(target, "training/b.pt", 2.0)
     damage(root / bad.file)
     (root / "training" / "c.json").write_text("{")
-    command = [sys.executable, "-c", HOLD, str(tmp_path / locked)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
-        assert holder.stdout.readline() == b"held\n"
+    with held(tmp_path / locked):
         assert CheckpointManager(root).get_latest_checkpoint("training") == root / kept.file
         assert locate.locate(root / "training" / "latest.pt")[1].file == kept.file
         assert (root / bad.file).exists()
         assert not (root / quarantine.QUARANTINE).exists()
         assert "is damaged and was passed over" in caplog.text
         assert "moved" not in caplog.text
-        holder.communicate()
     assert CheckpointManager(root).get_latest_checkpoint("training") == root / kept.file
     assert sorted(p.suffix for p in (root / quarantine.QUARANTINE).iterdir()) == [
         ".json", ".json", ".pt", ".txt", ".txt",
