@@ -18,11 +18,6 @@ class Ended(KeyboardInterrupt):
         super().__init__(self.number.name)
 
 
-def number_of(end: KeyboardInterrupt) -> signal.Signals:
-    """Return the signal behind a KeyboardInterrupt."""
-    return end.number if isinstance(end, Ended) else signal.SIGINT
-
-
 _received: list[int] = []
 """Signals that raised Ended, also where a library caught it."""
 

@@ -4,6 +4,7 @@ torch is imported only once a run begins, so that --help and tab completion answ
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def main() -> None:
             with signals.ending_at_once():
                 code = _main()
         except KeyboardInterrupt as end:
-            number = signals.number_of(end)
+            number = end.number if isinstance(end, signals.Ended) else signal.SIGINT
             say_error(f"ended by {number.name}.")
             code = 128 + number
         except Exception as error:

@@ -10,7 +10,6 @@ from tests.trainer.parts import compose
 T = ("model=lenet5", "data=npz", "data.root=nowhere", "device=cpu")  # there are no data: none is looked for
 
 REFUSED = [
-    (["pruning.allocation="], "pruning.allocation= is not a choice; there are: global."),
     (
         ["checkpoint/policy=[best]", "checkpoint.interval=5"],
         "checkpoint.interval has no effect here, since nothing refers to it: add interval to checkpoint/",
