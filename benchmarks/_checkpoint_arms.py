@@ -21,7 +21,7 @@ from peakpoint.base import digests
 from peakpoint.checkpointing.events import StepEnd
 from peakpoint.checkpointing.manager import Manager
 from peakpoint.checkpointing.state import packing, serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.models import create
@@ -191,7 +191,7 @@ def _read(of: Subject, read: Callable[[Path, Manifest], object]) -> Arm:
     root = Path(place.name)
     ours = Ours(of, compress=False)
     ours(root)
-    (manifest,) = store.manifests(root)
+    (manifest,) = listing.manifests(root)
     return whole(of, lambda _: (place, read(root, manifest)))  # the folder lasts as long as the arm
 
 
@@ -221,7 +221,7 @@ class Ours:
         stall = clock.now()
         self._manager.drain()
         total = clock.now()
-        assert len(store.manifests(folder)) == 1
+        assert len(listing.manifests(folder)) == 1
         return Cost(thread, stall, total)
 
 

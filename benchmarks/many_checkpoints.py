@@ -24,7 +24,7 @@ import torch
 from benchmarks._harness import ROOT, arguments, rolling, show, summary, timed, turns, verdict
 from peakpoint.checkpointing.events import StepEnd
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import locate
 from peakpoint.checkpointing.storage.manifest import TRAINING, Manifest
 from peakpoint.checkpointing.storage.store import Store
 
@@ -61,7 +61,7 @@ def ls(root: Path) -> None:
 
 def start(root: Path) -> None:
     """What a resume does before it loads."""
-    found = store.newest_verified(root)
+    found = locate.newest_verified(root)
     assert found.manifest is not None
     Store(root, found.manifest.run)
 

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks._harness import ROOT, machine
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, locate
 
 STEPS_PER_EPOCH = 8
 SETTINGS = (
@@ -111,7 +111,7 @@ def die_young(process: subprocess.Popen[bytes], run: Path, dice: random.Random, 
 def judge(run: Path, seen: int, result: Result) -> None:
     """Look at what a kill has left, as the next start will."""
     trained = last_trained(run)
-    found = store.newest_verified(run / "checkpoints")
+    found = locate.newest_verified(run / "checkpoints")
     result.damaged += len(found.skipped)
     step = found.manifest.global_step if found.manifest else -1
     repeated = trained - step
@@ -158,7 +158,7 @@ def strays(whole: Path, run: Path) -> list[str]:
     def names(root: Path) -> set[str]:
         return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and ".hydra" not in str(p)}
 
-    kept = {m.file for m in store.manifests(run / "checkpoints")}
+    kept = {m.file for m in listing.manifests(run / "checkpoints")}
     mine = {f"checkpoints/{f}" for f in kept} | {f"checkpoints/{f.removesuffix('.pt')}.json" for f in kept}
     left = {
         "metrics.superseded.jsonl",
@@ -172,7 +172,7 @@ def strays(whole: Path, run: Path) -> list[str]:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The weights of the newest checkpoint that verifies."""
-    manifest = store.newest_verified(run / "checkpoints").manifest
+    manifest = locate.newest_verified(run / "checkpoints").manifest
     if manifest is None:
         raise SystemExit(f"{run} has no checkpoint")
     found: dict[str, torch.Tensor] = serialize.load(run / "checkpoints" / manifest.file)["model_state_dict"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import Manifest
 
 ATTEMPT = ("/timestamp",)
@@ -49,7 +49,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def newest(run: Path) -> Manifest:
     """The manifest of a run's newest checkpoint."""
-    return store.manifests(run / "checkpoints")[-1]
+    return listing.manifests(run / "checkpoints")[-1]
 
 
 def load_newest(run: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from peakpoint import CheckpointError, CheckpointManager, load, load_checkpoint, resume_training
+from peakpoint.checkpointing.storage import locate
 from tests.checkpointing.api_cases import (
     CONFIG,
     BayesianTransformer,
@@ -175,11 +176,10 @@ class TestTrainingCheckpoints:
         assert set(load(root / "training/latest.pt")["model_state_dict"]) == {"weight", "bias"}
 
     def test_the_manager_of_a_trainer_reads_the_same_files(self, manager, root, t):
-        from peakpoint.checkpointing.storage import store
 
         save(manager, t, step=5)
         manager.save_milestone_checkpoint(t.model, 0.5, "accuracy", 1)
-        found = store.newest_verified(root)
+        found = locate.newest_verified(root)
         assert found.manifest is not None
         assert found.manifest.tags == ("best_accuracy",)
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from tests.conftest import ROOT, TINY, command, rows, status
 from tests.faults.fault_cases import mounted
 from tests.states import differences, load_newest, newest
@@ -79,7 +79,7 @@ def test_the_end_reports_peak_against_final_and_where_the_files_are(train, tmp_p
     assert done.code == 0, done.err
     for word in ("best epoch", "degradation", "overall", "sparsity >= 0.70", "selected", "final"):
         assert word in done.out
-    for manifest in store.manifests(tmp_path / "run" / "checkpoints"):
+    for manifest in listing.manifests(tmp_path / "run" / "checkpoints"):
         assert manifest.file in done.out
 
 
@@ -108,7 +108,7 @@ def test_the_sparsity_of_the_saved_weights_is_the_target(whole_run):
 def test_resumed_from_any_step_it_ends_bit_for_bit_the_same(whole_run, train, tmp_path):
     """Every step of every epoch: before and after evaluations, in mid-ramp, with dropout and augmentation."""
     root = whole_run / "checkpoints"
-    files = [m for m in store.manifests(root) if m.tier == "training" and m.global_step < 24]
+    files = [m for m in listing.manifests(root) if m.tier == "training" and m.global_step < 24]
     assert len({m.global_step for m in files}) == 23
     whole = load_newest(whole_run)
     for manifest in files:
@@ -239,7 +239,7 @@ def test_grey_images_of_28_pixels_train_a_resnet20(train, tmp_path):
 def test_a_moment_is_saved_once_whatever_the_rhythm(train, tmp_path, end):
     rhythm = ("checkpoint.interval=1", "checkpoint.interval_steps=8", "checkpoint.keep_last=3")
     assert train(*TINY, *rhythm, *end, "hydra.run.dir=run").code == 0
-    training = [m for m in store.manifests(tmp_path / "run" / "checkpoints") if m.tier == "training"]
+    training = [m for m in listing.manifests(tmp_path / "run" / "checkpoints") if m.tier == "training"]
     steps = [m.global_step for m in training]
     assert steps == sorted(set(steps))
     assert steps == {"max_steps=16": [8, 16], "max_steps=12": [8, 12]}.get("".join(end), [8, 16, 24])

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.state import objects
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer.resume import advice
 from peakpoint.trainer.state import Progress
@@ -116,7 +116,7 @@ def with_last_good(root: Path, run: str, classes: int) -> Iterator[None]:
 def last_good(root: Path, run: str, classes: int) -> Manifest | None:
     """Return the newest checkpoint that verifies and was evaluated with the loss of a network that learns."""
     bound = _LOST * math.log(max(2, classes))
-    for manifest in reversed(store.manifests(root)):
+    for manifest in reversed(listing.manifests(root)):
         loss = ranked(manifest.metrics, "loss")
         if manifest.run == run and loss is not None and loss <= bound:
             try:

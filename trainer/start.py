@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from peakpoint.base.bounded import lines
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.policy import load_counters
-from peakpoint.checkpointing.storage import foreign, listing, quarantine, store
-from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage import foreign, listing, locate, quarantine, store
+from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer import run_directory
 from peakpoint.trainer.build import Parts
@@ -82,7 +82,7 @@ def _checkpoint(
     """Return the checkpoint `file` of a run, else its newest that verifies or None, and the damaged ones."""
     if file is not None:
         return _given(root, file, run, index), ()
-    found = store.newest_verified(root, run, index)
+    found = locate.newest_verified(root, run, index)
     if found.others:
         log.warning("%s", listing.of_others(root, found.others))
     for name, reason in found.skipped:

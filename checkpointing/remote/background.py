@@ -15,8 +15,8 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.threads import thread
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
-from peakpoint.checkpointing.storage import locate
-from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage import listing
+from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.manifest import TIERS, Manifest
 from peakpoint.checkpointing.storage.store import Store
 
@@ -89,7 +89,7 @@ class Mirror:
         log.warning(
             "The mirror is not complete: %s. To go on with it: peakpoint push %s %s",
             f"{names} not copied yet" if left else "the record of the run is not copied yet",
-            locate.run_of(self._store.root),
+            listing.run_of(self._store.root),
             self._remote.url,
         )
 
@@ -145,7 +145,7 @@ class Mirror:
     def _pass(self) -> None:
         """Upload everything that is missing. Raises what the mirror refuses."""
         if not self._opened:
-            self._there.open(locate.run_of(self._store.root.absolute()).name)
+            self._there.open(listing.run_of(self._store.root.absolute()).name)
             self._there.sweep(self._here())
             self._opened = True
         pending = self.pending()

@@ -28,7 +28,7 @@ from peakpoint.checkpointing.remote.layout import (
     read_mark,
     safe,
 )
-from peakpoint.checkpointing.storage import aliases, foreign, pointers, store
+from peakpoint.checkpointing.storage import aliases, foreign, listing, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, TRAINING, Manifest
 
 TIMEOUT_S, ATTEMPTS = 20.0, 5
@@ -274,12 +274,12 @@ def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
 
 def _point(root: Path) -> None:
     """Set the pointers for people, as the run had them."""
-    for manifest in store.manifests(root):  # oldest first, so that the newest wins
+    for manifest in listing.manifests(root):  # oldest first, so that the newest wins
         for name in ("latest",) if manifest.tier == TRAINING else manifest.tags:
             link = root / manifest.tier / f"{name}.pt"
             if not link.with_suffix(".json").exists():
                 files.point(link, Path(manifest.file).name)
-    pointers.latest_release(root)
+    aliases.point_latest(root)
     with contextlib.suppress(CheckpointError):
         for alias, version in aliases.current(root).items():
-            pointers.alias(root, alias, version)
+            aliases.point(root, alias, version)

@@ -14,12 +14,13 @@ from peakpoint.base import bounded
 from peakpoint.base.bounded import LOG
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.remote.client import SMALL, Differs, Missing, Remote, RemoteError
-from peakpoint.checkpointing.storage import companions, locate
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import (
     LARGEST,
     PRODUCTION,
     TIERS,
     Manifest,
+    companions_of,
     parse_manifest,
     unsealed,
 )
@@ -53,7 +54,7 @@ def companion_digests(manifest: Manifest) -> dict[str, str]:
 
     Paths are relative to the checkpoint folder and stay within it. Raises CheckpointError for others.
     """
-    found = companions.listed(manifest)
+    found = companions_of(manifest)
     for file in found:
         parts = file.split("/")
         if not all(map(safe, parts)) or parts[0] not in (PRODUCTION, "metadata"):
@@ -134,7 +135,7 @@ def read_index(remote: Remote, sizes: Mapping[str, int]) -> tuple[dict[str, Mani
 
 def record_of(root: Path) -> dict[str, str]:
     """Return the texts beside the checkpoints under `root`, by their path from the run's directory."""
-    run = locate.run_of(root)
+    run = listing.run_of(root)
     paths = [p for pattern in RECORDS for p in sorted(run.glob(pattern))] if run != root else []
     # A link could lead to a private file.
     found = {p.relative_to(run).as_posix(): p for p in paths if not p.is_symlink()}

@@ -16,10 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from peakpoint.base import files
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.lock import briefly
-from peakpoint.checkpointing.storage import journal, listing, pointers
-from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage import journal, listing
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, Manifest
 
 CHAMPION = "champion"
 EVENT = "alias"
@@ -172,13 +173,32 @@ def assign(
             how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK
             fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": _plain(reason)}
             journal.record(root, EVENT, fact)
-        pointers.alias(root, alias, version)
+        point(root, alias, version)
         return list(changes(root, alias))[-1] if version != now else None
 
 
 def _plain(reason: str) -> str:
     """Words that any terminal and any file can take, whatever bytes a command line gave."""
     return reason.encode("utf-8", "replace").decode()
+
+
+def point_latest(root: Path) -> None:
+    """Let the symlink `production/latest` name the highest version: no code path depends on it."""
+    if found := listing.releases(root):
+        point(root, "latest", listing.version_of(found[-1]))
+
+
+def point(root: Path, name: str, version: str | None) -> None:
+    """Let the symlink `production/<name>`, under the suffix of its file and no other, name a release."""
+    release = listing.by_version(root).get(version or "")
+    file = Path(release.file) if release else None
+    for suffix in SUFFIXES:
+        link = root / PRODUCTION / f"{name}{suffix}"
+        if file is not None and file.suffix == suffix and (link.is_symlink() or not link.exists()):
+            files.point(link, file.name)
+        elif link.is_symlink():
+            with contextlib.suppress(OSError):
+                link.unlink()
 
 
 @contextlib.contextmanager

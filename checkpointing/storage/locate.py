@@ -5,18 +5,34 @@ import logging
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError, FormatError
-from peakpoint.checkpointing.storage import aliases, foreign, quarantine, store
-from peakpoint.checkpointing.storage.listing import check_tier, in_tier, own
+from peakpoint.checkpointing.storage import aliases, foreign, listing, store
+from peakpoint.checkpointing.storage.listing import Index, check_tier, in_tier, own
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, Manifest, read_manifest
-from peakpoint.checkpointing.storage.store import run_of as run_of
+from peakpoint.checkpointing.storage.quarantine import pass_over
 
 log = logging.getLogger("peakpoint")
 
 
+AGAIN = 10
+"""How often a reader looks again at a checkpoint that is written anew under its name."""
+
 _VALUE = re.compile(r"(?P<tag>.+)_(?P<value>-?\d+(\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that verifies, and what was passed over on the way with the reason.
+
+    `others` are the files that are another run's.
+    """
+
+    manifest: Manifest | None
+    skipped: tuple[tuple[str, str], ...]
+    others: tuple[str, ...] = ()
 
 
 def newest_in(root: Path, tier: str) -> Manifest | None:
@@ -32,21 +48,67 @@ def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
     They go to quarantine where this process is the one writer. Damaged releases stay where they are: a
     reader does not take away what others serve.
     """
+    found, damaged = _newest(root, candidates)
+    for file, reason in damaged:
+        pass_over(root, file, reason)
+    return found
+
+
+def _newest(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | None, list[tuple[str, str]]]:
+    """The last of `candidates` that verifies, and the files that were passed over with the reason."""
+    damaged: list[tuple[str, str]] = []
     for manifest in reversed(list(candidates)):
         try:
-            sound = store.look(root, manifest)
+            if (sound := look(root, manifest)) is not None:
+                return sound, damaged
         except CheckpointError as error:
-            pass_over(root, manifest.file, str(error))
-        else:
-            if sound is not None:
-                return sound
-    return None
+            damaged.append((manifest.file, str(error)))
+    return None, damaged
+
+
+def newest_verified(root: Path, run: str | None = None, index: Index | None = None) -> Found:
+    """The newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
+
+    `index` has what was read under `root` already, and keeps what is. Raises FormatError when another version
+    wrote here.
+    """
+    index = index or Index(root)
+    found = index.look()
+    others = tuple(m.file for m in found if run not in (None, m.run))
+    unreadable = index.unreadable()
+    sound, damaged = _newest(root, of_run(found, run))
+    return Found(sound, (*unreadable, *damaged), others)
+
+
+def of_run(found: Iterable[Manifest], run: str | None) -> list[Manifest]:
+    """Those of `found` that are of a run; all when it is None."""
+    return [m for m in found if run in (None, m.run)]
+
+
+def look(root: Path, manifest: Manifest) -> Manifest | None:
+    """What verifies under the name of a checkpoint; None when its writer deleted it meanwhile.
+
+    A writer may delete a checkpoint and write another one under its name while this one is read: then that
+    one is looked at. Raises CheckpointError with what is wrong.
+    """
+    mark = (root / manifest.file).with_suffix(".json")
+    for _ in range(AGAIN):
+        try:
+            store.verify(root, manifest)
+            return manifest
+        except CheckpointError:
+            if not os.path.lexists(mark):
+                return None
+            before, manifest = manifest, read_manifest(mark)
+            if (before.run, before.sequence) == (manifest.run, manifest.sequence):
+                raise
+    raise CheckpointError(f"{root / manifest.file} is written anew each time that it is read.")
 
 
 def verdict(root: Path, manifest: Manifest) -> str | None:
     """None when a checkpoint's bytes match its manifest or its writer deleted it, else what is wrong."""
     try:
-        store.look(root, manifest)
+        look(root, manifest)
     except CheckpointError as error:
         return str(error)
     return None
@@ -55,7 +117,7 @@ def verdict(root: Path, manifest: Manifest) -> str | None:
 def is_sound(root: Path, manifest: Manifest) -> bool:
     """Whether a checkpoint is there and its bytes match its manifest."""
     with contextlib.suppress(CheckpointError):
-        return store.look(root, manifest) is not None
+        return look(root, manifest) is not None
     return False
 
 
@@ -64,12 +126,11 @@ def newest_sound(root: Path, run: str | None = None) -> Manifest:
 
     Raises CheckpointError when there is none.
     """
-    found = store.manifests(root)
-    for manifest in reversed(store.of_run(found, run) if run else own(root, found)):
-        with contextlib.suppress(CheckpointError):
-            if (sound := store.look(root, manifest)) is not None:
-                return sound
-    raise CheckpointError(f"{root} holds no checkpoint that verifies.")
+    there = listing.manifests(root)
+    found, _ = _newest(root, of_run(there, run) if run else own(root, there))
+    if found is None:
+        raise CheckpointError(f"{root} holds no checkpoint that verifies.")
+    return found
 
 
 def _pass_unreadable(root: Path, tier: str) -> None:
@@ -82,14 +143,6 @@ def _pass_unreadable(root: Path, tier: str) -> None:
             except CheckpointError as error:
                 if os.path.lexists(path):  # else its writer deleted it after it was listed
                     pass_over(root, f"{tier}/{path.stem}.pt", str(error))
-
-
-def pass_over(root: Path, file: str, reason: str) -> None:
-    """Say that a checkpoint is damaged, and move it to quarantine if this process is the one writer."""
-    if file.startswith(f"{PRODUCTION}/") or not quarantine.set_aside(root, [(file, reason)]):
-        log.warning("%s is damaged and was passed over: %s", file, reason)
-    else:
-        log.warning("%s is damaged and was moved to %s: %s", file, root / quarantine.QUARANTINE, reason)
 
 
 def locate(path: Path) -> tuple[Path, Manifest]:
@@ -131,7 +184,7 @@ def _verified(path: Path) -> tuple[Path, Manifest]:
     root, manifest = path.parent.parent, read_manifest(mark)
     if path != mark and Path(manifest.file).name != path.name:
         raise CheckpointError(f"{path} is not the file of its manifest, which is {manifest.file}.")
-    sound = store.look(root, manifest)
+    sound = look(root, manifest)
     if sound is None:
         raise CheckpointError(f"{path} was deleted while it was read.")
     return root, sound

@@ -123,6 +123,19 @@ def unsealed(data: bytes) -> dict[str, Any]:
     return raw
 
 
+def companions_of(manifest: Manifest) -> dict[str, str]:
+    """The digest of each other file of a checkpoint by its path from the checkpoint root.
+
+    Raises CheckpointError for a path that leaves the root.
+    """
+    found = dict(manifest.companions or {})
+    for name in found:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise CheckpointError(f"{manifest.file} names {name!r} among its files: it leaves its folder.")
+    return found
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest file. Raises CheckpointError, naming the file, when it is not one.
 

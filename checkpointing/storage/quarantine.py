@@ -1,14 +1,17 @@
 """Damaged checkpoints are moved aside, never deleted, and only by who is the one writer of the run."""
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError, FormatError
 from peakpoint.base.lock import alone, briefly
-from peakpoint.checkpointing.storage import journal, store
-from peakpoint.checkpointing.storage.manifest import read_manifest
+from peakpoint.checkpointing.storage import journal, listing, store
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, read_manifest
+
+log = logging.getLogger("peakpoint")
 
 QUARANTINE = "quarantine"
 ENDS = (".pt", ".safetensors", ".config.json", ".json.sig", ".json")
@@ -22,7 +25,7 @@ def set_aside(root: Path, damaged: Iterable[tuple[str, str]]) -> list[str]:
     they are passed over. Each is looked at again first: its writer may have written it anew.
     """
     moved = []
-    with alone(store.run_of(root), root) as only_writer:
+    with alone(listing.run_of(root), root) as only_writer:
         for file, reason in damaged if only_writer else ():
             with contextlib.suppress(OSError), briefly(root):
                 if _is_damaged(root, file):
@@ -65,3 +68,11 @@ def _ends(path: Path) -> tuple[str, ...]:
         if Path(read_manifest(path.with_suffix(".json")).file).name != path.name:
             return (path.suffix,)
     return ENDS
+
+
+def pass_over(root: Path, file: str, reason: str) -> None:
+    """Say that a checkpoint is damaged, and move it to quarantine if this process is the one writer."""
+    if file.startswith(f"{PRODUCTION}/") or not set_aside(root, [(file, reason)]):
+        log.warning("%s is damaged and was passed over: %s", file, reason)
+    else:
+        log.warning("%s is damaged and was moved to %s: %s", file, root / QUARANTINE, reason)

@@ -9,8 +9,8 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from peakpoint.base import digests
@@ -24,33 +24,24 @@ from peakpoint.base.files import fsync_directory as fsync_directory
 from peakpoint.base.files import sweep as sweep
 from peakpoint.base.files import write_atomic as write_atomic
 from peakpoint.base.lock import briefly, followed, present
-from peakpoint.checkpointing.storage import companions
 from peakpoint.checkpointing.storage import journal as journals
-from peakpoint.checkpointing.storage.index import Index
-from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest, read_manifest
+from peakpoint.checkpointing.storage.listing import Index
+from peakpoint.checkpointing.storage.manifest import (
+    MILESTONE,
+    TRAINING,
+    Manifest,
+    companions_of,
+    read_manifest,
+)
 
 log = logging.getLogger("peakpoint")
 
 CLAIM = ".manifest"
 Payload = Mapping[str, Callable[[Staged], object]]
 """What writes each file of a checkpoint, by its path from the root; the first is the one it is named by."""
-AGAIN = 10
-"""How often a reader looks again at a checkpoint that is written anew under its name."""
 
 journal = journals.read
 """What was saved, deleted, quarantined, resumed and swept under a root, with the reasons, oldest first."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The newest checkpoint that verifies, and what was passed over on the way with the reason.
-
-    `others` are the files that are another run's.
-    """
-
-    manifest: Manifest | None
-    skipped: tuple[tuple[str, str], ...]
-    others: tuple[str, ...] = ()
 
 
 class Store:
@@ -303,21 +294,6 @@ def _claimed(claim: Path) -> tuple[str, str] | None:
         return None
 
 
-def manifests(root: Path) -> list[Manifest]:
-    """Every readable manifest under `root`, oldest first. Unreadable ones are left out."""
-    return Index(root).look()
-
-
-def unreadable(root: Path) -> list[tuple[str, str]]:
-    """The files under `root` whose manifests cannot be read, each with the reason.
-
-    Raises FormatError for a sound one of another version: it must not be taken for damaged.
-    """
-    index = Index(root)
-    index.look()
-    return index.unreadable()
-
-
 def verify(root: Path, manifest: Manifest, threads: int = digests.ALL) -> None:
     """Check the bytes of a checkpoint, of a release every file, against its manifest.
 
@@ -328,56 +304,9 @@ def verify(root: Path, manifest: Manifest, threads: int = digests.ALL) -> None:
         size = path.stat().st_size
         if size != manifest.bytes:
             raise CheckpointError(f"{path} has {size} bytes and its manifest says {manifest.bytes}.")
-        if not digests.matches(path, manifest.digest, threads):
-            raise CheckpointError(f"{path} does not match the digest in its manifest: its bytes changed.")
+        for name, digest in {manifest.file: manifest.digest, **companions_of(manifest)}.items():
+            path = root / name
+            if not digests.matches(path, digest, threads):
+                raise CheckpointError(f"{path} does not match the digest in its manifest: its bytes changed.")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
-    companions.check(root, manifest, threads)
-
-
-def look(root: Path, manifest: Manifest) -> Manifest | None:
-    """What verifies under the name of a checkpoint; None when its writer deleted it meanwhile.
-
-    A writer may delete a checkpoint and write another one under its name while this one is read: then that
-    one is looked at. Raises CheckpointError with what is wrong.
-    """
-    mark = (root / manifest.file).with_suffix(".json")
-    for _ in range(AGAIN):
-        try:
-            verify(root, manifest)
-            return manifest
-        except CheckpointError:
-            if not os.path.lexists(mark):
-                return None
-            before, manifest = manifest, read_manifest(mark)
-            if (before.run, before.sequence) == (manifest.run, manifest.sequence):
-                raise
-    raise CheckpointError(f"{root / manifest.file} is written anew each time that it is read.")
-
-
-def newest_verified(root: Path, run: str | None = None, index: Index | None = None) -> Found:
-    """The newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
-
-    `index` has what was read under `root` already, and keeps what is. Raises FormatError when another version
-    wrote here.
-    """
-    index = index or Index(root)
-    found, skipped = index.look(), index.unreadable()
-    others = tuple(m.file for m in found if run not in (None, m.run))
-    for manifest in reversed(of_run(found, run)):
-        try:
-            if (sound := look(root, manifest)) is not None:
-                return Found(sound, tuple(skipped), others)
-        except CheckpointError as error:
-            skipped.append((manifest.file, str(error)))
-    return Found(None, tuple(skipped), others)
-
-
-def of_run(found: Iterable[Manifest], run: str | None) -> list[Manifest]:
-    """Those of `found` that are of a run; all when it is None."""
-    return [m for m in found if run in (None, m.run)]
-
-
-def run_of(root: Path) -> Path:
-    """The run directory that a checkpoint folder belongs to, or the folder itself."""
-    return root.parent if root.name == "checkpoints" else root

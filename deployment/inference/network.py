@@ -215,7 +215,7 @@ def best(root: Path) -> Manifest:
             raise ValueError(f"{target} is no sparsity")
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{root} does not say which checkpoint is its best: name a file.") from None
-    chosen = peak(listing.own(root, store.manifests(root)), metric=metric, mode=mode, target=target)
+    chosen = peak(listing.own(root, listing.manifests(root)), metric=metric, mode=mode, target=target)
     if chosen is None:
         raise CheckpointError(f"{root} holds no best {metric} yet: name a file.")
     store.verify(root, chosen)

@@ -13,7 +13,7 @@ from peakpoint.base.digests import SHA256
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import fsync_directory, sweep
 from peakpoint.base.lock import briefly
-from peakpoint.checkpointing.storage import journal, listing, pointers, quarantine, store
+from peakpoint.checkpointing.storage import aliases, journal, listing, quarantine, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, Manifest
 from peakpoint.checkpointing.storage.store import Payload
 
@@ -50,7 +50,7 @@ def alone(root: Path, names: Iterable[str]) -> Iterator[None]:
     with briefly(root / PRODUCTION):
         for manifest in unrecorded(root):
             record(root, manifest)
-        pointers.latest_release(root)
+        aliases.point_latest(root)
         for folder in folders:
             sweep(folder)
         yield

@@ -19,7 +19,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import Staged
 from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.state import objects, serialize
-from peakpoint.checkpointing.storage import listing, pointers, store
+from peakpoint.checkpointing.storage import aliases, listing, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, contents
 from peakpoint.checkpointing.storage.naming import LONGEST, safe_name
 from peakpoint.checkpointing.storage.store import Payload
@@ -132,7 +132,7 @@ def write(root: Path, release: Release) -> Manifest:
             check(root, release)
             manifest = publish.publish(root, manifest, payload)
             publish.record(root, manifest)
-            pointers.latest_release(root)
+            aliases.point_latest(root)
         return manifest
     except OSError as error:
         raise failure(root, error, expected) from error

@@ -10,7 +10,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import nearest
 from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import aliases, listing, locate, store
+from peakpoint.checkpointing.storage import aliases, listing, locate
 from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 from peakpoint.deployment.inference.evaluate import Measured
 from peakpoint.deployment.selection import judging
@@ -63,7 +63,7 @@ def choose(
         raise CheckpointError(f"{', '.join(map(str, runs))}: there is no checkpoint to choose from.")
     _check_names(rules, found)
     judge = _Judge(rules, roots, champion_of, Appraiser(data_root, device))
-    judge.notes += [f"skipped: {reason}" for root in roots for _, reason in store.unreadable(root)]
+    judge.notes += [f"skipped: {reason}" for root in roots for _, reason in listing.unreadable(root)]
     for candidate in found:
         judge.judge(candidate)
     measured = judge.pick((c for c in found if not c.rejected), dry_run=dry_run)
@@ -76,7 +76,7 @@ def choose(
 def candidates(root: Path) -> list[Candidate]:
     """Return the checkpoints under a root, oldest first; a milestone represents all roles of its bytes."""
     alike: dict[Any, list[Manifest]] = {}
-    for m in sorted(listing.own(root, store.manifests(root)), key=lambda m: m.tier != MILESTONE):
+    for m in sorted(listing.own(root, listing.manifests(root)), key=lambda m: m.tier != MILESTONE):
         alike.setdefault((m.digest, repr(sorted(m.metrics.items()))), []).append(m)
     firsts = sorted(alike.values(), key=lambda names: names[0].sequence)
     return [Candidate(root, first, facts_of(first), twins) for first, *twins in firsts]

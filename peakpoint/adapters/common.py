@@ -15,7 +15,7 @@ from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.state.objects import git_commit
-from peakpoint.checkpointing.storage import listing, locate, store
+from peakpoint.checkpointing.storage import listing, locate, quarantine
 from peakpoint.library.recorder import Opened, opened
 from peakpoint.optimizers import parameters
 
@@ -83,9 +83,9 @@ def newest(root: str | Path) -> Path | None:
     Where this process is the one writer they go to quarantine.
     """
     root = given.path(root, "root")
-    found = store.newest_verified(root, listing.run_id(root))
+    found = locate.newest_verified(root, listing.run_id(root))
     for file, reason in found.skipped:
-        locate.pass_over(root, file, reason)
+        quarantine.pass_over(root, file, reason)
     return root / found.manifest.file if found.manifest else None
 
 

@@ -12,11 +12,16 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.text import readable
 from peakpoint.checkpointing.storage import foreign
-from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage.listing import (
+    Index,
+    is_root,
+    no_checkpoints,
+    releases,
+    unreadable_releases,
+)
 from peakpoint.checkpointing.storage.listing import checkpoint_root as checkpoint_root
-from peakpoint.checkpointing.storage.listing import is_root, no_checkpoints, releases, unreadable_releases
+from peakpoint.checkpointing.storage.listing import run_of as run_of
 from peakpoint.checkpointing.storage.locate import newest_sound as newest_sound
-from peakpoint.checkpointing.storage.locate import run_of as run_of
 from peakpoint.checkpointing.storage.locate import verdict as verdict
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, TIERS, Manifest, read_manifest
 from peakpoint.deployment.release.publish import settled

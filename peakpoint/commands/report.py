@@ -4,7 +4,7 @@ import argparse
 
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import direction
-from peakpoint.checkpointing.storage import listing, store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.commands.arguments import Argument, path_argument, takes
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.reports import plots, run_record, tables
@@ -24,7 +24,7 @@ def report(options: argparse.Namespace) -> int:
     if metric != monitored:
         mode = direction(metric) or "max"
     root = run / "checkpoints"
-    kept = [m for m in listing.own(root, store.manifests(root)) if (root / m.file).exists()]
+    kept = [m for m in listing.own(root, listing.manifests(root)) if (root / m.file).exists()]
     if options.json:
         print_json(tables.facts(run, metric, mode, targets, kept))
     else:

@@ -65,7 +65,7 @@ def opened(root: Path) -> Opened:
 
 def run_in(root: Path) -> str:
     """The run whose checkpoints lie in a directory, or a new one."""
-    runs = [m.run for m in [*store.manifests(root), *listing.releases(root)] if m.run.startswith(LIBRARY)]
+    runs = [m.run for m in [*listing.manifests(root), *listing.releases(root)] if m.run.startswith(LIBRARY)]
     return runs[-1] if runs else LIBRARY + secrets.token_hex(8)
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from peakpoint import CheckpointError, load, load_checkpoint, load_model
 from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
 from peakpoint.checkpointing.policies.top_k import TopK
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.policies import policy_cases as case
 from tests.states import differences
@@ -76,19 +76,19 @@ def best():
 
 
 def milestones(root):
-    return [m.metrics["val_acc"] for m in store.manifests(root) if m.tier == "milestone"]
+    return [m.metrics["val_acc"] for m in listing.manifests(root) if m.tier == "milestone"]
 
 
 def test_the_best_is_kept_whatever_came_first(tmp_path):
     fit(tmp_path, 5, policies=best(), accuracies=[math.nan, 0.0, 0.9, 0.5, math.inf])
     assert milestones(tmp_path) == pytest.approx([0.9])
-    (found,) = [m for m in store.manifests(tmp_path) if m.tier == "milestone"]
+    (found,) = [m for m in listing.manifests(tmp_path) if m.tier == "milestone"]
     assert (found.epoch, found.global_step) == (2, 9)
 
 
 def test_only_the_last_ones_stay_and_both_libraries_read_them(tmp_path):
     fit(tmp_path, 4)
-    found = store.manifests(tmp_path)
+    found = listing.manifests(tmp_path)
     assert [m.epoch for m in found] == [2, 3]
     assert [m.global_step for m in found] == [9, 12]
     state = load(tmp_path / found[-1].file)
@@ -99,9 +99,9 @@ def test_only_the_last_ones_stay_and_both_libraries_read_them(tmp_path):
 
 def test_the_end_of_an_epoch_is_saved_once(tmp_path):
     fit(tmp_path, 2, policies=best() | rolling(3))
-    training = [m for m in store.manifests(tmp_path) if m.tier == "training"]
+    training = [m for m in listing.manifests(tmp_path) if m.tier == "training"]
     assert [m.metrics.get("val_acc") for m in training][-1] == 0.5
-    milestone = next(m for m in store.manifests(tmp_path) if m.tier == "milestone")
+    milestone = next(m for m in listing.manifests(tmp_path) if m.tier == "milestone")
     assert (tmp_path / milestone.file).stat().st_nlink == 2 or len(training) == 1
 
 
@@ -154,7 +154,7 @@ def test_a_policy_stops_the_fit(tmp_path):
 
 def test_steps_are_optimizer_steps(tmp_path):
     fit(tmp_path, 2, policies=rolling(50, steps=1), accumulate_grad_batches=3)
-    assert [m.global_step for m in store.manifests(tmp_path) if m.tags == ("interval",)] == [1, 2]
+    assert [m.global_step for m in listing.manifests(tmp_path) if m.tags == ("interval",)] == [1, 2]
 
 
 def test_an_unwritable_place_ends_the_fit_before_it_starts(tmp_path):
@@ -205,7 +205,7 @@ def test_epochs_are_numbered_as_lightning_shows_them(tmp_path):
     accuracies = [0.1, 0.2, 0.9, 0.3, 0.2]
     fit(tmp_path, 5, policies=best() | rolling(9, epochs=2), accuracies=accuracies, callbacks=[Numbers()])
     assert shown == [0, 1, 2, 3, 4]
-    found = store.manifests(tmp_path)
+    found = listing.manifests(tmp_path)
     (peak,) = [m for m in found if m.tier == "milestone"]
     assert (peak.epoch, peak.file) == (2, "milestone/best_val_acc_0.9000_epoch_0002.pt")
     assert [m.epoch for m in found if "interval" in m.tags] == [1, 3]  # every second one, as Lightning counts
@@ -220,7 +220,7 @@ def test_a_network_that_torch_prunes_is_measured_at_its_real_sparsity(tmp_path, 
 
     caplog.set_level("INFO")
     fit(tmp_path, 1, module=Pruned, policies=best())
-    assert {m.sparsity for m in store.manifests(tmp_path)} == {0.75}
+    assert {m.sparsity for m in listing.manifests(tmp_path)} == {0.75}
     assert "sparsity 75.00% of the matrices and kernels, 64.86% of all 74 parameters" in caplog.text
 
 
@@ -239,5 +239,5 @@ def test_a_validation_in_mid_epoch_shares_the_file_of_its_step(tmp_path):
     policies = best() | rolling(9, steps=1)
     fit(tmp_path, 1, policies=policies, accuracies=[0.5], val_check_interval=1)
     for step in (1, 3):
-        there = [m for m in store.manifests(tmp_path) if m.global_step == step]
+        there = [m for m in listing.manifests(tmp_path) if m.global_step == step]
         assert len({m.digest for m in there}) == 1

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from peakpoint import load
 from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
 from peakpoint.checkpointing.policies.interval import Interval
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.policies import policy_cases as case
 from tests.states import differences
@@ -73,14 +73,14 @@ def best():
 
 
 def milestones(root):
-    return [m.metrics["eval_accuracy"] for m in store.manifests(root) if m.tier == "milestone"]
+    return [m.metrics["eval_accuracy"] for m in listing.manifests(root) if m.tier == "milestone"]
 
 
 def test_the_best_is_kept_whatever_came_first(tmp_path):
     values = [math.nan, 0.0, 0.9, 0.5, math.inf]
     train(tmp_path, epochs=5, policies=best(), accuracies=values, evaluate="epoch")
     assert milestones(tmp_path) == [0.9]
-    (found,) = [m for m in store.manifests(tmp_path) if m.tier == "milestone"]
+    (found,) = [m for m in listing.manifests(tmp_path) if m.tier == "milestone"]
     assert (found.epoch, found.global_step) == (3, 9)
 
 
@@ -88,7 +88,7 @@ def test_the_best_is_kept_whatever_came_first(tmp_path):
 def test_an_epoch_its_last_step_and_its_evaluation_share_a_file(tmp_path, rhythm):
     policies = best() | {"rolling": rolling(**rhythm)}
     train(tmp_path, epochs=1, policies=policies, accuracies=[0.7], evaluate="epoch")
-    milestone, training = store.manifests(tmp_path)
+    milestone, training = listing.manifests(tmp_path)
     assert (milestone.tier, training.tier) == ("milestone", "training")
     assert training.metrics["eval_accuracy"] == 0.7
     assert milestone.digest == training.digest
@@ -98,7 +98,7 @@ def test_an_epoch_its_last_step_and_its_evaluation_share_a_file(tmp_path, rhythm
 def test_an_evaluation_of_the_last_step_shares_its_file(tmp_path):
     policies = best() | {"rolling": rolling(epochs=1, steps=1, keep=9)}
     train(tmp_path, epochs=1, policies=policies, accuracies=[0.5, 0.6, 0.7], evaluate="steps", eval_steps=1)
-    last = [m for m in store.manifests(tmp_path) if m.global_step == 3]
+    last = [m for m in listing.manifests(tmp_path) if m.global_step == 3]
     assert sorted(m.tier for m in last) == ["milestone", "training"]
     assert len({m.digest for m in last}) == 1
 
@@ -167,7 +167,7 @@ def test_epochs_are_those_that_the_trainer_shows(tmp_path):
     policies = best() | {"rolling": rolling(steps=1, keep=9)}
     trainer = train(tmp_path, epochs=2, policies=policies, accuracies=[0.1, 0.2], evaluate="epoch")
     shown = [row["epoch"] for row in trainer.state.log_history if "eval_accuracy" in row]
-    found = store.manifests(tmp_path)
+    found = listing.manifests(tmp_path)
     assert shown == [1.0, 2.0]
     assert [m.epoch for m in found if m.tier == "milestone"] == shown[1:]
     # Within an epoch the Trainer shows 0.33 and 0.67 of it: the one that is under way.

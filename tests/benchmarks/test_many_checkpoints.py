@@ -1,7 +1,7 @@
 """The benchmark of large folders makes real checkpoints, and times every arm."""
 
 from benchmarks import many_checkpoints
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 
 
 def test_every_arm_is_timed_over_real_checkpoints(tmp_path):
@@ -9,7 +9,7 @@ def test_every_arm_is_timed_over_real_checkpoints(tmp_path):
     assert set(found) == {"ls", "start", "save", "save, empty", "peer"}
     assert all(seconds > 0 for (seconds,) in found.values())
     root = tmp_path / "full" / "checkpoints"
-    there = store.manifests(root)
+    there = listing.manifests(root)
     assert [m.global_step for m in there] == list(range(1, 23))  # two saves came to them
     for manifest in there:
         store.verify(root, manifest)

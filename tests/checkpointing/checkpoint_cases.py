@@ -11,7 +11,7 @@ from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Fact, StepEnd
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.policy import Decision, Policy, Save
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.policies import policy_cases as case
@@ -126,7 +126,7 @@ class World:
     def kept(self) -> list[Manifest]:
         """Manifests on disk, oldest first."""
         self.manager.drain()
-        return store.manifests(self.root)
+        return listing.manifests(self.root)
 
     def files(self, tier: str) -> list[str]:
         """Names in a tier's folder, without pointers and manifests."""

@@ -9,7 +9,7 @@ import pytest
 from peakpoint.base.errors import CheckpointError, SaveFailed
 from peakpoint.checkpointing.events import Deleted, RunEnd, Saved, StepEnd
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage import listing, locate, quarantine
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import ALL, World, damage, files_no_larger_than, points, whole
 from tests.checkpointing.policies import policy_cases as case
@@ -33,7 +33,7 @@ def test_a_successor_that_is_not_sound_deletes_nothing(world, warnings, monkeypa
     assert run.said(Deleted) == []
     assert len(warnings()) == 1
     assert "does not match the digest" in warnings()[0]
-    assert store.newest_verified(run.root).manifest.epoch == 1
+    assert locate.newest_verified(run.root).manifest.epoch == 1
 
 
 def test_a_deletion_that_fails_does_not_stop_training(world, warnings):
@@ -147,7 +147,7 @@ def test_a_rolling_save_that_fails_too_does_not_push_the_peak_out(world, warning
     run.manager.handle(RunEnd(4, 40, "done"))  # what holds the last state was let go for the peak
     assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0002.pt") == 2.0
     assert points(run.root / "milestone" / "best_accuracy.pt") == "best_accuracy_0.9000_epoch_0002.pt"
-    newest = store.newest_verified(run.root).manifest
+    newest = locate.newest_verified(run.root).manifest
     assert (newest.tier, newest.epoch, run.weight_in(newest.file)) == ("training", 4, 4.0)
     assert not [line for line in warnings() if line.startswith("Lost")]
     assert whole(run)
@@ -267,7 +267,7 @@ def test_milestones_that_cannot_be_written_hold_up_no_rolling_save_and_come_late
     assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0002.pt") == 2.0
     assert points(run.root / "milestone" / "best_accuracy.pt") == "best_accuracy_0.9000_epoch_0002.pt"
     assert run.weight_in("training/latest.pt") == 5.0
-    assert store.newest_verified(run.root).manifest.epoch == 5
+    assert locate.newest_verified(run.root).manifest.epoch == 5
     run.attempt().epoch(0.6)
     assert [m.epoch for m in run.kept if m.tier == "milestone"] == [2]
     assert whole(run)
@@ -303,7 +303,7 @@ def test_a_save_that_failed_is_tried_again_when_nothing_newer_is_to_be_saved(wor
         run.manager.handle(RunEnd(2, 20, "done"))
     else:
         run.manager.close()
-    assert run.weight_in(store.manifests(run.root)[-1].file) == 2.0
+    assert run.weight_in(listing.manifests(run.root)[-1].file) == 2.0
     assert whole(run)
 
 
@@ -374,7 +374,7 @@ def test_nothing_depends_on_the_pointers(world):
         link.unlink()
         link.symlink_to("nowhere.pt")
     run.attempt()
-    assert store.newest_verified(run.root).manifest.epoch == 2
+    assert locate.newest_verified(run.root).manifest.epoch == 2
     run.epoch(0.7)
     assert [m.epoch for m in run.kept if m.tier == "training"] == [2, 3]
     assert run.weight_in("training/latest.pt") == 3.0

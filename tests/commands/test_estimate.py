@@ -9,7 +9,7 @@ import torch
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import TINY, run_main
@@ -27,7 +27,7 @@ def test_it_is_what_a_run_stores(optimizer, tmp_path, cli_main):
     found = estimated(cli_main, *chosen)
     assert run_main(*chosen, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     root = tmp_path / "run" / "checkpoints"
-    newest = store.manifests(root)[-1]
+    newest = listing.manifests(root)[-1]
     state = serialize.load(root / newest.file)
     weights = state["model_state_dict"].values()
     assert found["parameters"] == sum(w.numel() for w in weights)
@@ -40,7 +40,7 @@ def test_it_is_what_a_run_stores(optimizer, tmp_path, cli_main):
 def test_compressed_is_what_compression_gives(whole_run, tmp_path, cli_main):
     found = estimated(cli_main, *TINY)
     root = whole_run / "checkpoints"
-    state = serialize.load(root / store.manifests(root)[-1].file)
+    state = serialize.load(root / listing.manifests(root)[-1].file)
     (saved,) = Store(tmp_path / "checkpoints", "run").save(
         [manifest("training/a.pt")], lambda f: serialize.dump(state, f, compress=True)
     )
@@ -59,7 +59,7 @@ def test_what_is_kept_covers_what_a_run_kept(finished, cli_main):
     }  # fmt: skip
     assert found["peak_bytes"] == 11 * found["checkpoint_bytes"]
     root = finished / "checkpoints"
-    held = store.manifests(root)
+    held = listing.manifests(root)
     assert len(held) <= 10
     assert sum({m.digest: m.bytes for m in held}.values()) <= found["peak_bytes"]
 

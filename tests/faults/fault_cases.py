@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
@@ -49,7 +49,7 @@ def put(target: Store, value: int, tier: str = "training", *, size: int = 5000, 
 def sound(root: Path) -> list[int]:
     """The values of the checkpoints that verify; their bytes are what was saved."""
     found = []
-    for each in store.manifests(root):
+    for each in listing.manifests(root):
         store.verify(root, each)
         assert (root / each.file).read_bytes() == payload(each.epoch, each.bytes)
         found.append(each.epoch)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage import listing, locate, quarantine, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.faults.fault_cases import Faulty, in_child, put, sound, tidy
@@ -32,7 +32,7 @@ class History(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """What was cut short is either there, whole, or not: a reader of the folder decides."""
-        for each in store.manifests(self.root):
+        for each in listing.manifests(self.root):
             if each.epoch in self.possible:
                 self.promised.add(each.epoch)
         self.possible.clear()
@@ -45,7 +45,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def share(self) -> None:
-        newest = store.newest_verified(self.root).manifest
+        newest = locate.newest_verified(self.root).manifest
         if newest:
             name = self.store.free_name("milestone", "best")
             self.store.share(newest, manifest(name, epoch=newest.epoch))
@@ -62,7 +62,7 @@ class History(RuleBasedStateMachine):
             done = put(target, self.value)
             say("saved")
             store.verify(self.root, done)
-            for each in store.manifests(self.root):
+            for each in listing.manifests(self.root):
                 if each.epoch in kept and each.epoch < self.value - 3:
                     say(f"{each.epoch}")
                     target.delete(each)
@@ -82,8 +82,8 @@ class History(RuleBasedStateMachine):
     @rule(flip=st.booleans(), end=st.sampled_from([".pt", ".json"]))
     def corrupt(self, *, flip: bool, end: str) -> None:
         """The newest rots on the disk, under all of its names."""
-        newest = store.manifests(self.root)[-1]
-        for each in store.manifests(self.root):
+        newest = listing.manifests(self.root)[-1]
+        for each in listing.manifests(self.root):
             if each.epoch == newest.epoch:
                 damage((self.root / each.file).with_suffix(end), flip=flip)
         self.promised.discard(newest.epoch)
@@ -92,7 +92,7 @@ class History(RuleBasedStateMachine):
     @rule(keep=st.integers(1, 3))
     def collect(self, keep: int) -> None:
         """Retention: all but the newest few go, once the newest is seen to be sound."""
-        found = store.manifests(self.root)
+        found = listing.manifests(self.root)
         doomed = {m.epoch for m in found} - set(sorted({m.epoch for m in found})[-keep:])
         if found:
             store.verify(self.root, found[-1])
@@ -110,7 +110,7 @@ class History(RuleBasedStateMachine):
         self.find()
 
     def find(self) -> None:
-        found = store.newest_verified(self.root)
+        found = locate.newest_verified(self.root)
         assert len(quarantine.set_aside(self.root, found.skipped)) == len(found.skipped)
         if self.promised:
             assert found.manifest is not None
@@ -124,7 +124,7 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def order_is_that_of_saving(self) -> None:
-        sequences = [m.sequence for m in store.manifests(self.root)]
+        sequences = [m.sequence for m in listing.manifests(self.root)]
         assert sequences == sorted(set(sequences))
         assert self.store.sequence >= max(sequences, default=0)
 

@@ -7,7 +7,7 @@ import torch
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import saved
 
@@ -34,7 +34,7 @@ def test_every_one_of_300_is_found(tmp_path, end, how):
         else:
             del data[dice.randrange(len(data)) :]
         victim.write_bytes(data)
-        newest = store.newest_verified(tmp_path)
+        newest = locate.newest_verified(tmp_path)
         assert newest.manifest is not None
         found += newest.manifest.file == before.file and [s[0] for s in newest.skipped] == [last.file]
     assert found == TIMES
@@ -53,4 +53,4 @@ def test_torch_alone_finds_none_of_the_flipped_weights(tmp_path):
         path.write_bytes(data)
         assert not torch.equal(serialize.load(path)["model_state_dict"]["w"], torch.ones(8))
         with pytest.raises(CheckpointError, match="digest"):
-            store.verify(tmp_path, store.manifests(tmp_path)[0])
+            store.verify(tmp_path, listing.manifests(tmp_path)[0])

@@ -8,7 +8,7 @@ import pytest
 
 from peakpoint.base import files
 from peakpoint.base.errors import CheckpointError, SaveFailed
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.faults.fault_cases import KILLED, Faulty, in_child, payload, put, sound, tidy
@@ -19,7 +19,7 @@ SMALL, LARGE = {"size": 5000, "pieces": 1}, {"size": 12_000, "pieces": 6}
 def work(root, say, form):
     """Two checkpoints are there; a third is saved, shared and pointed to, and the first two let go."""
     target = Store(root, "run")
-    old = store.manifests(root)
+    old = listing.manifests(root)
     saved = None
     try:
         saved = put(target, 3, **form)
@@ -85,7 +85,7 @@ def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasti
         target = Store(root, "run")  # the next start
         assert sound_and_tidy(root)
         again = put(target, 4)
-        assert store.newest_verified(root).manifest.file == again.file
+        assert locate.newest_verified(root).manifest.file == again.file
         assert [fact["event"] for fact in store.journal(root)][-1] == "saved"
     assert at > 40
     assert {"saved 3", "shared 3", "deleting 1", "deleting 2"} <= seen
@@ -113,7 +113,7 @@ def check(root, said):
     assert promised <= set(found), said
     assert set(found) <= {1, 2, 3}
     assert partial(root) == []
-    newest = store.newest_verified(root)
+    newest = locate.newest_verified(root)
     assert newest.skipped == ()
     assert newest.manifest.epoch == max(found)
 

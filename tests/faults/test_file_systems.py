@@ -14,7 +14,7 @@ import pytest
 
 from peakpoint.base import files
 from peakpoint.base.errors import SaveFailed, os_reason
-from peakpoint.checkpointing.storage import journal, store
+from peakpoint.checkpointing.storage import journal, locate
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
 from tests.checkpointing.checkpoint_cases import manifest
@@ -68,7 +68,7 @@ def test_a_training_where_nothing_can_be_synced_is_told_so_once_each_and_finishe
     told = [line for line in done.stdout.splitlines() if "does not sync" in line]
     assert [line.partition("does not sync ")[2].split()[0] for line in told] == ["directories", "files"]
     assert all("(Invalid argument)" in line and "power cut" in line for line in told)
-    assert store.newest_verified(run / "checkpoints").manifest.global_step == 8
+    assert locate.newest_verified(run / "checkpoints").manifest.global_step == 8
 
 
 @pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES", "EPERM"])

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 from peakpoint.trainer.loop import Loop
 from tests.conftest import ROOT, TINY, rows, run_main, status
 from tests.faults.fault_cases import mounted, tidy
@@ -75,7 +75,7 @@ def make_room(disk):
 
 def verified(run):
     """The steps whose checkpoints verify, each once; none is damaged and nothing lies about."""
-    found = store.manifests(run / "checkpoints")
+    found = listing.manifests(run / "checkpoints")
     for manifest in found:
         store.verify(run / "checkpoints", manifest)
     assert tidy(run / "checkpoints")

@@ -11,7 +11,7 @@ import torch
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import archive, serialize
-from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage import listing, locate, quarantine, store
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest, saved
@@ -134,7 +134,7 @@ def test_bytes_that_do_not_verify_are_never_unpickled(tmp_path):
     target.path(done).write_bytes(evil.getvalue())
     with pytest.raises(CheckpointError):
         serialize.load(target.path(done))
-    assert store.newest_verified(target.root).manifest is None
+    assert locate.newest_verified(target.root).manifest is None
     assert not mark.exists()
     with pytest.raises(pickle.UnpicklingError):
         torch.load(io.BytesIO(evil.getvalue()), weights_only=True)
@@ -151,7 +151,7 @@ def test_no_name_in_a_manifest_leads_out_of_the_root(tmp_path, name):
     precious.write_text("of the user")
     mark = root / "training" / "a.json"
     mark.write_text(sealed(json.dumps(json.loads(mark.read_text()) | {"file": name, "tier": ".."})))
-    (found,) = store.manifests(root)
+    (found,) = listing.manifests(root)
     store.verify(root, found)
     target.delete(found)
     Store(root, "run")
@@ -169,8 +169,8 @@ def test_pointers_that_dangle_or_loop_are_nothing(tmp_path):
         (tmp_path / tier / "loop.json").symlink_to("loop.json")
     again = Store(tmp_path, "run")
     assert again.free_name("training", "latest").startswith("training/latest")
-    assert store.newest_verified(tmp_path, "run").manifest.file == done.file
-    assert store.newest_verified(tmp_path).manifest.file == done.file
+    assert locate.newest_verified(tmp_path, "run").manifest.file == done.file
+    assert locate.newest_verified(tmp_path).manifest.file == done.file
     again.point("training", "latest", done)
     assert str((tmp_path / "training" / "latest.pt").readlink()) == "a.pt"
     assert again.share(done, manifest("milestone/b.pt")).sequence == 2

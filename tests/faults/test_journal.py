@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage import locate, quarantine, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, damage, files_no_larger_than, manifest
 from tests.checkpointing.policies import policy_cases as case
@@ -36,7 +36,7 @@ def test_quarantine_and_resume_are_facts_too(tmp_path):
     run.epoch(0.6)
     first, second = run.kept
     damage(tmp_path / second.file)
-    assert quarantine.set_aside(tmp_path, store.newest_verified(tmp_path).skipped) == [second.file]
+    assert quarantine.set_aside(tmp_path, locate.newest_verified(tmp_path).skipped) == [second.file]
     run.attempt(resumed_from=first.file).manager.load_state_dict({})
     ((file, reason),) = told(tmp_path, "quarantined")
     assert file == second.file

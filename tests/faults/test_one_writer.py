@@ -13,7 +13,7 @@ import pytest
 from peakpoint.base import lock
 from peakpoint.base.errors import BusyError, CheckpointError
 from peakpoint.base.lock import one_writer
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.faults.fault_cases import held, in_child, put, sound, tidy
@@ -222,7 +222,7 @@ def test_two_runs_in_one_root_never_touch_each_other(tmp_path):
         ended = list(pool.map(lambda run: in_child(lambda say: train(run, say)), ["a", "b"]))
     assert ended == [(0, ["done"])] * 2
     assert sorted(sound(root)) == [98, 98, 99, 99]
-    assert sorted(m.run for m in store.manifests(root)) == ["a", "a", "b", "b"]
+    assert sorted(m.run for m in listing.manifests(root)) == ["a", "a", "b", "b"]
     assert tidy(root)
 
 
@@ -294,7 +294,7 @@ def test_bytes_whose_manifest_was_never_named_go_with_it_if_they_are_ours(tmp_pa
     in_child(die)
     orphan = tmp_path / "training" / "c0007.pt"
     assert orphan.exists()
-    assert store.newest_verified(tmp_path).manifest is None
+    assert locate.newest_verified(tmp_path).manifest is None
     Store(tmp_path, run)
     assert orphan.exists() is (run == "another")
     assert [f["file"] for f in store.journal(tmp_path)] == ["training/c0007.pt"] * (run == "run")

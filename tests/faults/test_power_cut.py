@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT
@@ -63,7 +63,7 @@ def train(root, said=lambda line: None):
     target.share(done, manifest("milestone/best.pt", epoch=3))
     said("milestone")
     store.verify(root, done)
-    target.delete(store.manifests(root)[0], "replaced")
+    target.delete(listing.manifests(root)[0], "replaced")
     said("deleted")
 
 
@@ -74,8 +74,8 @@ def test_a_save_that_returned_is_there_after_a_power_cut(image, tmp_path):
     with powered(image, tmp_path) as disk:
         root = disk / "checkpoints"
         assert {2, 3} <= set(sound(root)) <= {1, 2, 3}
-        assert "milestone/best.pt" in [m.file for m in store.manifests(root)]
-        found = store.newest_verified(root)
+        assert "milestone/best.pt" in [m.file for m in listing.manifests(root)]
+        found = locate.newest_verified(root)
         assert (found.manifest.epoch, found.skipped) == (3, ())
         target = Store(root, "run")
         assert tidy(root)
@@ -90,7 +90,7 @@ def test_without_fsync_it_is_lost(image, tmp_path, monkeypatch):
             train(disk / "checkpoints")
         cut(disk)
     with powered(image, tmp_path) as disk:
-        assert store.newest_verified(disk / "checkpoints").manifest is None
+        assert locate.newest_verified(disk / "checkpoints").manifest is None
 
 
 SAVES = """
@@ -118,7 +118,7 @@ def test_under_eatmydata_the_same_saves_are_lost(image, tmp_path, eaten):
             assert sound(disk / root) == [2, 3, 3]
             cut(disk)
         with powered(image, tmp_path) as disk:
-            found = store.newest_verified(disk / root).manifest
+            found = locate.newest_verified(disk / root).manifest
         if found is None or not eaten:
             break
     assert found is None if eaten else found.epoch == 3
@@ -153,7 +153,7 @@ def test_a_power_cut_in_the_middle_loses_nothing_that_was_saved(image, tmp_path)
             promised.discard(1)
         with powered(copy, tmp_path) as disk:
             root = disk / "checkpoints"
-            found = store.newest_verified(root)
+            found = locate.newest_verified(root)
             assert promised <= set(sound(root)) <= {1, 2, 3}, (at, said)
             assert found.skipped == ()
             Store(root, "run")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from peakpoint.base.errors import CheckpointError, SaveFailed
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, files_no_larger_than, manifest
 from tests.checkpointing.policies import policy_cases as case
@@ -81,7 +81,7 @@ def test_what_only_can_be_read_is_resumed_from_all_the_same(tmp_path):
     target.path(put(target, 2)).write_bytes(payload(3))
     with mounted(tmp_path / "view", f"--bind {root}") as view:
         subprocess.run(["mount", "-o", "remount,ro,bind", str(view)], check=True)
-        found = store.newest_verified(view)
+        found = locate.newest_verified(view)
         assert found.manifest.epoch == 1
         assert [name for name, _ in found.skipped] == ["training/c0002.pt"]
     assert (root / "training" / "c0002.pt").exists()
@@ -111,7 +111,7 @@ def test_a_directory_that_was_removed_is_made_again_and_told(tmp_path, caplog, g
     put(target, 3)
     put(target, 4)
     assert sound(target.root) == [3, 4]
-    assert [m.sequence for m in store.manifests(target.root)] == [3, 4]
+    assert [m.sequence for m in listing.manifests(target.root)] == [3, 4]
     assert caplog.messages == [f"{target.root / gone} was removed, with what was in it: it is made again."]
     assert tidy(target.root)
 
@@ -285,4 +285,4 @@ def test_an_error_of_the_device_injected_by_strace(tmp_path, call, nth):
     assert 1 in sound(root)
     assert tidy(root)
     Store(root, "run")
-    assert store.newest_verified(root).skipped == ()
+    assert locate.newest_verified(root).skipped == ()

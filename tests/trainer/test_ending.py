@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import RunEnd
 from peakpoint.checkpointing.policy import Policy
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.trainer.reports import tables
 from tests.conftest import TINY, rows, run_main, status
 
@@ -267,7 +267,7 @@ def test_a_signal_in_the_final_test_interrupts_and_a_resumed_run_tests_again(end
     assert notes(run) == []
     assert sorted(row["which"] for row in rows(run, "test")) == ["final", "selected"]
     assert len(rows(run, "eval")) == 1
-    (newest,) = {m.global_step for m in store.manifests(run / "checkpoints") if m.tier == "training"}
+    (newest,) = {m.global_step for m in listing.manifests(run / "checkpoints") if m.tier == "training"}
     assert newest == 8
 
 

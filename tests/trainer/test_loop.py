@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Interrupted, RunEnd, Saved, StepEnd
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import locate
 from peakpoint.trainer import loop
 from peakpoint.trainer.listeners.events import Logged
 from tests.conftest import TINY, rows
@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path)
     with pytest.raises(UserError, match=r"The loss is not finite at step 5: .*nonfinite=skip"):
         fit(made, tmp_path)
     assert weights(made).isfinite().all()
-    last = store.newest_verified(tmp_path).manifest
+    last = locate.newest_verified(tmp_path).manifest
     assert last.global_step == 4
     saved = serialize.load(tmp_path / last.file)["model_state_dict"]
     assert differences(saved, serialize.snapshot(made.state.model.state_dict())) == []

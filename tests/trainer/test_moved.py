@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peakpoint import __main__ as cli
-from peakpoint.checkpointing.storage import locate, store
+from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.deployment.inference.network import best
 from peakpoint.library.manager import CheckpointManager
@@ -70,7 +70,7 @@ def test_a_run_goes_on_where_its_directory_was_moved_to(disturbed, tmp_path, how
     assert (done.code, done.err) == (0, "")
     moved = tmp_path / "moved"
     assert done.out.count(f"{tmp_path / 'run'} was moved to {moved}: the run goes on there.") == 1
-    assert [m.epoch for m in store.manifests(moved / "checkpoints") if "interval" in m.tags] == [1, 2, 3]
+    assert [m.epoch for m in listing.manifests(moved / "checkpoints") if "interval" in m.tags] == [1, 2, 3]
     assert status(moved)["state"] == "finished"
     assert [row["epoch"] for row in rows(moved, "eval")] == [1, 2, 3]
     assert "training ended at epoch 3" in (moved / "train.log").read_text()
@@ -109,8 +109,8 @@ def mixed(tmp_path, whole_run, monkeypatch):
     run, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(whole_run, run, symlinks=True)
     assert run_main(*TINY, "seed=7", "epochs=1", f"hydra.run.dir={other}").code == 0
-    (theirs,) = {m.run for m in store.manifests(other / "checkpoints")}
-    for manifest in store.manifests(other / "checkpoints"):
+    (theirs,) = {m.run for m in listing.manifests(other / "checkpoints")}
+    for manifest in listing.manifests(other / "checkpoints"):
         mark = (other / "checkpoints" / manifest.file).with_suffix(".json")
         facts = {"sequence": 999, "metrics": {**manifest.metrics, "accuracy": 1.0}}
         mark.write_text(sealed(json.dumps({**json.loads(mark.read_text()), **facts})))
@@ -120,7 +120,7 @@ def mixed(tmp_path, whole_run, monkeypatch):
 
 
 def files_of(run: Path, of: str) -> set[str]:
-    return {m.file for m in store.manifests(run / "checkpoints") if m.run == of}
+    return {m.file for m in listing.manifests(run / "checkpoints") if m.run == of}
 
 
 def test_checkpoints_of_another_run_are_a_warning_and_left_alone(mixed):
@@ -129,7 +129,7 @@ def test_checkpoints_of_another_run_are_a_warning_and_left_alone(mixed):
     assert before
     assert best(root).run != theirs
     assert locate.newest_sound(root).run != theirs
-    (own,) = {m.run for m in store.manifests(root)} - {theirs}
+    (own,) = {m.run for m in listing.manifests(root)} - {theirs}
     assert last_good(root, own, 4).run == own
     latest = CheckpointManager(root).get_latest_checkpoint("training")
     assert latest is not None
@@ -158,7 +158,7 @@ def test_a_named_checkpoint_of_another_run_is_refused(mixed):
 
 def test_a_run_that_has_only_those_of_another_says_so(mixed):
     run, theirs = mixed
-    for manifest in store.manifests(run / "checkpoints"):
+    for manifest in listing.manifests(run / "checkpoints"):
         if manifest.run != theirs:
             (run / "checkpoints" / manifest.file).with_suffix(".json").unlink()
     done = run_main(f"resume={run}", "epochs=4")

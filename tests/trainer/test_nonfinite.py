@@ -10,7 +10,7 @@ import torch
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EvalEnd, RunEnd
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.trainer.listeners.events import Logged
 from peakpoint.trainer.nonfinite import last_good
 from tests.conftest import TINY, rows, status
@@ -33,7 +33,7 @@ def test_a_run_that_is_dead_ends_with_one_line_and_keeps_no_best(train, tmp_path
     run = tmp_path / "run"
     assert status(run)["state"] == "failed"
     assert len(rows(run, "eval")) <= 2
-    assert [m for m in store.manifests(run / "checkpoints") if m.tier == "milestone"] == []
+    assert [m for m in listing.manifests(run / "checkpoints") if m.tier == "milestone"] == []
     assert "is skipped: its loss is not finite" in done.out
     assert "this network is never the best of anything" in done.out
 
@@ -54,11 +54,11 @@ def test_the_last_good_checkpoint_is_named_and_can_be_resumed_from(train, tmp_pa
     assert done.code == 1
     run = tmp_path / "a run, [x]"
     root = run / "checkpoints"
-    good = max((m for m in store.manifests(root) if m.global_step == 8), key=lambda m: m.sequence)
+    good = max((m for m in listing.manifests(root) if m.global_step == 8), key=lambda m: m.sequence)
     assert (
         f"The last good checkpoint is that of epoch 1, step 8 (loss {good.metrics['loss']:.4f})" in done.err
     )
-    assert any(m.global_step > 8 for m in store.manifests(root))
+    assert any(m.global_step > 8 for m in listing.manifests(root))
     words = shlex.split(done.err.split("to go on from it: ")[1])
     assert words[:2] == ["python", "train.py"]
     done = train(*words[2:], "optimizer.lr=0.01", "epochs=2")
@@ -81,13 +81,13 @@ def test_weights_that_blew_up_are_not_called_good_though_their_loss_is_finite(tr
 def test_a_damaged_checkpoint_is_not_called_good(train, tmp_path):
     assert train(*DENSE, "optimizer.lr=0.01", "epochs=1").code == 0
     root = tmp_path / "run" / "checkpoints"
-    kept = {m.file for m in store.manifests(root)}
+    kept = {m.file for m in listing.manifests(root)}
     files = {(root / file).stat().st_ino: root / file for file in kept}.values()
     done = train("resume=run", "epochs=2", "optimizer.lr=1e30", "log_every=1")
     assert "The last good checkpoint is that of epoch 1" in done.err
     for file in files:
         file.write_bytes(file.read_bytes()[:-1] + b"!")
-    assert last_good(root, store.manifests(root)[0].run, 4) is None
+    assert last_good(root, listing.manifests(root)[0].run, 4) is None
 
 
 def test_how_many_steps_were_skipped_is_counted(tmp_path):
@@ -149,7 +149,7 @@ def test_an_evaluation_whose_loss_is_infinite_makes_no_best_of_an_accuracy(tmp_p
     }  # fmt: skip
     ran = fit(made, tmp_path)
     assert isinstance(ran.end, RunEnd)
-    assert [m for m in store.manifests(tmp_path) if m.tier == "milestone"] == []
+    assert [m for m in listing.manifests(tmp_path) if m.tier == "milestone"] == []
 
 
 def test_weights_that_are_not_finite_end_a_run_at_its_evaluation(tmp_path):

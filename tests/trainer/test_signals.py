@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import locate, store
 from peakpoint.trainer.signals import NUMBERS
 from tests.conftest import TINY, process, rows, status
 
@@ -41,7 +41,7 @@ def test_each_signal_ends_a_run_saved_and_its_command_goes_on(train, tmp_path, n
     assert status(tmp_path / "run") == status(tmp_path / "run") | {
         "state": "interrupted", "signal": number, "step": 11
     }  # fmt: skip
-    assert store.newest_verified(tmp_path / "run" / "checkpoints").manifest.global_step == 11
+    assert locate.newest_verified(tmp_path / "run" / "checkpoints").manifest.global_step == 11
     (line,) = (each for each in done.out.splitlines() if "to go on: " in each)
     resumed = shlex.split(line.partition("to go on: ")[2])[2:]
     done = train(*resumed, f"{POLICY}.when=never")
@@ -57,7 +57,7 @@ def test_a_signal_at_another_moment_is_saved_too(train, tmp_path, place, when, s
     run = tmp_path / "run"
     done = train(*SENT, *at(place, signal.SIGUSR1, when))
     assert done.code == 138, done.err
-    newest = store.newest_verified(run / "checkpoints").manifest
+    newest = locate.newest_verified(run / "checkpoints").manifest
     assert status(run) == status(run) | {"state": "interrupted", "step": newest.global_step}
     assert newest.global_step == (step or newest.global_step)
     assert rows(run, "test") == []
@@ -118,7 +118,7 @@ def test_a_second_signal(train, tmp_path, first, second, code):
     done = train(*SENT, *at(POLICY, first, "step", again=int(second)))
     assert done.code == code
     assert status(tmp_path / "run")["state"] == "interrupted"
-    saved = store.newest_verified(tmp_path / "run" / "checkpoints").manifest.global_step
+    saved = locate.newest_verified(tmp_path / "run" / "checkpoints").manifest.global_step
     assert saved == (11 if code == 138 else 10)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peakpoint.__main__ import main
 from peakpoint.checkpointing.policies.sparsity import tag
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.optimizers.parameters import prunable_weights
 from tests.conftest import TINY, rows, status
 from tests.states import differences
@@ -56,7 +56,7 @@ def test_the_target_is_reached_exactly_whatever_steps_are_skipped(
     made = poisoned(parts(*BASE, *options, f"pruning.frequency={frequency}"), bad)
     with tempfile.TemporaryDirectory() as folder:
         fit(made, Path(folder))
-        (best,) = [m for m in store.manifests(Path(folder)) if tag("accuracy", target) in m.tags]
+        (best,) = [m for m in listing.manifests(Path(folder)) if tag("accuracy", target) in m.tags]
     gone, total = pruned(made)
     assert gone == math.ceil(target * total - 1e-9)
     assert (best.global_step, best.sparsity) == (STEPS, gone / total)

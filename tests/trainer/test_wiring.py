@@ -7,7 +7,7 @@ import pytest
 
 from peakpoint.checkpointing.events import EvalEnd, StepEnd
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from tests.conftest import TINY, rows, status
 from tests.trainer.parts import fit, parts
 
@@ -81,8 +81,8 @@ def test_what_a_run_goes_on_from_stays_though_newer_ones_push_it_out(train, tmp_
     base = [*TINY, "epochs=1", "checkpoint/policy=[interval]", "checkpoint.interval_steps=2", "test=false"]
     assert train(*base, "checkpoint.keep_last=3", "hydra.run.dir=run").code == 0
     root = tmp_path / "run" / "checkpoints"
-    file = min(store.manifests(root), key=lambda m: m.global_step).file
+    file = min(listing.manifests(root), key=lambda m: m.global_step).file
     done = train(f"resume={root / file}", "epochs=2", "checkpoint.keep_last=1")
     assert done.code == 0, done.err
-    assert {m.global_step for m in store.manifests(root) if m.tier == "training"} == {4, 16}
+    assert {m.global_step for m in listing.manifests(root) if m.tier == "training"} == {4, 16}
     assert (root / file).exists()

@@ -7,7 +7,7 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.remote import download
 from peakpoint.checkpointing.remote.layout import read_index
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING
 from peakpoint.checkpointing.storage.naming import safe_name
 from peakpoint.trainer.config.hydra_overrides import quote, split, unquote
@@ -42,7 +42,7 @@ def _pulled(source: download.Source, directory: Path) -> str | None:
     """Download what a resume needs; returns the checkpoint that the URL names, or None for a run."""
     if source.file is None and download.run_in(directory) == source.run and (directory / RUN).is_file():
         index, _ = read_index(source.remote, source.remote.find("checkpoints"))
-        mine = store.of_run(store.manifests(directory / "checkpoints"), source.run)
+        mine = locate.of_run(listing.manifests(directory / "checkpoints"), source.run)
         newest = max((m.sequence for m in mine), default=0)
         if newest >= max((m.sequence for m in index.values()), default=0):
             return None

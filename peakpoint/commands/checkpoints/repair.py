@@ -12,7 +12,7 @@ from peakpoint.base import files
 from peakpoint.base.bounded import read_json
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
-from peakpoint.checkpointing.storage import aliases, quarantine, store
+from peakpoint.checkpointing.storage import aliases, listing, quarantine, store
 from peakpoint.checkpointing.storage.listing import own, releases
 from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, SUFFIXES, TIERS, Manifest
 from peakpoint.checkpointing.storage.store import Store
@@ -82,7 +82,7 @@ def _strays(root: Path) -> Iterator[Repair]:
 
 def _unfinished(root: Path) -> dict[str, Repair]:
     """Return what the sweep of a store would remove: files of interrupted saves and deletions."""
-    runs, found = {m.run for m in store.manifests(root)}, {}
+    runs, found = {m.run for m in listing.manifests(root)}, {}
     for claim in root.glob(f"*/{store.STAGED}*{store.CLAIM}"):
         with contextlib.suppress(CheckpointError, TypeError, KeyError):
             raw = read_json(claim)
@@ -95,7 +95,7 @@ def _unfinished(root: Path) -> dict[str, Repair]:
 
 def _sweep(root: Path) -> None:
     """Complete the interrupted saves and deletions of each run, as its next start would."""
-    for run in {m.run for m in store.manifests(root)}:
+    for run in {m.run for m in listing.manifests(root)}:
         Store(root, run)
 
 

@@ -12,7 +12,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing import policies  # noqa: F401 (registers)
 from peakpoint.checkpointing.retention import kept
-from peakpoint.checkpointing.storage import journal, quarantine, store
+from peakpoint.checkpointing.storage import journal, listing, quarantine, store
 from peakpoint.checkpointing.storage.aliases import EVENT as ALIAS
 from peakpoint.checkpointing.storage.listing import own
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
@@ -59,7 +59,7 @@ def retention(root: Path, run: str) -> dict[Manifest, list[str]]:
             f"{root / newest.file} does not say which policies keep what: "
             "the trainer's checkpoints do, those of the library and of other versions do not."
         ) from None
-    mine = [m for m in store.manifests(root) if m.run == run]
+    mine = [m for m in listing.manifests(root) if m.run == run]
     needed = kept(mine, asked, _resumed_from(root))
     every = [policy.keeps(mine) for policy in asked.values()]
     strangers = settings.keys() - asked.keys()
@@ -169,7 +169,7 @@ def _quarantined(note: Path) -> dict[str, Any]:
 def gc(options: argparse.Namespace) -> int:
     """Delete the checkpoints that no policy keeps, or list them."""
     root = checkpoint_root(options.path)
-    found = store.manifests(root)
+    found = listing.manifests(root)
     if not found:
         raise CheckpointError(f"{root} holds no checkpoint yet.")
     runs = dict.fromkeys(m.run for m in own(root, found))

@@ -13,7 +13,7 @@ from peakpoint.base.text import nearest
 from peakpoint.checkpointing.remote import download
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
-from peakpoint.checkpointing.storage import foreign, store
+from peakpoint.checkpointing.storage import foreign, listing
 from peakpoint.checkpointing.storage.listing import releases
 from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TIERS, Manifest
 from peakpoint.checkpointing.storage.naming import safe_name
@@ -31,7 +31,7 @@ from peakpoint.commands.common import checkpoint_root, contents, print_json, run
 def push(options: argparse.Namespace) -> int:
     """Upload the missing checkpoints; 1 when one is refused."""
     root = checkpoint_root(options.path)
-    found = store.manifests(root)
+    found = listing.manifests(root)
     if options.what:
         _check_named(options.what.split(","), root, found)
     remote = Remote(options.url, timeout_s=options.timeout, attempts=download.ATTEMPTS)
@@ -96,7 +96,7 @@ def _run(root: Path) -> tuple[str, list[str]]:
         recorded = current_config(record.get("config", {})).get("checkpoint", {}).get("mirror", {})
         what = list(map(str, recorded.get("what") or what))
         return safe_name(str(record["run"])), [*what, PRODUCTION]
-    runs = {m.run for m in store.manifests(root)}
+    runs = {m.run for m in listing.manifests(root)}
     name = runs.pop() if len(runs) == 1 else run_of(root.absolute()).name
     return safe_name(name), [*what, PRODUCTION]
 

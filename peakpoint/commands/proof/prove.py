@@ -20,7 +20,7 @@ from peakpoint.base import registry
 from peakpoint.base.bounded import json_value, lines
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
-from peakpoint.checkpointing.storage import foreign, store
+from peakpoint.checkpointing.storage import foreign, listing, locate
 from peakpoint.commands.arguments import Argument, takes
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.config import choices
@@ -176,7 +176,7 @@ def _proof(folder: Path, saved: list[str], own: list[str], plugins: list[str], k
         raise CheckpointError(f"The run has {steps} steps: use --steps with fewer, to kill it before.")
     killed = folder / "killed"
     train("killed", *settings, f"hydra.run.dir={killed}", PEAKPOINT_WITNESS_KILL_AFTER=str(kill_after))
-    found = store.newest_verified(killed / "checkpoints").manifest
+    found = locate.newest_verified(killed / "checkpoints").manifest
     if found is None:
         raise CheckpointError("The killed run left no checkpoint that verifies.")
     # The user consented to these in the record; nothing is uploaded during the proof.
@@ -188,7 +188,7 @@ def _proof(folder: Path, saved: list[str], own: list[str], plugins: list[str], k
 def _steps(run: Path) -> dict[int, Path]:
     """Return the checkpoint of each step of a run."""
     root = run / "checkpoints"
-    return {m.global_step: root / m.file for m in store.manifests(root)}
+    return {m.global_step: root / m.file for m in listing.manifests(root)}
 
 
 def _settings(overrides: list[str], steps: int) -> list[str]:

@@ -12,8 +12,8 @@ from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_folder
 from peakpoint.base.terminal import Console
-from peakpoint.checkpointing.storage import aliases, companions, listing, locate
-from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
+from peakpoint.checkpointing.storage import aliases, listing, locate
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, companions_of
 from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, path_argument, takes
 from peakpoint.commands.common import check_there, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
@@ -210,7 +210,7 @@ def _written(root: Path, made: "Release", key: Path | None, options: argparse.Na
 
     manifest = release.write(root, made)
     mark = Path(manifest.file).with_suffix(".json")
-    files = [manifest.file, *companions.listed(manifest), mark.as_posix()]
+    files = [manifest.file, *companions_of(manifest), mark.as_posix()]
     by_hand = ["ssh-keygen", "-Y", "sign", "-f", str(key), "-n", signing.NAMESPACE, str(root / mark)]
     undone, remedy = "signed", f" To sign it: {shlex.join(by_hand)}"
     try:

@@ -15,7 +15,7 @@ from peakpoint.checkpointing.remote import background, upload
 from peakpoint.checkpointing.remote.background import Mirror
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import newest_record, read_index
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import unsealed
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest, saved
@@ -489,4 +489,4 @@ def test_an_outage_is_one_warning_and_its_end_one_line(away, s3, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert len([line for line in lines if "Training goes on" in line]) == 1
     assert lines[-1] == f"mirror: {away.url}/run works again; everything is copied"
-    assert store.manifests(away.root)[0].file in away.there()
+    assert listing.manifests(away.root)[0].file in away.there()

@@ -6,8 +6,8 @@ import pytest
 
 from peakpoint import CheckpointError, load_model
 from peakpoint.base.digests import SHA256, digest_of
-from peakpoint.checkpointing.storage import companions, store
-from peakpoint.checkpointing.storage.manifest import read_manifest
+from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage.manifest import companions_of, read_manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import saved
@@ -32,7 +32,7 @@ def test_metadata_of_other_tiers_is_their_owners(tmp_path):
     target = Store(tmp_path, "run")
     manifest = saved(target, metadata={"digests": {"training/a.pt": "of somebody"}})
     store.verify(tmp_path, manifest)
-    assert companions.listed(manifest) == {}
+    assert companions_of(manifest) == {}
 
 
 @pytest.mark.parametrize("companions", [{}, None])

@@ -7,7 +7,7 @@ import pytest
 
 from peakpoint import __main__ as cli
 from peakpoint.base.digests import SHA256, digest_of
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.release import release
@@ -65,14 +65,17 @@ def test_a_checkpoint_shares_its_bytes_with_a_new_role(tmp_path):
 def test_a_run_resumes(tmp_path, damaged):
     run = tmp_path / "run"
     assert run_main(*TINY, "epochs=2", f"hydra.run.dir={run}").code == 0
-    before = store.manifests(as_format_1(run / "checkpoints"))
+    before = listing.manifests(as_format_1(run / "checkpoints"))
     if damaged:
         damage(run / "checkpoints" / before[-1].file)
     done = run_main(f"resume={run}", "epochs=3")
     assert done.code == 0, done.err
     moved = list(run.glob("checkpoints/quarantine/*.pt"))
     assert len(moved) == damaged
-    assert {m.digest.partition(":")[0] for m in store.manifests(run / "checkpoints")} <= {"blake3", "sha256"}
+    assert {m.digest.partition(":")[0] for m in listing.manifests(run / "checkpoints")} <= {
+        "blake3",
+        "sha256",
+    }
     assert cli.main(["verify", str(run)]) == 0
 
 

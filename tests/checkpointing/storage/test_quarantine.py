@@ -29,7 +29,7 @@ def test_a_checkpoint_written_anew_under_its_name_is_read_again(tmp_path):
     assert new.file == old.file
     with pytest.raises(CheckpointError):
         store.verify(tmp_path, old)
-    assert store.look(tmp_path, old).digest == new.digest
+    assert locate.look(tmp_path, old).digest == new.digest
     assert locate.newest(tmp_path, [old]).digest == new.digest
     assert locate.verdict(tmp_path, old) is None
     assert quarantine.set_aside(tmp_path, [(old.file, "it was")]) == []
@@ -39,7 +39,7 @@ def test_a_checkpoint_that_its_writer_deleted_is_not_damaged(tmp_path, caplog):
     target = Store(tmp_path, "run")
     kept, gone = saved(target, "training/a.pt", 1.0), saved(target, "training/b.pt", 2.0)
     target.delete(gone)
-    assert store.look(tmp_path, gone) is None
+    assert locate.look(tmp_path, gone) is None
     assert locate.newest(tmp_path, [kept, gone]).file == kept.file
     assert locate.verdict(tmp_path, gone) is None
     assert not locate.is_sound(tmp_path, gone)
@@ -62,7 +62,7 @@ def test_beside_a_writer_that_writes_anew_all_the_time_nothing_is_damaged(tmp_pa
 
     def read():
         while not stop.is_set():
-            found.append(store.newest_verified(tmp_path).skipped)
+            found.append(locate.newest_verified(tmp_path).skipped)
             locate.newest_in(tmp_path, "training")
 
     reader = threading.Thread(target=read)

@@ -12,7 +12,7 @@ import torch
 from peakpoint.base.digests import BLAKE3, digest_of
 from peakpoint.base.errors import CheckpointError, FormatError, SaveFailed
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage import listing, locate, quarantine, store
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than, manifest, saved
@@ -83,7 +83,7 @@ def test_a_kill_at_any_rename_leaves_the_checkpoint_before_it(target, monkeypatc
         saved(target, "training/b.pt", 2.0)
     monkeypatch.undo()
     again = Store(target.root, "run")
-    found = store.newest_verified(target.root)
+    found = locate.newest_verified(target.root)
     assert found.skipped == ()
     assert found.manifest.file == ("training/b.pt" if at == 2 else before.file)
     assert list(target.root.rglob(f"{store.STAGED}*")) == []
@@ -98,7 +98,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_under_a_final_name(target, limit
     with files_no_larger_than(limit), pytest.raises(SaveFailed, match="too large"):
         saved(target, "training/b.pt", reasons=(reason,))
     assert sorted(p.name for p in (target.root / "training").iterdir()) == ["a.json", "a.pt"]
-    assert store.newest_verified(target.root).manifest.file == before.file
+    assert locate.newest_verified(target.root).manifest.file == before.file
     assert saved(target, "training/b.pt").sequence > before.sequence
 
 
@@ -193,8 +193,8 @@ def test_order_is_that_of_saving_whatever_the_clock_says(target):
     saved(target, "training/z.pt", created="2030-01-01T00:00:00.000+00:00")
     newest = saved(target, "training/a.pt", created="1999-01-01T00:00:00.000+00:00")
     os.utime(target.path(newest), (0, 0))
-    assert [m.file for m in store.manifests(target.root)] == ["training/z.pt", "training/a.pt"]
-    assert store.newest_verified(target.root).manifest.file == newest.file
+    assert [m.file for m in listing.manifests(target.root)] == ["training/z.pt", "training/a.pt"]
+    assert locate.newest_verified(target.root).manifest.file == newest.file
 
 
 @pytest.mark.parametrize("how", ["move", "copy"])
@@ -208,12 +208,12 @@ def test_a_moved_or_copied_directory_is_the_same(target, tmp_path, how):
         shutil.move(target.root, goal)
     else:
         shutil.copytree(target.root, goal)  # follows symlinks: latest.pt is a file now
-    assert store.newest_verified(goal).manifest.file == last.file
+    assert locate.newest_verified(goal).manifest.file == last.file
     assert (goal / "training" / "latest.pt").resolve().read_bytes() == (goal / last.file).read_bytes()
     again = Store(goal, "run")
     assert saved(again, "training/c.pt").sequence == 3
     again.point("training", "latest", last)  # over the file that the copy has made of the link
-    assert [m.file for m in store.manifests(goal)] == ["training/a.pt", "training/b.pt", "training/c.pt"]
+    assert [m.file for m in listing.manifests(goal)] == ["training/a.pt", "training/b.pt", "training/c.pt"]
 
 
 def test_a_pointer_is_relative_replaced_at_once_and_may_dangle(target):
@@ -225,7 +225,7 @@ def test_a_pointer_is_relative_replaced_at_once_and_may_dangle(target):
     target.delete(second)
     assert link.is_symlink()
     assert not link.exists()
-    assert store.newest_verified(target.root).manifest.file == first.file
+    assert locate.newest_verified(target.root).manifest.file == first.file
     assert Store(target.root, "run").sequence == 1
 
 
@@ -254,7 +254,7 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(target, harm, 
     before, last = saved(target, "training/a.pt", 1.0), saved(target, "training/b.pt", 2.0)
     harm(target.path(last))
     remains = target.path(last).read_bytes() if target.path(last).exists() else None
-    found = store.newest_verified(target.root)
+    found = locate.newest_verified(target.root)
     assert found.manifest.file == before.file
     ((name, why),) = found.skipped
     assert name == last.file
@@ -266,35 +266,35 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(target, harm, 
     assert not target.path(last).with_suffix(".json").exists()
     assert [p.read_bytes() for p in folder.glob("*.pt")] == ([] if remains is None else [remains])
     assert reason in next(folder.glob("*.txt")).read_text()
-    assert store.newest_verified(target.root).skipped == ()
+    assert locate.newest_verified(target.root).skipped == ()
 
 
 def test_two_quarantined_files_of_one_name_are_both_kept(target):
     for value in (1.0, 2.0):
         damage(target.path(saved(target, "training/a.pt", value)))
-        quarantine.set_aside(target.root, store.newest_verified(target.root).skipped)
-        assert store.manifests(target.root) == []
+        quarantine.set_aside(target.root, locate.newest_verified(target.root).skipped)
+        assert listing.manifests(target.root) == []
     assert len(list((target.root / quarantine.QUARANTINE).glob("*.pt"))) == 2
 
 
 def test_nothing_there_is_nothing_found(tmp_path):
-    assert store.newest_verified(tmp_path / "nowhere") == store.Found(None, ())
-    assert store.manifests(tmp_path / "nowhere") == []
+    assert locate.newest_verified(tmp_path / "nowhere") == locate.Found(None, ())
+    assert listing.manifests(tmp_path / "nowhere") == []
 
 
 def test_the_newest_of_a_run_is_no_other_runs(target):
     saved(target)
     saved(Store(target.root, "other"), "training/b.pt")
-    found = store.newest_verified(target.root, "run")
+    found = locate.newest_verified(target.root, "run")
     assert found.manifest.file == "training/a.pt"
     assert found.others == ("training/b.pt",)
-    assert store.newest_verified(target.root).manifest.file == "training/b.pt"
+    assert locate.newest_verified(target.root).manifest.file == "training/b.pt"
 
 
 def test_bytes_without_a_manifest_are_no_checkpoint(target):
     before = saved(target, "training/a.pt")
     shutil.copy(target.path(before), target.root / "training" / "zz.pt")
-    assert store.newest_verified(target.root).manifest.file == before.file
+    assert locate.newest_verified(target.root).manifest.file == before.file
 
 
 def test_half_written_files_of_a_killed_process_are_swept_and_nothing_else(target):
@@ -347,7 +347,7 @@ def test_what_another_version_wrote_is_not_taken_for_damaged(target):
     body = mark.read_text().replace('"format": 2', '"format": 3')
     mark.write_text(sealed(body.rpartition(',\n  "check": ')[0] + "}"))
     with pytest.raises(FormatError, match="is of format 3, and this version reads up to 2"):
-        store.newest_verified(target.root)
+        locate.newest_verified(target.root)
     assert Store(target.root, "run").sequence == 1  # its place in the order is not given twice
     assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
     assert not (target.root / "quarantine").exists()

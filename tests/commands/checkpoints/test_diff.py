@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, saved
 
@@ -15,7 +15,7 @@ def at(run, step):
     """The training checkpoint of a step of a run."""
     root = run / "checkpoints"
     return next(
-        root / m.file for m in store.manifests(root) if m.global_step == step and m.tier == "training"
+        root / m.file for m in listing.manifests(root) if m.global_step == step and m.tier == "training"
     )
 
 

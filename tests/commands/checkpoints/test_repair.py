@@ -6,7 +6,7 @@ import os
 import pytest
 
 from peakpoint.base.lock import one_writer
-from peakpoint.checkpointing.storage import locate, store
+from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, saved
 from tests.conftest import process
@@ -41,7 +41,7 @@ def test_pointers_are_rebuilt_from_manifests_alone(trained, cli_main):
     away.symlink_to("/etc/hostname")
     (root / "milestone" / "best_recall.pt").symlink_to("nowhere.pt")
     mine = root / "training" / "mine.pt"
-    mine.symlink_to(store.manifests(root)[-1].file.split("/")[1])
+    mine.symlink_to(listing.manifests(root)[-1].file.split("/")[1])
     code, out, _ = cli_main("repair", trained)
     assert (code, out.count("point  "), out.count("unlink  ")) == (0, 3, 1)
     assert mine.is_symlink()  # somebody's own, and it leads somewhere
@@ -61,7 +61,7 @@ def test_a_checkpoint_that_has_the_name_of_a_pointer_is_not_replaced_by_it(tmp_p
 @pytest.mark.parametrize("dry", [True, False])
 def test_what_is_bad_goes_to_quarantine_and_the_pointer_to_the_one_before(trained, cli_main, dry):
     root = trained / "checkpoints"
-    newest, before = [m for m in store.manifests(root) if m.tier == "training"][::-1][:2]
+    newest, before = [m for m in listing.manifests(root) if m.tier == "training"][::-1][:2]
     damage(root / newest.file)
     stranger = root / "training" / "stranger.pt"
     stranger.write_bytes(b"put here by hand")
@@ -122,7 +122,7 @@ def test_a_run_without_one_sound_checkpoint_is_exit_code_1(run, cli_main):
 
 def test_a_deletion_that_was_cut_short_is_completed_and_reported_before(trained, cli_main):
     root = trained / "checkpoints"
-    oldest = next(m for m in store.manifests(root) if m.tier == "training")
+    oldest = next(m for m in listing.manifests(root) if m.tier == "training")
     path = root / oldest.file
     path.with_suffix(".json").rename(path.with_name(f"{store.STAGED}1-abcd{store.CLAIM}"))
     code, out, _ = cli_main("repair", trained, "--dry-run")

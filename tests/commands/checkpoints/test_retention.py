@@ -7,7 +7,7 @@ import pytest
 
 from peakpoint.base import registry
 from peakpoint.base.lock import one_writer
-from peakpoint.checkpointing.storage import quarantine, store
+from peakpoint.checkpointing.storage import listing, locate, quarantine
 from peakpoint.commands.checkpoints import retention
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.checkpointing.policies import policy_cases as case
@@ -15,7 +15,7 @@ from tests.conftest import process
 
 
 def files(root):
-    return {m.file for m in store.manifests(root)}
+    return {m.file for m in listing.manifests(root)}
 
 
 def config(keep_last, **more):
@@ -136,12 +136,12 @@ def test_why_of_what_nothing_keeps(generous, cli_main):
 
 def test_why_of_a_file_in_quarantine_by_either_name(trained, cli_main):
     root = trained / "checkpoints"
-    newest = store.manifests(root)[-1].file
+    newest = listing.manifests(root)[-1].file
     damage(root / newest)
     code, out, err = cli_main("why", root / newest)
     assert (code, out) == (1, "")
     assert "does not match the digest" in err
-    quarantine.set_aside(root, store.newest_verified(root).skipped)
+    quarantine.set_aside(root, locate.newest_verified(root).skipped)
     aside = next((root / "quarantine").glob("*.pt"))
     for path in (aside, root / newest):
         code, out, _ = cli_main("why", path)

@@ -13,7 +13,7 @@ import pytest
 
 from peakpoint.checkpointing.remote import client, download, layout, upload
 from peakpoint.checkpointing.remote.client import Remote
-from peakpoint.checkpointing.storage import aliases, listing, locate, store
+from peakpoint.checkpointing.storage import aliases, listing, locate
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.release import release
@@ -77,7 +77,7 @@ def reseal(far, key, change, target=None):
 def test_a_run_goes_and_comes_back(trained, url, tmp_path, cli_main):
     code, out, err = cli_main("push", trained, url, "--what", "milestone,training")
     assert (code, err) == (0, "")
-    number = len(store.manifests(trained / "checkpoints"))
+    number = len(listing.manifests(trained / "checkpoints"))
     assert f"{number} copied, 0 were there, 0 refused, in {url}/" in out
     assert cli_main("push", trained, url, "--what", "milestone,training")[1].startswith("0 copied")
     code, out, err = cli_main("pull", url, tmp_path / "back")
@@ -123,7 +123,7 @@ def test_what_says_whose_folder_it_is_or_what_is_there_is_repaired(run, url, cli
 def test_one_file_by_its_name_or_its_role(trained, url, tmp_path, cli_main):
     cli_main("push", trained, url, "--what", "milestone,training")
     run = listing.in_tier(trained / "checkpoints", "milestone")[0].run
-    newest = store.manifests(trained / "checkpoints")[-1]
+    newest = listing.manifests(trained / "checkpoints")[-1]
     _, out, _ = cli_main("pull", f"{url}/{run}/checkpoints/training/latest.pt", tmp_path / "a", "--json")
     assert json.loads(out)["copied"] == [newest.file]
     code, _, _ = cli_main("pull", f"{url}/{run}/checkpoints/{newest.file}", tmp_path / "b")
@@ -224,7 +224,7 @@ def test_a_release_that_another_bears_the_name_of_is_not_touched(url, tmp_path, 
 def test_a_pull_that_was_cut_off_goes_on_where_it_was(run, s3, tmp_path, cli_main, monkeypatch):
     assert cli_main("push", run, s3.url, "--what", "training")[0] == 0
     monkeypatch.setattr(client, "CHUNK", 300)
-    parts = -(-store.manifests(run / "checkpoints")[1].bytes // 300)
+    parts = -(-listing.manifests(run / "checkpoints")[1].bytes // 300)
     assert parts > 4
     s3.proxy.seen.clear()
     s3.proxy.faults = [Fault("none", b"b.pt", 3), Fault("drop", b"b.pt", 99)]
@@ -241,7 +241,7 @@ def test_a_pull_that_was_cut_off_goes_on_where_it_was(run, s3, tmp_path, cli_mai
 
 @pytest.mark.usefixtures("pushed")
 def test_a_half_that_is_wrong_is_not_used(run, url, tmp_path, cli_main):
-    newest = store.manifests(run / "checkpoints")[1]
+    newest = listing.manifests(run / "checkpoints")[1]
     folder = tmp_path / "back" / "checkpoints" / "training"
     folder.mkdir(parents=True)
     (tmp_path / "back" / "mirror.json").write_text('{"run": "run"}')
@@ -290,7 +290,7 @@ def test_faults_that_pass_are_got_over(run, s3, tmp_path, cli_main, kind, monkey
 def test_what_reads_badly_once_is_read_again(trained, s3, tmp_path, cli_main, what):
     assert cli_main("push", trained, s3.url)[0] == 0
     if what == b"b.json":
-        what = next(m.file for m in store.manifests(trained / "checkpoints") if m.tier == "milestone")
+        what = next(m.file for m in listing.manifests(trained / "checkpoints") if m.tier == "milestone")
         what = what.replace(".pt", ".json").encode()
     s3.proxy.faults = [Fault("lie", what)]
     code, out, err = cli_main("pull", s3.url, tmp_path / "back")

@@ -5,7 +5,7 @@ import torch
 
 from peakpoint.__main__ import main as cli
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.states import differences
@@ -15,7 +15,7 @@ from tests.states import differences
 def packed(tmp_path, whole_run):
     """The newest state of a pruned run, saved compressed, and that state."""
     root = whole_run / "checkpoints"
-    state = serialize.load(root / store.manifests(root)[-1].file)
+    state = serialize.load(root / listing.manifests(root)[-1].file)
     target = Store(tmp_path / "checkpoints", "run")
     saved = target.save([manifest("training/a.pt")], lambda f: serialize.dump(state, f, compress=True))[0]
     return target.path(saved), state

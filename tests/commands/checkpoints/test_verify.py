@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage
 
@@ -28,7 +28,7 @@ def training(run):
 
 
 def test_a_sound_run_is_sound_as_a_run_a_tree_and_a_file(trained, cli_main):
-    count = len(store.manifests(trained / "checkpoints"))
+    count = len(listing.manifests(trained / "checkpoints"))
     for path in (trained, trained / "checkpoints", trained.parent):
         code, out, err = cli_main("verify", path)
         assert (code, err) == (0, "")

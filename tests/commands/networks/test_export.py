@@ -5,7 +5,7 @@ import json
 import onnxruntime
 import pytest
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.deployment.inference import network
 from tests.checkpointing.checkpoint_cases import damage
 
@@ -29,7 +29,7 @@ def test_json_says_what_was_made_of_what(finished, tmp_path, cli_main):
     code, message, err = cli_main("export", latest, out, "--format", "torch", "--batch", "2", "--json")
     assert (code, err) == (0, "")
     found = json.loads(message)
-    newest = [m for m in store.manifests(root) if m.tier == "training"][-1]
+    newest = [m for m in listing.manifests(root) if m.tier == "training"][-1]
     assert (found["source"], found["digest"]) == (newest.file, newest.digest)
     assert (found["file"], found["bytes"]) == (str(out), out.stat().st_size)
     assert (found["format"], found["opset"], found["batch"]) == ("torch", None, 2)

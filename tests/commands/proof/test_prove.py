@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.commands.proof import prove as prove_resume
 from tests.conftest import ROOT, TINY, process
 
@@ -140,7 +140,7 @@ def test_code_that_a_run_used_is_imported_only_at_the_users_word(finished, tmp_p
 def test_another_batch_is_seen(whole_run, tmp_path):
     """The trainer is exact, so what its runs write down is changed here afterwards."""
     root = whole_run / "checkpoints"
-    steps = {m.global_step: root / m.file for m in store.manifests(root) if m.global_step <= 3}
+    steps = {m.global_step: root / m.file for m in listing.manifests(root) if m.global_step <= 3}
     proof = prove_resume.Proof(tmp_path, 1, steps, steps)
     rows = [{"epoch": 1, "batch": n, "images": f"{n}", "labels": "same"} for n in range(4)]
 

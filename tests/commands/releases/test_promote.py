@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from peakpoint import load_model
-from peakpoint.checkpointing.storage import aliases, journal, listing, store
+from peakpoint.checkpointing.storage import aliases, journal, listing
 from peakpoint.deployment.inference import evaluate, golden, network
 from peakpoint.deployment.release import release
 from tests.commands.releases.promote_cases import best, card_of, logits, refused, tree
@@ -48,7 +48,7 @@ def test_the_card_is_filled_from_the_record(trained, promote):
     promote(trained, "1.0.0", "--reason", "because")
     root = trained / "checkpoints"
     found, record = card_of(root, "1.0.0"), json.loads((trained / "run.json").read_text())
-    source = next(m for m in store.manifests(root) if root / m.file == best(trained))
+    source = next(m for m in listing.manifests(root) if root / m.file == best(trained))
     assert found["performance"] == pytest.approx(dict(source.metrics))
     test_rows = [json.loads(row) for row in (trained / "metrics.jsonl").read_text().splitlines()]
     tested = next(r for r in test_rows if r["kind"] == "test" and r["which"] == "selected")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import listing, store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpoint_fixtures import patterns
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than
@@ -26,7 +26,7 @@ def of_other_classes(tmp_path_factory):
 def changed(run: Path, *, metrics=None, weight=None) -> Path:
     """A checkpoint as the store writes it, of the best state with other metrics or another weight."""
     target = Store(run / "checkpoints", "another")
-    [source] = [m for m in store.manifests(target.root) if target.path(m) == best(run)]
+    [source] = [m for m in listing.manifests(target.root) if target.path(m) == best(run)]
     state = serialize.load(best(run))
     if weight is not None:
         state["model_state_dict"]["conv1.bias"][0] = weight  # biases are not pruned

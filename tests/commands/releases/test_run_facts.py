@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from peakpoint.base.errors import UserError
-from peakpoint.checkpointing.storage import journal, store
+from peakpoint.checkpointing.storage import journal, locate
 from peakpoint.commands.releases import run_facts
 from peakpoint.deployment.inference import evaluate
 from tests.conftest import TINY, run_main, status
@@ -22,7 +22,7 @@ def rewrite(path, **changes):
 def of(run, **facts):
     """The record of the newest checkpoint of a run."""
     root = run / "checkpoints"
-    manifest = store.newest_verified(root).manifest
+    manifest = locate.newest_verified(root).manifest
     config = evaluate.trained_with(root, manifest)["config"]
     return run_facts.read(root, replace(manifest, **facts), config)
 

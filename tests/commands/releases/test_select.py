@@ -4,13 +4,15 @@ import json
 import math
 from dataclasses import replace
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 
 
 def best(run):
     """The file with the best accuracy, and that accuracy."""
     link = run / "checkpoints" / "milestone" / "best_accuracy.pt"
-    manifest = next(m for m in store.manifests(run / "checkpoints") if m.file.endswith(link.readlink().name))
+    manifest = next(
+        m for m in listing.manifests(run / "checkpoints") if m.file.endswith(link.readlink().name)
+    )
     return manifest.file, manifest.metrics["accuracy"]
 
 
@@ -42,7 +44,7 @@ def test_nothing_qualifies_is_one_clear_line_and_exit_code_1(cli_main, measured_
 
 def test_json_has_the_same_in_full(cli_main, measured_copy):
     root = measured_copy / "checkpoints"
-    early = next(m for m in store.manifests(root) if m.global_step == 22)
+    early = next(m for m in listing.manifests(root) if m.global_step == 22)
     claimed = replace(early, metrics={"accuracy": math.nan})
     (root / early.file).with_suffix(".json").write_text(claimed.to_json())
     code, out, _ = cli_main("select", measured_copy, "--json")

@@ -8,7 +8,7 @@ import torch
 
 from peakpoint import CheckpointManager
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.deployment.inference import evaluate, network
 from tests.checkpoint_fixtures import patterns
 
@@ -16,7 +16,7 @@ from tests.checkpoint_fixtures import patterns
 def evaluated(run):
     """The root of a run, a checkpoint with metrics, and what it was trained with."""
     root = run / "checkpoints"
-    manifest = next(m for m in store.manifests(root) if m.tier == "milestone")
+    manifest = next(m for m in listing.manifests(root) if m.tier == "milestone")
     return root, manifest, evaluate.trained_with(root, manifest)
 
 
@@ -69,7 +69,7 @@ def test_what_the_library_saved_says_nothing_of_data(tmp_path):
     manager.save_milestone_checkpoint(torch.nn.Linear(2, 2), 0.5, "accuracy", epoch=1, config={})
     root = tmp_path / "checkpoints"
     with pytest.raises(CheckpointError, match="which data"):
-        evaluate.trained_with(root, store.manifests(root)[0])
+        evaluate.trained_with(root, listing.manifests(root)[0])
 
 
 def test_wrong_splits_and_devices_are_one_line(measured_run):

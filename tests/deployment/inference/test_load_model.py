@@ -17,7 +17,7 @@ from peakpoint import CheckpointError, CheckpointManager, load_model, models
 from peakpoint.base import registry
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import aliases, listing, store
+from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.inference import network
 from peakpoint.deployment.release import release
@@ -87,9 +87,9 @@ def sums(file):
 
 def test_every_kind_of_path_alone(runs):
     plain, packed = (runs / name / "checkpoints" for name in ("plain", "packed"))
-    newest = store.manifests(plain)[-1]
-    last = [m for m in store.manifests(packed) if m.tier == "training"][-1]
-    best = [m for m in store.manifests(plain) if "best_accuracy" in m.tags][-1]
+    newest = listing.manifests(plain)[-1]
+    last = [m for m in listing.manifests(packed) if m.tier == "training"][-1]
+    best = [m for m in listing.manifests(plain) if "best_accuracy" in m.tags][-1]
     chosen = network.best(plain)
     root = runs / "released"
     released = {version: root / m.file for version, m in listing.by_version(root).items()}

@@ -9,7 +9,7 @@ import torch
 
 from peakpoint import CheckpointManager
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.storage import aliases, store
+from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.deployment.selection import rules, select
 from peakpoint.deployment.selection.measure import differences
 from tests.checkpointing.trained_releases import flip_a_byte, released
@@ -45,14 +45,14 @@ def reasons(found, step):
 
 def break_all(run, step):
     """Damage the file of a step under each of its names."""
-    for manifest in store.manifests(run / "checkpoints"):
+    for manifest in listing.manifests(run / "checkpoints"):
         if manifest.global_step == step:
             flip_a_byte(run / "checkpoints" / manifest.file)
 
 
 def claim(run, step, **changes):
     """Change the manifests of a step, and seal them anew."""
-    for manifest in store.manifests(run / "checkpoints"):
+    for manifest in listing.manifests(run / "checkpoints"):
         if manifest.global_step == step:
             mark = (run / "checkpoints" / manifest.file).with_suffix(".json")
             mark.write_text(replace(manifest, **changes).to_json())

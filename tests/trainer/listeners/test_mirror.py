@@ -10,7 +10,7 @@ import pytest
 
 from peakpoint.checkpointing.remote.client import Remote
 from peakpoint.checkpointing.remote.layout import newest_record, read_index
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import MILESTONE
 from tests.conftest import ROOT, TINY, status
 from tests.remotes import Fault
@@ -18,8 +18,8 @@ from tests.remotes import Fault
 
 def mirrored(run, url):
     """The milestones of a run here, and those that count as copied, by file and digest."""
-    here = {m.file: m.digest for m in store.manifests(run / "checkpoints") if m.tier == MILESTONE}
-    place = Remote(url, timeout_s=5).below(store.manifests(run / "checkpoints")[0].run)
+    here = {m.file: m.digest for m in listing.manifests(run / "checkpoints") if m.tier == MILESTONE}
+    place = Remote(url, timeout_s=5).below(listing.manifests(run / "checkpoints")[0].run)
     found, bad = read_index(place, place.find("checkpoints"))
     assert not bad
     for manifest in found.values():

@@ -8,7 +8,7 @@ import torch
 from peakpoint import load_model
 from peakpoint.__main__ import main
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.deployment.inference import evaluate
 from tests.conftest import ROOT, status
 from tests.states import load_newest, newest
@@ -20,7 +20,7 @@ def earlier(tmp_path):
     with tarfile.open(ROOT / "tests" / "data" / "run_of_682ba35.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     run = tmp_path / "run"
-    assert {manifest.format for manifest in store.manifests(run / "checkpoints")} == {1}
+    assert {manifest.format for manifest in listing.manifests(run / "checkpoints")} == {1}
     return run
 
 
@@ -44,7 +44,7 @@ def test_it_verifies_and_goes_on_with_what_is_pruned(train, earlier, capsys):
 
 def test_its_milestones_load_and_measure_as_they_did(earlier):
     root = earlier / "checkpoints"
-    milestones = [m for m in store.manifests(root) if m.tier == "milestone"]
+    milestones = [m for m in listing.manifests(root) if m.tier == "milestone"]
     assert len(milestones) == 3
     for milestone in milestones:
         path = root / milestone.file

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from tests.conftest import TINY, complete_run
 from tests.states import newest
 
@@ -18,7 +18,7 @@ def run(tmp_path_factory):
     (root / "production").mkdir()
     for end in (".pt", ".json"):
         shutil.copy((root / newest(run).file).with_suffix(end), root / "production" / f"lenet5_v1.0.0{end}")
-    first = store.manifests(root)[0].file
+    first = listing.manifests(root)[0].file
     shutil.copy(root / first, root / "training" / "copy.pt")
     shutil.copy(root / first, root / "training" / "torn.pt")
     (root / "training" / "torn.json").write_text("{")
@@ -67,6 +67,6 @@ def test_a_link_and_a_milestone_of_a_fork_are_resumed_from(train, run, tmp_path)
     (tmp_path / "link.pt").symlink_to(run / "checkpoints" / newest(run).file)
     assert train("resume=link.pt", "epochs=2", "hydra.run.dir=fork").code == 0
     fork = tmp_path / "fork"
-    best = next(m for m in store.manifests(fork / "checkpoints") if m.tier == "milestone")
+    best = next(m for m in listing.manifests(fork / "checkpoints") if m.tier == "milestone")
     done = train(f"resume={fork / 'checkpoints' / best.file}", "epochs=3", "hydra.run.dir=second")
     assert done.code == 0, done.err

@@ -7,7 +7,7 @@ import torch
 
 from peakpoint.__main__ import main
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.trainer import sweep
 from tests.conftest import TINY, complete_run, rows, run_main
 from tests.states import differences, load_newest, newest
@@ -46,7 +46,7 @@ def phases(tmp_path_factory):
 
 def kept_weights(run, step):
     """Which of the prunable weights are not zero after a step."""
-    found = next(m for m in store.manifests(run / "checkpoints") if m.global_step == step)
+    found = next(m for m in listing.manifests(run / "checkpoints") if m.global_step == step)
     weights = serialize.load(run / "checkpoints" / found.file)["model_state_dict"]
     return torch.cat([w.flatten() != 0 for n, w in weights.items() if w.dim() > 1 and n.endswith("weight")])
 
@@ -95,7 +95,7 @@ def test_killed_after_the_switch_and_resumed_it_ends_bit_for_bit_the_same(
     phases, train, tmp_path, phase, step
 ):
     run = phases[0] / phase
-    file = next(m for m in store.manifests(run / "checkpoints") if m.global_step == step).file
+    file = next(m for m in listing.manifests(run / "checkpoints") if m.global_step == step).file
     done = train(f"resume={run / 'checkpoints' / file}", "hydra.run.dir=fork")
     assert done.code == 0, done.err
     assert newest(tmp_path / "fork").global_step == newest(run).global_step
@@ -118,14 +118,14 @@ def test_what_counts_is_the_sparsity_that_the_network_has(phases):
     """Fine-tuned at a half: the target of the run is that, for its policies and in its checkpoints."""
     run = phases[0] / "fine-tuned"
     assert load_newest(run)["config"]["pruning"]["target"] == 0.5
-    tagged = [m for m in store.manifests(run / "checkpoints") if "best_accuracy_at_sparsity_0.50" in m.tags]
+    tagged = [m for m in listing.manifests(run / "checkpoints") if "best_accuracy_at_sparsity_0.50" in m.tags]
     assert tagged
     assert all(m.sparsity == pytest.approx(0.5, abs=1e-3) for m in tagged)
 
 
 def test_a_target_of_zero_keeps_what_a_ramp_has_reached(phases, train, tmp_path):
     run = phases[0] / "pruned further"
-    file = next(m for m in store.manifests(run / "checkpoints") if m.global_step == 26).file
+    file = next(m for m in listing.manifests(run / "checkpoints") if m.global_step == 26).file
     done = train(f"resume={run / 'checkpoints' / file}", "hydra.run.dir=fork", "pruning.target=0")
     assert done.code == 0, done.err
     before = 1 - kept_weights(run, 26).float().mean().item()

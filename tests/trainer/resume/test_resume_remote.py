@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import listing, store
+from peakpoint.checkpointing.storage import listing
 from tests.conftest import TINY, rows, status
 from tests.remotes import Fault
 from tests.states import differences, load_newest
@@ -40,8 +40,8 @@ def test_bit_for_bit_as_from_the_local_run(train, s3, tmp_path, lost):
     assert found == []
     there, here = (json.dumps(rows(run, "train", "eval", "test")) for run in (back, lost))
     assert there.replace(str(back), str(lost)) == here
-    assert [m.file for m in store.manifests(back / "checkpoints")] == [
-        m.file for m in store.manifests(lost / "checkpoints")
+    assert [m.file for m in listing.manifests(back / "checkpoints")] == [
+        m.file for m in listing.manifests(lost / "checkpoints")
     ]
     record = json.loads((back / "run.json").read_text())
     assert record["run"] == json.loads((lost / "run.json").read_text())["run"]

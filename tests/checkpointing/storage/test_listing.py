@@ -14,8 +14,8 @@ from peakpoint.__main__ import main
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.remote import background
 from peakpoint.checkpointing.remote.client import Remote
-from peakpoint.checkpointing.storage import index, store
-from peakpoint.checkpointing.storage.index import Index
+from peakpoint.checkpointing.storage import listing, locate
+from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, saved
 from tests.checkpointing.policies import policy_cases as case
@@ -46,13 +46,13 @@ def listed(monkeypatch):
 def read(monkeypatch):
     """How often each manifest was read."""
     counts: Counter[str] = Counter()
-    real = index.read_manifest
+    real = listing.read_manifest
 
     def call(path):
         counts[path.name] += 1
         return real(path)
 
-    monkeypatch.setattr(index, "read_manifest", call)
+    monkeypatch.setattr(listing, "read_manifest", call)
     return counts
 
 
@@ -165,7 +165,7 @@ def test_a_resume_reads_each_manifest_once_to_find_its_start(tmp_path, read, lis
         saved(target, f"training/c{number}.pt")
     read.clear()
     listed.clear()
-    found = store.newest_verified(tmp_path)
+    found = locate.newest_verified(tmp_path)
     assert found.manifest.file == "training/c4.pt"
     assert set(read.values()) == {1}
     assert listed == {"training": 1, "milestone": 1}
@@ -175,7 +175,7 @@ def test_what_failed_to_be_read_once_is_read_again_and_keeps_its_place(tmp_path,
     first = Store(tmp_path, "run")
     put(first, 1)
     put(first, 2)
-    read, failed = index.read_manifest, []
+    read, failed = listing.read_manifest, []
 
     def fails_once(path):
         if "c0002" in path.name and not failed:
@@ -183,7 +183,7 @@ def test_what_failed_to_be_read_once_is_read_again_and_keeps_its_place(tmp_path,
             raise CheckpointError("Input/output error")
         return read(path)
 
-    monkeypatch.setattr(index, "read_manifest", fails_once)
+    monkeypatch.setattr(listing, "read_manifest", fails_once)
     again = Store(tmp_path, "run")
     assert failed
     assert put(again, 3).sequence == 3
