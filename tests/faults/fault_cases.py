@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -149,10 +151,6 @@ def in_child(
 @contextlib.contextmanager
 def mounted(disk: Path, options: str):
     """A file system of its own, or a skip."""
-    import subprocess
-
-    import pytest
-
     disk.mkdir(exist_ok=True)
     if os.getuid() != 0:
         pytest.skip("only root can mount")
