@@ -110,7 +110,9 @@ def pull(
     sizes = source.remote.find("checkpoints")
     index, bad = read_index(source.remote, sizes)
     result = Pulled(refused=bad)
-    chosen = [m for m in reversed(_ordered(index.values())) if m.tier in tiers]
+    chosen = [m for m in index.values() if m.tier in tiers]
+    # The newest first; releases, which are ordered by the time of their making, after the other tiers.
+    chosen.sort(key=lambda m: (m.tier != PRODUCTION, m.sequence, m.created), reverse=True)
     if source.file is not None:
         tier, _, name = source.file.partition("/")
         stem = name.rpartition(".")[0] or name
@@ -142,11 +144,6 @@ def pull(
         _write_record(source.remote, directory, result)
         _point(root)
     return result
-
-
-def _ordered(found: Iterable[Manifest]) -> list[Manifest]:
-    """Sort releases first, by the time of their making, then checkpoints by the order of saving."""
-    return sorted(found, key=lambda m: (m.tier != PRODUCTION, m.sequence, m.created))
 
 
 @contextlib.contextmanager

@@ -32,8 +32,8 @@ RECORDS = ("run.json", "status.json", "metrics.jsonl", ".hydra/*.yaml", ".hydra/
 BOOKS = ("metadata/journal.jsonl", "metadata/CHANGELOG.md")
 """Of a checkpoint folder."""
 
-BAD = (CheckpointError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading an untrusted text may raise."""
+BAD = (Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""Errors of reading an untrusted text."""
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def read_mark(remote: Remote) -> dict[str, Any]:
             )
         if not (safe(mark["run"]) and isinstance(mark["name"], str)):
             raise ValueError("it names no run")
-    except (Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except BAD as error:
         raise Damaged(f"{remote.url}/{MARK} is damaged: {error}.") from None
     return mark
 
@@ -87,7 +87,7 @@ def _read(remote: Remote, key: str, parse: Callable[[bytes], T], limit: int = SM
     """Return a small object as `parse` reads it, from a second download if the first is spoilt."""
     try:
         return parse(remote.read(key, limit))
-    except BAD as error:
+    except (CheckpointError, *BAD) as error:
         if isinstance(error, RemoteError) and not isinstance(error, Differs):
             raise
         return parse(remote.read(key, limit))
@@ -153,9 +153,7 @@ def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
     keys = [k for k, size in sizes.items() if re.fullmatch(r"\d{6,9}\.json", k) and size <= SMALL]
     keys.sort(key=number, reverse=True)
     for key in keys:
-        with contextlib.suppress(
-            Missing, Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError
-        ):
+        with contextlib.suppress(Missing, *BAD):
             found = _read(remote, f"record/{key}", unsealed)["files"]
             return number(keys[0]), {str(k): str(v) for k, v in found.items()}
     return number(keys[0]) if keys else 0, {}

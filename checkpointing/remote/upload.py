@@ -52,17 +52,19 @@ class Unsound(CheckpointError):  # noqa: N818 (the name says what is wrong)
     """A file that is not uploaded: another try would not help."""
 
 
-def wanted(manifest: Manifest, what: Collection[str]) -> bool:
-    """Return whether `what` names the tier of a checkpoint, one of its roles, or a policy that saved it."""
-    return not {manifest.tier, *manifest.tags, *filter(None, manifest.policies)}.isdisjoint(what)
-
-
 def chosen(
     root: Path, found: Iterable[Manifest], what: Collection[str], run: str | None = None
 ) -> list[Manifest]:
-    """Return the checkpoints among `found` (of `run`) to upload, in that order, then the releases."""
+    """Return the checkpoints among `found` (of `run`) to upload, in that order, then the releases.
+
+    `what` names tiers, roles, and policies that saved them.
+    """
     mine = [m for m in found if run in (None, m.run)]
-    return [m for m in (*mine, *listing.releases(root)) if wanted(m, what) and (root / m.file).exists()]
+    return [
+        m
+        for m in (*mine, *listing.releases(root))
+        if not {m.tier, *m.tags, *m.policies}.isdisjoint(what) and (root / m.file).exists()
+    ]
 
 
 class RemoteRun:

@@ -159,20 +159,15 @@ def _check(value: Any) -> None:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
 
-def json_object(data: str | bytes, where: object) -> dict[str, Any]:
-    """Parse the JSON object of a text that was read from `where`. Raises CheckpointError."""
-    try:
-        found = json_value(data)
-    except ValueError as error:
-        raise CheckpointError(f"{where} is not JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{where} does not hold a JSON object.")
-    return found
-
-
 def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
     """Return the JSON object in a file. Raises CheckpointError, or Absent when there is no file."""
-    return json_object(read_bytes(path, limit), path)
+    try:
+        found = json_value(read_bytes(path, limit))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object.")
+    return found
 
 
 def yaml_value(path: Path, loader: Any = yaml.SafeLoader) -> Any:

@@ -12,7 +12,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.state.objects import Stateful
 from peakpoint.checkpointing.storage import listing, locate
-from peakpoint.checkpointing.storage.manifest import SAFETENSORS, Manifest
+from peakpoint.checkpointing.storage.manifest import SAFETENSORS
 from peakpoint.deployment.inference import weights
 from peakpoint.library import others
 from peakpoint.library.recorder import MODE
@@ -54,15 +54,6 @@ def resume_training(
     return state
 
 
-def _contents(root: Path, manifest: Manifest) -> dict[str, Any]:
-    file = root / manifest.file
-    if file.suffix != SAFETENSORS:
-        return serialize.load(file)
-    facts = {"epoch": manifest.epoch, "global_step": manifest.global_step, "config": manifest.config}
-    version = listing.version_of(manifest)
-    return {"model_state_dict": weights.read(file), "model_version": version, **facts}
-
-
 def _load(
     path: str | Path,
     model: nn.Module,
@@ -92,7 +83,17 @@ def _load(
 
 def _own(path: Path) -> dict[str, Any]:
     root, manifest = locate.locate(path)
-    saved = _contents(root, manifest)
+    file = root / manifest.file
+    if file.suffix == SAFETENSORS:
+        saved: dict[str, Any] = {
+            "epoch": manifest.epoch,
+            "global_step": manifest.global_step,
+            "config": manifest.config,
+            "model_state_dict": weights.read(file),
+            "model_version": listing.version_of(manifest),
+        }
+    else:
+        saved = serialize.load(file)
     # Roles that share a file have metrics of their own, and a direction in which each is better.
     saved["metrics"] = dict(manifest.metrics)
     if (mode := (manifest.metadata or {}).get(MODE)) is not None:
