@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from peakpoint.base import files
 from peakpoint.base.bounded import lines
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.policy import load_counters
@@ -156,7 +157,7 @@ def record_attempt(
     run_directory.accept()
     saved = directory / record.HYDRA
     for folder in (directory, saved, *saved.glob("*/")):
-        store.sweep(folder)
+        files.sweep(folder)
     if start.source.parent == directory:  # a fork leaves the run that it comes from as it is
         for file in quarantine.set_aside(start.source, start.damaged):
             log.info("moved to quarantine: %s", file)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from peakpoint.base.errors import UserError, restoring
-from peakpoint.checkpointing.state import objects, optimizer_state, schedule_state, serialize
+from peakpoint.checkpointing.state import objects, optimizer_state, serialize
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 from peakpoint.optimizers.pruning.pruner import Pruner
 
@@ -175,7 +175,7 @@ class Schedules:
         """Load it. Raises CheckpointError for one that no such schedule saved."""
         scheduler = self._scheduler
         base_lrs = list(scheduler.base_lrs)
-        schedule_state.load(scheduler, saved)
+        optimizer_state.load_schedule(scheduler, saved)
         scheduler.base_lrs = base_lrs
         scheduler.last_epoch = self._step()
         groups = scheduler.optimizer.param_groups

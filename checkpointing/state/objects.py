@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from peakpoint.base.errors import CheckpointError, first_line
-from peakpoint.checkpointing.state import optimizer_state, schedule_state, serialize
+from peakpoint.checkpointing.state import optimizer_state, serialize
 from peakpoint.checkpointing.state.rng import restore_rng
 
 log = logging.getLogger("peakpoint")
@@ -163,7 +163,7 @@ def _restore_schedule(
                 ours,
             )
             return ["scheduler_state_dict"]
-        schedule_state.load(scheduler, saved)
+        optimizer_state.load_schedule(scheduler, saved)
         return []
     if scheduler is not None:
         log.warning(

@@ -1,17 +1,19 @@
-"""An optimizer's saved state put into a living one: what does not belong is refused, what changes is said.
+"""An optimizer's or a schedule's saved state put into a living one: what does not belong is refused.
 
-State that the settings need and the file lacks is begun, or refused; state that the file has and the settings
-do not need is said before it is dropped. Nothing of either happens in silence.
+State of an optimizer that its settings need and the file lacks is begun, or refused; state that the file has
+and the settings do not need is named before it is dropped.
 """
 
 import copy
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, restoring
 
 BEGUN = {"max_exp_avg_sq": "exp_avg_sq", "momentum_buffer": None}
 """State that can begin in mid-training: a copy of another, or None where the optimizer begins it itself."""
@@ -135,3 +137,29 @@ def _needed(optimizer: Optimizer, group: Mapping[str, Any]) -> set[str] | None:
         return set(shadow.state[stand_in])
     except Exception:  # an optimizer of somebody else's, which may need anything to take a step
         return None
+
+
+def load_schedule(scheduler: Any, saved: Mapping[str, Any]) -> None:
+    """Load a learning-rate schedule's state. Raises CheckpointError for one that no such schedule saved.
+
+    torch takes whatever it is given for the attributes of a schedule, and fails at a later step.
+    """
+    with restoring("scheduler_state_dict"):
+        own = scheduler.state_dict()
+        for name, value in saved.items():
+            if name in own and not _alike(own[name], value):
+                raise TypeError(f"{name} is of type {type(value).__name__}, not {type(own[name]).__name__}")
+            if name not in own and hasattr(scheduler, name):
+                raise ValueError(f"{name} is nothing that it saves")
+        scheduler.load_state_dict(dict(saved))
+
+
+def _alike(own: Any, value: Any) -> bool:
+    if own is None or value is None:
+        return True
+    for kind in (str, Real | Tensor, Mapping):
+        if isinstance(own, kind):
+            return isinstance(value, kind)
+    if isinstance(own, list | tuple):
+        return isinstance(value, list | tuple) and all(_alike(own[0], each) for each in value if own)
+    return True

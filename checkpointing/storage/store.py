@@ -1,4 +1,4 @@
-"""Bytes on disk that survive: atomic write, digest, verify, walk back. Knows nothing of policies.
+"""Bytes on disk that survive: atomic write, digest, verify. Knows nothing of policies.
 
 A checkpoint is two files side by side, `<stem>.pt` and its manifest `<stem>.json`. Each is staged in the
 destination directory, written, fsynced and renamed, the manifest last; then the directory is fsynced.
@@ -18,13 +18,10 @@ from peakpoint.base.bounded import read_json
 from peakpoint.base.digests import BLAKE3
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
-from peakpoint.base.files import CHUNK, Staged, abandoned, point, staged_name
+from peakpoint.base.files import CHUNK, Staged, abandoned, fsync_directory, point, staged_name
 from peakpoint.base.files import STAGED as STAGED
-from peakpoint.base.files import fsync_directory as fsync_directory
-from peakpoint.base.files import sweep as sweep
-from peakpoint.base.files import write_atomic as write_atomic
 from peakpoint.base.lock import briefly, followed, present
-from peakpoint.checkpointing.storage import journal as journals
+from peakpoint.checkpointing.storage import journal
 from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.manifest import (
     MILESTONE,
@@ -39,9 +36,6 @@ log = logging.getLogger("peakpoint")
 CLAIM = ".manifest"
 Payload = Mapping[str, Callable[[Staged], object]]
 """What writes each file of a checkpoint, by its path from the root; the first is the one it is named by."""
-
-journal = journals.read
-"""What was saved, deleted, quarantined, resumed and swept under a root, with the reasons, oldest first."""
 
 
 class Store:
@@ -73,7 +67,7 @@ class Store:
         self._index = index or Index(root)
         self.sequence = max((m.sequence for m in self.manifests()), default=0)
         if self._index.unreadable(only_looks=True):  # they have places in the order, too
-            noted = [fact.get("sequence") for fact in journals.read(root)]
+            noted = [fact.get("sequence") for fact in journal.read(root)]
             self.sequence = max([self.sequence, *(n for n in noted if type(n) is int)])
 
     @property
@@ -211,7 +205,7 @@ class Store:
 
     def note(self, event: str, file: str, reason: str, sequence: int | None = None) -> None:
         """Add a line to the journal; never raises for a disk that refuses."""
-        journals.append(self.root, event, file, reason, sequence)
+        journal.append(self.root, event, file, reason, sequence)
 
     def _sweep(self, folder: Path) -> None:
         """Finish what dead writers left half-done here: a save is undone, a deletion is completed.

@@ -8,7 +8,7 @@ import pytest
 
 from peakpoint.base import files
 from peakpoint.base.errors import CheckpointError, SaveFailed
-from peakpoint.checkpointing.storage import listing, locate, store
+from peakpoint.checkpointing.storage import journal, listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.faults.fault_cases import KILLED, Faulty, in_child, payload, put, sound, tidy
@@ -86,7 +86,7 @@ def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasti
         assert sound_and_tidy(root)
         again = put(target, 4)
         assert locate.newest_verified(root).manifest.file == again.file
-        assert [fact["event"] for fact in store.journal(root)][-1] == "saved"
+        assert [fact["event"] for fact in journal.read(root)][-1] == "saved"
     assert at > 40
     assert {"saved 3", "shared 3", "deleting 1", "deleting 2"} <= seen
     if isinstance(how, int):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from peakpoint.checkpointing.storage import locate, quarantine, store
+from peakpoint.checkpointing.storage import journal, locate, quarantine, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, damage, files_no_larger_than, manifest
 from tests.checkpointing.policies import policy_cases as case
@@ -12,7 +12,7 @@ from tests.faults.fault_cases import put
 
 
 def told(root, event):
-    return [(f["file"], f["reason"]) for f in store.journal(root) if f["event"] == event]
+    return [(f["file"], f["reason"]) for f in journal.read(root) if f["event"] == event]
 
 
 def test_a_deleted_checkpoint_leaves_the_reason_behind(tmp_path):
@@ -26,8 +26,8 @@ def test_a_deleted_checkpoint_leaves_the_reason_behind(tmp_path):
     ((gone, why),) = told(tmp_path, "deleted")
     assert gone == first
     assert why == f"no longer kept by interval (saved for: {saved[0][1]}); replaced by {second}"
-    assert [f["sequence"] for f in store.journal(tmp_path)] == [1, 2, 1]
-    assert all(f["time"].endswith("+00:00") for f in store.journal(tmp_path))
+    assert [f["sequence"] for f in journal.read(tmp_path)] == [1, 2, 1]
+    assert all(f["time"].endswith("+00:00") for f in journal.read(tmp_path))
 
 
 def test_quarantine_and_resume_are_facts_too(tmp_path):
@@ -47,20 +47,20 @@ def test_quarantine_and_resume_are_facts_too(tmp_path):
 def test_a_torn_line_is_passed_over_and_the_next_one_stands_on_its_own(tmp_path):
     target = Store(tmp_path, "run")
     put(target, 1)
-    journal = tmp_path / "metadata" / "journal.jsonl"
-    whole = journal.read_bytes()
+    path = tmp_path / "metadata" / "journal.jsonl"
+    whole = path.read_bytes()
     for cut in range(1, len(whole)):
-        journal.write_bytes(whole + whole[:cut])
+        path.write_bytes(whole + whole[:cut])
         target.note("saved", "training/x.pt", "next")
-        facts = store.journal(tmp_path)
+        facts = journal.read(tmp_path)
         assert [f["file"] for f in facts if f["reason"] == "next"] == ["training/x.pt"]
         assert len(facts) == 2 + (cut == len(whole) - 1)
-    journal.write_bytes(b"\xff\xfe\n[1]\n" + whole)
-    assert len(store.journal(tmp_path)) == 1
+    path.write_bytes(b"\xff\xfe\n[1]\n" + whole)
+    assert len(journal.read(tmp_path)) == 1
 
 
 def test_no_journal_is_an_empty_one(tmp_path):
-    assert store.journal(tmp_path / "nowhere") == []
+    assert journal.read(tmp_path / "nowhere") == []
 
 
 @pytest.mark.parametrize("harm", ["full", "folder", "in the way", "link"])
@@ -82,7 +82,7 @@ def test_a_line_that_cannot_be_written_fails_nothing(tmp_path, harm):
         done = put(target, 1)
         target.delete(target.share(done, manifest("milestone/b.pt")), "because")
     store.verify(target.root, done)
-    assert store.journal(target.root) == []
+    assert journal.read(target.root) == []
     assert (tmp_path / "precious").read_text() == "of the user"
 
 

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from peakpoint.base import lock
+from peakpoint.base import files, lock
 from peakpoint.base.errors import BusyError, CheckpointError
 from peakpoint.base.lock import one_writer
-from peakpoint.checkpointing.storage import listing, locate, store
+from peakpoint.checkpointing.storage import journal, listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.faults.fault_cases import held, in_child, put, sound, tidy
@@ -195,7 +195,7 @@ def test_where_locks_do_not_work_it_is_said_and_nothing_staged_is_swept(tmp_path
 
     def produce(file):
         file.write(b"half")
-        store.sweep(tmp_path / "c" / "training")
+        files.sweep(tmp_path / "c" / "training")
         Store(tmp_path / "c", "run")
         file.write(b"whole")
 
@@ -297,7 +297,7 @@ def test_bytes_whose_manifest_was_never_named_go_with_it_if_they_are_ours(tmp_pa
     assert locate.newest_verified(tmp_path).manifest is None
     Store(tmp_path, run)
     assert orphan.exists() is (run == "another")
-    assert [f["file"] for f in store.journal(tmp_path)] == ["training/c0007.pt"] * (run == "run")
+    assert [f["file"] for f in journal.read(tmp_path)] == ["training/c0007.pt"] * (run == "run")
     Store(tmp_path, "run")
     assert not orphan.exists()
     assert tidy(tmp_path)

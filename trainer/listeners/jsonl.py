@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base.bounded import json_value, lines
+from peakpoint.base.files import write_atomic
 from peakpoint.base.text import readable
 from peakpoint.checkpointing.events import EvalEnd, Saved, Skipped
-from peakpoint.checkpointing.storage.store import write_atomic
 from peakpoint.trainer.listeners.events import Logged, Published, Tested
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
 from peakpoint.trainer.reports.run_record import METRICS

@@ -20,11 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, PeakpointError, UserError, os_reason
+from peakpoint.base.files import write_atomic
 from peakpoint.base.lock import present
 from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.remote import urls
 from peakpoint.checkpointing.remote.layout import safe
-from peakpoint.checkpointing.storage.store import write_atomic
 from peakpoint.trainer.config.hydra_overrides import current_config, flat
 
 log = logging.getLogger("peakpoint")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from peakpoint.base import files
 from peakpoint.base.digests import BLAKE3, digest_of
 from peakpoint.base.errors import CheckpointError, FormatError, SaveFailed
 from peakpoint.checkpointing.state import serialize
@@ -335,9 +336,9 @@ def test_the_pickle_of_a_checkpoint_is_never_loaded_unverified(target, tmp_path)
 
 def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "status.json"
-    store.write_atomic(path, "old")
+    files.write_atomic(path, "old")
     with files_no_larger_than(2), pytest.raises(OSError, match="too large"):
-        store.write_atomic(path, "newer")
+        files.write_atomic(path, "newer")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

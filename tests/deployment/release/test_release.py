@@ -262,7 +262,7 @@ class TestImmutable:
             "production_lenet5_v1.0.0.safetensors": "the same",
             "metadata_model_cards_v1.0.0.md": "notes",
         }
-        assert [f["event"] for f in store.journal(root)].count("quarantined") == 3
+        assert [f["event"] for f in journal.read(root)].count("quarantined") == 3
 
     def test_a_renamed_release_is_none(self, root):
         release.write(root, of(root))
