@@ -100,6 +100,17 @@ class Study:
     strays: int = 0
     unreadable: int = 0
 
+    def add(self, fact: Mapping[str, Any]) -> None:
+        """Count the values of a line."""
+        subject = self.subjects.get(fact["user"])
+        if fact["event"] == EXPOSURE:
+            first = Subject(fact["alias"], fact["design"], set())
+            self.subjects.setdefault(fact["user"], first).arms.add(fact["alias"])
+        elif subject is None:
+            self.strays += 1
+        elif subject.outcome is None:
+            subject.outcome = fact["value"]
+
     def within(self, design: str) -> list[Subject]:
         """Return the users first exposed under a design, who are compared by the arm of that exposure.
 
@@ -122,20 +133,8 @@ def study(path: Path, experiment: str) -> Study:
         if fact is None:
             found.unreadable += bool(line.strip())
         elif fact["experiment"] == experiment:
-            _add(found, fact)
+            found.add(fact)
     return found
-
-
-def _add(found: Study, fact: Mapping[str, Any]) -> None:
-    subject = found.subjects.get(fact["user"])
-    if fact["event"] == EXPOSURE:
-        alias = fact["alias"]
-        first = found.subjects.setdefault(fact["user"], Subject(alias, fact["design"], set()))
-        first.arms.add(alias)
-    elif subject is None:
-        found.strays += 1
-    elif subject.outcome is None:
-        subject.outcome = fact["value"]
 
 
 _STRINGS = {EXPOSURE: ("user", "alias", "version", "design"), OUTCOME: ("user",)}

@@ -189,17 +189,6 @@ def _trained_with(candidate: Candidate, candidates: Sequence[Candidate]) -> Mapp
     raise CheckpointError(f"{candidate.label} does not say which data it was trained with: {remedy}")
 
 
-def latencies(
-    candidates: Sequence[Candidate], batch: int, rounds: int, device: torch.device
-) -> list[Latency]:
-    """Return the seconds of each network for a batch of `batch` images."""
-    calls = {}
-    for number, each in enumerate(candidates):
-        raw = golden.inputs(each.description, batch).to(device)
-        calls[str(number)] = (each.call, network.prepare(raw, each.description))
-    return list(timing.measure(calls, rounds=rounds, synchronize=timing.waiting_for(device)).values())
-
-
 def compare(
     candidates: Sequence[Candidate],
     split: str | None,
@@ -211,14 +200,20 @@ def compare(
 ) -> list[Row]:
     """Measure every network; `split` None leaves out the accuracy. Raises CheckpointError."""
     right = accuracies(candidates, split, RunData(data_root, device)) if split else None
-    by_batch = {batch: latencies(candidates, batch, rounds, device) for batch in batches}
+    timed = {}
+    for batch in batches:
+        calls = {}
+        for number, each in enumerate(candidates):
+            images = golden.inputs(each.description, batch).to(device)
+            calls[str(number)] = (each.call, network.prepare(images, each.description))
+        timed[batch] = timing.measure(calls, rounds=rounds, synchronize=timing.waiting_for(device))
     return [
         Row(
             candidate=each,
             size=size(each),
             accuracy=Accuracy.of(right[number]) if right else None,
             against=compare_pairs(right[0], right[number]) if right and number else None,
-            latency={batch: found[number] for batch, found in by_batch.items()},
+            latency={batch: found[str(number)] for batch, found in timed.items()},
         )
         for number, each in enumerate(candidates)
     ]

@@ -61,7 +61,11 @@ def choose(
     found = [candidate for root in roots for candidate in candidates(root)]
     if not found:
         raise CheckpointError(f"{', '.join(map(str, runs))}: there is no checkpoint to choose from.")
-    _check_names(rules, found)
+    known = {*OWN, *MEASURED}.union(*(candidate.facts for candidate in found))
+    for metric in rules.metrics:
+        if metric not in known:
+            end = nearest(metric, known)
+            raise CheckpointError(f"{rules.name}: no checkpoint has recorded {metric}{end}")
     judge = _Judge(rules, roots, champion_of, Appraiser(data_root, device))
     judge.notes += [f"skipped: {reason}" for root in roots for _, reason in listing.unreadable(root)]
     for candidate in found:
@@ -86,15 +90,6 @@ def facts_of(manifest: Manifest) -> dict[str, float]:
     """Return the values of a manifest that rules may name."""
     own = {name: getattr(manifest, name) for name in OWN}
     return {**manifest.metrics, **{name: float(value) for name, value in own.items() if value is not None}}
-
-
-def _check_names(rules: Rules, found: Iterable[Candidate]) -> None:
-    known = {*OWN, *MEASURED}.union(*(c.facts for c in found))
-    for metric in rules.metrics:
-        if metric not in known:
-            raise CheckpointError(
-                f"{rules.name}: no checkpoint has recorded {metric}{nearest(metric, known)}"
-            )
 
 
 class _Judge:
