@@ -19,13 +19,11 @@ from peakpoint.commands.common import check_there, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
 from peakpoint.commands.releases.select import shown
 from peakpoint.deployment.release import card, card_page, changelog, publish, signing
-from peakpoint.deployment.release.card import Result
 from peakpoint.deployment.selection import rules
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peakpoint.commands.releases.run_facts import RunRecord
     from peakpoint.deployment.inference.evaluate import Measured
     from peakpoint.deployment.release.release import Release
 
@@ -174,7 +172,11 @@ def _prepared(
 
 
 def _with_card(
-    made: "Release", rebuilt: "nn.Module", texts: Mapping[str, Any], record: "RunRecord", measured: "Measured"
+    made: "Release",
+    rebuilt: "nn.Module",
+    texts: Mapping[str, Any],
+    record: run_facts.RunRecord,
+    measured: "Measured",
 ) -> "Release":
     """Return the release with its measured metrics and its card."""
     from peakpoint.optimizers.parameters import zeros
@@ -195,7 +197,7 @@ def _with_card(
         version=made.version,
         model=made.config,
         weights={**vars(made.form), **counts},
-        results=record.results(Result(measured.split, measured.samples, measured.metrics, of)),
+        results=record.results(card.Result(measured.split, measured.samples, measured.metrics, of)),
         record=record.facts((made.trained_with or {}).get("fingerprint") or {}, made.reason),
     )
     return replace(made, card=filled, card_text=card_page.markdown(filled))
