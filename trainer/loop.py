@@ -169,8 +169,7 @@ class Loop:
             meter.add(loss)
             return True
         meter.add(loss.item())
-        if not meter.finite():
-            self._check_finite(f"at step {self.state.progress.step + 1}")
+        self._check_finite(f"at step {self.state.progress.step + 1}")
         return True
 
     def _check_finite(self, when: str) -> None:

@@ -106,29 +106,28 @@ def _cached(root: Path, split: str, files: list[Path], image_size: int | None) -
     if images is not None:
         return images
     shape = _shape(files, image_size)
-    if not (may_write(root) or (folder.is_dir() and not folder.is_symlink())):
+    if may_write(root) or (folder.is_dir() and not folder.is_symlink()):
+        try:
+            folder.mkdir(exist_ok=True)
+            # One process decodes; the others of a sweep wait and read.
+            with FileLock(folder / f"{family}.lock"):
+                if _open(target) is None:
+                    _write(target, files, shape)
+                    for old in (*folder.glob(f"{family}-*.npy"), *folder.glob(f"{family}-*.tmp")):
+                        if old != target:
+                            old.unlink(missing_ok=True)
+                images = _open(target)
+        except OSError as error:
+            log.warning(
+                "%s cannot hold the decoded images (%s): they are decoded again each run.", folder, error
+            )
+    else:
         log.info(
             "only the record of the run names %s, so the decoded images are not kept there: "
             "add data.root to the command to keep them",
             root,
         )
-        return np.concatenate(list(_decode(files, shape)))
-    try:
-        folder.mkdir(exist_ok=True)
-        # One process decodes; the others of a sweep wait and read.
-        with FileLock(folder / f"{family}.lock"):
-            images = _open(target)
-            if images is None:
-                _write(target, files, shape)
-                for old in (*folder.glob(f"{family}-*.npy"), *folder.glob(f"{family}-*.tmp")):
-                    if old != target:
-                        old.unlink(missing_ok=True)
-                images = _open(target)
-    except OSError as error:
-        log.warning("%s cannot hold the decoded images (%s): they are decoded again each run.", folder, error)
-    if images is None:
-        images = np.concatenate(list(_decode(files, shape)))
-    return images
+    return np.concatenate(list(_decode(files, shape))) if images is None else images
 
 
 def _digest(root: Path, files: list[Path], image_size: int | None) -> str:
