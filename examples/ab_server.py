@@ -162,8 +162,9 @@ def build(releases: Releases, users: Log) -> FastAPI:
 
     @app.exception_handler(CheckpointError)
     def refused(request: Request, error: CheckpointError) -> Response:
-        by_the_disk = request.method == "GET" or isinstance(error.__cause__, OSError)
-        return JSONResponse({"detail": str(error)}, 503 if by_the_disk else 422)
+        # A GET takes no values that could be wrong; missing releases are a problem of /healthz alone.
+        log_failed = request.method == "GET" or isinstance(error.__cause__, OSError)
+        return JSONResponse({"detail": str(error)}, 503 if log_failed else 422)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> Response:

@@ -3,7 +3,7 @@
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,33 +44,32 @@ def waiting_for(device: torch.device) -> Callable[[], None]:
 
 
 def measure(
-    calls: Mapping[str, tuple[Call, Tensor]],
+    calls: Sequence[tuple[Call, Tensor]],
     *,
     rounds: int,
     synchronize: Callable[[], None],
     warm: int = WARM,
-) -> dict[str, Latency]:
+) -> list[Latency]:
     """Time each call on its images once a round, in an order drawn anew for every round.
 
     `synchronize` waits for the device. Ratios are taken within a round, which cancels a slowdown of the whole
     round.
     """
     draw = random.Random(0)
-    seconds_of: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
-        for call, images in calls.values():
+        for call, images in calls:
             for _ in range(warm):
                 call(images)
         synchronize()
         for _ in range(rounds):
-            for name in draw.sample(list(calls), len(calls)):
-                call, images = calls[name]
+            for number in draw.sample(range(len(calls)), len(calls)):
+                call, images = calls[number]
                 start = time.perf_counter()
                 call(images)
                 synchronize()
-                seconds_of[name].append(time.perf_counter() - start)
-    first = next(iter(seconds_of.values()))
-    return {
-        name: Latency(Spread.of(seconds), Spread.of([s / f for s, f in zip(seconds, first, strict=True)]))
-        for name, seconds in seconds_of.items()
-    }
+                seconds[number].append(time.perf_counter() - start)
+    return [
+        Latency(Spread.of(own), Spread.of([s / first for s, first in zip(own, seconds[0], strict=True)]))
+        for own in seconds
+    ]

@@ -26,7 +26,7 @@ from peakpoint.trainer.data.pipeline import DataModule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Network:
     """One of the networks: its name on the command line, its file, and its call on prepared images.
 
     `weights` are as stored in the file, `trained_with` as for `evaluate`, None for an ONNX file.
@@ -60,14 +60,14 @@ class Size:
 class Row:
     """Measurements of a network; `accuracy` is None without data, `against` also for the first network."""
 
-    candidate: Candidate
+    network: Network
     size: Size
     accuracy: Accuracy | None
     against: Paired | None
     latency: Mapping[int, Latency]
 
 
-def open_all(paths: Sequence[Path], device: torch.device) -> list[Candidate]:
+def open_all(paths: Sequence[Path], device: torch.device) -> list[Network]:
     """Return the networks of paths, as for `load_model`, or of ONNX files.
 
     Raises CheckpointError, also unless all take images of one shape and have the same classes.
@@ -83,7 +83,7 @@ def open_all(paths: Sequence[Path], device: torch.device) -> list[Candidate]:
     return found
 
 
-def _checkpoint(path: Path, device: torch.device) -> Candidate:
+def _checkpoint(path: Path, device: torch.device) -> Network:
     root, manifest = network.resolve(path)
     weights, saved = network.contents(root, manifest)
     built, description = network.with_weights(weights, saved)
@@ -92,7 +92,7 @@ def _checkpoint(path: Path, device: torch.device) -> Candidate:
         trained_with = evaluate.trained_with(root, manifest)
     except CheckpointError:  # reported when data are needed
         trained_with = None
-    return Candidate(
+    return Network(
         label=str(path),
         file=root / manifest.file,
         kind="release" if manifest.tier == PRODUCTION else "checkpoint",
@@ -103,7 +103,7 @@ def _checkpoint(path: Path, device: torch.device) -> Candidate:
     )
 
 
-def _onnx(path: Path, device: torch.device) -> Candidate:
+def _onnx(path: Path, device: torch.device) -> Network:
     if device.type != "cpu":
         raise CheckpointError(f"{path} runs in onnxruntime on the CPU: leave --device out.")
     opened = onnx_files.opened(path, threads=torch.get_num_threads())
@@ -116,7 +116,7 @@ def _onnx(path: Path, device: torch.device) -> Candidate:
         description = network.described(json_value(opened.notes["config"]))
     except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path} does not say how it is fed: it was not written by export.") from None
-    return Candidate(
+    return Network(
         label=str(path),
         file=path,
         kind="onnx",
@@ -127,41 +127,41 @@ def _onnx(path: Path, device: torch.device) -> Candidate:
     )
 
 
-def size(candidate: Candidate) -> Size:
+def size(network: Network) -> Size:
     """Return the size of a network."""
-    values = list(candidate.weights.values())
+    values = list(network.weights.values())
     matrices = [value for value in values if value.ndim > 1]
     pruned = sum(value.numel() for value in matrices)
     zeros = pruned - sum(int(value.count_nonzero()) for value in matrices)
     return Size(
-        file_bytes=candidate.file.stat().st_size,
+        file_bytes=network.file.stat().st_size,
         weights_bytes=sum(value.nbytes for value in values),
-        packed_bytes=forms.packed_bytes(candidate.weights),
+        packed_bytes=forms.packed_bytes(network.weights),
         parameters=sum(value.numel() for value in values),
         nonzero=sum(int(value.count_nonzero()) for value in values),
         sparsity=zeros / pruned if pruned else 0.0,
     )
 
 
-def accuracies(candidates: Sequence[Candidate], split: str, runs: RunData) -> list[list[bool]]:
+def accuracies(networks: Sequence[Network], split: str, runs: RunData) -> list[list[bool]]:
     """Return whether each network is right on each image of a split, prepared as in its own run.
 
     An ONNX file uses the data of the first other network with its normalisation. Raises CheckpointError
     unless the images are the same and held out of every training.
     """
-    data = [runs.of(_trained_with(each, candidates)) for each in candidates]
-    for each, its in zip(candidates, data, strict=True):
+    data = [runs.of(_trained_with(each, networks)) for each in networks]
+    for each, its in zip(networks, data, strict=True):
         evaluate.batches(its, split)  # reads the test set, if that is the split
         if split == "val" and its.fingerprint != data[0].fingerprint:
             raise CheckpointError(
-                f"{candidates[0].label} and {each.label} hold other images out for validation, so that one "
+                f"{networks[0].label} and {each.label} hold other images out for validation, so that one "
                 "may have trained on the other's: compare them on --split test."
             )
         if split == "test" and its.test_fingerprint != data[0].test_fingerprint:
             raise CheckpointError(
-                f"{candidates[0].label} and {each.label} have other test images: there is nothing to compare."
+                f"{networks[0].label} and {each.label} have other test images: there is nothing to compare."
             )
-    return [hits(each.call, its, split) for each, its in zip(candidates, data, strict=True)]
+    return [hits(each.call, its, split) for each, its in zip(networks, data, strict=True)]
 
 
 def hits(call: Call, data: DataModule, split: str) -> list[bool]:
@@ -175,22 +175,22 @@ def hits(call: Call, data: DataModule, split: str) -> list[bool]:
     return [bool(hit) for hit in torch.cat(found)]
 
 
-def _trained_with(candidate: Candidate, candidates: Sequence[Candidate]) -> Mapping[str, Any]:
-    if candidate.trained_with is not None:
-        return candidate.trained_with
+def _trained_with(network: Network, networks: Sequence[Network]) -> Mapping[str, Any]:
+    if network.trained_with is not None:
+        return network.trained_with
     remedy = "use --split none for the rest."
-    if candidate.kind == "onnx":
-        fed = candidate.description
-        for other in candidates:
+    if network.kind == "onnx":
+        fed = network.description
+        for other in networks:
             its = other.description
             if other.trained_with is not None and (its.mean, its.std) == (fed.mean, fed.std):
                 return other.trained_with
         remedy = "compare it with a checkpoint or a release of the same run, or use --split none."
-    raise CheckpointError(f"{candidate.label} does not say which data it was trained with: {remedy}")
+    raise CheckpointError(f"{network.label} does not say which data it was trained with: {remedy}")
 
 
 def compare(
-    candidates: Sequence[Candidate],
+    networks: Sequence[Network],
     split: str | None,
     *,
     data_root: Path | None,
@@ -199,21 +199,19 @@ def compare(
     device: torch.device,
 ) -> list[Row]:
     """Measure every network; `split` None leaves out the accuracy. Raises CheckpointError."""
-    right = accuracies(candidates, split, RunData(data_root, device)) if split else None
+    right = accuracies(networks, split, RunData(data_root, device)) if split else None
     timed = {}
     for batch in batches:
-        calls = {}
-        for number, each in enumerate(candidates):
-            images = golden.inputs(each.description, batch).to(device)
-            calls[str(number)] = (each.call, network.prepare(images, each.description))
+        images = golden.inputs(networks[0].description, batch).to(device)
+        calls = [(each.call, network.prepare(images, each.description)) for each in networks]
         timed[batch] = timing.measure(calls, rounds=rounds, synchronize=timing.waiting_for(device))
     return [
         Row(
-            candidate=each,
+            network=each,
             size=size(each),
             accuracy=Accuracy.of(right[number]) if right else None,
             against=compare_pairs(right[0], right[number]) if right and number else None,
-            latency={batch: found[str(number)] for batch, found in timed.items()},
+            latency={batch: found[number] for batch, found in timed.items()},
         )
-        for number, each in enumerate(candidates)
+        for number, each in enumerate(networks)
     ]

@@ -98,13 +98,13 @@ class Appraiser:
             found["weights_bytes"] = float(forms.packed_bytes(weights.state_dict()))
         if "latency_ms" in wanted:
             images = network.prepare(golden.inputs(description, how.batch).to(self.device), description)
-            timed = timing.measure(
-                {"": (weights, images)},
+            (timed,) = timing.measure(
+                [(weights, images)],
                 rounds=how.repeats,
                 warm=how.warmup,
                 synchronize=timing.waiting_for(self.device),
             )
-            found["latency_ms"] = 1000 * timed[""].seconds.median
+            found["latency_ms"] = 1000 * timed.seconds.median
         return found
 
     def samples(self, root: Path, manifest: Manifest) -> int | None:

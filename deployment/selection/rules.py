@@ -34,6 +34,10 @@ UNORDERED = ("epoch", "global_step")
 PROPORTIONS = [record.name for record in METRICS.values() if record.counts]
 
 
+def _require_name(metric: str) -> None:
+    require(bool(metric.strip()), "a metric has no name: write one that is recorded, such as accuracy.")
+
+
 @dataclass(kw_only=True)
 class Requirement:
     """Bounds on one metric: of its value, or with `vs` of its margin to the champion or the run's target."""
@@ -50,6 +54,7 @@ class Requirement:
     max_ratio: float | None = None
 
     def __post_init__(self) -> None:
+        _require_name(self.metric)
         require(self.vs in (None, CHAMPION, TARGET), f"vs={self.vs} must be {CHAMPION} or {TARGET}.")
         require(
             self.vs != TARGET or self.metric == "sparsity",
@@ -80,6 +85,7 @@ class Key:
     mode: str
 
     def __post_init__(self) -> None:
+        _require_name(self.metric)
         require(self.mode in ("max", "min"), f"{self.metric}: mode={self.mode} must be max or min.")
 
     def __str__(self) -> str:
@@ -215,6 +221,7 @@ def _keys(given: Any) -> list[Any]:
 
 
 def _key(text: str) -> dict[str, str]:
+    _require_name(text.removeprefix("-"))
     if text.startswith("-"):
         return {"metric": text.removeprefix("-"), "mode": "min"}
     remedy = f"write {{metric: {text}, mode: max}}, or with mode: min."

@@ -230,7 +230,7 @@ def test_a_wrong_start_is_one_clear_line(root, tmp_path, monkeypatch, capsys, ar
     assert message.count("\n") == 1
 
 
-def test_a_change_of_the_aliases_is_loaded_once(root, monkeypatch):
+def test_a_change_of_the_aliases_is_loaded_once_and_a_missing_release_is_not_served(root, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     import ab_server
 
@@ -238,6 +238,13 @@ def test_a_change_of_the_aliases_is_loaded_once(root, monkeypatch):
     before = releases.now()
     assert releases.now() is before
     aliases.assign(root, "champion", "1.1.0", "a test")
+    mark = (root / listing.by_version(root)["1.1.0"].file).with_suffix(".json")
+    mark.rename(root / "aside")
+    assert releases.now() is before
+    assert "champion is 1.1.0, which is not under" in releases.problem
+    (root / "aside").rename(mark)
+    aliases.assign(root, "champion", "1.0.0", "back")
+    aliases.assign(root, "champion", "1.1.0", "again")
     after = releases.now()
     assert after.served["champion"].version == "1.1.0"
     assert releases.now() is after

@@ -13,7 +13,7 @@ from peakpoint.commands.common import check_there, print_json
 
 if TYPE_CHECKING:
     from peakpoint.deployment.inference.timing import Latency
-    from peakpoint.deployment.selection.compare import Candidate, Row, Size
+    from peakpoint.deployment.selection.compare import Network, Row, Size
 
 LETTERS = string.ascii_uppercase
 TEST = "95 % intervals: Wilson, and Newcombe's for pairs; p: McNemar's exact test, each by itself"
@@ -47,9 +47,9 @@ def compare(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = evaluate.usable(options.device)
-    candidates = compare.open_all(options.paths, device)
+    networks = compare.open_all(options.paths, device)
     rows = compare.compare(
-        candidates,
+        networks,
         None if options.split == "none" else options.split,
         data_root=options.data_root,
         batches=list(dict.fromkeys((1, options.batch))),
@@ -72,9 +72,9 @@ def compare(options: argparse.Namespace) -> int:
 
 def _plain(row: "Row") -> dict[str, Any]:
     found = {
-        "path": row.candidate.label,
-        "file": str(row.candidate.file),
-        "kind": row.candidate.kind,
+        "path": row.network.label,
+        "file": str(row.network.file),
+        "kind": row.network.kind,
         **asdict(row.size),
         "accuracy": None,
         "against_first": asdict(row.against) if row.against else None,
@@ -88,7 +88,7 @@ def _plain(row: "Row") -> dict[str, Any]:
 def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
     console = Console()
     for letter, row in zip(LETTERS, rows, strict=False):
-        console.say(f"{letter}  {row.candidate.label}{_which(row.candidate)}")
+        console.say(f"{letter}  {row.network.label}{_which(row.network)}")
     named = list(zip(LETTERS, rows, strict=False))
     batches = list(rows[0].latency)
     sizes = ["", "file MB", "weights MB", "packed MB", "weights", "not zero", "sparsity"]
@@ -115,9 +115,9 @@ def _notes(rows: "list[Row]", how: dict[str, Any]) -> list[str]:
     return found
 
 
-def _which(candidate: "Candidate") -> str:
+def _which(network: "Network") -> str:
     """Return the name of the file where the path is a run or a link."""
-    return "" if Path(candidate.label) == candidate.file else f": {candidate.file.name}"
+    return "" if Path(network.label) == network.file else f": {network.file.name}"
 
 
 def _sizes(size: "Size") -> list[str]:

@@ -27,15 +27,17 @@ _OWN = ("hydra.run.dir", "hydra.output_subdir", "resume", "data.root")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A checkpoint and the record of its run; `run` is run.json, empty when there is none.
+    """A checkpoint and the record of its run: `run` is run.json, empty when there is none.
 
-    `earlier` is the card of a checkpoint that is a release, else empty.
+    `history` holds the metrics of the run, None without them; `earlier` is the card of a checkpoint that is a
+    release, else empty.
     """
 
     root: Path
     manifest: Manifest
     config: Mapping[str, Any]
     run: Mapping[str, Any]
+    history: History | None
     earlier: Mapping[str, Any]
 
     def facts(self, fingerprint: Mapping[str, Any], reason: str) -> dict[str, dict[str, Any]]:
@@ -84,27 +86,18 @@ class RunRecord:
         return round(seconds / 3600, 6)
 
     def peaks(self) -> list[dict[str, Any]]:
-        """Return the best of the run against its end, over all and at its target sparsity.
-
-        Raises UserError for metrics that cannot be read.
-        """
+        """Return the best of the run against its end, over all and at its target sparsity."""
         monitor = (self.config.get("checkpoint") or {}).get("monitor")
-        history = self._history()
-        if not monitor or not history:
+        if not monitor or not self.history:
             return []
         target = (self.config.get("pruning") or {}).get("target") or 0
-        rows = peak_rows(history.evals, monitor["metric"], monitor["mode"], [target])
+        rows = peak_rows(self.history.evals, monitor["metric"], monitor["mode"], [target])
         return [{"metric": monitor["metric"], **vars(row)} for row in rows]
 
     def tests(self) -> dict[str, float] | None:
         """Return the metrics of the test set, None unless the run evaluated it with these weights."""
-        history = self._history()
-        tests = history.tests.values() if history else ()
+        tests = self.history.tests.values() if self.history else ()
         return next((t["metrics"] for t in tests if t["step"] == self.manifest.global_step), None)
-
-    def _history(self) -> History | None:
-        run = run_of(self.root)
-        return read_rows(run) if self.run and (run / METRICS).exists() else None
 
     def results(self, measured: Result) -> list[Result]:
         """Return the results measured for the release, then the recorded ones."""
@@ -142,15 +135,18 @@ class RunRecord:
 
 
 def read(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> RunRecord:
-    """Return the record of a verified checkpoint. Raises CheckpointError when a file of it is broken.
+    """Return the record of a verified checkpoint. Raises PeakpointError when a file of it is broken.
 
-    The run.json of another run, as beside copied checkpoints, is ignored.
+    The record of another run, as beside copied checkpoints, is ignored.
     """
-    run = _json(run_of(root) / "run.json")
-    earlier: dict[str, Any] = {}
     if manifest.tier == PRODUCTION:
-        run, earlier = {}, card_of(root, manifest)
-    return RunRecord(root, manifest, config, run if run.get("run") == manifest.run else {}, earlier)
+        return RunRecord(root, manifest, config, {}, None, card_of(root, manifest))
+    folder = run_of(root)
+    run = _json(folder / "run.json")
+    if run.get("run") != manifest.run:
+        return RunRecord(root, manifest, config, {}, None, {})
+    history = read_rows(folder) if (folder / METRICS).exists() else None
+    return RunRecord(root, manifest, config, run, history, {})
 
 
 def card_of(root: Path, manifest: Manifest) -> dict[str, Any]:

@@ -94,6 +94,14 @@ def test_a_change_of_one_arm_moves_no_more_than_it_must(change):
     assert abs(moved - least) < 4 * math.sqrt(least * (1 - least) / len(USERS))
 
 
+def test_several_changes_at_once_move_at_most_twice_the_fewest():
+    splits = ((0.5, 0.3, 0.2), (0.2, 0.3, 0.5))
+    before, after = (Router("several", dict(zip(ARMS, split, strict=False))) for split in splits)
+    fewest = sum(max(0, q - p) for p, q in zip(*splits, strict=True))
+    moved = sum(a != b for a, b in zip(routed(before), routed(after), strict=True)) / len(USERS)
+    assert fewest < moved < 2 * fewest
+
+
 def test_experiments_are_independent_of_each_other():
     split = {"champion": 0.5, "challenger_1": 0.3, "challenger_2": 0.2}
     table = Counter(zip(routed(Router("one", split)), routed(Router("two", split)), strict=True))

@@ -80,7 +80,7 @@ def test_sizes_are_those_of_the_files(folder):
 def test_packed_is_what_the_packed_weights_take_on_disk(folder, tmp_path):
     (row, _) = rows(folder / "pruned", folder / "dense", split=None)
     with (tmp_path / "a.pt").open("wb") as file:
-        serialize.dump(dict(row.candidate.weights), file, compress=True)
+        serialize.dump(dict(row.network.weights), file, compress=True)
     assert row.size.packed_bytes == (tmp_path / "a.pt").stat().st_size
 
 
@@ -93,7 +93,7 @@ def test_an_onnx_file_and_a_release_are_right_on_the_same_images_as_their_source
     assert converted.size.nonzero == source.size.nonzero  # no batch normalisation was folded in
     # Fed as the other, whatever their order.
     assert [row.accuracy for row in rows(*reversed(paths))] == [source.accuracy, source.accuracy]
-    kinds = [row.candidate.kind for row in rows(folder / "served", paths[1], split=None)]
+    kinds = [row.network.kind for row in rows(folder / "served", paths[1], split=None)]
     assert kinds == ["release", "onnx"]
     half = rows(folder / "pruned", folder / "served")[1]
     assert half.against.first + half.against.second <= 1  # float16 rounds

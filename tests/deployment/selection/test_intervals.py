@@ -1,4 +1,6 @@
-"""The intervals are those of the published tables and of scipy, and cover as often as they promise."""
+"""The intervals are those of the published tables and of scipy, with the coverage that they promise."""
+
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.deployment.selection.intervals import (
     Accuracy,
     compare_pairs,
+    hybrid,
     mcnemar,
     newcombe_paired,
     wilson,
@@ -24,6 +27,16 @@ def test_a_proportion_has_scipys_wilson_interval(outcomes, alpha):
     reference = stats.binomtest(sum(outcomes), len(outcomes)).proportion_ci(1 - alpha, "wilson")
     found = wilson(sum(outcomes) / len(outcomes), len(outcomes), alpha)
     assert found == pytest.approx((reference.low, reference.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "p", "m", "q"), [(40, 0.5, 40, 0.6), (60, 0.9, 30, 0.8), (50, 0.2, 90, 0.2)])
+def test_a_difference_of_proportions_is_covered_as_promised_by_scipys_binomial_distributions(n, p, m, q):
+    first, second = stats.binom.pmf(range(n + 1), n, p), stats.binom.pmf(range(m + 1), m, q)
+    covered = 0.0
+    for (i, chance), (j, other) in product(enumerate(first), enumerate(second)):
+        low, high = hybrid(i / n, n, j / m, m, 0.0, 0.05)
+        covered += chance * other * (low <= q - p <= high)
+    assert covered == pytest.approx(0.95, abs=0.015)
 
 
 @pytest.mark.parametrize(
