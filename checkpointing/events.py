@@ -47,7 +47,7 @@ class EvalEnd:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """All batches of an epoch were used. `done` says how many are whole where epochs count from 0."""
+    """All batches of an epoch were used. `done` is the number of whole epochs where epochs count from 0."""
 
     epoch: int
     step: int
@@ -56,7 +56,7 @@ class EpochEnd:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The run was told to stop by a signal; the state is saved so that it can go on later."""
+    """A signal stopped the run; the state is saved so that it can be resumed."""
 
     epoch: int
     step: int
@@ -88,7 +88,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A save in these roles was left out: the one before it was still being written."""
+    """A save in these roles was left out, because the save before it was still being written."""
 
     epoch: int
     step: int

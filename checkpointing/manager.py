@@ -1,6 +1,6 @@
 """Asks every policy, writes once a moment, tags many, applies retention.
 
-One moment, one snapshot, one write: what several policies want at the same moment shares its bytes under
+One moment, one snapshot, one write: saves that several policies ask for at one moment share their bytes under
 several names. At most one save is in flight, so memory holds at most one snapshot beside one that failed.
 Nothing is deleted before its successor is durable and verified, and a failed save or deletion never loses
 what is already there.
@@ -20,10 +20,19 @@ from peakpoint.base.disk_space import failure, shortage_of, tensor_bytes
 from peakpoint.base.errors import CheckpointError, Gone, SaveFailed
 from peakpoint.checkpointing import retention
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Skipped
-from peakpoint.checkpointing.policy import Policy, Save, Stop, load_counters, roles_of, warn_of_metrics
+from peakpoint.checkpointing.policy import (
+    Policy,
+    Save,
+    Stop,
+    load_counters,
+    roles_of,
+    warn_of_loss,
+    warn_of_metrics,
+)
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.state.serialize import Host, Snapshot
-from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest, contents
+from peakpoint.checkpointing.state.serialize import Snapshot, SnapshotBuffers
+from peakpoint.checkpointing.storage import journal
+from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest, file_contents
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.checkpointing.storage.store import Store
 
@@ -36,8 +45,8 @@ _OVER = (Interrupted, RunEnd)
 class Options:
     """How the manager writes. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away.
 
-    when_busy: a save that comes while another is being written has training `wait` for that one, or with
-    `skip` is left out, unless it is a milestone or the last.
+    when_busy: while another save is being written, `wait` makes training wait for it, and `skip` leaves the
+    new save out unless it is a milestone or the last.
     `name` names the files, in place of epoch and step, or of the role and its value.
     """
 
@@ -52,9 +61,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """A snapshot, the roles that it is to play, and the policies as they were at that moment.
+    """A snapshot, its roles, and a copy of the policies at that moment.
 
-    The writer's thread asks them what to keep: the living ones may already count on a later save.
+    The writer's thread asks the copies what to keep: the policies may already count on a later save.
     """
 
     snapshot: Snapshot
@@ -65,15 +74,15 @@ class Job:
 
     @property
     def milestones(self) -> tuple[Manifest, ...]:
-        """The roles that no later moment plays again."""
+        """Return the roles that no later save repeats."""
         return tuple(role for role in self.roles if role.tier == MILESTONE)
 
 
 class Manager:
     """The checkpoints of one run: `handle` for what happens, `close` at the end.
 
-    `policies` are asked in order; their state is saved under their names. `gather` collects the living state,
-    on the training thread.
+    `policies` are asked in order; their state is saved under their names. `gather` returns the state of the
+    training and is called on the training thread.
     """
 
     def __init__(
@@ -90,29 +99,29 @@ class Manager:
         self._options = options
         self._publish: Callable[[Fact], None] = lambda _: None
         self._pool = threads.pool("checkpoint-writer") if options.background else threads.AtOnce()
-        self._flying: Future[None] | None = None
-        self._host = Host()
+        self._in_flight: Future[None] | None = None
+        self._buffers = SnapshotBuffers()
         self._facts: deque[Fact] = deque()
         self._error: CheckpointError | None = None
-        # What waits for a disk that takes it again: one snapshot beside the one in flight, and no more.
+        # Retried when the disk takes it again: one snapshot beside the one in flight, and no more.
         self._failed: Job | None = None
-        # Whether something that a policy counts as its best is not to be written any more.
-        self._lost = False
-        # The place in the order of saving of the newest that is on disk.
-        self._newest = 0
+        # Whether a checkpoint that a policy counts as its best was given up.
+        self._best_lost = False
+        # The sequence of the newest checkpoint on disk.
+        self._newest_sequence = 0
         self._evaluated: EvalEnd | None = None
         # Whether a checkpoint holds exactly the present state.
         self._current = False
-        # What the newest save took; None until training has begun with a look at the room for one.
+        # Bytes of the newest save; None before the first step, when free disk space is checked.
         self._bytes: int | None = None
         self._short = False
 
     def subscribe(self, publish: Callable[[Fact], None]) -> None:
-        """Have `publish` called on the training thread with each fact, once it is true."""
+        """Call `publish` on the training thread with each fact, once it is true."""
         self._publish = publish
 
     def handle(self, *events: Event) -> Stop | None:
-        """React to what happened at one moment: at most one checkpoint is written.
+        """Handle the events of one moment: at most one checkpoint is written.
 
         Returns a Stop when a policy asks for one. Raises CheckpointError for a state that cannot be saved,
         and, with on_error=stop, for a save that failed.
@@ -125,9 +134,11 @@ class Manager:
             self._warn_of_space(self._bytes)
         for event in events:
             if isinstance(event, EvalEnd):
-                warn_of_metrics(event, {} if self._evaluated else self.policies)
+                warn_of_loss(event)
+                if self._evaluated is None:
+                    warn_of_metrics(event, self.policies)
                 self._evaluated = event
-            if self._lost and isinstance(event, (EvalEnd, *_OVER)):  # not each step: it waits
+            if self._best_lost and isinstance(event, (EvalEnd, *_OVER)):  # it waits for the writer
                 self._reconcile()
         stop: Stop | None = None
         saves: list[tuple[str, Save]] = []
@@ -143,8 +154,9 @@ class Manager:
         if over and not self._current:
             reason = "interrupted" if isinstance(last, Interrupted) else "the end of the run"
             saves.append(("", Save("last", reason)))
-        busy = self._options.when_busy == "skip" and self._flying is not None and not self._flying.done()
-        # Later ones make up for rolling ones.
+        writing = self._in_flight is not None and not self._in_flight.done()
+        busy = writing and self._options.when_busy == "skip"
+        # A rolling checkpoint may be skipped, since a later one replaces it; a milestone may not.
         if busy and saves and not over and all(save.tier == TRAINING for _, save in saves):
             self._current = False
             self._publish(Skipped(last.epoch, last.step, tuple(save.tag for _, save in saves)))
@@ -154,7 +166,8 @@ class Manager:
             self._current = False
         if self._failed and not saves and isinstance(last, EpochEnd | Interrupted | RunEnd):
             self._wait()
-            self._flying = self._pool.submit(self._retry)
+            if self._failed:
+                self._in_flight = self._pool.submit(self._write, self._failed)
         return stop
 
     def _save(self, saves: list[tuple[str, Save]], events: tuple[Event, ...]) -> None:
@@ -162,57 +175,54 @@ class Manager:
         self._wait()
         if self._facts or self._error:
             self._report()
-        if self._failed:  # before the new one, so that one copy of the state is enough
-            self._retry()
+        if self._failed:  # before the new snapshot, so that one copy of the state is enough
+            self._write(self._failed)
         last, seen = events[-1], self._evaluated
-        # The state is unchanged since an evaluation at this very step.
+        # Metrics describe the state only if no step was taken since the evaluation.
         evaluated = seen if seen and seen.step == last.step else None
         roles = roles_of(saves, last, evaluated, self.store, self._options.git_commit, self._options.name)
         counters = {name: policy.state_dict() for name, policy in self.policies.items()}
-        state = contents(roles[0], timestamp=roles[0].created, policies=counters, **self._gather())
+        # The last role is always one of the training tier, and so is the state.
+        state = file_contents(roles[-1], timestamp=roles[-1].created, policies=counters, **self._gather())
         try:
-            snapshot = self._host.snapshot(state)
+            snapshot = self._buffers.snapshot(state)
         except SaveFailed as error:
-            self._error, self._lost, self._current = error, True, False
+            self._error, self._best_lost, self._current = error, True, False
             retention.warn_lost(roles)
             self._report()
             return
         self._current = True
         policies = copy.deepcopy(self.policies)
         job = Job(snapshot, roles, policies, started, time.perf_counter() - started)
-        self._flying = self._pool.submit(self._write, job)
+        self._in_flight = self._pool.submit(self._write, job)
 
     def _wait(self) -> None:
         """Return once nothing is in flight."""
-        if self._flying is not None:
-            flying, self._flying = self._flying, None
-            flying.result()
+        if self._in_flight is not None:
+            in_flight, self._in_flight = self._in_flight, None
+            in_flight.result()
 
     def _warn_of_space(self, needed: int) -> None:
-        """Say once, until there is room again, that the next saves will not fit."""
+        """Warn once, until there is space again, that the next saves will not fit."""
         shortage = shortage_of(self.store.root, needed)
         if shortage and not self._short:
             log.warning("%s", shortage)
         self._short = shortage is not None
 
-    def _retry(self) -> None:
-        if self._failed:
-            self._write(self._failed)
-
     def _write(self, job: Job) -> None:
-        """Make a job durable; on the writer's thread. Keeps its error for `_report`."""
-        late = self._newest > job.roles[-1].sequence
+        """Make a job durable on the writer's thread; its error is kept for `_report`."""
+        late = self._newest_sequence > job.roles[-1].sequence
         roles = job.milestones if late else job.roles
         try:
             state = job.snapshot.state
             bad = serialize.nonfinite(state.get("model_state_dict", {}))
             if bad is not None:
-                raise CheckpointError(f"{bad} holds NaN or infinite values: this state is not saved.")
+                raise serialize.not_finite(bad)
             compress = self._options.compress
             written = self.store.save(
                 roles, lambda file: serialize.dump(state, file, compress=compress), expected=self._bytes
             )
-            self._newest = max(self._newest, written[-1].sequence)
+            self._newest_sequence = max(self._newest_sequence, written[-1].sequence)
             if self._failed is job or (self._failed and not self._failed.milestones):
                 self._failed = None
             total = time.perf_counter() - job.started
@@ -221,44 +231,44 @@ class Manager:
             stall = max(job.stall_s, job.snapshot.stall_s)
             self._facts.append(Saved(written[-1].file, tags, self._bytes, stall, total))
             there = self.store.mine()  # listed once a save: a folder may hold thousands
-            retention.point(self.store, written, there)
-            if not late:  # its policies know nothing of what came after it: the next save lets go
+            retention.set_pointers(self.store, written, there)
+            if not late:  # the policies of a late job do not know the newer checkpoints
                 needed = retention.kept(there, job.policies, self._options.resumed_from)
-                self._facts.extend(retention.collect(self.store, written, there, needed))
+                self._facts.extend(retention.delete_unneeded(self.store, written, there, needed))
             self._warn_of_space(self._bytes)
         except SaveFailed as error:
-            self._refused(job, error)
+            self._keep_for_retry(job, error)
         except CheckpointError as error:
-            self._error, self._lost = error, True
+            self._error, self._best_lost = error, True
         except OSError as error:
-            self._refused(job, failure(self.store.root, error, self._bytes))
+            self._keep_for_retry(job, failure(self.store.root, error, self._bytes))
         finally:
             if self._failed is not job:
                 job.snapshot.release()
 
-    def _refused(self, job: Job, error: CheckpointError) -> None:
-        """Keep one of the snapshots that failed: the newest, but no rolling one in place of a milestone."""
+    def _keep_for_retry(self, job: Job, error: CheckpointError) -> None:
+        """Keep the newest of the snapshots that failed, but no rolling one in place of a milestone."""
         self._error = error
         waiting = self._failed
         if waiting and waiting is not job:
             if waiting.milestones and not job.milestones:
-                self._current = False  # what holds the present state was let go
+                self._current = False  # the snapshot of the present state is given up
                 return
             retention.warn_lost(waiting.roles)
-            self._lost = True
+            self._best_lost = True
         self._failed = job
 
     def _reconcile(self) -> None:
-        """Have the policies count on what is on disk alone, so that the best of the rest is saved."""
+        """Make the policies count on checkpoints on disk alone, so that the next best is saved."""
         self._wait()
         if self._failed:  # it may still be written
             return
-        self._lost = False
+        self._best_lost = False
         mine = self.store.mine()
         for policy in self.policies.values():
             if mine:  # a fork begins with peaks that its origin holds
                 for lost in policy.reconcile(mine):
-                    log.warning("Lost: %s.", lost)
+                    log.warning("%s.", lost)
 
     def _report(self) -> None:
         """Publish the facts so far, and warn of a save that failed, or raise it with on_error=stop."""
@@ -276,19 +286,19 @@ class Manager:
         log.warning("%s Training goes on; older checkpoints are intact.", error)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Give each policy its counters back; says which have none, and which counters nobody takes."""
+        """Restore the counters of each policy; log those without counters, and counters without a policy."""
         load_counters(self.policies, state)
         for name in sorted(self.policies.keys() - state.keys()):
             log.info("checkpoint policy %s is new: it starts from nothing", name)
         for name in sorted(state.keys() - self.policies.keys()):
             log.warning(
-                "checkpoint policy %s is asked for no longer: its counters are dropped, what it saved stays",
+                "checkpoint policy %s is no longer configured: its counters are dropped, its files stay",
                 name,
             )
         self._current = True
         self._reconcile()
         if (file := self._options.resumed_from) is not None:
-            self.store.note("resumed", file, "the run goes on from it")
+            journal.append(self.store.root, "resumed", file, "the run goes on from it")
 
     def drain(self) -> None:
         """Return once every save is on disk and its facts are published."""
@@ -300,7 +310,7 @@ class Manager:
         self._wait()
         if self._failed:
             self._report()
-            self._retry()
+            self._write(self._failed)
         self._pool.shutdown()
         if self._failed:
             retention.warn_lost(self._failed.roles)

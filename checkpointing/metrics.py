@@ -1,7 +1,7 @@
-"""Metrics: one record for each that is measured here, and what the name of any other says of it.
+"""Metrics: a record for each that the trainer measures, and the direction that any other name implies.
 
 The one place that knows which values are better, their unit and how they are printed; the library, the rules
-of a selection, the trainer, the reports and the model cards ask here.
+of a selection, the trainer, the reports and the model cards use it.
 """
 
 import math
@@ -50,7 +50,7 @@ _WORDS = {
     "max": """acc accuracy ap auc auprc auroc bleu chrf cider correlation dice exact f1 fbeta fscore hits iou
         jaccard kappa likelihood map mcc meteor miou mrr ndcg pearson precision psnr r2 recall reward rouge
         sensitivity similarity sparsity spearman spearmanr specificity ssim throughput tnr top tpr""",
-    # A name with one of these says the opposite of its other words, or nothing: error_reduction, mae_std.
+    # These reverse the meaning of a name, or leave it open: error_reduction, mae_std.
     "doubt": """decrease degradation diff difference drop gain gap improvement increase inv inverse minus neg
         negated negative non not reduction scale std to uncertainty var variance weight""",
 }
@@ -61,10 +61,10 @@ _SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def direction(metric: str) -> str | None:
-    """`max` or `min`, whichever is better by the name alone; None for a name that does not say.
+    """Return `max` or `min`, whichever is better by the name alone; None for a name that does not tell.
 
     Case, separators and the name of a split do not matter: val_loss, eval/loss, loss_val, valid-WER. Where
-    the words of a name disagree, the last decides: top5_error is an error. 1-acc says nothing.
+    the words of a name disagree, the last decides: top5_error is an error. 1-acc tells nothing.
     """
     if re.match(r"\s*1(\.0*)?\s*-", metric):
         return None
@@ -79,7 +79,7 @@ def direction(metric: str) -> str | None:
 
 
 def mode_of(metric: str, remedy: str) -> str:
-    """As `direction`. Raises CheckpointError, which ends with the `remedy`, for a name that does not say."""
+    """Return the direction of a name. Raises CheckpointError, ending in `remedy`, if it does not tell."""
     mode = direction(metric)
     if mode is None:
         close = closest(metric, _MEANING, 0.8)
@@ -91,7 +91,7 @@ def mode_of(metric: str, remedy: str) -> str:
 
 
 def bad_loss(metrics: Mapping[str, float]) -> str | None:
-    """The name of a loss that is NaN or infinite, or None; the loss of training is no evaluation's."""
+    """Return the name of a loss that is NaN or infinite, or None; training losses are not considered."""
     for name, value in metrics.items():
         if not math.isfinite(value):
             words = set(_words(name))
@@ -101,8 +101,10 @@ def bad_loss(metrics: Mapping[str, float]) -> str | None:
 
 
 def _words(metric: str) -> Iterator[str]:
-    """The words of a name in lower case, in order; one that is not known as it is, without a split's name
-    before it and digits after it: valLoss and valloss are val and loss, acc1 is acc."""
+    """Yield the words of a name in lower case, in order.
+
+    Unknown words lose a leading split and trailing digits: valLoss and valloss are val and loss, acc1 is acc.
+    """
     for part in re.split(r"[^A-Za-z0-9]+", metric):
         whole = part.lower()
         for word in [whole] if whole in _MEANING else _SEAM.sub(" ", part).lower().split():
@@ -117,12 +119,12 @@ def _parts(word: str) -> tuple[str, ...]:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric is one of ours that is printed in percent."""
+    """Return whether a metric has a record and is printed in percent."""
     return metric in METRICS and METRICS[metric].unit == FRACTION
 
 
 def shown(metric: str, value: float | None) -> str:
-    """A metric's value for people: percent for fractions, four decimals for the rest, `-` for None."""
+    """Return a metric's value for people: percent for fractions, four decimals for others, `-` for None."""
     if value is None:
         return "-"
     return f"{value:.2%}" if is_fraction(metric) and math.isfinite(value) else f"{value:.4f}"

@@ -1,8 +1,8 @@
 """When to save, when to stop, and what to keep: the protocol that every policy follows.
 
-A policy looks at events and manifests and answers with values. It never touches a file or a tensor, so each
-is tested by a table. Policies are composed by union: the manager asks them all, writes one file for what any
-of them wanted, and keeps what any of them keeps.
+A policy reads events and manifests and answers with values. It touches no file and no tensor, so a table of
+cases tests it. Policies are composed by union: the manager asks them all, writes one file when any of them
+asks for a save, and keeps what any of them keeps.
 """
 
 import logging
@@ -64,41 +64,41 @@ class Policy:
 
     @property
     def tags(self) -> Collection[str]:
-        """The roles that it gives out. What it saved for others, under earlier settings, is left alone."""
+        """Return the roles that it gives; checkpoints that it saved in other roles before are left alone."""
         return ()
 
     @property
     def watched(self) -> Collection[str]:
-        """The names of the metrics that it goes by."""
+        """Return the names of the metrics that it uses."""
         return ()
 
     def build(self) -> "Policy":
-        """A policy of these settings, which has seen nothing yet."""
+        """Return a policy with these settings and no history."""
         made: Policy = replace(self)  # type: ignore[type-var]
         return made
 
     def at_most(self, run: Outlook) -> int | None:  # noqa: ARG002
-        """How many checkpoints the policy keeps at once, at most; None where that is not known."""
+        """Return the largest number of checkpoints kept at once, None where it is not known."""
         return None
 
     def decide(self, event: Event) -> list[Decision]:
-        """What to do about an event; called once for each, in order."""
+        """Return what to do about an event; called once for each, in order."""
         raise NotImplementedError
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:  # noqa: ARG002
-        """Which of a run's checkpoints this policy needs, each with the reason."""
+        """Return the checkpoints of a run that this policy needs, each with the reason."""
         return {}
 
     def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:  # noqa: ARG002
-        """Count only on what a run's checkpoints hold; returns what is lost, in words."""
+        """Count only on values that a run's checkpoints hold; returns a clause for each one that is lost."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters as plain types."""
+        """Return the counters as plain types."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take counters back. Raises KeyError for a missing one."""
+        """Restore the counters. Raises KeyError for a missing one."""
 
 
 def roles_of(
@@ -109,9 +109,10 @@ def roles_of(
     git_commit: str | None,
     template: Template | None,
 ) -> tuple[Manifest, ...]:
-    """One manifest for the training tier, whatever the number of tags, and one for each milestone.
+    """Return one manifest for the training tier, whatever the number of tags, and one for each milestone.
 
-    `saves` are what the policies, by name, ask for at the moment that `last` ends; `template` names files.
+    `saves` are the requests of the policies, by name, at the moment that ends with `last`; `template` names
+    the files, None for epoch and step. The one of the training tier is the last.
     """
     base = Manifest(
         file="",
@@ -129,7 +130,7 @@ def roles_of(
         git_commit=git_commit,
     )
     if not any(save.tier == TRAINING for _, save in saves):
-        # So that training/latest.pt is the newest state whatever was saved; the next save replaces it.
+        # A milestone alone gets a training role too, so that training/latest.pt is always the newest state.
         saves = [*saves, ("", Save("latest", "the newest state"))]
     by_stem: dict[tuple[str, str], list[tuple[str, Save]]] = {}
     for name, save in saves:
@@ -148,14 +149,14 @@ def roles_of(
         )
         for (tier, stem), group in by_stem.items()
     ]
-    # A training checkpoint goes last, so that it is the newest: `latest` is the one to resume from.
+    # The training role is last, and so has the highest sequence: a resume takes the newest.
     roles.sort(key=lambda role: role.tier == TRAINING)
-    # Numbered now: one that is written late, after others failed, does not become the newest by that.
-    return tuple(replace(role, sequence=store.number()) for role in roles)
+    # Numbered now, so that a checkpoint that is retried and written late does not count as the newest.
+    return tuple(replace(role, sequence=store.next_sequence()) for role in roles)
 
 
-def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
-    """Warn of a loss that is not finite, and of metrics that an evaluation lacks and these policies go by."""
+def warn_of_loss(event: EvalEnd) -> None:
+    """Warn of a loss that is not finite."""
     if (loss := bad_loss(event.metrics)) is not None:
         log.warning(
             "%s is %s at epoch %d: this network is never the best of anything.",
@@ -163,6 +164,10 @@ def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
             event.metrics[loss],
             event.epoch,
         )
+
+
+def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
+    """Warn of metrics that these policies use and the evaluation lacks."""
     for name, policy in policies.items():
         for metric in policy.watched:
             if metric not in event.metrics:
@@ -174,28 +179,28 @@ def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
 
 
 def load_counters(policies: Mapping[str, Policy], state: Mapping[str, Any]) -> None:
-    """Give each policy that has counters in `state` its own back. Raises CheckpointError for others."""
+    """Restore the counters of each policy that has some in `state`. Raises CheckpointError for a bad one."""
     for name in policies.keys() & state.keys():
         with restoring(f"policy {name}"):
             policies[name].load_state_dict(state[name])
 
 
 def ranked(metrics: Mapping[str, float], metric: str) -> float | None:
-    """The metric's value, or None when it is missing, NaN or infinite: such a value is never ranked.
+    """Return the metric's value, None when it is not to be ranked: missing, NaN or infinite.
 
-    Nor is any value of an evaluation whose loss is not finite: that network is nobody's best.
+    Nor is any value of an evaluation whose loss is not finite: that network is never the best.
     """
     value = metrics.get(metric)
     return value if value is not None and math.isfinite(value) and bad_loss(metrics) is None else None
 
 
 def better(value: float, than: float | None, mode: str, min_delta: float = 0.0) -> bool:
-    """Whether `value` beats `than` by more than min_delta; anything beats None."""
+    """Return whether `value` beats `than` by more than min_delta; any value beats None."""
     if than is None:
         return True
     return value - than > min_delta if mode == "max" else than - value > min_delta
 
 
 def order(value: float, mode: str) -> float:
-    """A sort key that puts the best value last."""
+    """Return a sort key that puts the best value last."""
     return value if mode == "max" else -value

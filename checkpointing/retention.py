@@ -1,4 +1,4 @@
-"""What of a run's checkpoints is kept, what the pointers name, and what the rest is replaced by."""
+"""Retention: which checkpoints of a run are kept, which are deleted, and which the pointers name."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ log = logging.getLogger("peakpoint")
 def kept(
     manifests: Sequence[Manifest], policies: Mapping[str, Policy], resumed_from: str | None
 ) -> dict[Manifest, str]:
-    """Which of a run's checkpoints, oldest first, are kept, each with the reason; the rest may go.
+    """Return the checkpoints to keep, each with the reason; `manifests` are those of the run, oldest first.
 
-    Beside what the policies need: the newest, the file that the run was resumed from, and what no policy
-    looks after any more.
+    They are those that the policies need, the newest, the file that the run was resumed from, and those
+    whose policy is no longer configured.
     """
     needed: dict[Manifest, str] = {}
     for manifest in manifests:
@@ -34,41 +34,41 @@ def kept(
 
 
 def _ownerless(manifest: Manifest, policies: Mapping[str, Policy]) -> str | None:
-    """A tag whose policy is no longer configured, or no longer has such a role; None when there is none."""
+    """Return a tag whose policy is no longer configured, or no longer has such a role; None without one."""
     for name, tag in zip(manifest.policies, manifest.tags, strict=True):
         if name and (name not in policies or tag not in policies[name].tags):
             return tag
     return None
 
 
-def point(target: Store, written: Sequence[Manifest], there: Sequence[Manifest]) -> None:
-    """Let the pointers name what was just written, where nothing newer has its role."""
+def set_pointers(target: Store, written: Sequence[Manifest], there: Sequence[Manifest]) -> None:
+    """Make the pointers name what was just written, unless a newer checkpoint has the role."""
     taken = {tag for m in there if m.sequence > written[-1].sequence for tag in m.tags}
     for manifest in written:
         for tag in {"latest"} if manifest.tier == TRAINING else set(manifest.tags) - taken:
-            target.point(manifest.tier, tag, manifest)
+            target.set_pointer(manifest.tier, tag, manifest)
 
 
-def collect(
+def delete_unneeded(
     target: Store, written: Sequence[Manifest], there: Sequence[Manifest], needed: Mapping[Manifest, str]
 ) -> Iterator[Fact]:
-    """Delete what is not needed any more, once what was just written is seen to be sound; yields the facts.
+    """Delete the checkpoints that are not needed, once those just written are verified; yields the facts.
 
-    Raises CheckpointError, and then deletes nothing, when it is not sound.
+    Raises CheckpointError, and then deletes nothing, when one is damaged.
     """
     doomed = [m for m in there if m not in needed]
     if not doomed:
         return
-    # Roles that are copies, not links, are read each.
+    # Links share their bytes, which are read once; copies are each read.
     for role in {target.path(m).stat().st_ino: m for m in written}.values():
         store.verify(target.root, role, threads=1)
     yield Verified(written[-1].file)
-    for manifest in target.retire({m: _farewell(m, written) for m in doomed}):
+    for manifest in target.delete_each({m: _reason_of_deletion(m, written) for m in doomed}):
         yield Deleted(manifest.file)
 
 
-def _farewell(manifest: Manifest, written: Sequence[Manifest]) -> str:
-    """For the journal: who let a checkpoint go, why it had been saved, and what came in its place."""
+def _reason_of_deletion(manifest: Manifest, written: Sequence[Manifest]) -> str:
+    """Return, for the journal, who let a checkpoint go, why it had been saved, and what replaces it."""
     who = ", ".join(dict.fromkeys(filter(None, manifest.policies))) or "the manager"
     heir = next((m for m in written if set(m.tags) & set(manifest.tags)), written[-1])
     reasons = "; ".join(manifest.reasons)
@@ -76,11 +76,11 @@ def _farewell(manifest: Manifest, written: Sequence[Manifest]) -> str:
 
 
 def warn_lost(roles: Sequence[Manifest]) -> None:
-    """Warn of milestones that are not written any more: a policy has counted them as its best."""
+    """Warn of milestones that will not be written although a policy has counted them as its best."""
     for role in roles:
         if role.tier == MILESTONE:
             log.warning(
-                "Lost: %s of epoch %d could not be written and waits no longer (%s).",
+                "%s of epoch %d could not be written and is lost (%s): free some disk space for the next.",
                 " and ".join(role.tags),
                 role.epoch,
                 "; ".join(role.reasons),

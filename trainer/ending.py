@@ -10,7 +10,7 @@ from peakpoint.base.errors import PeakpointError
 from peakpoint.base.lock import followed
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.policies.sparsity import peak
-from peakpoint.checkpointing.state import serialize
+from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
@@ -19,7 +19,6 @@ from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.listeners.events import Publisher, Tested
 from peakpoint.trainer.reports import plots, run_record, tables
-from peakpoint.trainer.state import Weights
 
 log = logging.getLogger("peakpoint")
 
@@ -119,5 +118,5 @@ def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Endin
             log.warning("no checkpoint was kept as the best, so the final weights are all there is to test")
             return
         store.verify(target.root, chosen)
-        Weights(parts.state.model).load_state_dict(serialize.load(target.path(chosen))["model_state_dict"])
+        objects.load_weights(parts.state.model, serialize.load(target.path(chosen))["model_state_dict"])
         test("selected", chosen.epoch, chosen.global_step, str(target.path(chosen)))

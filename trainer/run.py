@@ -29,7 +29,7 @@ from peakpoint.trainer.resume import advice, pruning
 from peakpoint.trainer.resume.plan import Plan
 from peakpoint.trainer.run_directory import refuse_taken
 from peakpoint.trainer.start import CHECKPOINTS, Start, find_start, record_attempt, restore
-from peakpoint.trainer.state import contents
+from peakpoint.trainer.state import read_checkpoint
 
 log = logging.getLogger("peakpoint")
 
@@ -50,7 +50,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         if directory != plan.run:
             refuse_taken(directory)
         start = find_start(cfg, plan, directory)
-        saved = contents(start.source / start.manifest.file) if start.manifest else None
+        saved = read_checkpoint(start.source / start.manifest.file) if start.manifest else None
         effective, ramp = pruning.resumed(cfg, saved)
         config = plain(effective)
         if plan.run:

@@ -108,7 +108,7 @@ def _checkpoint(
 
 def _given(root: Path, file: Path, run: str | None, index: Index) -> Manifest:
     """Return the manifest of `file`. Raises CheckpointError unless it verifies and is of the run."""
-    for manifest in index.look():
+    for manifest in index.manifests():
         if (root / manifest.file).resolve() == file:
             if run not in (None, manifest.run):
                 raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What has memory in a run, each as a part that a checkpoint saves under its name and restores in order."""
+"""The state of a run as parts, which a checkpoint saves under their names and restores in order."""
 
 import logging
 import math
@@ -7,8 +7,9 @@ import platform
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,12 +43,12 @@ class Progress:
 
     @property
     def number(self) -> int:
-        """The number of the epoch that is under way, or of the last one when it is whole."""
+        """Return the number of the epoch under way, between epochs that of the last one."""
         return self.epoch + (self.batch > 0)
 
     @property
     def evaluated_steps(self) -> set[int]:
-        """The steps that were evaluated."""
+        """Return the steps that were evaluated."""
         return {step for first, last, stride in self.evaluated for step in range(first, last + 1, stride)}
 
     def note_evaluation(self, step: int) -> None:
@@ -101,7 +102,7 @@ class Meter:
         return mean
 
     def state_dict(self) -> dict[str, Any]:
-        """Sum and count."""
+        """Return sum and count."""
         return {"sum": float(self._sum), "count": self._count}
 
     @restoring("train_loss")
@@ -110,58 +111,29 @@ class Meter:
         self._sum, self._count = float(state["sum"]), operator.index(state["count"])
 
 
-class Stateful(Protocol):
-    """Anything with memory; its state is of tensors and plain types."""
+@dataclass(frozen=True)
+class Part:
+    """A part of the state as two functions: one returns its memory, the other restores it."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the memory."""
-        ...
-
-    def load_state_dict(self, saved: Mapping[str, Any], /) -> None:
-        """Take it back. Raises UserError or CheckpointError for what does not fit."""
-        ...
+    state_dict: Callable[[], dict[str, Any]]
+    load_state_dict: Callable[[Mapping[str, Any]], object]
 
 
-class Weights:
-    """A network as a part: its keys are canonical."""
+def _load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimizer's state with the settings of the configuration, and log what begins anew.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the weights and buffers, not copied."""
-        return dict(objects.weights(self._model))
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Load them. Raises UserError with the first difference when they are of another network."""
-        try:
-            objects.unwrap(self._model).load_state_dict(saved)
-        except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines()]
-            raise UserError(f"The checkpoint is of another network: {(lines[1:] or lines)[0]}") from None
-
-
-class OptimizerState:
-    """An optimizer as a part: its settings stay those of the configuration."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state with masks and counters, not copied."""
-        return self._optimizer.state_dict()
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Load it, and log what begins anew. Raises CheckpointError when it does not fit."""
-        with restoring("optimizer_state_dict"):
-            for line in optimizer_state.load(self._optimizer, saved, keep_settings=True):
-                log.warning("%s", line)
+    Raises CheckpointError when it does not fit.
+    """
+    with restoring("optimizer_state_dict"):
+        for line in optimizer_state.load(optimizer, saved, keep_settings=True):
+            log.warning("%s", line)
 
 
 class Schedules:
-    """The learning rate as a part; it and the ramp of pruning follow `step()`, the steps of the run.
+    """The learning rate as a part; it and the pruning ramp are set to `step()`, the steps of the run.
 
-    Earlier versions left out the steps that were skipped, and a dense training has no steps of pruning.
+    The saved counters are not used for that: earlier versions did not count skipped steps, and a dense
+    training has none for pruning.
     """
 
     def __init__(self, scheduler: LambdaLR, pruner: Pruner | None, step: Callable[[], int]) -> None:
@@ -185,25 +157,13 @@ class Schedules:
             self._pruner.step = self._step()
 
 
-class Generators:
-    """The random number generators as a part: the last, so that nothing draws before the first batch."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of each."""
-        return rng_state()
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Set each."""
-        restore_rng(saved)
-
-
 @dataclass
 class TrainState:
-    """The living objects that a checkpoint describes, and the facts that go with them.
+    """The objects that a checkpoint describes, and facts that are saved with them.
 
-    `parts` has everything with memory under the keys of a checkpoint, in the order of restoring: a network,
-    optimizer or average more is one more entry. `arithmetic` is what, beside the configuration, decides the
-    last bit of a result.
+    `parts` has every object with memory under its key in a checkpoint, in the order of restoring: another
+    network, optimizer or average is one more entry. `arithmetic` has the facts that, beside the
+    configuration, decide the last bit of a result.
     """
 
     model: nn.Module
@@ -215,20 +175,22 @@ class TrainState:
     config: dict[str, Any]
     metadata: dict[str, Any]
     arithmetic: dict[str, Any]
-    parts: dict[str, Stateful] = field(init=False)
+    parts: dict[str, objects.Stateful] = field(init=False)
 
     def __post_init__(self) -> None:
         self.parts = {
-            "model_state_dict": Weights(self.model),
-            "optimizer_state_dict": OptimizerState(self.optimizer),
+            "model_state_dict": Part(
+                lambda: objects.weights(self.model), partial(objects.load_weights, self.model)
+            ),
+            "optimizer_state_dict": Part(self.optimizer.state_dict, partial(_load_optimizer, self.optimizer)),
             "progress": self.progress,
             "scheduler_state_dict": Schedules(self.scheduler, self.pruner, lambda: self.progress.step),
             "train_loss": self.meter,
-            "rng_state": Generators(),
+            "rng_state": Part(rng_state, restore_rng),  # the last: nothing draws before the first batch
         }
 
     def gather(self) -> dict[str, Any]:
-        """Return everything that the loop owns, under the keys that a checkpoint has; not yet copied."""
+        """Return the state under the keys of a checkpoint, not copied."""
         return {
             **{name: part.state_dict() for name, part in self.parts.items()},
             "optimizer": optimizer_state.kind(self.optimizer),
@@ -239,19 +201,19 @@ class TrainState:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Make the living objects what they were. Settings stay those of the configuration.
+        """Restore the objects; settings stay those of the configuration.
 
-        Raises UserError or CheckpointError naming what is missing or does not fit; what the settings begin
-        anew or no longer need is logged.
+        State that the settings begin anew or no longer need is logged. Raises UserError or CheckpointError
+        naming a part that is missing or does not fit.
         """
         need(saved, self.parts)
-        with restoring("optimizer_state_dict"):  # before anything living is touched
+        with restoring("optimizer_state_dict"):  # before any object is changed
             optimizer_state.check_kind(self.optimizer, saved["optimizer_state_dict"], saved.get("optimizer"))
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
 
 
-def contents(file: Path) -> dict[str, Any]:
+def read_checkpoint(file: Path) -> dict[str, Any]:
     """Load a checkpoint of the trainer. Raises UserError for any other."""
     saved = serialize.load(file)
     need(saved, ("progress", "policies", "metadata"))
@@ -262,10 +224,12 @@ def need(saved: Mapping[str, Any], entries: Iterable[str]) -> None:
     """Raise UserError unless a checkpoint has these entries, each a dict."""
     for name in entries:
         if name not in saved:
-            raise UserError(f"The checkpoint has no {name}: it cannot be resumed from.")
+            raise UserError(f"The checkpoint has no {name}: it cannot be resumed from. Name another one.")
         if not isinstance(saved[name], Mapping):
             kind = type(saved[name]).__name__
-            raise UserError(f"The checkpoint's {name} is of type {kind}: it cannot be resumed from.")
+            raise UserError(
+                f"The checkpoint's {name} is of type {kind}: it cannot be resumed from. Name another one."
+            )
 
 
 def seed_everything(seed: int) -> None:
@@ -276,7 +240,7 @@ def seed_everything(seed: int) -> None:
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:
-    """Device, torch version and threads: beside the configuration they decide the last bit of a result."""
+    """Return device, torch version and threads, which decide the last bit of a result."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "pytorch_version": str(torch.__version__),

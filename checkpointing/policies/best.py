@@ -30,7 +30,7 @@ class Metric:
 class Best(Ranked):
     """Milestones by metric. An unranked value (missing, NaN, infinite) is counted and never best.
 
-    The metrics are by name; `keep` is how many of the best of each to keep, None for every improvement.
+    `metrics` are by name; of each the `keep` best are kept, None for every improvement.
     """
 
     metrics: dict[str, Metric]
@@ -52,11 +52,11 @@ class Best(Ranked):
         super().__post_init__()
 
     def at_most(self, run: Outlook) -> int:
-        """How many checkpoints the policy keeps at once, at most."""
+        """Return the largest number of checkpoints kept at once."""
         return len(self.metrics) * min(run.epochs, self.keep or run.epochs)
 
     def decide(self, event: Event) -> list[Decision]:
-        """A save for each metric that improved."""
+        """Return a save for each metric that improved."""
         decisions: list[Decision] = []
         if not isinstance(event, EvalEnd):
             return decisions
@@ -69,10 +69,10 @@ class Best(Ranked):
         return decisions
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value and its epoch, and the count of unranked values, by metric."""
+        """Return the best value and its epoch, and the count of unranked values, by metric."""
         return {**super().state_dict(), "unranked": dict(self._unranked)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the counters of the metrics that are still configured; a new metric starts from nothing."""
+        """Restore the counters of the metrics that are still configured; a new metric has none."""
         super().load_state_dict(state)
         self._unranked |= {n: int(c) for n, c in state["unranked"].items() if n in self.metrics}

@@ -32,12 +32,12 @@ class EarlyStopping(Policy):
         self._waited = 0
 
     def at_most(self, run: Outlook) -> int:  # noqa: ARG002
-        """How many checkpoints the policy keeps at once, at most."""
+        """Return the largest number of checkpoints kept at once."""
         return 0
 
     @property
     def watched(self) -> Collection[str]:
-        """The metrics that it goes by."""
+        """Return the metric that it uses."""
         return (self.metric,)
 
     def decide(self, event: Event) -> list[Decision]:
@@ -63,10 +63,10 @@ class EarlyStopping(Policy):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value and its epoch, and the evaluations since."""
+        """Return the best value, its epoch, and the number of evaluations since."""
         return {"best": None if self._peak is None else dict(self._peak), "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the counters back; a changed patience applies to them."""
+        """Restore the counters; a changed patience applies to them."""
         self._peak = None if state["best"] is None else read_peak(state["best"])
         self._waited = int(state["waited"])

@@ -13,7 +13,7 @@ from peakpoint.checkpointing.storage.manifest import Manifest
 @register("policy", "interval")
 @dataclass(kw_only=True)
 class Interval(Policy):
-    """Rolling training checkpoints: an epoch or a step is due or it is not.
+    """Rolling training checkpoints at fixed periods.
 
     `epochs` and `steps` are periods, None for never; `keep_last` counts checkpoints.
     """
@@ -32,7 +32,7 @@ class Interval(Policy):
         check_count("interval.keep_last", self.keep_last)
 
     def at_most(self, run: Outlook) -> int:
-        """How many checkpoints the policy keeps at once, at most."""
+        """Return the largest number of checkpoints kept at once."""
         by_epoch = run.epochs // self.epochs if self.epochs else 0
         by_step = run.steps // self.steps if self.steps else 0
         return min(self.keep_last, by_epoch + by_step)
@@ -49,5 +49,5 @@ class Interval(Policy):
         return []
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
-        """The newest `keep_last` of its own."""
+        """Return its `keep_last` newest checkpoints."""
         return newest(manifests, self.tag, self.keep_last)

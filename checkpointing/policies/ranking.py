@@ -1,4 +1,4 @@
-"""Shared by the policies that rank checkpoints by a metric: names, reasons, checks, and the k best."""
+"""Ranking of checkpoints by a metric, for the policies: names, reasons, checks, and the k best."""
 
 import functools
 import logging
@@ -63,19 +63,19 @@ def check_count(option: str, count: int | None) -> None:
 
 
 def stem(role: str, value: float, epoch: int) -> str:
-    """The file name of a milestone, without its suffix."""
+    """Return the file name of a milestone, without its suffix."""
     return safe_name(f"{role}_{value:.4f}_epoch_{epoch:04d}")
 
 
 def read_peak(state: Peak) -> Peak:
-    """A saved peak as a new one. Raises KeyError for a missing entry."""
+    """Return a copy of a saved peak. Raises KeyError for a missing entry."""
     return Peak(value=float(state["value"]), epoch=int(state["epoch"]))
 
 
 def newest(manifests: Sequence[Manifest], tag: str, count: int) -> dict[Manifest, str]:
-    """The checkpoints of the `count` newest moments that carry `tag`, by the order of saving.
+    """Return the checkpoints of the `count` newest moments that carry `tag`, in the order of saving.
 
-    A resumed run may save a step again: of those of one step the newest stands for all.
+    A resumed run may save a step again: of one step only the newest counts.
     """
     tagged = sorted((m for m in manifests if tag in m.tags), key=lambda m: m.sequence)
     moments = {(m.epoch, m.global_step): m for m in tagged}
@@ -84,9 +84,9 @@ def newest(manifests: Sequence[Manifest], tag: str, count: int) -> dict[Manifest
 
 
 def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[float, Manifest]]:
-    """The checkpoints that carry `tag` with their ranked values, oldest first.
+    """Return the checkpoints that carry `tag` with their ranked values, oldest first.
 
-    A resumed run may save a step again: of those with the same step and value the newest stands for all.
+    A resumed run may save a step again: of one step and value only the newest counts.
     """
     found: dict[tuple[int, float], Manifest] = {}
     for manifest in sorted(manifests, key=lambda m: m.sequence):
@@ -99,7 +99,7 @@ def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[f
 def best(
     manifests: Sequence[Manifest], *, tag: str, metric: str, mode: str, keep: int | None, peak: Peak | None
 ) -> dict[Manifest, str]:
-    """The `keep` best checkpoints that carry `tag`, and always that of `peak`; all of them for None.
+    """Return the `keep` best checkpoints that carry `tag`, all for None, and always that of `peak`.
 
     Of equal values the newer one is the better.
     """
@@ -125,7 +125,7 @@ class Role(NamedTuple):
 class Ranked(Policy):
     """A policy that saves the best for each of its roles and keeps the best `keep` of each, all for None.
 
-    `roles` are by the keys under which the counters have the values that were best so far.
+    `roles` are by the keys of the best values in the saved counters.
     """
 
     roles: dict[str, Role]
@@ -136,16 +136,16 @@ class Ranked(Policy):
 
     @property
     def tags(self) -> Collection[str]:
-        """The roles that it gives out."""
+        """Return the roles that it gives."""
         return {role.tag for role in self.roles.values()}
 
     @property
     def watched(self) -> Collection[str]:
-        """The metrics that it goes by."""
+        """Return the metrics that it uses."""
         return {role.metric for role in self.roles.values()}
 
     def improved(self, key: str, value: float, epoch: int, what: str) -> list[Decision]:
-        """A save when a value is better than the best of a role so far; `what` begins its reason."""
+        """Return a save when a value beats the best of a role so far; `what` begins its reason."""
         role, peak = self.roles[key], self._peaks.get(key)
         if not better(value, peak and peak["value"], role.mode, role.min_delta):
             return []
@@ -154,7 +154,7 @@ class Ranked(Policy):
         return [Save(role.tag, f"{what} {value:.4f} {compared}", MILESTONE, stem(role.tag, value, epoch))]
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
-        """For each role the best `keep` of its own, the current best among them."""
+        """Return the best `keep` of each role, always with the current best."""
         kept: dict[Manifest, str] = {}
         for key, role in self.roles.items():
             found = best(
@@ -169,7 +169,7 @@ class Ranked(Policy):
         return kept
 
     def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
-        """Replace each best that no checkpoint reaches by the best that one has; returns a sentence each."""
+        """Replace each best without a checkpoint by the best that has one; returns a clause for each."""
         lost = []
         for key, peak in list(self._peaks.items()):
             tag, metric, mode, _ = self.roles[key]
@@ -183,13 +183,13 @@ class Ranked(Policy):
                 lost.append(f"{what}: the next value is saved")
             else:
                 self._peaks[key] = Peak(value=value, epoch=there.epoch)
-                lost.append(f"{what}: what beats {value:.4f} of epoch {there.epoch} is saved")
+                lost.append(f"{what}: the next value that beats {value:.4f} of epoch {there.epoch} is saved")
         return lost
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value and its epoch for each role."""
+        """Return the best value and its epoch for each role."""
         return {"best": {key: dict(peak) for key, peak in self._peaks.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take those of the roles that are still configured; a new role starts from nothing."""
+        """Restore the values of the roles that are still configured; a new role has none."""
         self._peaks = {key: read_peak(peak) for key, peak in state["best"].items() if key in self.roles}

@@ -19,7 +19,7 @@ from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.naming import safe_name
 
 SLACK = 1e-6
-"""Tolerance of a target: a mask has a whole number of zeros, just below or above it."""
+"""Tolerance of a target as a fraction of weights: a mask has a whole number of zeros, just below or above."""
 
 
 @register("policy", "sparsity")
@@ -30,8 +30,8 @@ class Sparsity(Ranked):
     `targets` are fractions of zeros; those of 0 or less are ignored, so that a dense run may name one.
 
     `rule` at_least counts evaluations at or above the target; window those within `tolerance` of it, and
-    with `jump_over` also the first one after a leap from below the window to above it. `settled` is the
-    number of evaluations in a row for which the mask must have stayed as it is; `keep` as in best.
+    with `jump_over` also the first one after a jump from below the window to above it. `settled` is the
+    number of evaluations in a row with an unchanged mask that are required; `keep` as in best.
     """
 
     metric: str
@@ -55,7 +55,7 @@ class Sparsity(Ranked):
         targets = sorted({round(t, 6) for t in self.targets if t > SLACK})
         self._targets = {tag(self.metric, target): target for target in targets}
         self.roles = {role: Role(role, self.metric, self.mode, self.min_delta) for role in self._targets}
-        self._landed: dict[str, float] = {}  # where a leap over a window ended, until it was used
+        self._landed: dict[str, float] = {}  # sparsity after a jump over a window, until it is saved
         self._previous = 0.0
         self._mask_version: int | None = None
         self._unchanged = 0
@@ -63,12 +63,12 @@ class Sparsity(Ranked):
         super().__post_init__()
 
     def at_most(self, run: Outlook) -> int:
-        """How many checkpoints the policy keeps at once, at most."""
+        """Return the largest number of checkpoints kept at once."""
         reached = {round(t, 6) for t in self.targets if 0 < t <= run.sparsity + SLACK}
         return len(reached) * min(run.epochs, self.keep or run.epochs)
 
     def decide(self, event: Event) -> list[Decision]:
-        """A save for each target that is met with a better value than before."""
+        """Return a save for each target that is met with a better value than before."""
         decisions: list[Decision] = []
         if not isinstance(event, EvalEnd):
             return decisions
@@ -93,7 +93,7 @@ class Sparsity(Ranked):
             return True
         if not self.jump_over:
             return False
-        # A leap that is not settled or not ranked yet waits, but only while the sparsity stays where it is.
+        # A jump that is not settled or ranked yet counts for as long as the sparsity stays.
         if self._previous < target - tolerance and sparsity > target + tolerance:
             self._landed[role] = sparsity
         elif role in self._landed and abs(sparsity - self._landed[role]) > tolerance:
@@ -101,7 +101,7 @@ class Sparsity(Ranked):
         return role in self._landed
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value and its epoch by role, and what the rules remember of earlier evaluations."""
+        """Return the best value and its epoch by role, and what the rules need of earlier evaluations."""
         return {
             **super().state_dict(),
             "landed": dict(self._landed),
@@ -112,7 +112,7 @@ class Sparsity(Ranked):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the counters of the targets that are still configured; a new target starts from nothing."""
+        """Restore the counters of the targets that are still configured; a new target has none."""
         super().load_state_dict(state)
         self._landed = {t: float(s) for t, s in state["landed"].items() if t in self.roles}
         self._previous = float(state["previous_sparsity"])
@@ -123,14 +123,14 @@ class Sparsity(Ranked):
 
 
 def tag(metric: str, target: float) -> str:
-    """The tag of the best checkpoint for a target: two digits, or as many more (6 at most) as it needs."""
+    """Return the tag of the best checkpoint for a target, with 2 to 6 digits as the target needs."""
     target = round(target, 6)
     digits = next(d for d in range(2, 7) if round(target, d) == target)
     return safe_name(f"best_{metric}_at_sparsity_{target:.{digits}f}")
 
 
 def peak(manifests: Iterable[Manifest], *, metric: str, mode: str, target: float) -> Manifest | None:
-    """The best checkpoint at the target sparsity, or of all for a target of 0; None when none was kept."""
+    """Return the best checkpoint at the target sparsity, of all for a target of 0; None without one."""
     wanted = tag(metric, target) if target else f"best_{metric}"
     found = [m for m in manifests if wanted in m.tags and ranked(m.metrics, metric) is not None]
     return max(found, key=lambda m: (order(m.metrics[metric], mode), -m.sequence), default=None)

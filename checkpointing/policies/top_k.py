@@ -23,7 +23,7 @@ from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 @register("policy", "top_k")
 @dataclass(kw_only=True)
 class TopK(Policy):
-    """Saves what is among the `k` best so far, by `mode` max or min; of equal values the earlier stays."""
+    """Saves when a value is among the `k` best so far; `mode` is max or min. Of equals the earlier stays."""
 
     metric: str
     mode: str
@@ -40,12 +40,12 @@ class TopK(Policy):
         self._unranked = 0
 
     def at_most(self, run: Outlook) -> int:
-        """How many checkpoints the policy keeps at once, at most."""
+        """Return the largest number of checkpoints kept at once."""
         return min(run.epochs, self.k)
 
     @property
     def watched(self) -> Collection[str]:
-        """The metrics that it goes by."""
+        """Return the metric that it uses."""
         return (self.metric,)
 
     def decide(self, event: Event) -> list[Decision]:
@@ -66,7 +66,7 @@ class TopK(Policy):
         return [Save(self.tag, reason, MILESTONE, ranking.stem(f"{self.tag}_{metric}", value, event.epoch))]
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
-        """The k best of its own."""
+        """Return its k best checkpoints."""
         metric, mode, k = self.metric, self.mode, self.k
         pairs = ranking.scored(manifests, self.tag, metric)
         pairs.sort(key=lambda pair: (-order(pair[0], mode), pair[1].sequence))
@@ -76,7 +76,7 @@ class TopK(Policy):
         }
 
     def reconcile(self, manifests: Sequence[Manifest]) -> list[str]:
-        """Count only values that some checkpoint has, or that k are as good as; returns what is lost."""
+        """Drop values without a checkpoint, unless k checkpoints are as good; returns a clause for each."""
         metric, mode, k = self.metric, self.mode, self.k
         there = [value for value, _ in ranking.scored(manifests, self.tag, metric)]
         gone = [
@@ -86,14 +86,16 @@ class TopK(Policy):
         ]
         self._peaks = [peak for peak in self._peaks if peak not in gone]
         return [
-            f"{p['value']:.4f} of epoch {p['epoch']}, among the {self.tag}, is in no checkpoint" for p in gone
+            f"{p['value']:.4f} of epoch {p['epoch']}, among the {self.tag}, is in no checkpoint: "
+            "the next best value is saved"
+            for p in gone
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """The k best values and their epochs, best first, and the count of unranked values."""
+        """Return the k best values and their epochs, best first, and the count of unranked values."""
         return {"best": [dict(peak) for peak in self._peaks], "unranked": self._unranked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the counters back; a changed k applies from the next evaluation."""
+        """Restore the counters; a changed k applies from the next evaluation."""
         self._peaks = [ranking.read_peak(peak) for peak in state["best"]]
         self._unranked = int(state["unranked"])

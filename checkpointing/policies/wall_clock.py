@@ -14,10 +14,9 @@ from peakpoint.checkpointing.storage.manifest import Manifest
 @register("policy", "wall_clock")
 @dataclass(kw_only=True)
 class WallClock(Policy):
-    """Saves at the first step after the period has passed, of `minutes`, None for never.
+    """Saves at the first step after a period of `minutes`, None for never; `keep_last` counts checkpoints.
 
-    `keep_last` counts checkpoints. It saves no state: what is in a checkpoint must not depend on the clock,
-    so a resumed run starts a new period.
+    It has no state: a checkpoint must not depend on the clock, so a resumed run starts a new period.
     """
 
     minutes: float | None
@@ -33,11 +32,11 @@ class WallClock(Policy):
         self._since = time.monotonic()
 
     def at_most(self, run: Outlook) -> int:  # noqa: ARG002
-        """How many checkpoints the policy keeps at once, at most."""
+        """Return the largest number of checkpoints kept at once."""
         return self.keep_last if self.minutes else 0
 
     def decide(self, event: Event) -> list[Decision]:
-        """Look at the clock after each step."""
+        """Save when the period has passed at a step."""
         minutes = self.minutes
         if minutes is None or not isinstance(event, StepEnd):
             return []
@@ -48,5 +47,5 @@ class WallClock(Policy):
         return [Save(self.tag, f"{minutes:g} minutes have passed")]
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:
-        """The newest `keep_last` of its own."""
+        """Return its `keep_last` newest checkpoints."""
         return newest(manifests, self.tag, self.keep_last)

@@ -24,8 +24,9 @@ log = logging.getLogger("peakpoint")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 120.0
+"""First and longest pause between attempts in seconds."""
 QUIET_WAIT_S = 2.0
-"""Seconds; a longer wait is announced."""
+"""Seconds above which a wait is announced."""
 
 
 class Mirror:
@@ -107,11 +108,11 @@ class Mirror:
         return sorted(missing[:room], key=lambda m: self._failures[_key(m)])
 
     def _missing(self) -> list[Manifest]:
-        here = chosen(self._store.root, self._index.look(), self._what, self._store.run)
+        here = chosen(self._store.root, self._index.manifests(), self._what, self._store.run)
         return [m for m in reversed(here) if not self._there.holds(m) and _key(m) not in self._passed_over]
 
     def _here(self) -> set[str]:
-        return {m.file for m in chosen(self._store.root, self._index.look(), TIERS)}
+        return {m.file for m in chosen(self._store.root, self._index.manifests(), TIERS)}
 
     def _work(self) -> None:
         pause = FIRST_PAUSE_S
@@ -155,8 +156,8 @@ class Mirror:
         while pending and not self._over.is_set():
             self._copy(pending[0])
             pending = self.pending()
-        self._there.point()
-        for file in self._there.retire(self._here(), self._keep):
+        self._there.write_pointers()
+        for file in self._there.delete_older(self._here(), self._keep):
             log.debug("mirror: %s is no longer kept in %s", file, self.url)
 
     def _copy(self, manifest: Manifest) -> None:
@@ -175,7 +176,7 @@ class Mirror:
             log.warning("mirror: %s", error)
             return
         log.debug("mirror: %s is copied to %s", manifest.file, self.url)
-        self._there.point()
+        self._there.write_pointers()
 
 
 def _key(manifest: Manifest) -> tuple[str, str]:

@@ -19,14 +19,14 @@ from peakpoint.checkpointing.remote.urls import S3, check_url, shown
 
 CHUNK = 8 << 20
 SMALL = 64 << 20
-"""No manifest, pointer or record is larger."""
+"""Largest manifest, pointer or record in bytes."""
 LISTING = 10 << 20
-"""Bytes that stand for a list, or for a copy within the place, in the time that it may take."""
+"""Bytes assumed for the time limit of a list, or of a copy within the place."""
 SLOWEST = 100_000
-"""Bytes a second; a slower transfer counts as stalled."""
+"""Bytes a second below which a transfer counts as stalled."""
 
 CHECKSUM = "FlexibleChecksumError"
-"""Raised by botocore for an object that S3's own checksum does not match."""
+"""Name of botocore's error for an object that does not match S3's own checksum."""
 FOLDERS = ("file", "local")
 STORES = (*S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
 """Protocols without folders."""
@@ -71,7 +71,7 @@ class Remote:
         return self._at(f"{self._url}/{folder}")
 
     def above(self, levels: int) -> "Remote":
-        """Return the folder so many levels up."""
+        """Return the folder `levels` levels up."""
         return self._at("/".join(self._url.split("/")[:-levels]))
 
     def _at(self, url: str) -> "Remote":

@@ -15,8 +15,8 @@ from peakpoint.base import digests, files
 from peakpoint.base.bounded import read_bytes, read_json
 from peakpoint.base.disk_space import failure, free_room, in_words
 from peakpoint.base.errors import CheckpointError, os_reason
-from peakpoint.base.files import STAGED, Staged, fsync_directory, fsync_file, write_atomic
-from peakpoint.base.lock import one_writer, take
+from peakpoint.base.files import STAGED_PREFIX, Staged, fsync_directory, fsync_file, write_atomic
+from peakpoint.base.lock import one_writer, try_lock
 from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     MARK,
@@ -32,13 +32,13 @@ from peakpoint.checkpointing.storage import aliases, foreign, listing, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, TRAINING, Manifest
 
 TIMEOUT_S, ATTEMPTS = 20.0, 5
-"""Seconds for each answer, and tries of each operation, of the commands and of a resume."""
+"""Seconds for each answer, and attempts of each operation, in commands and resumes."""
 
 _FILES = re.compile(
     r"(run|status)\.json|metrics\.jsonl|\.hydra/(resume-\d+/)?[A-Za-z0-9_]+\.yaml"
     r"|checkpoints/metadata/(journal\.jsonl|CHANGELOG\.md)"
 )
-"""What a record may hold."""
+"""Paths in a record."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def pull(
 
 @contextlib.contextmanager
 def _ours(source: Source, directory: Path) -> Iterator[None]:
-    """Be the only writer to a directory that is new, or of this run. Raises CheckpointError."""
+    """Lock a directory that is new, or of this run, for writing. Raises CheckpointError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         others = [p.name for p in directory.iterdir() if p.name not in (".lock", "train.log")]
@@ -221,10 +221,10 @@ def _download(remote: Remote, key: str, path: Path, digest: str, size: int) -> N
         if path.stat().st_size != size or not digests.matches(path, digest):
             raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
         return
-    part = path.with_name(f"{STAGED}pull-{digest[-32:]}")
+    part = path.with_name(f"{STAGED_PREFIX}pull-{digest[-32:]}")
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "r+b") as file:
-        take(descriptor)  # or a sweep would take it for what a dead writer left
+        try_lock(descriptor)  # or a sweep would take it for what a dead writer left
         for attempt in range(2):
             file.flush()
             if attempt or os.fstat(descriptor).st_size > size:
@@ -275,8 +275,8 @@ def _point(root: Path) -> None:
         for name in ("latest",) if manifest.tier == TRAINING else manifest.tags:
             link = root / manifest.tier / f"{name}.pt"
             if not link.with_suffix(".json").exists():
-                files.point(link, Path(manifest.file).name)
+                files.set_link(link, Path(manifest.file).name)
     aliases.point_latest(root)
     with contextlib.suppress(CheckpointError):
         for alias, version in aliases.current(root).items():
-            aliases.point(root, alias, version)
+            aliases.set_pointer(root, alias, version)

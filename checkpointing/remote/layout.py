@@ -28,9 +28,9 @@ from peakpoint.checkpointing.storage.manifest import (
 FORMAT = 1
 MARK = "mirror.json"
 RECORDS = ("run.json", "status.json", "metrics.jsonl", ".hydra/*.yaml", ".hydra/*/*.yaml")
-"""Of a run's directory, beside its checkpoints: what a resume reads."""
+"""Files of a run's directory that a resume reads beside checkpoints."""
 BOOKS = ("metadata/journal.jsonl", "metadata/CHANGELOG.md")
-"""Of a checkpoint folder."""
+"""Logs of a checkpoint folder."""
 
 BAD = (Differs, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """Errors of reading an untrusted text."""

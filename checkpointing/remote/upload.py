@@ -19,7 +19,7 @@ from peakpoint.base import files, semver
 from peakpoint.base.bounded import Absent, opened, read_bytes
 from peakpoint.base.digests import matches
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.lock import take
+from peakpoint.base.lock import try_lock
 from peakpoint.base.text import utc_now
 from peakpoint.checkpointing.remote.client import Differs, Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
@@ -45,7 +45,7 @@ from peakpoint.checkpointing.storage.manifest import (
 )
 
 SIGNATURE = 1 << 20
-"""Bytes of a signature."""
+"""Largest signature in bytes."""
 
 
 class Unsound(CheckpointError):  # noqa: N818 (the name says what is wrong)
@@ -190,8 +190,8 @@ class RemoteRun:
                 self.remote.delete(f"record/{key}")
         return True
 
-    def point(self) -> None:
-        """Let the pointers name the newest of each role, and of all: what is verified there, nothing else."""
+    def write_pointers(self) -> None:
+        """Write pointers to the newest verified checkpoint of each role, and of all."""
         targets: dict[str, Manifest] = {}
         for manifest in sorted(self.index.values(), key=lambda m: m.sequence):
             if manifest.tier == PRODUCTION:
@@ -214,7 +214,7 @@ class RemoteRun:
                 self.remote.write(f"pointers/{name}.json", sealed(json.dumps(facts, indent=2)).encode())
                 self._pointed[name] = manifest.digest + manifest.file
 
-    def retire(self, here: Collection[str], keep: int | None) -> list[str]:
+    def delete_older(self, here: Collection[str], keep: int | None) -> list[str]:
         """Delete there what is neither `here` nor among the `keep` newest of one of its roles; None: nothing.
 
         Only what this run wrote, never a release, and only when what came after it is still there.
@@ -277,7 +277,7 @@ def hard_link(path: Path) -> Iterator[Path]:
         return
     try:
         with opened(link) as file:
-            take(file.fileno())  # or a sweep would take it for what a dead writer left
+            try_lock(file.fileno())  # or a sweep would take it for what a dead writer left
             yield link
     finally:
         link.unlink(missing_ok=True)

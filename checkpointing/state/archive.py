@@ -1,4 +1,4 @@
-"""Whether a `.pt` file that nothing vouches for can be opened, and its contents walked, within bounds."""
+"""Bounds for `.pt` files without a manifest: entries, memory, nesting."""
 
 import math
 import os
@@ -13,13 +13,13 @@ from peakpoint.base.bounded import DEEPEST, opened
 from peakpoint.base.errors import CheckpointError, os_reason
 
 PACKED = 10
-"""How many times its own size the entries of a file may have; torch.save packs nothing."""
+"""Largest ratio of the entries' bytes to the file's; torch.save packs nothing."""
 FLOOR, RATIO = 2**30, 256
-"""The tensors of a file may fill this many bytes, or this many times its size."""
+"""Bytes that the tensors of any file may fill, and largest ratio of them to the file's."""
 VALUE = 64
-"""Bytes that a value takes in memory, at least."""
+"""Bytes that a value takes in memory at least."""
 PLAIN = (str, int, float, bool, type(None), bytes)
-"""What a checkpoint holds beside tensors and containers."""
+"""Types of a checkpoint beside tensors and containers."""
 
 
 def check_archive(path: Path, limit_bytes: int) -> None:
@@ -40,7 +40,7 @@ def check_archive(path: Path, limit_bytes: int) -> None:
 
 
 def limit(path: Path) -> int:
-    """How many bytes of memory the contents of a file may fill. Raises CheckpointError."""
+    """Return the bytes of memory that the contents of a file may fill. Raises CheckpointError."""
     try:
         return max(FLOOR, RATIO * path.stat().st_size)
     except OSError as error:
@@ -48,9 +48,9 @@ def limit(path: Path) -> int:
 
 
 def check_bounds(state: Any, limit: int) -> None:
-    """Raise ValueError for what a small file stands for and nobody could copy, or walk to its end.
+    """Raise ValueError for a state of more bytes, values or levels than a small file may stand for.
 
-    A tensor can be one number under any shape; a list can hold another many times, in each of many levels.
+    A tensor of any shape can store one number; a list can hold another many times, at each of many levels.
     """
     level, values, size = [state], 0, 0
     for _ in range(DEEPEST):

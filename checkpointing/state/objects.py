@@ -1,4 +1,4 @@
-"""The living model, optimizer and scheduler of a loop of one's own, and the state that describes them."""
+"""Model, optimizer and scheduler in memory, and the saved state that describes them."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ from peakpoint.checkpointing.state.rng import restore_rng
 log = logging.getLogger("peakpoint")
 
 HEAVY = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "rng_state")
-"""What is loaded into living objects; the rest of a checkpoint is for the caller."""
+"""Keys that are loaded into objects; the rest of a checkpoint is for the caller."""
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
@@ -29,16 +29,16 @@ class Stateful(Protocol):
     """Anything with memory: an optimizer, a learning rate scheduler."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its memory as tensors and plain types."""
+        """Return the memory as tensors and plain types."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Take it back."""
+        """Restore it."""
         ...
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network itself, out of DistributedDataParallel, DataParallel and torch.compile."""
+    """Return the network inside DistributedDataParallel, DataParallel and torch.compile."""
     while True:
         inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
@@ -47,17 +47,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def canonical(key: str) -> str:
-    """A key without the `_orig_mod` of a compiled part."""
+    """Return a key without the `_orig_mod` of a compiled part."""
     return ".".join(part for part in key.split(".") if part != "_orig_mod")
 
 
 def weights(model: nn.Module) -> dict[str, Any]:
-    """The network's state under canonical keys; not copied."""
+    """Return the network's state under canonical keys, not copied."""
     return {canonical(key): value for key, value in unwrap(model).state_dict().items()}
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise CheckpointError for a parameter without values, and where `nonfinite` finds something."""
+    """Raise CheckpointError for a parameter without values, or a NaN or an infinity in the network."""
     for name, tensor in unwrap(model).named_parameters():
         if is_lazy(tensor) or tensor.is_meta:
             raise CheckpointError(
@@ -65,13 +65,13 @@ def check_finite(model: nn.Module) -> None:
                 "save it then."
             )
     if (bad := nonfinite(model)) is not None:
-        raise CheckpointError(f"{bad} holds NaN or infinite values: this state is not saved.")
+        raise serialize.not_finite(bad)
 
 
 def nonfinite(model: nn.Module) -> str | None:
-    """The name of the first parameter or running statistic that holds a NaN or an infinity, or None.
+    """Return the name of the first parameter or running statistic with a NaN or an infinity, or None.
 
-    Other buffers may, as masks do.
+    Other buffers may hold them, as masks do.
     """
     inner = unwrap(model)
     tensors: dict[str, Any] = dict(inner.named_parameters())
@@ -90,9 +90,9 @@ def restore(
     *,
     rng: bool,
 ) -> dict[str, Any]:
-    """Load a checkpoint's contents into living objects, the random number generators last.
+    """Load a checkpoint's contents into objects, the random number generators last; returns the rest.
 
-    Returns the rest of it. Raises CheckpointError when the model or the optimizer is not in it or does not
+    Raises CheckpointError when the model or the optimizer is not in it or does not
     fit, and leaves both as they were; a schedule that is not in it, or is another, is a warning and
     `not_restored`.
     """
@@ -102,7 +102,7 @@ def restore(
             raise CheckpointError(
                 f"This checkpoint holds no {key}, so it cannot be loaded into a training that needs it."
             )
-    if optimizer is not None:  # before anything living is touched
+    if optimizer is not None:  # before any object is changed
         optimizer_state.check_kind(optimizer, saved["optimizer_state_dict"], saved.get("optimizer"))
     with _as_they_were_unless_it_fits(model, optimizer):
         load_weights(model, saved["model_state_dict"])
@@ -118,7 +118,7 @@ def restore(
 
 @contextlib.contextmanager
 def _as_they_were_unless_it_fits(model: nn.Module, optimizer: Stateful | None) -> Iterator[None]:
-    """Within: an error gives the model and the optimizer back what they had.
+    """Restore the model and the optimizer when the block raises.
 
     torch loads what fits and then raises. Only its own loading knows what fits, as layers may rename and add
     entries, so the weights are copied before, to the CPU: there is never more on the device than in training.
@@ -178,7 +178,7 @@ def _restore_schedule(
 
 
 def _settings(schedule: Mapping[str, Any]) -> str:
-    """What tells one kind of schedule from another; what torch keeps for itself changes with its version."""
+    """Return the names that identify a kind of schedule; those private to torch vary with its version."""
     return ", ".join(sorted(name for name in schedule if not name.startswith("_") and name != "verbose"))
 
 
@@ -191,16 +191,16 @@ def move(model: nn.Module, device: str | torch.device) -> None:
 
 
 NETWORK = "network"
-"""The note of a manifest that names the class of its network."""
+"""Key in a manifest's metadata for the class of its network."""
 
 
 def class_name(model: nn.Module) -> str:
-    """The class of a network in snake case, which is also its name where it has no other."""
+    """Return the class of a network in snake case, the name of a network that has no other."""
     return snake(type(unwrap(model)).__name__)
 
 
 def environment(model: nn.Module) -> dict[str, str]:
-    """What is trained where: the network's class, the device and torch's version."""
+    """Return the network's class, the device and torch's version."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     cuda = first is not None and first.device.type == "cuda"
     return {
@@ -211,7 +211,7 @@ def environment(model: nn.Module) -> dict[str, str]:
 
 
 def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """Metrics as floats, whatever kind of number they are. Raises CheckpointError naming one that is none."""
+    """Return metrics as floats. Raises CheckpointError naming a metric that is not a number."""
     if not isinstance(metrics, Mapping | None):
         raise CheckpointError(f"metrics is of type {type(metrics).__name__}: give a dict of numbers by name.")
     found = {}
@@ -224,12 +224,12 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def snake(name: str) -> str:
-    """BayesianTransformer as bayesian_transformer."""
+    """Return a name in snake case: bayesian_transformer for BayesianTransformer."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def git_commit() -> str | None:
-    """The commit of the code in the working directory, or None without git or a repository."""
+    """Return the commit of the code in the working directory, None without git or a repository."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10

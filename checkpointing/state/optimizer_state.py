@@ -1,7 +1,7 @@
-"""An optimizer's or a schedule's saved state put into a living one: what does not belong is refused.
+"""Saved states of optimizers and schedules loaded into objects; a state of another kind is refused.
 
-State of an optimizer that its settings need and the file lacks is begun, or refused; state that the file has
-and the settings do not need is named before it is dropped.
+State that the optimizer's settings need and the file lacks is begun anew or refused; state that the file has
+and the settings do not need is named and dropped.
 """
 
 import copy
@@ -16,20 +16,20 @@ from torch.optim import Optimizer
 from peakpoint.base.errors import CheckpointError, restoring
 
 BEGUN = {"max_exp_avg_sq": "exp_avg_sq", "momentum_buffer": None}
-"""State that can begin in mid-training: a copy of another, or None where the optimizer begins it itself."""
+"""Sources of state that can begin during a training; None where the optimizer begins it itself."""
 PLAIN = ("state", "param_groups")
 
 
 def kind(optimizer: object) -> str:
-    """The name of an optimizer's class, which is saved beside its state."""
+    """Return the name of an optimizer's class, which is saved beside its state."""
     return type(optimizer).__name__
 
 
 def check_kind(optimizer: object, saved: Mapping[str, Any], named: object = None) -> None:
     """Raise CheckpointError when a state is of another kind of optimizer.
 
-    `named` is the kind that was saved, None in older files. Nothing living is touched. A class is another
-    kind when each of the two has settings that the other lacks: AdamW's state serves Adam and its subclasses.
+    `named` is the kind that was saved, None in older files. Two classes are of another kind when each has
+    settings that the other lacks: AdamW's state serves Adam and its subclasses. Nothing is changed.
     """
     if not isinstance(optimizer, Optimizer) or "param_groups" not in saved:
         return
@@ -41,17 +41,17 @@ def check_kind(optimizer: object, saved: Mapping[str, Any], named: object = None
         what = named or f"an optimizer with {', '.join(only_theirs)}"
         raise CheckpointError(
             f"The optimizer's state in this checkpoint is of {what}, and {kind(optimizer)} cannot go on with "
-            f"it: give the optimizer that was saved, or load the weights alone and start anew."
+            "it: give the optimizer that was saved, or load the weights alone and start anew."
         )
 
 
 def load(optimizer: Any, saved: Mapping[str, Any], *, keep_settings: bool) -> list[str]:
-    """Load a state; returns what was begun anew and what was dropped, in words.
+    """Load a state; returns sentences on what was begun anew and what was dropped.
 
-    With `keep_settings` the learning rate, decay and all other settings stay those of the optimizer; without,
-    they are those of the file, as torch does. Raises CheckpointError when the state does not fit.
+    With `keep_settings` the learning rate, decay and all other settings stay those of the optimizer; without
+    it they are those of the file, as in torch. Raises CheckpointError when the state does not fit.
     """
-    told = _beside(optimizer, saved)
+    changes = _beside(optimizer, saved)
     groups = getattr(optimizer, "param_groups", [])
     settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     try:
@@ -62,16 +62,16 @@ def load(optimizer: Any, saved: Mapping[str, Any], *, keep_settings: bool) -> li
     if keep_settings:
         for group, values in zip(optimizer.param_groups, settings, strict=True):
             group.update(values)
-    return told + (_reconcile(optimizer, kept) if isinstance(optimizer, Optimizer) else [])
+    return changes + (_reconcile(optimizer, kept) if isinstance(optimizer, Optimizer) else [])
 
 
 def _kept(optimizer: Optimizer) -> list[set[str]]:
-    """What each group's saved settings keep of a parameter: nothing of it is lost before the first step."""
+    """Return the names of the state that each group's saved settings keep of a parameter."""
     return [_needed(optimizer, group) or set() for group in optimizer.param_groups]
 
 
 def _beside(optimizer: Any, saved: Mapping[str, Any]) -> list[str]:
-    """What an optimizer keeps beside the state of its parameters, such as masks, and the file does not."""
+    """Return sentences on entries beside the parameters' state, such as masks, of only one of the two."""
     living = optimizer.state_dict().keys() - {*PLAIN}
     begun, dropped = sorted(living - saved.keys()), sorted(saved.keys() - living - {*PLAIN})
     return [
@@ -81,7 +81,7 @@ def _beside(optimizer: Any, saved: Mapping[str, Any]) -> list[str]:
 
 
 def _reconcile(optimizer: Optimizer, kept: list[set[str]]) -> list[str]:
-    """Begin the state that the settings need and the parameters lack; drop what they do not need."""
+    """Begin state that the settings need and the parameters lack; drop state that they do not need."""
     begun: set[str] = set()
     dropped: set[str] = set()
     changes: list[tuple[dict[str, Any], set[str], set[str]]] = []
@@ -107,25 +107,25 @@ def _reconcile(optimizer: Optimizer, kept: list[set[str]]) -> list[str]:
                 state[name] = state[source].clone()
         for name in needless:
             del state[name]
-    return _said(sorted(begun), sorted(dropped))
+    return _in_sentences(sorted(begun), sorted(dropped))
 
 
-def _said(begun: list[str], dropped: list[str]) -> list[str]:
-    told = []
+def _in_sentences(begun: list[str], dropped: list[str]) -> list[str]:
+    found = []
     if begun:
         how = [f"{name} begins {f'as {source}' if (source := BEGUN.get(name)) else 'anew'}" for name in begun]
-        told.append(f"The checkpoint lacks what the optimizer's settings need: {', '.join(how)}.")
+        found.append(f"The checkpoint lacks what the optimizer's settings need: {', '.join(how)}.")
     if dropped:
-        told.append(
+        found.append(
             f"The optimizer's settings do not need what the checkpoint has, dropped: {', '.join(dropped)}."
         )
-    return told
+    return found
 
 
 def _needed(optimizer: Optimizer, group: Mapping[str, Any]) -> set[str] | None:
-    """The names of what a step keeps of a parameter in this group; None when that cannot be found out.
+    """Return the names of the state that a step keeps of a parameter in this group; None when unknown.
 
-    A copy without hooks takes a step over a single zero, so that no table of optimizers is needed.
+    A copy of the optimizer without hooks takes a step on a single zero, so no table of optimizers is needed.
     """
     try:
         shadow, first = copy.copy(optimizer), group["params"][0]
@@ -142,7 +142,7 @@ def _needed(optimizer: Optimizer, group: Mapping[str, Any]) -> set[str] | None:
 def load_schedule(scheduler: Any, saved: Mapping[str, Any]) -> None:
     """Load a learning-rate schedule's state. Raises CheckpointError for one that no such schedule saved.
 
-    torch takes whatever it is given for the attributes of a schedule, and fails at a later step.
+    torch accepts any attributes for a schedule, and fails at a later step.
     """
     with restoring("scheduler_state_dict"):
         own = scheduler.state_dict()

@@ -23,7 +23,7 @@ _ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 
 def pack(state: Any) -> Any:
-    """The state with each tensor in its smallest form; tensors on the CPU, others are left as they are."""
+    """Return the state with each tensor on the CPU in its smallest form, and all else unchanged."""
     masks: dict[int, list[_Mask]] = {}
     for tensor in _tensors(state):
         if _may_be_mask(tensor):
@@ -39,10 +39,10 @@ def pack(state: Any) -> Any:
 
 
 def unpack(state: Any, limit: int) -> Any:
-    """The state as it was before `pack`.
+    """Return the state as it was before `pack`.
 
-    Raises CheckpointError for a sparse form that is damaged, and before it fills more than `limit` bytes: a
-    few bytes can claim any number of zeros.
+    Raises CheckpointError for a damaged sparse form, and before more than `limit` bytes are filled: a few
+    bytes can stand for any number of zeros.
     """
     left = limit
     done: dict[int, Tensor] = {}
@@ -84,12 +84,12 @@ def _damaged(error: Exception) -> CheckpointError:
 
 
 def _may_be_mask(tensor: Tensor) -> bool:
-    """Bits that may serve others are kept as they are, or they would be stored twice."""
+    """Return whether a tensor may be a packed mask: it stays as it is, so that others can share it."""
     return tensor.dtype is torch.uint8 and tensor.dim() == 1 and tensor.numel() > 0
 
 
 class _Mask:
-    """A packed mask that some tensor of the state already pays for."""
+    """A packed mask that is already stored for some tensor of the state."""
 
     def __init__(self, bits: Tensor) -> None:
         self.bits = bits
@@ -97,7 +97,7 @@ class _Mask:
         self.ones = int(_ONES[self.array].sum(dtype=np.int64))
 
     def covers(self, bits: np.ndarray) -> bool:
-        """Whether every one of `bits` is a one here."""
+        """Return whether every 1 in `bits` is a 1 in this mask."""
         return not np.any(bits & ~self.array)
 
 
@@ -143,7 +143,7 @@ def _smallest(tensor: Tensor, masks: dict[int, list[_Mask]]) -> Any:
 
 
 def _position(count: int) -> type[np.uint16 | np.uint32]:
-    """The smallest type that holds every position among `count` elements."""
+    """Return the smallest type that holds every position among `count` elements."""
     return np.uint16 if count <= 2**16 else np.uint32
 
 
@@ -177,7 +177,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def apply(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A nested state with `change` of each tensor in its place."""
+    """Return a nested state with each tensor replaced by its `change`."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):

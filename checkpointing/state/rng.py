@@ -11,7 +11,7 @@ from peakpoint.base.errors import restoring
 
 
 def rng_state() -> dict[str, Any]:
-    """The generators of Python, NumPy and torch on the CPU and on every CUDA device that is in use."""
+    """Return the state of Python, NumPy and torch, on the CPU and on every CUDA device in use."""
     numpy_state: Any = np.random.get_state(legacy=False)
     return {
         "python": random.getstate(),
@@ -27,9 +27,9 @@ def rng_state() -> dict[str, Any]:
 
 @restoring("rng_state")
 def restore_rng(saved: Mapping[str, Any]) -> None:
-    """Set every generator; CUDA devices only as far as both sides have them.
+    """Set every generator; of CUDA devices those that both the state and this machine have.
 
-    Raises CheckpointError for what is no state of them.
+    Raises CheckpointError for a state of another form.
     """
     random.setstate(saved["python"])
     state = dict(saved["numpy"])

@@ -28,29 +28,30 @@ log = logging.getLogger("peakpoint")
 
 
 def snapshot(state: Any) -> Any:
-    """Copy a nested state to host memory in one pass; nothing in it is shared with the living state.
+    """Copy a nested state to host memory in one pass; the copy shares nothing with the state.
 
     Tensors keep their strides, and tensors that share memory in the state share it in the copy. Raises
     CheckpointError naming the key of anything that is neither a tensor nor of a plain type (str, int, float,
     bool, None, bytes, list, tuple, dict): a checkpoint must open without unpickling classes.
     """
-    return copied(state, lambda tensor: tensor.to("cpu", copy=True))
+    return copy_state(state, lambda tensor: tensor.to("cpu", copy=True))
 
 
 def _path(where: tuple[Any, ...]) -> str:
-    """The place of a value, from its container's and its own key: `state['a'][1]` for (((), "a"), 1)."""
+    """Return a place given as nested pairs of container and key: `state['a'][1]` for (((), "a"), 1)."""
     return f"{_path(where[0])}[{where[1]!r}]" if where else "state"
 
 
-def copied(
+def copy_state(
     value: Any,
     copy: Callable[[Tensor], Tensor],
     where: tuple[Any, ...] = (),
     seen: dict[tuple[Any, ...], Tensor] | None = None,
 ) -> Any:
-    """A nested state with `copy` of each tensor in its place, called once for those that are one memory.
+    """Return a nested state with each tensor replaced by its `copy`, made once for tensors that share memory.
 
-    `where` and `seen` are of the values around this one. Raises CheckpointError as `snapshot` does.
+    `where` is the place of `value` and `seen` the copies so far, in recursive calls. Raises CheckpointError
+    as `snapshot` does.
     """
     seen = {} if seen is None else seen
     if isinstance(value, Tensor):
@@ -67,9 +68,9 @@ def copied(
         for key in value:
             if type(key) is not str and not _is_key(key):
                 raise CheckpointError(f"{_path(where)} has a key of type {_name(key)}: use str or int keys.")
-        return {k: copied(v, copy, (where, k), seen) for k, v in value.items()}
+        return {k: copy_state(v, copy, (where, k), seen) for k, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(copied(v, copy, (where, i), seen) for i, v in enumerate(value))
+        return type(value)(copy_state(v, copy, (where, i), seen) for i, v in enumerate(value))
     if type(value) in PLAIN:
         return value
     raise CheckpointError(
@@ -87,18 +88,18 @@ def _name(value: Any) -> str:
 
 
 Form = tuple[torch.dtype, torch.Size, tuple[int, ...], bool]
-"""What a buffer is good for: the type, the shape and the strides of a tensor, and whether it is on CUDA."""
+"""Kind of tensor that a buffer fits: type, shape, strides, and whether it is on CUDA."""
 
 Move = tuple[Tensor, Tensor]
-"""Where to, and where from."""
+"""Buffer and source of a copy."""
 
 
 @dataclass
 class Snapshot:
-    """A copy of a state. Whoever is done with it calls `release`, and its buffers may serve the next.
+    """A copy of a state. After `release` its buffers may be used for the next snapshot.
 
-    Once `state` was read, `stall_s` is how many seconds the copy kept a training stream waiting: 0.0 without
-    CUDA, where the copy is complete from the start.
+    Once `state` was read, `stall_s` is the time in seconds that the copy kept a training stream waiting; 0.0
+    without CUDA, where the copy is complete from the start.
     """
 
     _state: Any
@@ -108,7 +109,7 @@ class Snapshot:
 
     @property
     def state(self) -> Any:
-        """The state, of tensors on the CPU and plain types, once all of it is in host memory."""
+        """Return the state, tensors on the CPU and plain types, once all of it is in host memory."""
         if self.released:
             raise RuntimeError("A snapshot was read after its release: its memory may hold another by now.")
         for start, end in self._copies:
@@ -117,15 +118,15 @@ class Snapshot:
         return self._state
 
     def release(self) -> None:
-        """Say that nobody reads it any more."""
+        """Give up the state: nobody reads it any more."""
         self.released, self._state = True, None
 
 
-class Host:
-    """Memory for the snapshots of one training.
+class SnapshotBuffers:
+    """Host memory for the snapshots of one training, reused from one to the next.
 
-    It holds the buffers of the last snapshot, and no others: those of one that is not released when the next
-    is made, because its save failed and waits, are left to it.
+    Only the buffers of the last snapshot are held. One that is not released when the next is made, because
+    its save failed and is retried, keeps its buffers.
     """
 
     def __init__(self) -> None:
@@ -135,10 +136,10 @@ class Host:
         self._pin = True
 
     def snapshot(self, state: Any) -> Snapshot:
-        """Copy a state as `snapshot` does, with the same errors, and SaveFailed for want of memory.
+        """Copy a state as `snapshot` does, with the same errors, and SaveFailed when memory runs out.
 
-        Tensors on CUDA are copied behind what their device's current stream was given before, and that
-        stream waits for the copy: changes that it is given later do not show. Other streams do not wait.
+        Tensors on CUDA are copied after the work queued on their device's current stream, which waits for the
+        copy: work that is queued later does not change it. Other streams do not wait.
         """
         free: defaultdict[Form, list[Tensor]] = defaultdict(list)
         if self._last is not None and self._last.released:
@@ -163,7 +164,7 @@ class Host:
 
         try:
             with torch.inference_mode(False), torch.no_grad():
-                inside = copied(state, placed)
+                inside = copy_state(state, placed)
                 free.clear()
                 copies = [self._start(device, pairs) for device, pairs in moves.items()]
                 for buffer, tensor in here:
@@ -186,7 +187,7 @@ class Host:
         return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
 
     def _start(self, device: torch.device, moves: list[Move]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
-        """Have the side stream of a device copy; returns what it passes before and after."""
+        """Start a copy on the side stream of a device; returns the events at its start and end."""
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)
         side, training = self._streams[device], torch.cuda.current_stream(device)
@@ -198,19 +199,19 @@ class Host:
                 start.record(side)
                 for buffer, tensor in moves:
                     if tensor.stride() != buffer.stride() or tensor.is_conj() or tensor.is_neg():
-                        tensor = tensor.clone()  # else the CPU would finish it, before it is there
+                        tensor = tensor.clone()  # else the CPU would convert it before the copy is done
                     buffer.copy_(tensor, non_blocking=True)
                 end.record(side)
         except BaseException:
-            side.synchronize()  # or it would go on to fill what was given up
+            side.synchronize()  # or it would go on to fill buffers that are given up
             raise
-        # Not only for what changes in place: memory that is freed now may be given to others on this stream.
+        # Memory that is freed now may be reused on this stream, also by tensors that do not change in place.
         training.wait_event(end)
         return start, end
 
 
 def digest(snapshot: Any) -> str:
-    """The digest of a snapshot: the same only for the same keys, types, strides and values, bit for bit."""
+    """Return the digest of a snapshot, equal only for equal keys, types, strides and values, bit for bit."""
     found = hasher(BLAKE3)
     _feed(found, snapshot)
     return named(found)
@@ -234,7 +235,7 @@ def _feed(found: Hasher, value: Any) -> None:
 
 
 def nonfinite(state: Mapping[str, Any]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity, or None."""
+    """Return the name of the first tensor that holds a NaN or an infinity, or None."""
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):  # a module's extra state may be anything
             continue
@@ -244,11 +245,19 @@ def nonfinite(state: Mapping[str, Any]) -> str | None:
     return None
 
 
+def not_finite(name: str) -> CheckpointError:
+    """Return the error for a state in which the tensor `name` holds a NaN or an infinity."""
+    return CheckpointError(
+        f"{name} holds NaN or infinite values: this state is not saved. Lower the learning rate, or clip the "
+        "gradients."
+    )
+
+
 def dump(state: Any, file: BinaryIO | Staged, *, compress: bool = False) -> None:
-    """Write a snapshot as a `.pt` file, in one sequential pass; with `compress`, zeros packed away."""
+    """Write a snapshot as a `.pt` file in one sequential pass; `compress` packs zeros away."""
     if compress:
         state = packing.pack(state)
-    # The zip format's CRC is most of torch.save's CPU time, and the manifest's digest says more.
+    # The CRC of the zip format takes most of torch.save's CPU time, and the manifest has a digest.
     with_crc = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -273,7 +282,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
     try:
         # To the CPU first: packed tensors are unpacked there.
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose words are how to execute it all the same
+    except pickle.UnpicklingError:  # its message explains how to execute the file all the same
         why = "it is damaged, or holds more than tensors and plain values"
         raise CheckpointError(f"{path} cannot be opened as a checkpoint: {why}.") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, OSError and more

@@ -1,10 +1,10 @@
 """Names for releases that change hands: champion, challenger_1. The journal is their only record.
 
-An alias is set by one durable line of the journal, so a crash leaves it as it was or changed, never half; and
-the lines before it say which release had the name at any time. Two processes that set one are serialised.
+An alias is set by one durable line of the journal, so that a crash leaves the old or the new release; earlier
+lines tell which release had the name at any time. Processes that set one are serialised.
 
 The order of the lines decides, not their times, since clocks go backwards. A line counts as no later than any
-line after it, so that the last line with a time up to `when` is what held then.
+line after it, so that the last line with a time up to `when` was in force then.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ from peakpoint.checkpointing.storage import journal, listing
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, Manifest
 
 CHAMPION = "champion"
+LATEST = "latest"
+"""Pointer to the highest version, which is not an alias."""
 EVENT = "alias"
 SET, REMOVED, ROLLED_BACK = "set", "removed", "rolled back"
 
@@ -53,9 +55,9 @@ def check(alias: str) -> None:
 
 
 def changes(root: Path, alias: str | None = None) -> Iterator[Change]:
-    """What became of an alias, or of all, in the order it happened. Raises CheckpointError.
+    """Yield the changes of an alias, or of all, in order. Raises CheckpointError.
 
-    A journal in which a line was changed is refused whole: what its other lines say may no longer hold.
+    A journal in which any line was changed is refused as a whole.
     """
     for fact in journal.vouched(root):
         if fact["event"] == EVENT and alias in (None, fact.get("alias")):
@@ -79,13 +81,13 @@ def _change(root: Path, fact: Mapping[str, Any]) -> Change:
 
 
 def current(root: Path) -> dict[str, str]:
-    """The version that each alias names."""
+    """Return the version that each alias names."""
     found = {change.alias: change.version for change in changes(root)}
     return {alias: version for alias, version in found.items() if version is not None}
 
 
 def at(root: Path, alias: str, when: datetime) -> str | None:
-    """The version that an alias named at a time, which has a time zone; None when it named none."""
+    """Return the version that an alias named at a time, which has a time zone; None when it named none."""
     named = None
     for change in changes(root, alias):
         if change.time <= when:
@@ -94,7 +96,7 @@ def at(root: Path, alias: str, when: datetime) -> str | None:
 
 
 def doubts(history: Sequence[Change]) -> list[str]:
-    """What makes the history of one alias less than certain, in sentences."""
+    """Return sentences on what makes the history of one alias uncertain."""
     found = []
     if any(later.time < earlier.time for earlier, later in itertools.pairwise(history)):
         found.append("The clock went backwards between changes: their order in the journal decides.")
@@ -110,7 +112,7 @@ def doubts(history: Sequence[Change]) -> list[str]:
 def release_of(root: Path, alias: str) -> Manifest | None:
     """Return the release that an alias names, not verified, None when it names none.
 
-    Raises CheckpointError when that release is not there.
+    Raises CheckpointError when that release is missing.
     """
     version = current(root).get(alias)
     if version is None:
@@ -122,22 +124,22 @@ def release_of(root: Path, alias: str) -> Manifest | None:
 
 
 def named(root: Path, alias: str) -> Manifest | None:
-    """Return the release that a name means; None for another name, or an alias that was never set.
+    """Return the release of an alias, not verified; None for another name, or an alias that was never set.
 
-    It is not verified. Raises CheckpointError when the alias was taken away, or its release is not there.
+    Raises CheckpointError when the alias was removed, or its release is missing.
     """
     if not _NAME.fullmatch(alias):
         return None
     release = release_of(root, alias)
     if release is None and any(changes(root, alias)):
-        raise CheckpointError(f"{alias} names no release of {root} any more.")
+        raise CheckpointError(f"{alias} names no release of {root} any more: set it with peakpoint alias.")
     return release
 
 
 def before(history: Sequence[Change]) -> str | None:
-    """The release that an alias named before, or what it named last when it was taken away; None: none.
+    """Return the version before the present one, or the last one of a removed alias; None without one.
 
-    A release that was rolled back from never comes again this way: from 1.2.0 back to 1.1.0, then to 1.0.0.
+    A release that was rolled back from never returns: from 1.2.0 back to 1.1.0, then to 1.0.0.
     """
     earlier: list[str] = []
     for change in history:
@@ -154,10 +156,10 @@ def before(history: Sequence[Change]) -> str | None:
 def assign(
     root: Path, alias: str, version: str | None, reason: str, *, rolled_back: Sequence[Change] | None = None
 ) -> Change | None:
-    """Let an alias name a release, or no release any more; durable on return. None: it did so already.
+    """Make an alias name a release, or none; durable on return. Returns None when nothing changed.
 
-    The release is not verified here. `rolled_back` is for `rollback`: the history that it was decided by.
-    Raises CheckpointError when there is no release of that version, or when that history has gone on.
+    The release is not verified. `rolled_back` marks a rollback and is the history that it was based on.
+    Raises CheckpointError when there is no release of that version, or when the history has grown since.
     """
     check(alias)
     with _alone(root):
@@ -165,7 +167,7 @@ def assign(
         now = history[-1].version if history else None
         if rolled_back is not None and len(rolled_back) != len(history):
             raise CheckpointError(
-                f"{alias} was set to {now or 'no release'} while {version} was verified: look, and try again."
+                f"{alias} was set to {now or 'no release'} while {version} was verified: try again."
             )
         if version is not None and version not in listing.by_version(root):
             raise CheckpointError(f"{root} has no release {version}: peakpoint ls {root} lists them.")
@@ -173,29 +175,36 @@ def assign(
             how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK
             fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": _plain(reason)}
             journal.record(root, EVENT, fact)
-        point(root, alias, version)
+        set_pointer(root, alias, version)
         return list(changes(root, alias))[-1] if version != now else None
 
 
 def _plain(reason: str) -> str:
-    """Words that any terminal and any file can take, whatever bytes a command line gave."""
+    """Return a text of a command line without undecodable bytes."""
     return reason.encode("utf-8", "replace").decode()
 
 
 def point_latest(root: Path) -> None:
-    """Let the symlink `production/latest` name the highest version: no code path depends on it."""
+    """Make the symlink `production/latest` name the highest version; no code path depends on it."""
     if found := listing.releases(root):
-        point(root, "latest", listing.version_of(found[-1]))
+        set_pointer(root, LATEST, listing.version_of(found[-1]))
 
 
-def point(root: Path, name: str, version: str | None) -> None:
-    """Let the symlink `production/<name>`, under the suffix of its file and no other, name a release."""
+def set_pointer(root: Path, name: str, version: str | None) -> None:
+    """Make the symlink `production/<name>`, under the suffix of its file and no other, name a release.
+
+    A file of that name is left alone, except for `latest`: copying a folder may turn the link into a file.
+    """
     release = listing.by_version(root).get(version or "")
     file = Path(release.file) if release else None
     for suffix in SUFFIXES:
         link = root / PRODUCTION / f"{name}{suffix}"
-        if file is not None and file.suffix == suffix and (link.is_symlink() or not link.exists()):
-            files.point(link, file.name)
+        if (
+            file is not None
+            and file.suffix == suffix
+            and (name == LATEST or link.is_symlink() or not link.exists())
+        ):
+            files.set_link(link, file.name)
         elif link.is_symlink():
             with contextlib.suppress(OSError):
                 link.unlink()

@@ -1,6 +1,6 @@
-"""What a file or folder is that Peakpoint did not write, by its content, and what can be done with it.
+"""Recognises files and folders of other programs by their content, and names a remedy for each.
 
-Nothing is executed or unpacked: first bytes, the names in an archive, and the names that a pickle mentions.
+Nothing is executed or unpacked: only first bytes, names in an archive and names in a pickle are read.
 """
 
 import os
@@ -15,18 +15,17 @@ from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError
 
 HEAD = 4096
-"""Bytes of a file that are looked at."""
+"""Bytes read of a file."""
 PICKLE = 16 << 20
-"""Bytes of a pickle that are looked at: names and shapes, not weights."""
+"""Bytes read of a pickle, which has names and shapes, not weights."""
 
 LOAD = "build its network, and peakpoint.load_checkpoint(path, model) loads it"
 CONVERT = "where you trust it: torch.save(torch.load(path, weights_only=False){}, new_path)"
-AGAIN = "download it again"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What it is and what to do with it; `loads` says that load_checkpoint can take weights from it."""
+    """A kind of file and the remedy; `loads` means that load_checkpoint can take weights from it."""
 
     what: str
     remedy: str
@@ -57,14 +56,14 @@ MAGIC = (
 )
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 PLAIN = ("torch.", "collections.", "argparse.", "numpy.", "_codecs.", "builtins.", "__builtin__.")
-"""Where the classes and functions come from that tensors and plain values are pickled with."""
+"""Prefixes of the classes and functions in pickles of tensors and plain values."""
 PROGRAMS = (
     ({"pytorch-lightning_version"}, "Lightning"),
     ({"state_dict", "arch"}, "timm, or of a script like it"),
     ({"model_state_dict"}, "another training program"),
     ({"state_dict"}, "another training program"),
 )
-"""Keys that tell who wrote a checkpoint."""
+"""Keys of a checkpoint and the program that writes them."""
 OLD_TORCH = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 FOLDERS = (
     ("saved_model.pb", Kind("a SavedModel of TensorFlow", "tf.saved_model.load opens it")),
@@ -84,13 +83,13 @@ FOLDERS = (
 
 
 def described(path: Path) -> str:
-    """What a path is, as a sentence with a leading space for the end of a message; empty when unknown."""
+    """Return a sentence on what a path is, with a leading space to end a message; empty when unknown."""
     kind = recognise(path)
     return f" {kind}" if kind else ""
 
 
 def recognise(path: Path) -> Kind | None:
-    """What a file or folder is; None when it is not known, not there, or cannot be read."""
+    """Return the kind of a file or folder; None when it is unknown, missing or unreadable."""
     try:
         if path.is_dir():
             return next((kind for name, kind in FOLDERS if (path / name).is_file()), None)
@@ -112,7 +111,7 @@ def _of_file(file: BinaryIO, size: int) -> Kind | None:
     if head.startswith(b"PK\x03\x04"):
         return _of_zip(file)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGES):
-        return Kind("a web page, as a server sends in place of a file", AGAIN)
+        return Kind("a web page, as a server sends in place of a file", "download it again")
     if head[:1] == b"\x80":
         if OLD_TORCH in head[:16]:
             old = CONVERT.format("").replace("False", "True")
@@ -135,7 +134,7 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 
 
 def _is_onnx(head: bytes) -> bool:
-    """A protobuf: the version of the format, and then its producer, its domain or its graph."""
+    """Return whether a protobuf begins with the format's version and its producer, domain or graph."""
     return (
         head[0] == 0x08 and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42")
     )
@@ -177,7 +176,7 @@ def _of_zip(file: BinaryIO) -> Kind:
 
 
 def _of_torch(file: BinaryIO, entry: zipfile.ZipInfo) -> Kind:
-    """A file of torch.save, by the strings and the classes that its pickle names."""
+    """Return the kind of a file of torch.save, by the strings and classes in its pickle."""
     # As torch reads it, by its place: a file need not have the checksums that zipfile insists on.
     file.seek(entry.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
@@ -197,7 +196,7 @@ def _of_torch(file: BinaryIO, entry: zipfile.ZipInfo) -> Kind:
 
 
 def _named_in(pickle: bytes) -> tuple[set[str], set[str], int]:
-    """The strings of a pickle, the classes and functions that it names, and its protocol."""
+    """Return the strings of a pickle, the classes and functions that it names, and its protocol."""
     words: set[str] = set()
     classes: set[str] = set()
     latest: list[str] = []

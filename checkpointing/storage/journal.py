@@ -1,8 +1,8 @@
-"""What happened to the checkpoints of a folder, one JSON line each, only ever appended to.
+"""The journal of a checkpoint folder: one JSON line an event, only ever appended.
 
-Most lines are for people, and for `why` after a file is gone: `append` passes over a disk that refuses, and
-no code decides anything by them. What is decided by hand, such as which release is the champion, has no other
-record: `record` makes such a line durable, with a number and a digest, and `vouched` reads those alone.
+Most lines are for people, and for `why` after a file is gone: `append` ignores a disk that refuses, and no
+code decides anything by them. Decisions such as which release is the champion have no other record: `record`
+makes their lines durable, with a number and a digest, and `vouched` reads those alone.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from peakpoint.base.text import utc_now
 JOURNAL = "metadata/journal.jsonl"
 CHECK, NUMBER = "check", "number"
 SEALED = ("alias", "released")
-"""The events that `record` alone writes: a line of one without its digest is no fact."""
+"""Events that only `record` writes; their lines count only with a digest."""
 
 _WHOLE = re.compile(rf'"{CHECK}": ".{{66}}|[0-9a-f]{{64}}"\}}')
-"""In a sealed line that has its end; one that was cut short has not."""
+"""End of a sealed line, which a line that was cut short lacks."""
 
 
 def append(root: Path, event: str, file: str, reason: str, sequence: int | None = None) -> None:
-    """Add a line; a failure to do so is nobody's problem."""
+    """Add a line; an error of the disk is ignored."""
     fact = {"time": utc_now(), "event": event, "file": file, "sequence": sequence, "reason": reason}
     with contextlib.suppress(OSError), _opened(root) as descriptor:
         files.append_line(descriptor, json.dumps(fact))
@@ -45,8 +45,8 @@ def record(root: Path, event: str, facts: Mapping[str, Any]) -> None:
         _write(root, {"time": utc_now(), "event": event, **facts})
     except OSError as error:
         raise SaveFailed(
-            f"{root / JOURNAL} cannot be written: {os_reason(error)}. What the command line says now "
-            "of its aliases and releases is what holds: look before you try again.",
+            f"{root / JOURNAL} cannot be written: {os_reason(error)}. Check aliases and releases with "
+            "peakpoint ls before you try again.",
             needed=None,
             free=None,
             errno=error.errno,
@@ -62,7 +62,7 @@ def _seal(fact: Mapping[str, Any]) -> str:
 
 
 def _write(root: Path, fact: Mapping[str, Any]) -> None:
-    """Append a sealed line, one process at a time."""
+    """Write a sealed line durably, one process at a time."""
     with _opened(root) as descriptor:
         with contextlib.suppress(OSError):  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -80,15 +80,15 @@ def _opened(root: Path) -> contextlib.AbstractContextManager[int]:
 
 
 def vouched(root: Path) -> list[dict[str, Any]]:
-    """The lines that `record` wrote, oldest first, with their time, event and number.
+    """Return the facts that `record` wrote, oldest first, with time, event and number.
 
-    Raises CheckpointError for one that was changed, has lost its digest, or stands where it was not written.
+    Raises CheckpointError for a line that was changed, moved, or lost its digest.
     """
     found: list[dict[str, Any]] = []
     for number, line in enumerate(_lines(root), 1):
         fact = next(_facts([line]), None)
         if fact is None and not _WHOLE.search(line):
-            continue  # the last words of a writer that was killed
+            continue  # a line that its writer, killed, did not finish
         if fact is None or CHECK in fact or fact.get("event") in SEALED:
             body = {key: value for key, value in (fact or {}).items() if key != CHECK}
             if fact is None or not _is_sealed(fact, body):
@@ -112,13 +112,13 @@ def _is_sealed(fact: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
 
 
 def _lines(root: Path) -> Iterator[str]:
-    """The lines of the journal, none without one. Raises CheckpointError."""
+    """Yield the lines of the journal, none without one. Raises CheckpointError."""
     with contextlib.suppress(Absent):
         yield from lines(root / JOURNAL)
 
 
 def read(root: Path) -> list[dict[str, Any]]:
-    """The facts written down under a checkpoint root, oldest first.
+    """Return the facts in the journal of a checkpoint root, oldest first.
 
     Each has `time` (UTC, ISO 8601), `event` (saved, deleted, quarantined, resumed, swept), `file` (relative
     to the root), `sequence` (of the checkpoint, or None) and `reason`. Torn and foreign lines are left out.

@@ -1,4 +1,4 @@
-"""What lies in the checkpoint folder of a run: its tiers, its own checkpoints, its releases."""
+"""The contents of a checkpoint folder: tiers, checkpoints of the run, releases."""
 
 import contextlib
 import logging
@@ -24,28 +24,27 @@ log = logging.getLogger("peakpoint")
 
 
 LIBRARY = "library-"
-"""How the runs of the library begin, so that a trainer's in the same directory are left alone."""
-
+"""Prefix of the library's runs, which sets them apart from a trainer's in the same directory."""
 
 Mark = tuple[int, int, int]
-"""What changes when a file is written anew: inode, time and size."""
+"""Inode, time of change in ns, and size in bytes: they change when a file is written anew."""
 
 
 class Index:
-    """The manifests of the tiers under `root`; `look` says what there is now."""
+    """The manifests of the tiers under `root`, each read once until its file changes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._read: dict[str, tuple[Mark, Manifest | CheckpointError]] = {}
 
-    def look(self) -> list[Manifest]:
-        """Every readable manifest, oldest first: the folders are listed once, and what is new is read."""
+    def manifests(self) -> list[Manifest]:
+        """List the folders, read new manifests, and return every readable one, oldest first."""
         seen, root = {}, followed(self._root)
         for tier in (TRAINING, MILESTONE):
             for name, mark in _manifests(root / tier):
                 file = f"{tier}/{name}"
                 before = self._read.get(file)
-                # What could not be read is tried again: a disk that failed once may not fail twice.
+                # A manifest that could not be read is tried again: a disk error may not repeat.
                 if before and before[0] == mark and isinstance(before[1], Manifest):
                     seen[file] = before
                 elif (read := _read(root / file)) is not None:
@@ -55,10 +54,10 @@ class Index:
         return sorted(found, key=lambda m: (m.sequence, m.file))
 
     def unreadable(self, *, only_looks: bool = False) -> list[tuple[str, str]]:
-        """The files whose manifests could not be read by the last look, each with the reason.
+        """Return the files whose manifests could not be read last time, each with the reason.
 
-        Raises FormatError for a sound one of another version: who moves what is damaged must not move that.
-        Who `only_looks` gets it with the others.
+        Raises FormatError for an intact manifest of another version, which must not be moved as damaged;
+        with `only_looks`, for callers that move nothing, it is returned with the others.
         """
         found = []
         for file, (_, read) in sorted(self._read.items()):
@@ -70,7 +69,7 @@ class Index:
 
 
 def _manifests(folder: Path) -> Iterator[tuple[str, Mark]]:
-    """The names in a folder that are those of manifests, none when there is no folder."""
+    """Yield the names of the manifests in a folder; nothing when there is no folder."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".json"):
@@ -80,7 +79,7 @@ def _manifests(folder: Path) -> Iterator[tuple[str, Mark]]:
 
 
 def _read(path: Path) -> Manifest | CheckpointError | None:
-    """A manifest or why it cannot be read; None when its writer deleted it after it was listed."""
+    """Return a manifest or its error; None when its writer deleted it after it was listed."""
     try:
         return read_manifest(path)
     except CheckpointError as error:
@@ -88,12 +87,12 @@ def _read(path: Path) -> Manifest | CheckpointError | None:
 
 
 def is_root(path: Path) -> bool:
-    """Whether a folder holds checkpoints by tier."""
+    """Return whether a folder holds checkpoints by tier."""
     return any((path / tier).is_dir() for tier in TIERS)
 
 
 def checkpoint_root(path: Path) -> Path:
-    """The checkpoint folder of a run directory, or the folder itself. Raises CheckpointError."""
+    """Return the checkpoint folder of a run directory, or the folder itself. Raises CheckpointError."""
     for root in (path / "checkpoints", path):
         if is_root(root):
             return root
@@ -101,23 +100,23 @@ def checkpoint_root(path: Path) -> Path:
 
 
 def no_checkpoints(path: Path) -> str:
-    """The line for a path that is no run, which says what it is."""
+    """Return the message for a path that is not a run."""
     if not os.path.lexists(path):
         return f"{path} does not exist."
     return f"{path} has no checkpoints: name a run directory, such as outputs/RUN.{foreign.described(path)}"
 
 
 def run_id(root: Path) -> str | None:
-    """The run that a checkpoint folder belongs to by its run.json, or None without one."""
+    """Return the run that a checkpoint folder belongs to by its run.json, None without one."""
     with contextlib.suppress(CheckpointError, KeyError):
         return str(bounded.read_json(run_of(root) / "run.json")["run"])
     return None
 
 
 def own(root: Path, found: Iterable[Manifest]) -> list[Manifest]:
-    """Those of `found` that are of the run whose folder this is, of the library, or releases.
+    """Return those of `found` that are of the folder's run or of the library, or are releases.
 
-    Checkpoints of another run that were copied to it are passed over, with a warning.
+    Checkpoints of another run are passed over with a warning.
     """
     found, run = list(found), run_id(root)
     mine = [m for m in found if run in (None, m.run) or m.tier == PRODUCTION or m.run.startswith(LIBRARY)]
@@ -127,13 +126,13 @@ def own(root: Path, found: Iterable[Manifest]) -> list[Manifest]:
 
 
 def of_others(root: Path, files: Sequence[str]) -> str:
-    """What to tell of checkpoints in the folder of a run that are of another run."""
+    """Return the message for checkpoints of another run in the folder of a run."""
     names = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     return f"Of another run than that of {run_of(root)}, and passed over: {names}."
 
 
 def version_of(manifest: Manifest) -> str:
-    """The version of a release. Raises CheckpointError when its manifest names none, or another's."""
+    """Return the version of a release. Raises CheckpointError when its manifest or name lacks it."""
     if not manifest.tags or not manifest.tags[0].startswith("v"):
         raise CheckpointError(f"{manifest.file} has no version in its manifest.")
     if not Path(manifest.file).stem.endswith(f"_{manifest.tags[0]}"):
@@ -148,7 +147,7 @@ def check_tier(tier: str) -> None:
 
 
 def in_tier(root: Path, tier: str) -> list[Manifest]:
-    """The checkpoints of a tier whose file is there: oldest first, releases by version."""
+    """Return the checkpoints of a tier whose file exists: oldest first, releases by version."""
     check_tier(tier)
     everything = releases(root) if tier == PRODUCTION else manifests(root)
     found = [m for m in everything if m.tier == tier]
@@ -156,13 +155,13 @@ def in_tier(root: Path, tier: str) -> list[Manifest]:
 
 
 def described_by(mark: Path) -> Path:
-    """The file beside a manifest that may not be readable."""
+    """Return the file beside a manifest, also one that cannot be read."""
     there = [mark.with_suffix(end) for end in SUFFIXES if mark.with_suffix(end).exists()]
     return there[0] if there else mark.with_suffix(".pt")
 
 
 def releases(root: Path) -> list[Manifest]:
-    """Every readable release, lowest version first."""
+    """Return every readable release, lowest version first."""
     found = []
     for path in (root / PRODUCTION).glob("*.json"):
         if not path.name.endswith(".config.json"):
@@ -178,7 +177,7 @@ def by_version(root: Path) -> dict[str, Manifest]:
 
 
 def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[str, str]]:
-    """The files under `production` whose manifests cannot be read or name no release, with the reasons.
+    """Return the files under `production` whose manifests cannot be read or name no release, with reasons.
 
     Raises FormatError as Index.unreadable does.
     """
@@ -195,20 +194,20 @@ def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[s
 
 
 def manifests(root: Path) -> list[Manifest]:
-    """Every readable manifest under `root`, oldest first. Unreadable ones are left out."""
-    return Index(root).look()
+    """Return every readable manifest under `root`, oldest first."""
+    return Index(root).manifests()
 
 
 def unreadable(root: Path) -> list[tuple[str, str]]:
-    """The files under `root` whose manifests cannot be read, each with the reason.
+    """Return the files under `root` whose manifests cannot be read, each with the reason.
 
-    Raises FormatError for a sound one of another version: it must not be taken for damaged.
+    Raises FormatError as Index.unreadable does.
     """
     index = Index(root)
-    index.look()
+    index.manifests()
     return index.unreadable()
 
 
 def run_of(root: Path) -> Path:
-    """The run directory that a checkpoint folder belongs to, or the folder itself."""
+    """Return the run directory that a checkpoint folder belongs to, or the folder itself."""
     return root.parent if root.name == "checkpoints" else root

@@ -1,4 +1,4 @@
-"""From a path or a tier to a checkpoint that verifies. Pointers are names here: no symlink is trusted."""
+"""From a path or a tier to a checkpoint that verifies. A pointer is only a name: no symlink is trusted."""
 
 import contextlib
 import logging
@@ -17,17 +17,17 @@ from peakpoint.checkpointing.storage.quarantine import pass_over
 log = logging.getLogger("peakpoint")
 
 
-AGAIN = 10
-"""How often a reader looks again at a checkpoint that is written anew under its name."""
+READ_ATTEMPTS = 10
+"""Attempts to read a checkpoint that is being replaced under its name."""
 
 _VALUE = re.compile(r"(?P<tag>.+)_(?P<value>-?\d+(\.\d+)?)")
 
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that verifies, and what was passed over on the way with the reason.
+    """The newest checkpoint that verifies, None without one.
 
-    `others` are the files that are another run's.
+    `skipped` are the damaged newer files, each with the reason; `others` are files of another run.
     """
 
     manifest: Manifest | None
@@ -36,17 +36,17 @@ class Found:
 
 
 def newest_in(root: Path, tier: str) -> Manifest | None:
-    """The newest of a tier that verifies, the highest version of the releases; None if there is none."""
+    """Return the newest of a tier that verifies, of releases the highest version; None without one."""
     check_tier(tier)
     _pass_unreadable(root, tier)
     return newest(root, own(root, in_tier(root, tier)))
 
 
 def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
-    """The last of `candidates` that verifies; damaged ones after it are passed over, with a warning.
+    """Return the last of `candidates` that verifies, None without one; warns of damaged ones after it.
 
-    They go to quarantine where this process is the one writer. Damaged releases stay where they are: a
-    reader does not take away what others serve.
+    They are moved to quarantine where this process is the one writer. Damaged releases stay where they are:
+    others may serve them.
     """
     found, damaged = _newest(root, candidates)
     for file, reason in damaged:
@@ -55,11 +55,11 @@ def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
 
 
 def _newest(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | None, list[tuple[str, str]]]:
-    """The last of `candidates` that verifies, and the files that were passed over with the reason."""
+    """Return the last of `candidates` that verifies, and the damaged files after it with the reason."""
     damaged: list[tuple[str, str]] = []
     for manifest in reversed(list(candidates)):
         try:
-            if (sound := look(root, manifest)) is not None:
+            if (sound := verified(root, manifest)) is not None:
                 return sound, damaged
         except CheckpointError as error:
             damaged.append((manifest.file, str(error)))
@@ -67,13 +67,12 @@ def _newest(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | None
 
 
 def newest_verified(root: Path, run: str | None = None, index: Index | None = None) -> Found:
-    """The newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
+    """Return the newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
 
-    `index` has what was read under `root` already, and keeps what is. Raises FormatError when another version
-    wrote here.
+    `index` has the manifests that were read already. Raises FormatError when another version wrote here.
     """
     index = index or Index(root)
-    found = index.look()
+    found = index.manifests()
     others = tuple(m.file for m in found if run not in (None, m.run))
     unreadable = index.unreadable()
     sound, damaged = _newest(root, of_run(found, run))
@@ -81,18 +80,18 @@ def newest_verified(root: Path, run: str | None = None, index: Index | None = No
 
 
 def of_run(found: Iterable[Manifest], run: str | None) -> list[Manifest]:
-    """Those of `found` that are of a run; all when it is None."""
+    """Return those of `found` that are of a run; all when it is None."""
     return [m for m in found if run in (None, m.run)]
 
 
-def look(root: Path, manifest: Manifest) -> Manifest | None:
-    """What verifies under the name of a checkpoint; None when its writer deleted it meanwhile.
+def verified(root: Path, manifest: Manifest) -> Manifest | None:
+    """Verify a checkpoint and return its manifest; None when its writer deleted it meanwhile.
 
-    A writer may delete a checkpoint and write another one under its name while this one is read: then that
-    one is looked at. Raises CheckpointError with what is wrong.
+    When a writer replaces it meanwhile, the new one is verified and returned. Raises CheckpointError with
+    the fault.
     """
     mark = (root / manifest.file).with_suffix(".json")
-    for _ in range(AGAIN):
+    for _ in range(READ_ATTEMPTS):
         try:
             store.verify(root, manifest)
             return manifest
@@ -102,27 +101,27 @@ def look(root: Path, manifest: Manifest) -> Manifest | None:
             before, manifest = manifest, read_manifest(mark)
             if (before.run, before.sequence) == (manifest.run, manifest.sequence):
                 raise
-    raise CheckpointError(f"{root / manifest.file} is written anew each time that it is read.")
+    raise CheckpointError(f"{root / manifest.file} is replaced each time that it is read: read it later.")
 
 
 def verdict(root: Path, manifest: Manifest) -> str | None:
-    """None when a checkpoint's bytes match its manifest or its writer deleted it, else what is wrong."""
+    """Return what is wrong with a checkpoint; None when it verifies, or its writer deleted it."""
     try:
-        look(root, manifest)
+        verified(root, manifest)
     except CheckpointError as error:
         return str(error)
     return None
 
 
 def is_sound(root: Path, manifest: Manifest) -> bool:
-    """Whether a checkpoint is there and its bytes match its manifest."""
+    """Return whether a checkpoint exists and its bytes match its manifest."""
     with contextlib.suppress(CheckpointError):
-        return look(root, manifest) is not None
+        return verified(root, manifest) is not None
     return False
 
 
 def newest_sound(root: Path, run: str | None = None) -> Manifest:
-    """The newest checkpoint (of `run`, or of the folder's own) that verifies; nothing is moved.
+    """Return the newest checkpoint (of `run`, or of the folder's own) that verifies; nothing is moved.
 
     Raises CheckpointError when there is none.
     """
@@ -146,7 +145,7 @@ def _pass_unreadable(root: Path, tier: str) -> None:
 
 
 def locate(path: Path) -> tuple[Path, Manifest]:
-    """The checkpoint root and the verified manifest that a path means.
+    """Return the checkpoint root and the verified manifest that a path means.
 
     A file means itself. `latest.pt` means the newest of its tier that verifies, a role such as
     `best_accuracy.pt` the newest with that role, `best_accuracy_0.92.pt` the one of that value, and
@@ -184,9 +183,9 @@ def _verified(path: Path) -> tuple[Path, Manifest]:
     root, manifest = path.parent.parent, read_manifest(mark)
     if path != mark and Path(manifest.file).name != path.name:
         raise CheckpointError(f"{path} is not the file of its manifest, which is {manifest.file}.")
-    sound = look(root, manifest)
+    sound = verified(root, manifest)
     if sound is None:
-        raise CheckpointError(f"{path} was deleted while it was read.")
+        raise CheckpointError(f"{path} was deleted while it was read: name another checkpoint.")
     return root, sound
 
 

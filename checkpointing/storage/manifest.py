@@ -19,15 +19,15 @@ from peakpoint.base.errors import CheckpointError, FormatError
 from peakpoint.base.text import readable
 
 VERSION = "1.0.0"
-"""Of the layout of a checkpoint's contents."""
+"""Version of the layout of a checkpoint's file."""
 TRAINING, MILESTONE, PRODUCTION = TIERS = ("training", "milestone", "production")
 FORMAT = 2
-"""Of the manifests that are written; those of format 1 have their digest under `sha256`."""
+"""Format of new manifests; format 1 had the digest under `sha256`."""
 LARGEST = 16 << 20
-"""Bytes of a manifest."""
+"""Largest manifest in bytes."""
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pt", SAFETENSORS)
-"""Of the files that manifests describe."""
+"""Suffixes of the files that manifests describe."""
 TYPES: dict[str, type | UnionType] = {
     "run": str,
     "digest": str,
@@ -42,24 +42,23 @@ TYPES: dict[str, type | UnionType] = {
     "metadata": dict | None,
     "companions": dict | None,
 }
-"""Of what the code relies on."""
+"""Types of the entries that code relies on."""
 RELEASE: dict[str, type] = {"trained_with": dict, "source": dict, "reason": str}
-"""Of what the metadata of a release may hold."""
+"""Types of entries in the metadata of a release."""
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
-"""A tag is the name of a pointer beside the checkpoint, and no path."""
+"""A tag, which is the name of a pointer and not a path."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Manifest:
-    """One checkpoint file; compared by identity.
+    """One checkpoint; compared by identity.
 
     `file` is relative to the checkpoint root; `tags`, `policies` and `reasons` are parallel: the role, the
-    policy (by its name in the configuration) that asked for it, and its reason in words. `sequence` is the
-    order of saving within the run (clocks go backwards, a sequence does not); `created` is UTC, ISO 8601;
-    `digest` names its algorithm.
-    `companions` are the other files of the checkpoint, by their path from the root, each with its digest.
-    `config` and `metadata` are for people, and absent from the file when they are None.
+    policy (by its name in the configuration) that asked for it, and its reason in words. `sequence` orders
+    the saves of a run, since clocks go backwards; `created` is UTC, ISO 8601; `digest` names its algorithm.
+    `companions` are the digests of the checkpoint's other files by path from the root. `config` and
+    `metadata` are for people, and absent from the file when they are None.
     """
 
     file: str
@@ -83,7 +82,7 @@ class Manifest:
     companions: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
-        """Readable JSON; NaN and infinity are written as strings, since JSON has neither."""
+        """Return readable JSON with NaN and infinity as strings, since JSON has neither."""
         plain = readable(asdict(self))
         for name in ("config", "metadata", "companions"):
             if plain[name] is None:
@@ -91,8 +90,8 @@ class Manifest:
         return sealed(json.dumps(plain, indent=2, allow_nan=False))
 
 
-def contents(of: Manifest, **state: Any) -> dict[str, Any]:
-    """What the file of a checkpoint holds: facts of its manifest, then its state."""
+def file_contents(of: Manifest, **state: Any) -> dict[str, Any]:
+    """Return the contents of a checkpoint's file: facts of its manifest, then its state."""
     return {
         "version": VERSION,
         "checkpoint_type": of.tier,
@@ -109,13 +108,13 @@ _NAMES = frozenset(f.name for f in fields(Manifest))
 
 
 def sealed(text: str) -> str:
-    """A JSON object with the digest of its own text as the last key, `check`: no change goes unseen."""
+    """Return a JSON object with the digest of its own text as the last key, `check`."""
     body = text.rstrip().removesuffix("}").rstrip()
     return f'{body},\n  "check": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 
 
 def unsealed(data: bytes) -> dict[str, Any]:
-    """The object that `sealed` gave its digest. Raises ValueError when it was changed since."""
+    """Return the object in a text of `sealed`. Raises ValueError when the text was changed."""
     text = data.decode()
     raw: dict[str, Any] = json_value(text)
     if text != sealed(text.rpartition(',\n  "check": ')[0] + "}"):
@@ -124,7 +123,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
 
 
 def companions_of(manifest: Manifest) -> dict[str, str]:
-    """The digest of each other file of a checkpoint by its path from the checkpoint root.
+    """Return the digests of the other files of a checkpoint by path from the checkpoint root.
 
     Raises CheckpointError for a path that leaves the root.
     """
@@ -139,15 +138,15 @@ def companions_of(manifest: Manifest) -> dict[str, str]:
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest file. Raises CheckpointError, naming the file, when it is not one.
 
-    FormatError, one of them, means that the file is whole and another version wrote it.
+    FormatError, a subclass, means that the file is intact and another version wrote it.
     """
     data = read_bytes(path, LARGEST)
-    # Where the manifest lies says which file it describes; what it says of itself could leave the root.
+    # The place of the manifest names the file that it describes; a name in it could leave the root.
     return parse_manifest(data, str(path), f"{path.parent.name}/{path.stem}.pt")
 
 
 def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
-    """As read_manifest, of the bytes of one that lies at `where` and describes `file`, as `tier/name`."""
+    """Parse a manifest at `where` that describes `file`, a `tier/name`. Raises as read_manifest."""
     try:
         raw = unsealed(data)
         if raw["format"] not in range(1, FORMAT + 1):
@@ -163,13 +162,13 @@ def parse_manifest(data: bytes, where: str, file: str) -> Manifest:
 
 
 def _suffix(raw: Mapping[str, Any]) -> str:
-    """That of the file which is described; only releases have a choice."""
+    """Return the suffix of the described file; only a release may have another than .pt."""
     safe = raw["tier"] == PRODUCTION and PurePosixPath(raw["file"]).suffix == SAFETENSORS
     return SAFETENSORS if safe else ".pt"
 
 
 def _from_plain(raw: dict[str, Any]) -> Manifest:
-    """The manifest in a JSON object; here, and nowhere else, its values are seen to be of their types."""
+    """Return the manifest in a JSON object; the one place that checks the types of its values."""
     known = {k: v for k, v in raw.items() if k in _NAMES}
     for name in ("tags", "policies", "reasons"):
         if not isinstance(raw[name], list) or not all(isinstance(each, str) for each in raw[name]):

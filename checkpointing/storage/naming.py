@@ -8,25 +8,27 @@ from dataclasses import dataclass
 from peakpoint.base.errors import CheckpointError
 
 LONGEST = 150
-"""Characters of a name, so that what is staged beside it and numbered after it fits a file system's 255."""
+"""Characters of a name: with a staged prefix and a number it fits in the 255 of a file system."""
 
 MISSING = "na"
+"""Text of a metric without a value."""
 MOMENT = ("epoch", "step", "sparsity")
+"""Fields of the moment of a save."""
 
 
 @dataclass(frozen=True)
 class Template:
     """A name with fields in braces: facts of the run, the moment (epoch, step, sparsity), and metrics.
 
-    `facts` are those of the run, such as the model's name. A metric that was not measured at a moment is
-    `na`. What a file name cannot hold becomes `_`.
+    `facts` are those of the run, such as the model's name. A metric without a value is `na`. Characters that
+    a file name cannot hold become `_`.
     """
 
     text: str
     facts: Mapping[str, str | int]
 
     def stem(self, epoch: int, step: int, sparsity: float | None, metrics: Mapping[str, float]) -> str:
-        """The name of a checkpoint, without its suffix."""
+        """Return the name of a checkpoint, without its suffix."""
         values = {**metrics, "epoch": epoch, "step": step, "sparsity": sparsity, **self.facts}
         parts = []
         for literal, field, spec, _ in string.Formatter().parse(self.text):
@@ -55,5 +57,5 @@ class Template:
 
 
 def safe_name(text: str) -> str:
-    """`text` as part of a file name: anything but letters, digits, `.`, `_` and `-` becomes `_`."""
+    """Return `text` with `_` for anything but letters, digits, `.`, `_` and `-`."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)

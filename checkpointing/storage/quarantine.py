@@ -1,4 +1,4 @@
-"""Damaged checkpoints are moved aside, never deleted, and only by who is the one writer of the run."""
+"""Damaged checkpoints are moved to quarantine, never deleted, and only by the one writer of the run."""
 
 import contextlib
 import logging
@@ -15,14 +15,14 @@ log = logging.getLogger("peakpoint")
 
 QUARANTINE = "quarantine"
 ENDS = (".pt", ".safetensors", ".config.json", ".json.sig", ".json")
-"""Of the files of one checkpoint or release."""
+"""Suffixes of the files of one checkpoint or release."""
 
 
 def set_aside(root: Path, damaged: Iterable[tuple[str, str]]) -> list[str]:
-    """Move checkpoints that were found damaged, each with the reason, to quarantine; returns the moved.
+    """Move damaged checkpoints, each with the reason, to quarantine; returns those that were moved.
 
-    None is moved when another process writes to the run or the folder can only be read: for whoever reads,
-    they are passed over. Each is looked at again first: its writer may have written it anew.
+    None is moved when another process writes to the run, or the folder is read-only. Each is verified again
+    first, since its writer may have replaced it.
     """
     moved = []
     with alone(listing.run_of(root), root) as only_writer:
@@ -36,7 +36,7 @@ def set_aside(root: Path, damaged: Iterable[tuple[str, str]]) -> list[str]:
 
 def _is_damaged(root: Path, file: str) -> bool:
     mark = (root / file).with_suffix(".json")
-    if not mark.exists():  # its writer deleted it while it was looked at
+    if not mark.exists():  # its writer deleted it meanwhile
         return False
     try:
         store.verify(root, read_manifest(mark))
@@ -48,9 +48,9 @@ def _is_damaged(root: Path, file: str) -> bool:
 
 
 def quarantine(root: Path, file: str, reason: str, ends: tuple[str, ...] = ()) -> None:
-    """Move a damaged checkpoint and its manifest aside, and write down why. The caller is the one writer.
+    """Move a damaged checkpoint to quarantine, and record why. The caller must be the one writer.
 
-    `ends` are the suffixes of the files that go; empty for all that belong to the checkpoint.
+    `ends` are the suffixes of the files to move; empty for all that belong to the checkpoint.
     """
     folder = root / QUARANTINE
     folder.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def quarantine(root: Path, file: str, reason: str, ends: tuple[str, ...] = ()) -
 
 
 def _ends(path: Path) -> tuple[str, ...]:
-    """Of the files that go with a damaged one; a stray beside a release of the other suffix goes alone."""
+    """Return the suffixes of the files to move with a damaged one: its own if the manifest is another's."""
     with contextlib.suppress(CheckpointError):
         if Path(read_manifest(path.with_suffix(".json")).file).name != path.name:
             return (path.suffix,)
@@ -71,7 +71,7 @@ def _ends(path: Path) -> tuple[str, ...]:
 
 
 def pass_over(root: Path, file: str, reason: str) -> None:
-    """Say that a checkpoint is damaged, and move it to quarantine if this process is the one writer."""
+    """Warn that a checkpoint is damaged, and move it to quarantine if this process is the one writer."""
     if file.startswith(f"{PRODUCTION}/") or not set_aside(root, [(file, reason)]):
         log.warning("%s is damaged and was passed over: %s", file, reason)
     else:

@@ -1,8 +1,9 @@
 """Bytes on disk that survive: atomic write, digest, verify. Knows nothing of policies.
 
-A checkpoint is two files side by side, `<stem>.pt` and its manifest `<stem>.json`. Each is staged in the
-destination directory, written, fsynced and renamed, the manifest last; then the directory is fsynced.
-Symlinks such as `latest.pt` are for people: no code path reads them back to decide anything.
+A checkpoint is two files side by side, `<stem>.pt` and its manifest `<stem>.json`. The bytes are written and
+synced under a staged name, then the manifest is; the bytes take their name, then the manifest its own, which
+makes them a checkpoint; then the directory is synced, and the journal gets a line.
+Symlinks such as `latest.pt` are for people: no code path reads them to decide anything.
 """
 
 import contextlib
@@ -13,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from peakpoint.base import digests
+from peakpoint.base import digests, files
 from peakpoint.base.bounded import read_json
-from peakpoint.base.digests import BLAKE3
+from peakpoint.base.digests import SAVED_WITH
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
-from peakpoint.base.files import CHUNK, Staged, abandoned, fsync_directory, point, staged_name
-from peakpoint.base.files import STAGED as STAGED
+from peakpoint.base.files import CHUNK, STAGED_PREFIX, Staged, abandoned, fsync_directory, staged_name
 from peakpoint.base.lock import briefly, followed, present
 from peakpoint.checkpointing.storage import journal
 from peakpoint.checkpointing.storage.listing import Index
@@ -34,16 +34,17 @@ from peakpoint.checkpointing.storage.manifest import (
 log = logging.getLogger("peakpoint")
 
 CLAIM = ".manifest"
+"""Suffix of a staged manifest."""
 Payload = Mapping[str, Callable[[Staged], object]]
-"""What writes each file of a checkpoint, by its path from the root; the first is the one it is named by."""
+"""Writers of the files of a checkpoint by path from the root; the first file gives it its name."""
 
 
 class Store:
     """The checkpoints of one run under `root`, which is created when it is missing.
 
-    Only files whose manifest carries `run` are ever deleted. Raises CheckpointError when `root` or a tier in
-    it cannot be written to. `index` has what was read under `root` already. Who may have rivals holds
-    `lock.one_writer` on the run's directory first.
+    Only files whose manifest names `run` are ever deleted. `index` has the manifests that were read already.
+    Where other processes may write to the run's directory, hold `lock.one_writer` first. Raises
+    CheckpointError when `root` or a tier in it cannot be written to.
     """
 
     def __init__(self, root: Path, run: str, index: Index | None = None) -> None:
@@ -55,7 +56,7 @@ class Store:
             self._make_missing()
             for folder in (root, root / TRAINING, root / MILESTONE):
                 self._sweep(folder)
-                probe = folder / f"{STAGED}{os.getpid()}-probe"
+                probe = folder / f"{STAGED_PREFIX}{os.getpid()}-probe"
                 probe.open("xb").close()
                 probe.unlink()
             self._sync_folders()
@@ -65,26 +66,28 @@ class Store:
                 "Make it writable or choose another directory with hydra.run.dir=DIR."
             ) from None
         self._index = index or Index(root)
-        self.sequence = max((m.sequence for m in self.manifests()), default=0)
-        if self._index.unreadable(only_looks=True):  # they have places in the order, too
+        self.sequence = max((m.sequence for m in self._index.manifests()), default=0)
+        if self._index.unreadable(only_looks=True):  # the journal has their sequences
             noted = [fact.get("sequence") for fact in journal.read(root)]
             self.sequence = max([self.sequence, *(n for n in noted if type(n) is int)])
 
     @property
     def root(self) -> Path:
-        """The folder of the tiers, where it is now: a run's directory may be moved while it is written."""
+        """Return the present folder of the tiers: a run's directory may be moved while it is written."""
         return followed(self._root)
 
     def check_place(self) -> None:
-        """Raise Gone when the run's directory is not to be found any more, so that nothing can be saved."""
+        """Raise Gone when the run's directory was removed or moved out of reach."""
         try:
             present(self._root)
         except OSError as error:
             why = f"{error.filename} is not there any more: it was {error.strerror}"
-            raise Gone(f"{why}. The run cannot be saved, so it ends.") from None
+            raise Gone(
+                f"{why}. The run cannot be saved, so it ends: put the directory back, and resume from it."
+            ) from None
 
     def _make_missing(self) -> list[Path]:
-        """Make the folders that are missing, but none above `root`: that would hide a disk that went away."""
+        """Make the missing folders, but none above `root`: that would hide a disk that was unmounted."""
         folders = (self.root, self.root / TRAINING, self.root / MILESTONE)
         missing = [folder for folder in folders if not folder.exists()]
         for folder in missing:
@@ -95,28 +98,24 @@ class Store:
         for folder in (self.root, self.root.parent):  # the tiers themselves must survive a power cut
             fsync_directory(folder)
 
-    def manifests(self) -> list[Manifest]:
-        """Every readable manifest, also of other runs, oldest first; the folders are listed once for it."""
-        return self._index.look()
-
     def mine(self) -> list[Manifest]:
-        """As `manifests`, of this run."""
-        return [m for m in self.manifests() if m.run == self.run]
+        """Return every readable manifest of this run, oldest first; the folders are listed anew."""
+        return [m for m in self._index.manifests() if m.run == self.run]
 
     def path(self, manifest: Manifest) -> Path:
-        """Where the bytes of a manifest lie."""
+        """Return the file of a checkpoint."""
         return self.root / manifest.file
 
     def free_name(self, tier: str, stem: str) -> str:
-        """`<tier>/<stem>.pt`, with a number when a checkpoint of that name is already there."""
+        """Return `<tier>/<stem>.pt`, with a number when a checkpoint has that name."""
         name, number = stem, 1
         while any((self.root / tier / f"{name}{end}").exists() for end in (".pt", ".json")):
             number += 1
             name = f"{stem}_{number}"
         return f"{tier}/{name}.pt"
 
-    def number(self) -> int:
-        """The next place in the order of this run's checkpoints, which decides what is the newest."""
+    def next_sequence(self) -> int:
+        """Count the sequence up and return it: it orders the checkpoints of this run."""
         self.sequence += 1
         return self.sequence
 
@@ -127,11 +126,11 @@ class Store:
         *,
         expected: int | None = None,
     ) -> list[Manifest]:
-        """Write the bytes that `produce` writes, once, under the name of each of their roles.
+        """Write a checkpoint once by `produce`, and give it the name of each role; all is durable on return.
 
-        Returns the manifests completed; all are durable. Folders that somebody removed are made again. Raises
-        SaveFailed when the operating system refuses, and then nothing partial is left under a final name;
-        `expected` bytes are what its message says are needed. A role that was given a number keeps it.
+        Returns the completed manifests. A role with a sequence keeps it. Folders that somebody removed are
+        made again. Raises SaveFailed when the operating system refuses, and then leaves nothing partial under
+        a final name; `expected` is the size in bytes for its message, None if unknown.
         """
         self.check_place()
         first, *others = roles
@@ -139,9 +138,9 @@ class Store:
             if missing := self._make_missing():
                 self._sync_folders()
                 log.warning("%s was removed, with what was in it: it is made again.", missing[0])
-            with staged(self.root, {first.file: produce}, BLAKE3) as files:
-                data = files[first.file]
-                first = self._commit(replace(first, bytes=data.size, digest=data.digest), data.publish)
+            with stage(self.root, {first.file: produce}, SAVED_WITH) as staged:
+                data = staged[first.file]
+                first = self._commit_as_own(replace(first, bytes=data.size, digest=data.digest), data.publish)
         except OSError as error:
             raise failure(self.root, error, expected) from error
         return [first, *(self.share(first, role) for role in others)]
@@ -153,13 +152,13 @@ class Store:
         """
         done = replace(role, bytes=source.bytes, digest=source.digest)
         try:
-            return self._commit(done, lambda target: _link(self.path(source), target))
+            return self._commit_as_own(done, lambda target: _link(self.path(source), target))
         except OSError as error:
             raise failure(self.root, error, source.bytes) from error
 
-    def _commit(self, manifest: Manifest, take_name: Callable[[Path], object]) -> Manifest:
-        """Make what has its bytes by `take_name` a checkpoint of this run, under a name that no other has."""
-        manifest = replace(manifest, sequence=manifest.sequence or self.number())
+    def _commit_as_own(self, manifest: Manifest, take_name: Callable[[Path], object]) -> Manifest:
+        """Commit a file, named by `take_name`, as a checkpoint of this run under a free name."""
+        manifest = replace(manifest, sequence=manifest.sequence or self.next_sequence())
         with briefly(self.root):
             mark = (self.root / manifest.file).with_suffix(".json")
             with contextlib.suppress(CheckpointError):
@@ -167,18 +166,18 @@ class Store:
                 if mark.exists() and read_manifest(mark).run != self.run:
                     manifest = replace(manifest, file=self.free_name(manifest.tier, mark.stem))
             commit(self.root, manifest, {manifest.file: take_name})
-        self.note("saved", manifest.file, "; ".join(manifest.reasons), manifest.sequence)
+        journal.append(self.root, "saved", manifest.file, "; ".join(manifest.reasons), manifest.sequence)
         return manifest
 
-    def point(self, tier: str, pointer: str, manifest: Manifest) -> None:
-        """Let the symlink `<tier>/<pointer>.pt` name a checkpoint; skipped where symlinks do not work."""
+    def set_pointer(self, tier: str, pointer: str, manifest: Manifest) -> None:
+        """Make the symlink `<tier>/<pointer>.pt` name a checkpoint; skipped where symlinks do not work."""
         link = self.root / tier / f"{pointer}.pt"
         if link.with_suffix(".json").exists():  # a checkpoint has this name
             return
-        point(link, Path(manifest.file).name)
+        files.set_link(link, Path(manifest.file).name)
 
     def delete(self, manifest: Manifest, reason: str = "") -> None:
-        """Remove a checkpoint of this run, its manifest first, so that no crash leaves a false promise.
+        """Delete a checkpoint of this run, its manifest first, so that no crash leaves one without bytes.
 
         `reason` goes to the journal. Raises OSError when it cannot be removed.
         """
@@ -190,9 +189,9 @@ class Store:
             path.with_suffix(".json").replace(claim)
         path.unlink(missing_ok=True)
         claim.unlink(missing_ok=True)
-        self.note("deleted", manifest.file, reason, manifest.sequence)
+        journal.append(self.root, "deleted", manifest.file, reason, manifest.sequence)
 
-    def retire(self, doomed: Mapping[Manifest, str]) -> list[Manifest]:
+    def delete_each(self, doomed: Mapping[Manifest, str]) -> list[Manifest]:
         """Delete checkpoints, each with the reason; returns those that are gone, and warns of the others."""
         gone = []
         for manifest, reason in doomed.items():
@@ -203,17 +202,13 @@ class Store:
                 log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
         return gone
 
-    def note(self, event: str, file: str, reason: str, sequence: int | None = None) -> None:
-        """Add a line to the journal; never raises for a disk that refuses."""
-        journal.append(self.root, event, file, reason, sequence)
-
     def _sweep(self, folder: Path) -> None:
-        """Finish what dead writers left half-done here: a save is undone, a deletion is completed.
+        """Undo the saves and complete the deletions that dead writers left unfinished in a folder.
 
-        Bytes without a manifest go only when a staged manifest of this run claims them; any other file
-        without one was put there by somebody else.
+        A file without a manifest is deleted only when a staged manifest of this run names it; any other was
+        put there by somebody else.
         """
-        for stray in folder.glob(f"{STAGED}*"):
+        for stray in folder.glob(f"{STAGED_PREFIX}*"):
             if not abandoned(stray):
                 continue
             if stray.name.endswith(CLAIM) and (found := _claimed(stray)):
@@ -223,13 +218,17 @@ class Store:
                     if run != self.run:
                         continue
                     path.unlink(missing_ok=True)
-                    self.note("swept", f"{folder.name}/{file}", "a save or a deletion of it was cut short")
+                    reason = "a save or a deletion of it was cut short"
+                    journal.append(self.root, "swept", f"{folder.name}/{file}", reason)
             stray.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def staged(root: Path, payload: Payload, algorithm: str) -> Iterator[dict[str, Staged]]:
-    """Write and sync every file of a checkpoint beside its name; those without a name in the end are gone."""
+def stage(root: Path, payload: Payload, algorithm: str) -> Iterator[dict[str, Staged]]:
+    """Write and sync the files of a checkpoint under staged names; yields them by path.
+
+    A file that was not given its name by the end of the block is removed.
+    """
     with contextlib.ExitStack() as stack:
         found = {name: stack.enter_context(Staged(root / name, algorithm=algorithm)) for name in payload}
         for name, produce in payload.items():
@@ -239,13 +238,17 @@ def staged(root: Path, payload: Payload, algorithm: str) -> Iterator[dict[str, S
 
 
 def commit(
-    root: Path, manifest: Manifest, files: Mapping[str, Callable[[Path], object]], *, exclusive: bool = False
+    root: Path,
+    manifest: Manifest,
+    payload: Mapping[str, Callable[[Path], object]],
+    *,
+    exclusive: bool = False,
 ) -> None:
     """Give the files of a checkpoint their names, then the manifest its own, which makes them a checkpoint.
 
-    The manifest is on disk under a staged name before: should this process die between the two, it tells the
-    next start whose the bytes without a manifest are. On failure none keeps its name, unless it writes over
-    an earlier try. `exclusive`: nothing may have the manifest's name. Raises OSError.
+    The manifest is synced under a staged name first: if this process dies before the end, the next start
+    learns from it whose the files without a manifest are. On failure no file keeps its name, unless an
+    earlier version had it. `exclusive` refuses an existing manifest. Raises OSError.
     """
     mark = (root / manifest.file).with_suffix(".json")
     again = not exclusive and mark.exists()
@@ -254,10 +257,10 @@ def commit(
         with Staged(mark, CLAIM) as claim:
             claim.write(manifest.to_json().encode())
             claim.sync()
-            for name, take_name in files.items():
+            for name, take_name in payload.items():
                 take_name(root / name)
                 made.append(root / name)
-            for folder in {path.parent for path in made} if exclusive else ():  # before what vouches for them
+            for folder in {path.parent for path in made} if exclusive else ():  # before the manifest
                 fsync_directory(folder)
             (claim.create if exclusive else claim.publish)()
             made.append(mark)
@@ -280,7 +283,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _claimed(claim: Path) -> tuple[str, str] | None:
-    """The file name and the run in a staged manifest; None when it was not written to its end."""
+    """Return the file name and the run in a staged manifest; None when it was not written to its end."""
     try:
         raw = read_json(claim)
         return PurePosixPath(raw["file"]).name, str(raw["run"])
@@ -291,7 +294,7 @@ def _claimed(claim: Path) -> tuple[str, str] | None:
 def verify(root: Path, manifest: Manifest, threads: int = digests.ALL) -> None:
     """Check the bytes of a checkpoint, of a release every file, against its manifest.
 
-    On one thread where a training goes on beside it. Raises CheckpointError with what is wrong.
+    `threads` is 1 where a training goes on beside it. Raises CheckpointError with the first fault.
     """
     path = root / manifest.file
     try:

@@ -73,7 +73,7 @@ def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
     weights = root / manifest.file
     paths = [*(root / name for name in payload), *(weights.with_suffix(end) for end in SUFFIXES)]
     _set_aside(root, [path for path in dict.fromkeys(paths) if os.path.lexists(path)])
-    with store.staged(root, payload, SHA256) as staged:
+    with store.stage(root, payload, SHA256) as staged:
         found = {name: file.digest for name, file in staged.items()}
         size, digest = staged[manifest.file].size, found.pop(manifest.file)
         manifest = replace(manifest, bytes=size, digest=digest, companions=found)

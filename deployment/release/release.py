@@ -20,7 +20,7 @@ from peakpoint.base.files import Staged
 from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import aliases, listing, store
-from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, contents
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, file_contents
 from peakpoint.checkpointing.storage.naming import LONGEST, safe_name
 from peakpoint.checkpointing.storage.store import Payload
 from peakpoint.deployment.inference import golden
@@ -200,7 +200,9 @@ def _weights(release: Release, manifest: Manifest) -> Callable[[Staged], object]
         header = {"format": "pt", "version": release.version, "config": config}
         return lambda file: file.write(save(tensors, header))
     state = serialize.snapshot(
-        contents(manifest, **facts, model_state_dict=dict(release.weights), model_version=release.version)
+        file_contents(
+            manifest, **facts, model_state_dict=dict(release.weights), model_version=release.version
+        )
     )
     compress = release.form.compress
     return lambda file: serialize.dump(state, file, compress=compress)

@@ -15,10 +15,12 @@ from blake3 import blake3
 from peakpoint.base.bounded import opened
 
 BLAKE3, SHA256 = "blake3", "sha256"
+SAVED_WITH = BLAKE3
+"""Algorithm of the digests of training and milestone checkpoints."""
 ALL = min(os.cpu_count() or 1, 8)
-"""Threads where no training runs. Never blake3.AUTO: a forked child lacks those, and would hang."""
+"""Threads where no training runs. Not blake3.AUTO: a forked child lacks its threads, and would hang."""
 PIECE = 4 << 20
-"""Bytes that are read at a time: enough to share among threads."""
+"""Bytes that are read at a time, enough to share among threads."""
 
 _DIGEST = re.compile(rf"({BLAKE3}|{SHA256}):[0-9a-f]{{64}}")
 
@@ -41,7 +43,7 @@ class Hasher(Protocol):
 
 
 HASHERS: dict[str, Callable[[], Hasher]] = {BLAKE3: blake3, SHA256: hashlib.sha256}
-"""An empty digest, which is filled on one thread, by its algorithm."""
+"""Constructors of an empty single-threaded digest by algorithm."""
 
 
 def hasher(algorithm: str, threads: int = 1) -> Hasher:

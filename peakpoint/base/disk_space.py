@@ -1,4 +1,4 @@
-"""Room for a checkpoint: what it takes, what is free, and what to tell when memory has run out."""
+"""Disk space and memory for a checkpoint: what it needs, what is free, and the errors when it is short."""
 
 import errno
 import os

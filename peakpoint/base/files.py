@@ -10,33 +10,34 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from peakpoint.base.digests import BLAKE3, HASHERS
+from peakpoint.base.digests import HASHERS, SAVED_WITH
 from peakpoint.base.errors import CheckpointError, os_reason
-from peakpoint.base.lock import take
+from peakpoint.base.lock import try_lock
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 """The folder of the configuration, in a checkout and in an installed package alike."""
 
 log = logging.getLogger("peakpoint")
 
-STAGED = ".staged-"
+STAGED_PREFIX = ".staged-"
+"""Prefix of the names of unfinished files."""
 CHUNK = 1 << 20
-"""Bytes of a piece that another thread digests."""
+"""Bytes from which a piece is digested on another thread."""
 BUFFER = 64 << 10
-"""Bytes of small pieces that are collected; larger ones are not copied once more."""
+"""Bytes of the write buffer; larger pieces bypass it."""
 BEHIND = 16 << 20
-"""Bytes that are written before the disk is asked to begin with them."""
+"""Bytes after which the kernel is asked to begin writing to disk."""
 
-# What file systems answer that cannot sync: CIFS, VirtualBox's shared folders, some on FUSE.
+# Errors of file systems that cannot sync: CIFS, VirtualBox's shared folders, some on FUSE.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
-# What file systems without hard links answer.
+# Errors of file systems without hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def staged_name(target: Path, end: str = "") -> Path:
     """Return a name beside `target` that no other process chooses, and that a sweep knows."""
-    return target.with_name(f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}{end}")
+    return target.with_name(f"{STAGED_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{end}")
 
 
 def abandoned(staged: Path) -> bool:
@@ -48,15 +49,15 @@ def abandoned(staged: Path) -> bool:
     except OSError:
         return False
     try:
-        return take(descriptor) is True
+        return try_lock(descriptor) is True
     finally:
         os.close(descriptor)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what `write_atomic` left half-written in a folder when its process was killed."""
+    """Remove the unfinished files of dead writers from a folder."""
     with contextlib.suppress(OSError):
-        for stray in folder.glob(f"{STAGED}*"):
+        for stray in folder.glob(f"{STAGED_PREFIX}*"):
             if abandoned(stray):
                 stray.unlink(missing_ok=True)
 
@@ -80,13 +81,13 @@ def check_folder(path: Path) -> None:
 
 
 class Staged(contextlib.AbstractContextManager["Staged"]):
-    """A new file beside `target` that takes its name by `publish`, or vanishes at the end of the block.
+    """A new file beside `target` that takes its name by `publish`, or is removed at the end of the block.
 
-    Locked while it is open, so that a sweep can tell a writer that lives from one that is dead. `digest`
-    and `size` are of what was written by `write`.
+    It is locked while it is open, so that a sweep can tell a living writer from a dead one. `digest` and
+    `size` are those of the bytes passed to `write`.
     """
 
-    def __init__(self, target: Path, end: str = "", algorithm: str = BLAKE3) -> None:
+    def __init__(self, target: Path, end: str = "", algorithm: str = SAVED_WITH) -> None:
         self.path = staged_name(target, end)
         self.size = self._begun = 0
         self._algorithm, self._hasher = algorithm, HASHERS[algorithm]()
@@ -95,7 +96,7 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
         self._published = False
         # Not mkstemp: it makes files that only their owner can read.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        take(descriptor)
+        try_lock(descriptor)
         self._raw = os.fdopen(descriptor, "wb", buffering=0)
         self._file = io.BufferedWriter(self._raw, BUFFER)
         self.flush = self._file.flush
@@ -103,13 +104,13 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
     def write(self, data: bytes | memoryview) -> int:
         """Write and digest all of `data`; returns its length in bytes.
 
-        The disk begins with what lies behind, so that the sync at the end finds little left to do.
+        The kernel is asked to write back earlier bytes meanwhile, which shortens the sync at the end.
         """
         view = memoryview(data).cast("B")
         if len(view) < CHUNK:
             self._hasher.update(view)
             self._file.write(view)
-        else:  # it is digested while the operating system copies it: neither needs Python meanwhile
+        else:  # digested while the kernel copies it: neither needs the interpreter lock
             digesting = self._thread.submit(self._hasher.update, view)
             try:
                 self._file.write(view)
@@ -117,8 +118,8 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
                 digesting.result()
         self.size += len(view)
         if (behind := self.size - self._begun) >= BEHIND and hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # a hint: the sync at the end tells what the disk refuses
-                # Linux begins to write back, and what is not on disk yet stays in memory too.
+            with contextlib.suppress(OSError):  # a hint: the sync at the end raises the disk's errors
+                # Linux begins to write back; pages that are not on disk yet stay in memory.
                 os.posix_fadvise(self._raw.fileno(), self._begun, behind, os.POSIX_FADV_DONTNEED)
             self._begun = self.size
         return len(view)
@@ -154,7 +155,7 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
-        with contextlib.suppress(OSError):  # what mattered was synced
+        with contextlib.suppress(OSError):  # the bytes that count were synced
             self._file.close()
         if not self._published:
             with contextlib.suppress(OSError):
@@ -196,8 +197,8 @@ def _say_unsynced(what: str, folder: Path, error: OSError) -> None:
     if what not in _unsynced:
         _unsynced.add(what)
         log.warning(
-            "%s: this file system does not sync %s (%s): what is saved here survives the end of the program, "
-            "and perhaps no power cut.",
+            "%s: this file system does not sync %s (%s): a power cut may lose what is saved here. Use a "
+            "local disk where that matters.",
             folder,
             what,
             os_reason(error),
@@ -217,24 +218,24 @@ def appending(path: Path) -> Iterator[int]:
 
 
 def append(descriptor: int, record: bytes) -> None:
-    """Append a record in one write. Raises OSError; a disk that is almost full may then have a part."""
+    """Append a record in one write. Raises OSError; a disk that is full may then hold a part of it."""
     rest = memoryview(record)
     while rest:  # after a part, the next write has the reason
         rest = rest[os.write(descriptor, rest) :]
 
 
 def append_line(descriptor: int, text: str) -> None:
-    """Append a line in one write: those of several processes do not mix on a local disk.
+    """Append a line in one write, so that lines of several processes do not mix on a local disk.
 
-    It begins a line of its own after one that a crash cut short. Raises OSError.
+    After a line that a crash cut short it begins a new one. Raises OSError.
     """
     size = os.fstat(descriptor).st_size
     start = "\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else ""
     append(descriptor, f"{start}{text}\n".encode())
 
 
-def point(link: Path, name: str) -> None:
-    """Let a symlink name a file beside it, in one step; skipped where symlinks do not work."""
+def set_link(link: Path, name: str) -> None:
+    """Make a symlink name a file beside it, in one step; skipped where symlinks do not work."""
     staged = staged_name(link)
     with contextlib.suppress(OSError):
         staged.symlink_to(name)

@@ -43,7 +43,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def take(descriptor: int) -> bool | None:
+def try_lock(descriptor: int) -> bool | None:
     """Lock a file while it is open; return False when another process holds it, None where locks fail."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +68,7 @@ def briefly(directory: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_writer(directory: Path) -> Iterator[None]:
-    """Be the only writer to an existing directory; afterwards its lock file is as before, or gone.
+    """Lock an existing directory for one writer; afterwards its lock file is as before, or gone.
 
     Raises BusyError, which names the process and host of another holder, and CheckpointError when the
     directory cannot be written to, or a link in it leads out of it. The lock of a dead holder is free.
@@ -172,7 +172,7 @@ def _locked(path: Path) -> tuple[int, bool, bool | None]:
     while True:
         created = not os.path.lexists(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        got = take(descriptor)
+        got = try_lock(descriptor)
         # The previous holder removes its file: a lock on a removed file keeps nobody out.
         with contextlib.suppress(FileNotFoundError):
             if got is False or os.path.samestat(os.fstat(descriptor), path.lstat()):

@@ -1,7 +1,7 @@
-"""Threads beside the training, each with no OpenMP threads but itself.
+"""Threads beside the training, each limited to one OpenMP thread.
 
-Once a process has more of these than cores, libgomp no longer spins at its barriers, but sleeps: each step
-that a training takes on the CPU is then slower, for as long as the thread lives that brought them.
+Once a process has more OpenMP threads than cores, libgomp sleeps at its barriers instead of spinning, which
+slows each training step on the CPU for as long as those threads live.
 """
 
 import threading
@@ -23,12 +23,12 @@ class AtOnce(Executor):
 
 
 def pool(name: str) -> ThreadPoolExecutor:
-    """One thread that does one piece of work after another."""
+    """Return an executor of one thread, which does one piece of work after another."""
     return ThreadPoolExecutor(1, name, initializer=_alone)
 
 
 def thread(work: Callable[[], None], name: str) -> threading.Thread:
-    """A thread that does not keep the process from ending; still to be started."""
+    """Return a thread, not yet started, that does not keep the process from ending."""
 
     def run() -> None:
         _alone()
@@ -38,8 +38,8 @@ def thread(work: Callable[[], None], name: str) -> threading.Thread:
 
 
 def _alone() -> None:
-    """Have torch compute on this thread alone."""
-    # What a thread sets is its own, but also where those that start later begin: that is put back by one.
+    """Make torch compute on this thread alone."""
+    # A thread's setting is also the default of threads that start later: another thread restores it.
     others = torch.get_num_threads()
     torch.set_num_threads(1)
     after = threading.Thread(target=torch.set_num_threads, args=(others,))

@@ -54,7 +54,7 @@ def everything(root: Path, *, only_looks: bool = True) -> tuple[list[Manifest], 
     format raise FormatError unless `only_looks`.
     """
     index = Index(root)
-    found = [*index.look(), *releases(root)]
+    found = [*index.manifests(), *releases(root)]
     unreadable = index.unreadable(only_looks=only_looks)
     return found, [*unreadable, *unreadable_releases(root, only_looks=only_looks)]
 

@@ -1,4 +1,4 @@
-"""Load a checkpoint into a living model, optimizer and schedule; resume a training from one."""
+"""Loads a checkpoint into a model, optimizer and schedule; resumes a training from one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def load_checkpoint(
     scheduler: Stateful | None = None,
     device: str | torch.device | None = None,
 ) -> dict[str, Any]:
-    """Verify a checkpoint, load it into living objects, and return the rest of it: epoch, metrics, config.
+    """Verify a checkpoint, load it into objects, and return the rest of it: epoch, metrics, config.
 
     `device` is where the model is moved; None leaves it. `latest.pt`, `best_accuracy.pt` and
     `best_accuracy_0.92.pt` mean the newest intact checkpoint of that name. Weights that another program saved

@@ -1,4 +1,4 @@
-"""Checkpoints for a training loop of one's own: three calls to save, one to load, one to resume."""
+"""Checkpoints for a user's own training loop: three calls to save, one to load, one to resume."""
 
 import logging
 import math
@@ -32,10 +32,10 @@ log = logging.getLogger("peakpoint")
 
 
 class CheckpointManager:
-    """The checkpoints of one training in one directory, which goes on when it is opened again.
+    """The checkpoints of one training in one directory, which can be opened again to continue.
 
-    A save that returned is on disk. Raises CheckpointError, one line that says what to do, when the directory
-    cannot be written to or a state cannot be saved; older checkpoints are then intact.
+    A save is on disk when its call returns. Raises CheckpointError, one line with a remedy, when the
+    directory cannot be written to or a state cannot be saved; older checkpoints are then intact.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class CheckpointManager:
         save_scheduler: bool = True,
         compress: bool = False,
     ) -> None:
-        """`compress` packs zeros away, exactly; worth it for pruned networks."""
+        """Open a directory; `compress` packs zeros away losslessly, which helps with pruned networks."""
         self.root = given.path(checkpoint_dir, "checkpoint_dir")
         keep_last = given.whole("max_training_checkpoints", max_training_checkpoints, least=1)
         self._rolling = Interval(epochs=None, steps=None, keep_last=keep_last)
         self._save_optimizer, self._save_scheduler = save_optimizer, save_scheduler
         self._recorder = Recorder(self.root, compress=compress)
         self._step = max((m.global_step for m in listing.in_tier(self.root, TRAINING)), default=0)
-        # What a milestone, which is given the model alone, is saved with. Weak: these are not ours to keep.
+        # Model, optimizer and scheduler of the last training checkpoint, for milestones; weak references.
         self._living: tuple[Any, Any, Any] | None = None
 
     def close(self) -> None:
-        """Let another process write to the directory; the end of this one does so too."""
+        """Unlock the directory for other processes, as the end of this one does too."""
         self._recorder.close()
 
     def save_training_checkpoint(
@@ -76,8 +76,8 @@ class CheckpointManager:
     ) -> Path:
         """Save everything that a resume needs, and delete the oldest beyond max_training_checkpoints.
 
-        `epoch` and `step` count as the caller counts. `batch` is how many batches of this epoch are done;
-        `epoch_complete` says that all are. They decide `next_epoch` and `next_batch` of a resume.
+        `epoch` and `step` count as the caller counts. `batch` is the number of finished batches of this
+        epoch, and `epoch_complete` means all of them. They decide `next_epoch` and `next_batch` of a resume.
         """
         given.network(model)
         given.stateful("optimizer", optimizer, optional=not self._save_optimizer)
@@ -104,7 +104,7 @@ class CheckpointManager:
         if len(kept) < len(mine):
             store.verify(self.root, saved, threads=1)
             reason = f"older than the last {len(kept)}"
-            self._recorder.store.retire({m: reason for m in mine if m not in kept})
+            self._recorder.store.delete_each({m: reason for m in mine if m not in kept})
         return self._recorder.store.path(saved)
 
     def save_milestone_checkpoint(
@@ -119,10 +119,10 @@ class CheckpointManager:
         scheduler: Stateful | None = None,
         mode: str | None = None,
     ) -> Path | None:
-        """Save if `metric_value` is better than every milestone of this metric on disk; None if it is not.
+        """Save if `metric_value` is better than every milestone of this metric on disk; else return None.
 
-        `mode` is max or min; None means what the last milestone of this metric says, or else its name
-        (`peakpoint.checkpointing.metrics`). Raises CheckpointError where neither does. The optimizer and
+        `mode` is max or min; None takes it from the last milestone of this metric, else from its name
+        (`peakpoint.checkpointing.metrics`). Raises CheckpointError where neither tells. The optimizer and
         scheduler are those of the last training checkpoint of this model unless given. NaN and infinity are
         never best.
         """
@@ -149,7 +149,7 @@ class CheckpointManager:
         role = self._recorder.role(
             save, epoch=epoch, step=self._step, metrics=values, config=config, metadata=notes
         )
-        # A milestone is an evaluation, and that comes after the epoch.
+        # A milestone follows an evaluation, which follows a whole epoch.
         state = {**self._state(optimizer, scheduler), "batch": None, "epoch_complete": True}
         return self._recorder.store.path(self._recorder.save(role, state, model, pointer=save.tag))
 
@@ -165,11 +165,11 @@ class CheckpointManager:
     ) -> Path:
         """Save the weights alone as a release, with its config and its model card, as JSON and as a page.
 
-        `version` is semantic, such as 1.0.0, and never used twice; weights of other names or shapes than
-        the release before it has need a new major. The name is config["name"], or that of the class.
-        `example_inputs` is what the network is called with (a tensor, a tuple of tensors, or a mapping of
-        arguments to tensors): its outputs are kept, so that `verify --golden` can tell whether it still is
-        the same network. One for images, with the config of `network.describe`, needs none.
+        `version` is semantic, such as 1.0.0, and never used twice; weights of other names or shapes than in
+        the release before need a new major version. The name is config["name"], or that of the class.
+        `example_inputs` are arguments of the network (a tensor, a tuple of tensors, or a mapping of names to
+        tensors): its outputs are kept, so that `verify --golden` can tell whether it still is the same
+        network. A network for images, with the config of `network.describe`, needs none.
         """
         given.network(model)
         made = self._recorder.release(
@@ -183,13 +183,13 @@ class CheckpointManager:
         return self.root / made.file
 
     def list_checkpoints(self) -> dict[str, list[Path]]:
-        """The files of each tier, oldest first, releases by version; not verified."""
+        """Return the files of each tier, oldest first, releases by version; not verified."""
         return {tier: [self.root / m.file for m in listing.in_tier(self.root, tier)] for tier in TIERS}
 
     def get_latest_checkpoint(self, tier: str) -> Path | None:
-        """The newest of a tier that verifies, in production the highest version; None if there is none.
+        """Return the newest of a tier that verifies, in production the highest version; None without one.
 
-        Damaged ones that are newer are moved to quarantine with a warning.
+        Newer damaged files are moved to quarantine with a warning.
         """
         manifest = locate.newest_in(self.root, tier)
         return self.root / manifest.file if manifest else None
@@ -197,8 +197,8 @@ class CheckpointManager:
     def cleanup_old_checkpoints(self, tier: str, keep: int) -> list[Path]:
         """Delete all but the newest `keep` of training, or the best `keep` of each metric of milestone.
 
-        Returns what was deleted. Damaged ones are moved to quarantine first, so that what stays is sound.
-        Releases are never deleted.
+        Returns the deleted files. Damaged ones are moved to quarantine first and do not count. Releases are
+        never deleted.
         """
         listing.check_tier(tier)
         keep = given.whole("keep", keep, least=1)
@@ -217,7 +217,7 @@ class CheckpointManager:
                 kept |= ranking.best(mine, tag=tag, metric=metric, mode=mode, keep=keep, peak=None)
         files = {m.file for m in kept}
         doomed = [m for m in self._recorder.mine(tier) if m.file not in files]
-        gone = self._recorder.store.retire(dict.fromkeys(doomed, f"cleaned up to the last {keep}"))
+        gone = self._recorder.store.delete_each(dict.fromkeys(doomed, f"cleaned up to the last {keep}"))
         return [self.root / m.file for m in gone]
 
     def load_checkpoint(
@@ -228,19 +228,19 @@ class CheckpointManager:
         scheduler: Stateful | None = None,
         device: str | torch.device | None = None,
     ) -> dict[str, Any]:
-        """As the function load_checkpoint."""
+        """Load a checkpoint as the function load_checkpoint does."""
         return load_checkpoint(path, model, optimizer, scheduler, device)
 
     def _mode(self, metric: str, word: str | None) -> str:
-        """Which values of a metric are better: as is said now, was said here before, or by its name."""
+        """Return the mode of a metric: as given, as in its last milestone, or by its name."""
         tag = safe_name(f"best_{metric}")
-        told = [(m.metadata or {}).get(MODE) for m in self._recorder.mine(MILESTONE) if tag in m.tags][-1:]
-        before = str(told[0]) if told and told[0] in ("max", "min") else None
+        last = [(m.metadata or {}).get(MODE) for m in self._recorder.mine(MILESTONE) if tag in m.tags][-1:]
+        before = str(last[0]) if last and last[0] in ("max", "min") else None
         if word and before not in (None, word):
             log.warning(
                 "mode=%s is taken for %s, whose last milestone here had mode=%s.", word, metric, before
             )
-        remedy = 'say mode="max" or mode="min" in save_milestone_checkpoint.'
+        remedy = 'give mode="max" or mode="min" to save_milestone_checkpoint.'
         return word or before or mode_of(metric, remedy)
 
     def _peak(self, metric: str, mode: str) -> dict[str, Peak]:
@@ -251,7 +251,7 @@ class CheckpointManager:
         return {metric: Peak(value=value, epoch=manifest.epoch)}
 
     def _known(self, model: nn.Module) -> tuple[Any, Any]:
-        """The optimizer and scheduler that this model was last saved with, while they live."""
+        """Return the optimizer and scheduler that this model was last saved with, None for deleted ones."""
         if self._living is None or self._living[0]() is not objects.unwrap(model):
             return None, None
         return tuple(ref and ref() for ref in self._living[1:])

@@ -1,7 +1,7 @@
-"""Weights that another program saved, as the contents of a checkpoint: nothing vouches for their bytes.
+"""Loads weights that another program saved as the contents of a checkpoint; their bytes are not verified.
 
-Never executes code: what a file pickles beside tensors and plain values becomes an empty stand-in, and is
-left out.
+Never executes code: objects that are neither tensors nor plain values become empty stand-ins, and are left
+out.
 """
 
 import logging
@@ -22,13 +22,11 @@ log = logging.getLogger("peakpoint")
 WEIGHTS = ("model_state_dict", "state_dict", "model", "model_state", "module", "net", "network", "weights")
 OPTIMIZER = ("optimizer_state_dict", "optimizer", "optimizer_state", "optimizer_states")
 SCHEDULER = ("scheduler_state_dict", "scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state")
-
-
 KNOWN = frozenset({*WEIGHTS, *OPTIMIZER, *SCHEDULER, "rng_state"})
 
 
 class _StandIn:
-    """In the place of any object that a file would have made."""
+    """A placeholder for an object of a class that is not loaded."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -79,7 +77,7 @@ def _opened(path: Path) -> Mapping[str, Any]:
     archive.check_archive(path, archive.limit(path))
     try:
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception as error:  # as codec.load: torch raises many types
+    except Exception as error:  # torch raises many types
         raise CheckpointError(f"{path} cannot be opened as a checkpoint: {first_line(error)}") from None
     with torch.serialization.safe_globals([(_StandIn, name) for name in strange]):
         return serialize.load(path)

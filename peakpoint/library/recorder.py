@@ -1,4 +1,4 @@
-"""A directory opened for writing: its run, its lock and its store, and what the library writes there."""
+"""Writes the checkpoints and releases of the library to a directory: its run, its lock and its store."""
 
 import logging
 import secrets
@@ -21,7 +21,7 @@ from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.state.objects import git_commit
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.listing import LIBRARY
-from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest, contents
+from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest, file_contents
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.inference import builders, golden, network
 from peakpoint.deployment.inference.form import KEPT, Form
@@ -33,7 +33,7 @@ from peakpoint.deployment.release.release import Release
 log = logging.getLogger("peakpoint")
 
 MODE = "mode"
-"""The note of a milestone that says which values of its metric are better."""
+"""Key in a milestone's metadata for the direction of its metric."""
 
 
 class Opened:
@@ -64,7 +64,7 @@ def opened(root: Path) -> Opened:
 
 
 def run_in(root: Path) -> str:
-    """The run whose checkpoints lie in a directory, or a new one."""
+    """Return the library's run in a directory, or a new one."""
     runs = [m.run for m in [*listing.manifests(root), *listing.releases(root)] if m.run.startswith(LIBRARY)]
     return runs[-1] if runs else LIBRARY + secrets.token_hex(8)
 
@@ -75,25 +75,25 @@ class Recorder:
     def __init__(self, root: Path, *, compress: bool) -> None:
         self.root = root
         self._compress = compress
-        Store(root, run_in(root))  # what cannot be written to is told before the training
+        Store(root, run_in(root))  # a directory that cannot be written to is refused before the training
         self._git_commit = git_commit()
         self._opened: Opened | None = None
-        # The last milestone, and the digest of what it holds.
+        # The last milestone, and the digest of its contents.
         self._last: tuple[Manifest, str] | None = None
 
     @property
     def store(self) -> Store:
-        """Locked from the first write on, so that a process that only reads is in nobody's way."""
+        """Return the store, locked from the first write on, so that readers do not keep writers out."""
         if self._opened is None:
             self._opened = opened(self.root)
         return self._opened.store
 
     def close(self) -> None:
-        """Let another process write."""
+        """Unlock the directory."""
         self._opened = None
 
     def mine(self, tier: str) -> list[Manifest]:
-        """The checkpoints of this run in a tier, oldest first."""
+        """Return the checkpoints of this run in a tier, oldest first."""
         return [m for m in self.store.mine() if m.tier == tier and self.store.path(m).exists()]
 
     def role(
@@ -106,7 +106,7 @@ class Recorder:
         config: Mapping[str, Any] | None,
         metadata: Mapping[str, Any] | None,
     ) -> Manifest:
-        """The manifest of a checkpoint that is still to be written."""
+        """Return the manifest of a checkpoint that is still to be written."""
         return Manifest(
             file=self.store.free_name(save.tier, save.stem),
             tier=save.tier,
@@ -125,20 +125,20 @@ class Recorder:
         )
 
     def save(self, role: Manifest, state: dict[str, Any], model: nn.Module, pointer: str | None) -> Manifest:
-        """One copy to host memory, one write; both files are durable on return.
+        """Save a checkpoint; durable on return.
 
-        A milestone of the moment and the states of the last one shares its bytes: several metrics that peak
+        A milestone with the same state as the last one shares its bytes, so that several metrics that peak
         together are written once.
         """
         objects.check_finite(model)
-        state = contents(
+        state = file_contents(
             role,
             timestamp=role.created,
             metadata=role.metadata,
             model_state_dict=objects.weights(model),
             **state,
         )
-        copied = serialize.Host().snapshot(state).state
+        copied = serialize.SnapshotBuffers().snapshot(state).state
         digest = _digest(copied) if role.tier == MILESTONE else ""
         saved = self._same_again(role, digest)
         if saved is None:
@@ -148,21 +148,21 @@ class Recorder:
                 expected=tensor_bytes(state),
             )
         if pointer is not None:
-            self.store.point(role.tier, pointer, saved)
+            self.store.set_pointer(role.tier, pointer, saved)
         if role.tier == MILESTONE:
             self._last = saved, digest
         builders.remember(self.root, saved, model)
         return saved
 
     def _same_again(self, role: Manifest, digest: str) -> Manifest | None:
-        """The role with the last milestone's bytes, when they are what it would write and still sound."""
+        """Give the role the last milestone's bytes if they have this digest and verify; else return None."""
         if self._last is None or self._last[1] != digest:
             return None
         last = self._last[0]
         try:
             store.verify(self.root, last, threads=1)
             return self.store.share(last, role)
-        except CheckpointError:  # gone, damaged, or no room for a copy: written anew, or refused by that
+        except CheckpointError:  # deleted, damaged, or no space for a copy: written anew
             return None
 
     def release(
@@ -202,7 +202,7 @@ class Recorder:
 
 
 def _with_golden(made: Release, model: nn.Module, example_inputs: Any) -> tuple[Release, str]:
-    """The release with what its golden outputs are made of, and in words what that is."""
+    """Return the release with the source of its golden outputs, and a phrase that names the source."""
     description = _rebuilt(made)
     if description is not None and example_inputs is not None:
         raise CheckpointError(
@@ -218,7 +218,7 @@ def _with_golden(made: Release, model: nn.Module, example_inputs: Any) -> tuple[
 
 
 def _rebuilt(made: Release) -> Description | None:
-    """The description in a release's config when it is one, and of a network that takes these weights."""
+    """Return the network's description in a release's config, None unless it fits these weights."""
     try:
         description = network.described(made.config)
         network.build(description, made.weights)
@@ -228,9 +228,9 @@ def _rebuilt(made: Release) -> Description | None:
 
 
 def _digest(copied: Mapping[str, Any]) -> str:
-    """Of all that a milestone holds but its metric, which its manifest has, the time and the random numbers.
+    """Return the digest of a milestone's contents without metric, time and random numbers.
 
-    By value, never by identity or a tensor's version: a weight may change under either.
+    It is by value: a weight may change while its identity and its version stay.
     """
     notes = {key: value for key, value in (copied["metadata"] or {}).items() if key != MODE}
     its_own = ("timestamp", "metrics", "metadata", "rng_state")

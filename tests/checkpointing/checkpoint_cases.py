@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Fact, StepEnd
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.policy import Decision, Policy, Save
@@ -151,7 +152,7 @@ def whole(world):
     for tier in ("training", "milestone"):
         names = {p.stem for p in (world.root / tier).glob("*.json")}
         assert {name.removesuffix(".pt") for name in world.files(tier)} == names
-    assert list(world.root.rglob(f"{store.STAGED}*")) == []
+    assert list(world.root.rglob(f"{STAGED_PREFIX}*")) == []
     return True
 
 

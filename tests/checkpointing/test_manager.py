@@ -270,7 +270,7 @@ def test_policies_get_their_counters_back_by_name_and_what_has_no_taker_is_told(
     run.manager.load_state_dict(saved_state)
     assert [r.getMessage() for r in caplog.records] == [
         "checkpoint policy new is new: it starts from nothing",
-        "checkpoint policy best is asked for no longer: its counters are dropped, what it saved stays",
+        "checkpoint policy best is no longer configured: its counters are dropped, its files stay",
     ]
     assert run.epoch(0.5) is None
     assert run.epoch(0.5) is not None

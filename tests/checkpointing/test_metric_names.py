@@ -67,10 +67,10 @@ def test_the_library_saves_the_lower_of_an_error(tmp_path, name):
 def test_an_unknown_name_needs_its_mode_once(tmp_path):
     manager, t = CheckpointManager(tmp_path / "c"), Training()
     with pytest.raises(
-        CheckpointError, match=r"name quality does not say .*: say mode=\"max\" or mode=\"min\""
+        CheckpointError, match=r"name quality does not say .*: give mode=\"max\" or mode=\"min\""
     ):
         manager.save_milestone_checkpoint(t.model, 0.5, "quality", 1)
-    with pytest.raises(CheckpointError, match=r"did you mean accuracy\? If not, say mode="):
+    with pytest.raises(CheckpointError, match=r"did you mean accuracy\? If not, give mode="):
         manager.save_milestone_checkpoint(t.model, 0.5, "acuracy", 1)
     assert manager.list_checkpoints()["milestone"] == []
     assert manager.save_milestone_checkpoint(t.model, 0.5, "quality", 1, mode="min")

@@ -45,7 +45,7 @@ def run(tmp_path):
     saved(target, "training/a.pt", 1.0, metrics={"accuracy": 0.5, "loss": math.nan}, sparsity=0.7)
     last = saved(target, "training/b.pt", 2.0, metrics={"accuracy": 0.6}, epoch=2)
     target.share(last, manifest("milestone/best.pt", metrics={"accuracy": 0.6}, reasons=("the [best]",)))
-    target.point("training", "latest", last)
+    target.set_pointer("training", "latest", last)
     return tmp_path / "run"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from peakpoint.base.errors import CheckpointError
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
@@ -60,7 +61,7 @@ def sound(root: Path) -> list[int]:
 
 def tidy(root: Path) -> bool:
     """No staged file, no bytes without a manifest, no manifest without bytes."""
-    assert list(root.rglob(f"{store.STAGED}*")) == []
+    assert list(root.rglob(f"{STAGED_PREFIX}*")) == []
     for tier in ("training", "milestone"):
         files = {p.stem for p in (root / tier).glob("*.pt") if not p.is_symlink()}
         assert files == {p.stem for p in (root / tier).glob("*.json")}

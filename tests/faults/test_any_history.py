@@ -49,7 +49,7 @@ class History(RuleBasedStateMachine):
         if newest:
             name = self.store.free_name("milestone", "best")
             self.store.share(newest, manifest(name, epoch=newest.epoch))
-            self.store.point("milestone", "best", newest)
+            self.store.set_pointer("milestone", "best", newest)
 
     @rule(at=st.integers(1, 45), how=st.sampled_from(["kill", "torn", errno.ENOSPC, errno.EIO]))
     def crash(self, at: int, how: str | int) -> None:

@@ -26,7 +26,7 @@ def work(root, say, form):
         say("saved 3")
         role = target.share(saved, manifest("milestone/best.pt", epoch=3))
         say("shared 3")
-        target.point("training", "latest", saved)
+        target.set_pointer("training", "latest", saved)
         store.verify(root, role)
         for each in old:
             say(f"deleting {each.epoch}")
@@ -41,7 +41,7 @@ def prepared(root):
     target = Store(root, "run")
     first = put(target, 1)
     put(target, 2)
-    target.point("training", "latest", first)
+    target.set_pointer("training", "latest", first)
     (root / "training" / "mine.pt").write_bytes(b"of the user")
     return target
 

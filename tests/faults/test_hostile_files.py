@@ -171,6 +171,6 @@ def test_pointers_that_dangle_or_loop_are_nothing(tmp_path):
     assert again.free_name("training", "latest").startswith("training/latest")
     assert locate.newest_verified(tmp_path, "run").manifest.file == done.file
     assert locate.newest_verified(tmp_path).manifest.file == done.file
-    again.point("training", "latest", done)
+    again.set_pointer("training", "latest", done)
     assert str((tmp_path / "training" / "latest.pt").readlink()) == "a.pt"
     assert again.share(done, manifest("milestone/b.pt")).sequence == 2

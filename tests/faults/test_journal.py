@@ -51,7 +51,7 @@ def test_a_torn_line_is_passed_over_and_the_next_one_stands_on_its_own(tmp_path)
     whole = path.read_bytes()
     for cut in range(1, len(whole)):
         path.write_bytes(whole + whole[:cut])
-        target.note("saved", "training/x.pt", "next")
+        journal.append(target.root, "saved", "training/x.pt", "next")
         facts = journal.read(tmp_path)
         assert [f["file"] for f in facts if f["reason"] == "next"] == ["training/x.pt"]
         assert len(facts) == 2 + (cut == len(whole) - 1)
@@ -89,6 +89,6 @@ def test_a_line_that_cannot_be_written_fails_nothing(tmp_path, harm):
 def test_lines_of_two_writers_do_not_mix(tmp_path):
     stores = [Store(tmp_path, run) for run in ("a", "b")]
     for i in range(50):
-        stores[i % 2].note("saved", f"training/{i}.pt", "x" * 500)
+        journal.append(stores[i % 2].root, "saved", f"training/{i}.pt", "x" * 500)
     lines = (tmp_path / "metadata" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["file"] for line in lines] == [f"training/{i}.pt" for i in range(50)]

@@ -111,14 +111,14 @@ def test_what_goes_wrong_inside_gives_the_lock_back(tmp_path):
 
 def test_who_waits_for_the_file_of_a_holder_that_has_ended_locks_the_new_one(tmp_path, monkeypatch):
     """It was opened while the holder was there, who then took it away."""
-    real, turns = lock.take, []
+    real, turns = lock.try_lock, []
 
     def after_the_holder_ended(descriptor):
         if not turns:
             turns.append((tmp_path / lock.LOCK).unlink())
         return real(descriptor)
 
-    monkeypatch.setattr(lock, "take", after_the_holder_ended)
+    monkeypatch.setattr(lock, "try_lock", after_the_holder_ended)
     with one_writer(tmp_path), pytest.raises(BusyError), one_writer(tmp_path):
         pytest.fail("two writers")
     assert turns
@@ -168,7 +168,7 @@ def test_who_gives_out_names_is_alone_and_who_looks_is_not(tmp_path):
 
 def test_a_lock_on_a_file_that_was_replaced_is_no_lock(tmp_path, monkeypatch):
     """The holder before ended once its file was opened here, and another was first with a new one."""
-    path, take = tmp_path / lock.LOCK, lock.take
+    path, take = tmp_path / lock.LOCK, lock.try_lock
     path.touch()
 
     def late(descriptor):
@@ -178,7 +178,7 @@ def test_a_lock_on_a_file_that_was_replaced_is_no_lock(tmp_path, monkeypatch):
         return take(descriptor)
 
     others: list[int] = []
-    monkeypatch.setattr(lock, "take", late)
+    monkeypatch.setattr(lock, "try_lock", late)
     with pytest.raises(BusyError), one_writer(tmp_path):
         pytest.fail("another holds it")
     os.close(others[0])
@@ -242,7 +242,7 @@ def test_a_writer_that_lives_keeps_its_staged_files(tmp_path):
         try:
             Store(tmp_path, "same process")
             assert in_child(lambda say: Store(tmp_path, "other process") and None)[0] == 0
-            assert len(list(tmp_path.rglob(f"{store.STAGED}*"))) == 1
+            assert len(list(tmp_path.rglob(f"{files.STAGED_PREFIX}*"))) == 1
         finally:
             os.write(go_on[1], b".")
         store.verify(tmp_path, saving.result(60)[0])
@@ -269,9 +269,9 @@ def test_what_a_dead_writer_staged_is_swept_and_nothing_else(tmp_path):
     ]
     for name in users:
         (tmp_path / name).write_text("of the user")
-    assert len(list(tmp_path.rglob(f"{store.STAGED}*"))) == 1
+    assert len(list(tmp_path.rglob(f"{files.STAGED_PREFIX}*"))) == 1
     Store(tmp_path, "run")
-    assert list(tmp_path.rglob(f"{store.STAGED}*")) == []
+    assert list(tmp_path.rglob(f"{files.STAGED_PREFIX}*")) == []
     assert [(tmp_path / name).read_text() for name in users] == ["of the user"] * len(users)
     assert sound(tmp_path) == [1]
 
@@ -307,7 +307,7 @@ def test_a_claim_never_reaches_out_of_its_folder(tmp_path):
     root = tmp_path / "checkpoints"
     put(Store(root, "run"), 1)
     (tmp_path / "precious.pt").write_text("of the user")
-    claim = root / "training" / f"{store.STAGED}1-x{store.CLAIM}"
+    claim = root / "training" / f"{files.STAGED_PREFIX}1-x{store.CLAIM}"
     claim.write_text('{"file": "../../precious.pt", "run": "run"}')
     Store(root, "run")
     assert (tmp_path / "precious.pt").exists()

@@ -59,7 +59,7 @@ def train(root, said=lambda line: None):
     for value in (1, 2, 3):
         done = put(target, value)
         said(f"{value}")
-        target.point("training", "latest", done)
+        target.set_pointer("training", "latest", done)
     target.share(done, manifest("milestone/best.pt", epoch=3))
     said("milestone")
     store.verify(root, done)

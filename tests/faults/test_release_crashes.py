@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.files import STAGED
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.deployment.release import publish, release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
@@ -95,7 +95,7 @@ def again(root, versions, form):
         with pytest.raises(CheckpointError, match=r"1\.1\.0 is released already"):
             release.write(root, SECOND[form])
     assert sound(root, run=True) == journaled(root) == ["1.0.0", "1.1.0"]
-    assert list(root.rglob(f"{STAGED}*")) == []
+    assert list(root.rglob(f"{STAGED_PREFIX}*")) == []
     (latest,) = (p for p in (root / "production").iterdir() if p.is_symlink())
     assert latest.resolve().name == Path(listing.releases(root)[-1].file).name
 
@@ -130,7 +130,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_behind(first, tmp_path):
         ):
             release.write(root, SECOND[form])
         assert contents(root) == before
-        assert list(root.rglob(f"{STAGED}*")) == []
+        assert list(root.rglob(f"{STAGED_PREFIX}*")) == []
     assert journaled(root) == ["1.0.0"]
     release.write(root, SECOND["pt"])
     assert sound(root, run=True) == ["1.0.0", "1.1.0"]
@@ -222,7 +222,7 @@ def test_of_several_that_release_a_version_at_once_one_does(tmp_path):
     assert sound(root, run=True) == expected
     assert {version: m.digest for version, m in listing.by_version(root).items()} == dict(won)
     assert sorted(journaled(root)) == expected
-    assert list(root.rglob(f"{STAGED}*")) == []
+    assert list(root.rglob(f"{STAGED_PREFIX}*")) == []
     assert not (root / "quarantine").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 from peakpoint import __main__ as cli
 from peakpoint.base.digests import SHA256, digest_of
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.files import STAGED
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.storage import listing
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage
@@ -103,7 +103,7 @@ def test_a_version_has_one_content_for_ever(tmp_path, seed, capsys):
     history.note()
     history.check()
     assert set(VERSIONS) <= history.promised.keys()
-    assert list(tmp_path.rglob(f"{STAGED}*")) == []
+    assert list(tmp_path.rglob(f"{STAGED_PREFIX}*")) == []
     capsys.readouterr()
     sound = history.promised.keys() - history.harmed
     assert set(history.listed()) == sound

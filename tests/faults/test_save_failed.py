@@ -66,7 +66,7 @@ def test_a_disk_that_becomes_read_only(tmp_path):
         assert no.value.errno == errno.EROFS
         with pytest.raises(SaveFailed, match="Read-only file system"):
             target.share(first, manifest("milestone/b.pt"))
-        target.point("training", "latest", first)
+        target.set_pointer("training", "latest", first)
         assert sound(target.root) == [1]
         with pytest.raises(CheckpointError, match=r"cannot be written to .*Read-only"):
             Store(target.root, "run")

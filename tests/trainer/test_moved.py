@@ -86,7 +86,7 @@ def test_a_run_whose_directory_is_gone_ends_with_one_line(disturbed, tmp_path, p
     assert done.code == 1
     assert done.err == (
         f"error: {tmp_path / 'run'} is not there any more: it was removed, or moved to another file system. "
-        "The run cannot be saved, so it ends.\n"
+        "The run cannot be saved, so it ends: put the directory back, and resume from it.\n"
     )
     assert not (tmp_path / "run").exists()
 

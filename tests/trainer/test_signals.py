@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from peakpoint.checkpointing.storage import locate, store
+from peakpoint.base.files import STAGED_PREFIX
+from peakpoint.checkpointing.storage import locate
 from peakpoint.trainer.signals import NUMBERS
 from tests.conftest import TINY, process, rows, status
 
@@ -61,7 +62,7 @@ def test_a_signal_at_another_moment_is_saved_too(train, tmp_path, place, when, s
     assert status(run) == status(run) | {"state": "interrupted", "step": newest.global_step}
     assert newest.global_step == (step or newest.global_step)
     assert rows(run, "test") == []
-    assert list((run / "checkpoints").rglob(f"{store.STAGED}*")) == []
+    assert list((run / "checkpoints").rglob(f"{STAGED_PREFIX}*")) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

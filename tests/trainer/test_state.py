@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from peakpoint.base.errors import UserError
+from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 from peakpoint.trainer import state
 from peakpoint.trainer.state import Meter
@@ -76,7 +76,7 @@ def test_one_more_part_is_saved_under_its_name_and_restored(tmp_path):
 
 
 def test_the_weights_of_another_network_are_refused_in_one_line(saved):
-    with pytest.raises(UserError, match="The checkpoint is of another network: ") as refusal:
+    with pytest.raises(CheckpointError, match="The checkpoint is of another network: ") as refusal:
         parts("model=resnet20", "model.dropout=0.3").state.restore(saved)
     assert "\n" not in str(refusal.value)
 

@@ -74,7 +74,7 @@ def _strays(root: Path) -> Iterator[Repair]:
     """Yield the half-written files of dead writers."""
     folders = {run_of(root), root, *(p for p in root.rglob("*") if p.is_dir())}
     for folder in sorted(folders):
-        for path in sorted(folder.glob(f"{store.STAGED}*")):
+        for path in sorted(folder.glob(f"{files.STAGED_PREFIX}*")):
             if files.abandoned(path):
                 remove = functools.partial(path.unlink, missing_ok=True)
                 yield Repair("sweep", os.path.relpath(path, root), "its writer is dead", remove)
@@ -83,7 +83,7 @@ def _strays(root: Path) -> Iterator[Repair]:
 def _unfinished(root: Path) -> dict[str, Repair]:
     """Return what the sweep of a store would remove: files of interrupted saves and deletions."""
     runs, found = {m.run for m in listing.manifests(root)}, {}
-    for claim in root.glob(f"*/{store.STAGED}*{store.CLAIM}"):
+    for claim in root.glob(f"*/{files.STAGED_PREFIX}*{store.CLAIM}"):
         with contextlib.suppress(CheckpointError, TypeError, KeyError):
             raw = read_json(claim)
             file = f"{claim.parent.name}/{Path(raw['file']).name}"
@@ -121,7 +121,7 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
         if link.with_suffix(".json").exists() or (link.is_symlink() and str(link.readlink()) == target):
             continue
         was = f"it named {link.readlink()}" if link.is_symlink() else "it was missing"
-        point = functools.partial(files.point, link, target)
+        point = functools.partial(files.set_link, link, target)
         yield Repair("point", f"{tier}/{link.name}", f"to {target}; {was}", point)
     links = [p for tier in TIERS for end in SUFFIXES for p in (root / tier).glob(f"*{end}") if p.is_symlink()]
     for link in sorted(links):

@@ -51,7 +51,7 @@ def push(options: argparse.Namespace) -> int:
             new = not copies.holds(manifest) or (options.verify and not copies.check(manifest))
             if new:
                 copies.put(root, manifest)
-                copies.point()
+                copies.write_pointers()
             copies.put_signature(root, manifest)
         except RemoteError:
             raise
@@ -64,7 +64,7 @@ def push(options: argparse.Namespace) -> int:
         (copied if new else there).append(manifest.file)
         if new:
             console.say(f"pushed  {manifest.file}, {in_words(manifest.bytes)}")
-    copies.point()
+    copies.write_pointers()
     copies.put_record(root)
     where = copies.remote.url
     console.say(f"{len(copied)} copied, {len(there)} were there, {len(refused)} refused, in {where}")

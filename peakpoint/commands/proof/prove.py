@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 WITNESS = "peakpoint.commands.proof.witness"
 OWN = ("resume", "accept_drift", "hydra.run.dir", "hydra.output_subdir")
-IGNORED = ("timestamp",)
-"""Keys that differ between two saves of the same state."""
+IGNORED = ("timestamp", "git_commit")
+"""Facts of a save that may differ for the same state: a commit may be made, or git not answer, meanwhile."""
 FIRST = ("epoch", "global_step", "progress", "rng_state", "scheduler_state_dict", "optimizer_state_dict")
 """Causes are compared before their effects: any part that is not restored changes the weights."""
 

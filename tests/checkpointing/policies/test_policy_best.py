@@ -225,6 +225,6 @@ def test_top_k_forgets_a_value_without_a_file_unless_k_files_are_as_good(files, 
     policy = case.top_k(1)
     policy.decide(case.evaluation(1, 0.8))
     there = [case.manifest(n, "top_k", accuracy=value) for n, value in enumerate(files, 2)]
-    sentences = [f"0.8000 of epoch {epoch}, among the top_k, is in no checkpoint" for epoch in lost]
-    assert policy.reconcile(there) == sentences
+    what = "0.8000 of epoch {}, among the top_k, is in no checkpoint: the next best value is saved"
+    assert policy.reconcile(there) == [what.format(epoch) for epoch in lost]
     assert len(policy.state_dict()["best"]) == 1 - len(lost)

@@ -231,9 +231,9 @@ def test_nothing_is_deleted_when_what_came_after_it_is_not_there(far):
     place.open("run")
     place.put(far.root, second)
     place.remote.delete(f"checkpoints/{second.file}")
-    assert place.retire({second.file}, 1) == []
+    assert place.delete_older({second.file}, 1) == []
     place.put(far.root, second)
-    assert place.retire({second.file}, 1) == [first.file]
+    assert place.delete_older({second.file}, 1) == [first.file]
 
 
 def test_two_runs_with_one_url_do_not_touch_each_other(tmp_path):

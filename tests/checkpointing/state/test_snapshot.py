@@ -9,7 +9,7 @@ from torch import nn
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.events import Saved
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.state.serialize import Host
+from peakpoint.checkpointing.state.serialize import SnapshotBuffers
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.checkpointing.policies import policy_cases as case
 from tests.skips import HAS_CUDA, NO_CUDA
@@ -61,10 +61,10 @@ def places(snapshot):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_it_is_what_a_plain_snapshot_is_each_time(device):
-    host, state = Host(), every_kind(device)
+    buffers, state = SnapshotBuffers(), every_kind(device)
     expected = serialize.digest(serialize.snapshot(state))
     for _ in range(3):
-        taken = host.snapshot(state)
+        taken = buffers.snapshot(state)
         assert serialize.digest(taken.state) == expected  # values, types and strides, bit for bit
         assert {tensor.device.type for tensor in leaves(taken.state)} == {"cpu"}
         assert len({id(tensor) for tensor in taken.state["tied"]}) == 1
@@ -74,7 +74,7 @@ def test_it_is_what_a_plain_snapshot_is_each_time(device):
         if tensor.is_floating_point() and tensor.numel() and not tensor.requires_grad:
             tensor.zero_()
     assert (
-        serialize.digest(host.snapshot(state).state)
+        serialize.digest(buffers.snapshot(state).state)
         == serialize.digest(serialize.snapshot(state))
         != expected
     )
@@ -82,62 +82,62 @@ def test_it_is_what_a_plain_snapshot_is_each_time(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_memory_of_one_that_is_released_serves_the_next(device):
-    host, state = Host(), every_kind(device)
-    first = host.snapshot(state)
+    buffers, state = SnapshotBuffers(), every_kind(device)
+    first = buffers.snapshot(state)
     before = places(first)
     first.release()
-    assert places(host.snapshot(state)) == before
+    assert places(buffers.snapshot(state)) == before
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_one_that_is_still_needed_keeps_its_memory(device):
-    host, weight = Host(), torch.zeros(1000, device=device)
-    waiting = host.snapshot({"w": weight})
+    buffers, weight = SnapshotBuffers(), torch.zeros(1000, device=device)
+    waiting = buffers.snapshot({"w": weight})
     weight += 1
-    second = host.snapshot({"w": weight})
+    second = buffers.snapshot({"w": weight})
     weight += 1
     second.release()
-    third = host.snapshot({"w": weight})
+    third = buffers.snapshot({"w": weight})
     assert [s.state["w"][0].item() for s in (waiting, third)] == [0, 2]
     waiting.release()  # too late: its memory is nobody's, and goes
     before = places(third)
     third.release()
-    assert places(host.snapshot({"w": weight})) == before
+    assert places(buffers.snapshot({"w": weight})) == before
 
 
 def test_after_its_release_a_snapshot_is_not_read():
-    taken = Host().snapshot({"w": torch.ones(3)})
+    taken = SnapshotBuffers().snapshot({"w": torch.ones(3)})
     taken.release()
     with pytest.raises(RuntimeError, match="read after its release"):
         _ = taken.state
 
 
 def test_memory_that_the_next_has_no_use_for_is_let_go():
-    host = Host()
-    taken = host.snapshot({"a": torch.zeros(10), "b": torch.zeros(20)})
+    buffers = SnapshotBuffers()
+    taken = buffers.snapshot({"a": torch.zeros(10), "b": torch.zeros(20)})
     used, unused = (weakref.ref(taken.state[name]) for name in "ab")
     taken.release()
     assert used() is not None
     assert unused() is not None
-    taken = host.snapshot({"a": torch.zeros(10), "b": torch.zeros(20, dtype=torch.int32)})
+    taken = buffers.snapshot({"a": torch.zeros(10), "b": torch.zeros(20, dtype=torch.int32)})
     assert used() is taken.state["a"]
     assert unused() is None
 
 
 def test_a_state_that_is_refused_spoils_nothing():
-    host, weight = Host(), torch.zeros(10)
-    waiting = host.snapshot({"w": weight})
+    buffers, weight = SnapshotBuffers(), torch.zeros(10)
+    waiting = buffers.snapshot({"w": weight})
     with pytest.raises(CheckpointError, match=r"state\['x'\] is of type"):
-        host.snapshot({"w": weight + 1, "x": object()})
+        buffers.snapshot({"w": weight + 1, "x": object()})
     assert waiting.state["w"].sum() == 0
-    assert host.snapshot({"w": weight + 1}).state["w"].sum() == 10
+    assert buffers.snapshot({"w": weight + 1}).state["w"].sum() == 10
 
 
 def test_in_inference_mode_and_out_of_it():
-    host = Host()
+    buffers = SnapshotBuffers()
     for value in range(4):
         with torch.inference_mode(value % 2 == 0):
-            taken = host.snapshot({"w": torch.full((3,), value)})
+            taken = buffers.snapshot({"w": torch.full((3,), value)})
             assert taken.state["w"].tolist() == [value] * 3
             taken.release()
 
@@ -145,16 +145,16 @@ def test_in_inference_mode_and_out_of_it():
 @pytest.mark.filterwarnings("ignore:.*quantized")
 def test_a_quantized_tensor():
     whole = torch._make_per_tensor_quantized_tensor(torch.tensor([1, 2, 3], dtype=torch.uint8), 0.5, 1)
-    back = Host().snapshot({"w": whole}).state["w"]
+    back = SnapshotBuffers().snapshot({"w": whole}).state["w"]
     assert back.dequantize().tolist() == [0.0, 0.5, 1.0]
     assert back.data_ptr() != whole.data_ptr()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason=HAS_CUDA)
 def test_where_no_memory_can_be_pinned_other_serves_and_it_is_told_once(warnings):
-    host = Host()
+    buffers = SnapshotBuffers()
     for form in [(torch.float32, torch.Size([2, 3]), (1, 2), True)] * 2:
-        buffer = host._new(form)
+        buffer = buffers._new(form)
         assert (buffer.dtype, buffer.shape, buffer.stride()) == form[:3]
     (told,) = warnings()
     assert told.startswith("No pinned memory for snapshots, so that they take longer: ")
@@ -204,14 +204,14 @@ def test_a_save_that_waits_for_its_retry_keeps_its_memory(world, written, device
 
 @cuda
 def test_on_cuda_the_memory_is_pinned_and_training_goes_on_before_it_is_filled():
-    host, weight = Host(), torch.zeros(1 << 20, device="cuda")
-    host.snapshot({"w": weight}).release()  # memory is made
+    buffers, weight = SnapshotBuffers(), torch.zeros(1 << 20, device="cuda")
+    buffers.snapshot({"w": weight}).release()  # memory is made
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch.cuda._sleep(1_000_000_000)  # half a second of work
         weight.fill_(1)
-        taken = host.snapshot({"w": weight})
+        taken = buffers.snapshot({"w": weight})
         weight.fill_(2)
         torch.cuda.set_sync_debug_mode("default")
         assert not torch.cuda.current_stream().query()  # all of this came back before any of it was done
@@ -227,13 +227,13 @@ def test_on_cuda_the_memory_is_pinned_and_training_goes_on_before_it_is_filled()
 @pytest.mark.parametrize("own_stream", [False, True])
 def test_on_cuda_what_changes_right_after_does_not_show(own_stream):
     """Neither an update in place nor memory that was freed and given to others."""
-    host = Host()
+    buffers = SnapshotBuffers()
     with torch.cuda.stream(torch.cuda.Stream() if own_stream else torch.cuda.current_stream()):
         weight = torch.zeros(1 << 26, device="cuda")  # 268 MB: some 10 ms to copy, the update takes 0.2
         columns = torch.zeros(1 << 13, 1 << 10, device="cuda")
         for turn in range(4):
             temporary = torch.full((1 << 26,), turn, device="cuda", dtype=torch.float32)
-            taken = host.snapshot({"w": weight, "c": columns[:, 1:], "t": temporary})
+            taken = buffers.snapshot({"w": weight, "c": columns[:, 1:], "t": temporary})
             del temporary
             reused = torch.full((1 << 26,), -1.0, device="cuda")
             weight += 1

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peakpoint.base import files
 from peakpoint.base.errors import CheckpointError, SaveFailed
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.storage import aliases, journal
 from peakpoint.deployment.inference import network
 from tests.checkpointing.checkpoint_cases import files_no_larger_than, points
@@ -71,6 +71,11 @@ def test_a_file_of_somebody_under_its_name_is_left_alone(served):
     aliases.assign(served, "champion", "1.1.0", "")
     aliases.assign(served, "champion", None, "")
     assert mine.read_bytes() == b"of the user"
+    latest = served / "production" / "latest.pt"
+    latest.unlink(missing_ok=True)
+    latest.write_bytes(b"that a copy has made of the link")
+    aliases.point_latest(served)
+    assert points(latest) == "le_net5_v1.10.0.pt"
 
 
 @st.composite
@@ -309,4 +314,4 @@ def test_going_back_again_and_again_ends_and_never_meets_what_was_left(deeds):
 
 def test_no_staged_link_is_left(served):
     three(served)
-    assert not list(served.rglob(f"{files.STAGED}*"))
+    assert not list(served.rglob(f"{STAGED_PREFIX}*"))

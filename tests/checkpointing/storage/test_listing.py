@@ -115,21 +115,21 @@ def test_what_others_do_in_the_folder_is_seen(tmp_path):
     target = Store(tmp_path, "run")
     first, second = saved(target, "training/a.pt"), saved(target, "training/b.pt")
     known = Index(tmp_path)
-    assert [m.file for m in known.look()] == ["training/a.pt", "training/b.pt"]
-    assert known.look()[0] is known.look()[0]  # not read again
+    assert [m.file for m in known.manifests()] == ["training/a.pt", "training/b.pt"]
+    assert known.manifests()[0] is known.manifests()[0]  # not read again
     target.path(first).with_suffix(".json").unlink()
-    assert [m.file for m in known.look()] == ["training/b.pt"]
+    assert [m.file for m in known.manifests()] == ["training/b.pt"]
     other = Store(tmp_path / "other", "run")
     saved(other, "training/x.pt")
     put = saved(other, "training/b.pt", epoch=7)
     other.path(put).with_suffix(".json").replace(target.path(second).with_suffix(".json"))
-    assert [m.epoch for m in known.look()] == [7]
+    assert [m.epoch for m in known.manifests()] == [7]
     mark = target.path(second).with_suffix(".json")
     mark.write_text(mark.read_text().replace('"epoch": 7', '"epoch": 8'))
-    assert known.look() == []
+    assert known.manifests() == []
     assert [file for file, _ in known.unreadable()] == ["training/b.pt"]
     mark.unlink()
-    assert known.look() == []
+    assert known.manifests() == []
     assert known.unreadable() == []
 
 
@@ -187,7 +187,7 @@ def test_what_failed_to_be_read_once_is_read_again_and_keeps_its_place(tmp_path,
     again = Store(tmp_path, "run")
     assert failed
     assert put(again, 3).sequence == 3
-    assert [m.epoch for m in again.manifests()] == [1, 2, 3]
+    assert [m.epoch for m in again.mine()] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("file", [None, "training/latest.pt"])

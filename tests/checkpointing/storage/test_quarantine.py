@@ -29,7 +29,7 @@ def test_a_checkpoint_written_anew_under_its_name_is_read_again(tmp_path):
     assert new.file == old.file
     with pytest.raises(CheckpointError):
         store.verify(tmp_path, old)
-    assert locate.look(tmp_path, old).digest == new.digest
+    assert locate.verified(tmp_path, old).digest == new.digest
     assert locate.newest(tmp_path, [old]).digest == new.digest
     assert locate.verdict(tmp_path, old) is None
     assert quarantine.set_aside(tmp_path, [(old.file, "it was")]) == []
@@ -39,7 +39,7 @@ def test_a_checkpoint_that_its_writer_deleted_is_not_damaged(tmp_path, caplog):
     target = Store(tmp_path, "run")
     kept, gone = saved(target, "training/a.pt", 1.0), saved(target, "training/b.pt", 2.0)
     target.delete(gone)
-    assert locate.look(tmp_path, gone) is None
+    assert locate.verified(tmp_path, gone) is None
     assert locate.newest(tmp_path, [kept, gone]).file == kept.file
     assert locate.verdict(tmp_path, gone) is None
     assert not locate.is_sound(tmp_path, gone)

@@ -87,7 +87,7 @@ def test_a_kill_at_any_rename_leaves_the_checkpoint_before_it(target, monkeypatc
     found = locate.newest_verified(target.root)
     assert found.skipped == ()
     assert found.manifest.file == ("training/b.pt" if at == 2 else before.file)
-    assert list(target.root.rglob(f"{store.STAGED}*")) == []
+    assert list(target.root.rglob(f"{files.STAGED_PREFIX}*")) == []
     assert saved(again, again.free_name("training", "b"), 4.0).sequence == (3 if at == 2 else 2)
 
 
@@ -202,7 +202,7 @@ def test_order_is_that_of_saving_whatever_the_clock_says(target):
 def test_a_moved_or_copied_directory_is_the_same(target, tmp_path, how):
     saved(target, "training/a.pt", 1.0)
     last = saved(target, "training/b.pt", 2.0)
-    target.point("training", "latest", last)
+    target.set_pointer("training", "latest", last)
     goal = tmp_path / "elsewhere" / "checkpoints"
     goal.parent.mkdir()
     if how == "move":
@@ -213,15 +213,15 @@ def test_a_moved_or_copied_directory_is_the_same(target, tmp_path, how):
     assert (goal / "training" / "latest.pt").resolve().read_bytes() == (goal / last.file).read_bytes()
     again = Store(goal, "run")
     assert saved(again, "training/c.pt").sequence == 3
-    again.point("training", "latest", last)  # over the file that the copy has made of the link
+    again.set_pointer("training", "latest", last)  # over the file that the copy has made of the link
     assert [m.file for m in listing.manifests(goal)] == ["training/a.pt", "training/b.pt", "training/c.pt"]
 
 
 def test_a_pointer_is_relative_replaced_at_once_and_may_dangle(target):
     first, second = saved(target, "training/a.pt"), saved(target, "training/b.pt", 2.0)
     link = target.root / "training" / "latest.pt"
-    target.point("training", "latest", first)
-    target.point("training", "latest", second)
+    target.set_pointer("training", "latest", first)
+    target.set_pointer("training", "latest", second)
     assert str(link.readlink()) == "b.pt"
     target.delete(second)
     assert link.is_symlink()
@@ -233,7 +233,7 @@ def test_a_pointer_is_relative_replaced_at_once_and_may_dangle(target):
 def test_a_pointer_never_takes_the_place_of_a_checkpoint(target):
     """A policy may name its file as it names its role."""
     done = saved(target, "milestone/best.pt", 7.0)
-    target.point("milestone", "best", done)
+    target.set_pointer("milestone", "best", done)
     store.verify(target.root, done)
     assert serialize.load(target.path(done))["model_state_dict"]["w"][0] == 7.0
 
@@ -300,7 +300,7 @@ def test_bytes_without_a_manifest_are_no_checkpoint(target):
 
 def test_half_written_files_of_a_killed_process_are_swept_and_nothing_else(target):
     keep = saved(target)
-    stray = target.root / "training" / f"{store.STAGED}123-abc"
+    stray = target.root / "training" / f"{files.STAGED_PREFIX}123-abc"
     stray.write_bytes(b"half")
     note = target.root / "training" / "notes.txt"
     note.write_text("mine")
@@ -313,7 +313,7 @@ def test_half_written_files_of_a_killed_process_are_swept_and_nothing_else(targe
 def test_what_another_run_left_half_done_is_left_to_it(target):
     other = Store(target.root, "other")
     path = target.path(saved(other, "training/b.pt"))
-    claim = path.with_suffix(".json").rename(path.with_name(f"{store.STAGED}1-ab{store.CLAIM}"))
+    claim = path.with_suffix(".json").rename(path.with_name(f"{files.STAGED_PREFIX}1-ab{store.CLAIM}"))
     Store(target.root, "run")
     assert path.exists()
     assert claim.exists()

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.base.lock import one_writer
 from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
@@ -91,10 +92,10 @@ def test_strays_of_dead_writers_are_swept_and_those_of_living_ones_stay(trained,
     done = process("-c", program, *places)
     assert done.returncode == 9
     living = store.Staged(root / "training" / "y.pt")
-    assert len(list(trained.rglob(f"{store.STAGED}*"))) == 4
+    assert len(list(trained.rglob(f"{STAGED_PREFIX}*"))) == 4
     assert cli_main("repair", trained, "--dry-run")[1].count("sweep  ") == 3
     assert cli_main("repair", trained)[0] == 0
-    assert list(trained.rglob(f"{store.STAGED}*")) == [living.path]
+    assert list(trained.rglob(f"{STAGED_PREFIX}*")) == [living.path]
     living.__exit__()
 
 
@@ -124,7 +125,7 @@ def test_a_deletion_that_was_cut_short_is_completed_and_reported_before(trained,
     root = trained / "checkpoints"
     oldest = next(m for m in listing.manifests(root) if m.tier == "training")
     path = root / oldest.file
-    path.with_suffix(".json").rename(path.with_name(f"{store.STAGED}1-abcd{store.CLAIM}"))
+    path.with_suffix(".json").rename(path.with_name(f"{STAGED_PREFIX}1-abcd{store.CLAIM}"))
     code, out, _ = cli_main("repair", trained, "--dry-run")
     assert code == 0
     assert f"sweep  {oldest.file}: a save or a deletion of it was cut short" in out

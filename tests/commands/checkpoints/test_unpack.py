@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from peakpoint.__main__ import main as cli
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.state import serialize
-from peakpoint.checkpointing.storage import listing, store
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.states import differences
@@ -31,7 +32,7 @@ def test_the_ordinary_file_holds_the_same_state(packed, tmp_path, cli_main):
     plain = torch.load(out, weights_only=True)
     assert differences(plain, state) == []
     assert all(isinstance(w, torch.Tensor) for w in plain["model_state_dict"].values())
-    assert list(tmp_path.glob(f"{store.STAGED}*")) == []
+    assert list(tmp_path.glob(f"{STAGED_PREFIX}*")) == []
 
 
 def test_it_never_replaces_a_file(packed, tmp_path, cli_main):

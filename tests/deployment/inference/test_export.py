@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 
 from peakpoint import CheckpointError
-from peakpoint.base.files import STAGED
+from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.deployment.inference import export, golden, network, onnx_files
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
@@ -258,9 +258,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(lenet, tmp_path, kind, suffi
 
 
 def test_what_others_left_in_the_folder_stays(lenet, tmp_path):
-    (tmp_path / f"{STAGED}1-another.pt2").write_text("not ours to delete")
+    (tmp_path / f"{STAGED_PREFIX}1-another.pt2").write_text("not ours to delete")
     written(lenet, tmp_path / "a.pt2", "torch")
-    assert entries(tmp_path) == [f"{STAGED}1-another.pt2", "a.pt2"]
+    assert entries(tmp_path) == [f"{STAGED_PREFIX}1-another.pt2", "a.pt2"]
 
 
 @pytest.mark.parametrize("opset", [17, 9999])
