@@ -1,7 +1,7 @@
 """A service run by uvicorn with bounds on connections, heads and time.
 
-A connection that takes too long to send a request and to read its answer is cut off, as uvicorn itself waits
-for ever for both. Connections beyond CONNECTIONS are answered 503.
+A connection that takes too long to send a request and to read its answer is cut off, because uvicorn itself
+waits without a limit. Connections beyond CONNECTIONS are answered 503.
 """
 
 import asyncio
@@ -40,15 +40,9 @@ def serve(app: Any, host: str, port: int, *, timeout_s: float) -> None:
             listening.bind((host, port))
         except (OSError, OverflowError) as error:
             raise OSError(f"Port {port} cannot be used: {error}.") from error
-        _Server(config).run(sockets=[listening])
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for each in sockets or []:
-            host, port = each.getsockname()[:2]
-            print(f"http://{host}:{port}", flush=True)
+        listening.listen(CONNECTIONS)  # whoever connects from now on is answered once the service is up
+        print(f"http://{host}:{listening.getsockname()[1]}", flush=True)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _impatient(timeout_s: float) -> type[H11Protocol]:

@@ -53,9 +53,9 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def train(directory: Path, break_at: int | None = None) -> nn.Module:
-    """Train to the end, from the newest checkpoint in `directory` if there is one.
+    """Train to the end, from the newest checkpoint in `directory` if there is one, and return the network.
 
-    `break_at` is a step after which the process is thought to be gone.
+    `break_at` is a step after which it returns, as if the process had been killed.
     """
     model, optimizer, scheduler = build()
     images, labels = digits()
@@ -95,7 +95,7 @@ def train(directory: Path, break_at: int | None = None) -> nn.Module:
                     epoch_complete=batch == len(loader),
                 )
             if step == break_at:
-                print(f"  broken off after step {step}, epoch {epoch}, batch {batch}")
+                print(f"  interrupted after step {step}, epoch {epoch}, batch {batch}")
                 manager.close()
                 return model
         first = 0
@@ -121,13 +121,13 @@ def train(directory: Path, break_at: int | None = None) -> nn.Module:
 
 
 def main(directory: Path) -> bool:
-    """Whether the resumed training ended where the unbroken one did."""
+    """Return whether the resumed training has the weights of the uninterrupted one."""
     torch.set_num_threads(1)
-    print("without a break")
+    print("uninterrupted")
     whole = train(directory / "whole")
-    print("with a break")
+    print("interrupted")
     train(directory / "broken", break_at=33)
-    print("and on")
+    print("resumed")
     resumed = train(directory / "broken")
     pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     equal = all(torch.equal(a, b) for a, b in pairs)

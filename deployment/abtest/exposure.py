@@ -121,7 +121,7 @@ class Study:
 
     @property
     def crossed(self) -> int:
-        """The number of users who saw more than one arm."""
+        """Return the number of users who saw more than one arm."""
         return sum(len(subject.arms) > 1 for subject in self.subjects.values())
 
 

@@ -57,10 +57,7 @@ def trained_with(root: Path, manifest: Manifest) -> Mapping[str, Any]:
             raise KeyError(*missing)
         return {"config": config, "fingerprint": fingerprint}
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{root / manifest.file} does not say which data it was trained with, so it cannot be measured "
-            "again: only what the trainer saved can, and releases of it."
-        ) from None
+        raise _unknown(str(root / manifest.file)) from None
 
 
 @_reading()
@@ -79,7 +76,7 @@ def data_of(
     try:
         sizes = {name: int(config[name]) for name in ("seed", "batch_size", "eval_batch_size")}
     except (KeyError, TypeError, ValueError):
-        raise _unknown() from None
+        raise _unknown("The checkpoint") from None
     note_root(settings.root, by_record=data_root is None)
     data = DataModule(settings, **sizes, device=usable(device), channels_last=bool(config["channels_last"]))
     if trained_with["fingerprint"] not in (None, data.fingerprint):
@@ -99,11 +96,14 @@ def _settings(config: Mapping[str, Any], data_root: str | Path | None) -> Any:
             raise CheckpointError(f"{registry.unknown('data', name)} {registry.hint(config)}.")
         return registry.make("data", name, given)
     except (KeyError, TypeError, ValueError):
-        raise _unknown() from None
+        raise _unknown("The checkpoint") from None
 
 
-def _unknown() -> CheckpointError:
-    return CheckpointError("The checkpoint does not say which data it was trained with.")
+def _unknown(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what} does not record which data it was trained with, so it cannot be measured: name a "
+        "checkpoint of the trainer, or a release of one."
+    )
 
 
 def measure(
@@ -147,7 +147,9 @@ def measure_other(
         found = _settings(config, path).read(TEST)
     else:
         name = config["data"]["name"]
-        raise CheckpointError(f"{path} is no file, and {name} is read from no folder: give an .npz file.")
+        raise CheckpointError(
+            f"{name} is not read from a folder, and {path} is not a file: give an .npz file."
+        )
     _check_fits(path, found.classes, found.images.shape[3], description)
     where, size = usable(device), int(config["eval_batch_size"])
     objects.move(network, where)

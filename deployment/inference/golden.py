@@ -48,7 +48,7 @@ class Agreement:
 
     @property
     def sound(self) -> bool:
-        """Whether the outputs agree."""
+        """Return whether the outputs agree."""
         return self.largest <= self.allowed and self.flipped == 0
 
 
@@ -88,10 +88,12 @@ def outputs(network: nn.Module, description: Description, images: Tensor) -> Ten
     wanted = (len(images), len(description.classes))
     if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise CheckpointError(f"The network's output is {shape}, and {wanted} is one value for each class.")
+        raise CheckpointError(
+            f"The network's output has shape {shape} instead of {wanted}, one value for each class."
+        )
     found = found.to("cpu", torch.float32)
     if not bool(found.isfinite().all()):
-        raise CheckpointError("The network's output is NaN or infinite: this state is not released.")
+        raise CheckpointError("The network's output is NaN or infinite: choose another checkpoint.")
     return found
 
 
@@ -118,7 +120,9 @@ def _images(content: Mapping[str, Tensor], file: str) -> tuple[Tensor, Tensor]:
     try:
         return content["inputs"], content["outputs"]
     except KeyError as error:
-        raise CheckpointError(f"{file} has golden outputs of no images: {error} is missing.") from None
+        raise CheckpointError(
+            f"{file} has golden outputs for an example, not for images: {error} is missing."
+        ) from None
 
 
 def _content(root: Path, manifest: Manifest) -> dict[str, Tensor]:
@@ -141,7 +145,9 @@ def has(manifest: Manifest) -> bool:
 def compare(found: Tensor, golden: Tensor, tolerance: float = TOLERANCE) -> Agreement:
     """Compare outputs (N, classes) with golden ones of the same shape; NaN is infinitely far."""
     if found.shape != golden.shape:
-        raise CheckpointError(f"The outputs are {tuple(found.shape)}, and the golden {tuple(golden.shape)}.")
+        raise CheckpointError(
+            f"The outputs have shape {tuple(found.shape)}, the golden ones {tuple(golden.shape)}."
+        )
     allowed = tolerance * float(golden.abs().max())
     distance = (found.to("cpu", torch.float32) - golden).abs().nan_to_num(nan=torch.inf)
     best = golden.max(dim=1)

@@ -36,25 +36,23 @@ class Latency:
     ratio: Spread
 
 
-def waiting_for(device: torch.device) -> Callable[[], None]:
-    """Return a function that waits until a device has finished its work."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
-
-
 def measure(
     calls: Sequence[tuple[Call, Tensor]],
     *,
     rounds: int,
-    synchronize: Callable[[], None],
+    device: torch.device,
     warm: int = WARM,
 ) -> list[Latency]:
     """Time each call on its images once a round, in an order drawn anew for every round.
 
-    `synchronize` waits for the device. Ratios are taken within a round, which cancels a slowdown of the whole
-    round.
+    A call ends when its device has finished. Ratios are taken within a round, which cancels a slowdown of the
+    whole round.
     """
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     draw = random.Random(0)
     seconds: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():

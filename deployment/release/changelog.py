@@ -60,11 +60,8 @@ class Entry:
 
 def entries(root: Path) -> list[Entry]:
     """Return every present and past release, highest version first. Raises CheckpointError."""
-    changes, journaled, present = (
-        list(aliases.changes(root)),
-        publish.journaled(root),
-        listing.by_version(root),
-    )
+    changes = list(aliases.changes(root))
+    journaled, present = publish.journaled(root), listing.by_version(root)
     found: list[Entry] = []
     previous: Manifest | None = None
     for version in sorted({*journaled, *present}, key=semver.key):
@@ -72,35 +69,26 @@ def entries(root: Path) -> list[Entry]:
         if manifest is not None:
             there = {"file": manifest.file, "git_commit": manifest.git_commit, "time": manifest.created}
             facts = {**facts, **(manifest.metadata or {}), **there}
-        moved = tuple(change for change in changes if version in (change.version, change.before))
-        found.append(_entry(version, facts, moved, manifest, previous))
+        before = previous if manifest else None
+        results = pairs(_results(before), _results(manifest))
+        found.append(
+            Entry(
+                version=version,
+                date=str(facts["time"])[:10],
+                file=str(facts.get("file", "")),
+                reason=str(facts.get("reason") or ""),
+                source=_mapping(facts.get("source")),
+                git_commit=facts.get("git_commit"),
+                before=listing.version_of(before) if before else None,
+                results={name: pair for name, pair in results.items() if pair != [None, None]},
+                config=differ(_trained_with(before), _trained_with(manifest)) if before and manifest else {},
+                network=differ(flat(before.config), flat(manifest.config)) if before and manifest else {},
+                aliases=tuple(change for change in changes if version in (change.version, change.before)),
+                there=manifest is not None,
+            )
+        )
         previous = manifest or previous
     return found[::-1]
-
-
-def _entry(
-    version: str,
-    facts: Mapping[str, Any],
-    moved: tuple[Change, ...],
-    manifest: Manifest | None,
-    previous: Manifest | None,
-) -> Entry:
-    before = previous if manifest else None
-    results = pairs(_results(before), _results(manifest))
-    return Entry(
-        version=version,
-        date=str(facts["time"])[:10],
-        file=str(facts.get("file", "")),
-        reason=str(facts.get("reason") or ""),
-        source=_mapping(facts.get("source")),
-        git_commit=facts.get("git_commit"),
-        before=listing.version_of(before) if before else None,
-        results={name: pair for name, pair in results.items() if pair != [None, None]},
-        config=differ(_trained_with(before), _trained_with(manifest)) if before and manifest else {},
-        network=differ(flat(before.config), flat(manifest.config)) if before and manifest else {},
-        aliases=moved,
-        there=manifest is not None,
-    )
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -70,18 +70,18 @@ class Release:
 
     @property
     def stem(self) -> str:
-        """The name of its files without a suffix. Raises CheckpointError for one that no file can have."""
+        """Return the name of its files without a suffix. Raises CheckpointError for an invalid one."""
         stem = f"{safe_name(self.name)}_v{self.version}"
         if not stem[0].isalnum() or len(stem) > LONGEST:
             raise CheckpointError(
-                f"{stem} is no name for a file: it must begin with a letter or a digit and have at most "
-                f"{LONGEST} characters."
+                f"{stem} is not a valid name of a file: it must begin with a letter or a digit and have "
+                f"at most {LONGEST} characters."
             )
         return stem
 
     @property
     def file(self) -> str:
-        """The path of its weights from the checkpoint root."""
+        """Return the path of its weights, relative to the checkpoint root."""
         return f"{PRODUCTION}/{self.stem}{SUFFIXES[self.form.format]}"
 
 

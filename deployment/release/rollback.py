@@ -32,9 +32,7 @@ def roll_back(root: Path, to: str | None = None, alias: str = CHAMPION, reason: 
     now = history[-1].version if history else None
     version = to if to is not None else aliases.before(history)
     if version is None:
-        raise CheckpointError(
-            f"{alias} has no release to go back to: say which with --to; {_released(root)}."
-        )
+        raise CheckpointError(f"{alias} has no earlier release: name one with --to; {_released(root)}.")
     if version == now:
         raise CheckpointError(f"{alias} is {version} already.")
     known = listing.by_version(root)

@@ -77,8 +77,8 @@ def open_all(paths: Sequence[Path], device: torch.device) -> list[Network]:
     for each in found[1:]:
         if each.description.image_shape != first.image_shape or each.description.classes != first.classes:
             raise CheckpointError(
-                f"{found[0].label} and {each.label} take other images or have other classes: "
-                "there is nothing to compare."
+                f"{found[0].label} and {each.label} differ in the shape of their images or in their "
+                "classes: compare networks of one task."
             )
     return found
 
@@ -109,13 +109,15 @@ def _onnx(path: Path, device: torch.device) -> Network:
     opened = onnx_files.opened(path, threads=torch.get_num_threads())
     if opened.batch is not None:
         raise CheckpointError(
-            f"{path} takes {opened.batch} images at a time, no more and no less: "
+            f"{path} takes {opened.batch} images at a time and no other number: "
             "export it with --batch dynamic."
         )
     try:
         description = network.described(json_value(opened.notes["config"]))
     except (KeyError, ValueError, TypeError):
-        raise CheckpointError(f"{path} does not say how it is fed: it was not written by export.") from None
+        raise CheckpointError(
+            f"{path} does not describe its inputs: write it with peakpoint export."
+        ) from None
     return Network(
         label=str(path),
         file=path,
@@ -154,12 +156,12 @@ def accuracies(networks: Sequence[Network], split: str, runs: RunData) -> list[l
         evaluate.batches(its, split)  # reads the test set, if that is the split
         if split == "val" and its.fingerprint != data[0].fingerprint:
             raise CheckpointError(
-                f"{networks[0].label} and {each.label} hold other images out for validation, so that one "
-                "may have trained on the other's: compare them on --split test."
+                f"{networks[0].label} and {each.label} have different validation images, on which the other "
+                "may have been trained: compare them on --split test."
             )
         if split == "test" and its.test_fingerprint != data[0].test_fingerprint:
             raise CheckpointError(
-                f"{networks[0].label} and {each.label} have other test images: there is nothing to compare."
+                f"{networks[0].label} and {each.label} differ in their test images: choose others."
             )
     return [hits(each.call, its, split) for each, its in zip(networks, data, strict=True)]
 
@@ -186,7 +188,7 @@ def _trained_with(network: Network, networks: Sequence[Network]) -> Mapping[str,
             if other.trained_with is not None and (its.mean, its.std) == (fed.mean, fed.std):
                 return other.trained_with
         remedy = "compare it with a checkpoint or a release of the same run, or use --split none."
-    raise CheckpointError(f"{network.label} does not say which data it was trained with: {remedy}")
+    raise CheckpointError(f"{network.label} does not record which data it was trained with: {remedy}")
 
 
 def compare(
@@ -204,7 +206,7 @@ def compare(
     for batch in batches:
         images = golden.inputs(networks[0].description, batch).to(device)
         calls = [(each.call, network.prepare(images, each.description)) for each in networks]
-        timed[batch] = timing.measure(calls, rounds=rounds, synchronize=timing.waiting_for(device))
+        timed[batch] = timing.measure(calls, rounds=rounds, device=device)
     return [
         Row(
             network=each,

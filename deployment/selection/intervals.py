@@ -55,7 +55,7 @@ class Accuracy:
 
     @property
     def value(self) -> float:
-        """The proportion."""
+        """Return the proportion."""
         return self.right / self.count
 
 

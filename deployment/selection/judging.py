@@ -33,7 +33,7 @@ class Candidate:
 
     @property
     def path(self) -> Path:
-        """The file of the checkpoint."""
+        """Return the file of the checkpoint."""
         return self.root / self.manifest.file
 
     def later(self) -> tuple[Any, ...]:
@@ -66,9 +66,9 @@ def _failure(
     if rule.vs is not None:
         its = references[rule.vs]
         if (known := ranked(its, rule.metric)) is None:
-            return f"of the {rule.vs}, {missing(its, rule.metric)}"
+            return f"for the {rule.vs}, {missing(its, rule.metric)}"
         if known < 0 and name.endswith("ratio"):
-            return f"a ratio to {known:.6g}, which is below 0, says nothing"
+            return f"a ratio to {known:.6g}, which is below 0, has no meaning"
         reference, beside = known, f", the {rule.vs} {known:.6g}"
     return None if _met(rule.metric, name, bound, value, reference) else f"it is {value:.6g}{beside}"
 
@@ -119,7 +119,7 @@ def by_preference(ranking: Sequence[Candidate], tie: Tie, samples: int | None) -
         assert samples
         if not 0 <= best <= 1:
             raise CheckpointError(
-                f"tie.confidence: {tie.metric} {best:g} is no fraction of 1: use tie.within, a distance."
+                f"tie.confidence: {tie.metric} {best:g} is not between 0 and 1: use tie.within, a distance."
             )
         low, _ = wilson(best, samples, 1 - tie.confidence)
         distance = Decimal(repr(max(0.0, best - low)))  # at 0, low is off by rounding

@@ -98,12 +98,8 @@ class Appraiser:
             found["weights_bytes"] = float(forms.packed_bytes(weights.state_dict()))
         if "latency_ms" in wanted:
             images = network.prepare(golden.inputs(description, how.batch).to(self.device), description)
-            (timed,) = timing.measure(
-                [(weights, images)],
-                rounds=how.repeats,
-                warm=how.warmup,
-                synchronize=timing.waiting_for(self.device),
-            )
+            calls = [(weights, images)]
+            (timed,) = timing.measure(calls, rounds=how.repeats, device=self.device, warm=how.warmup)
             found["latency_ms"] = 1000 * timed.seconds.median
         return found
 

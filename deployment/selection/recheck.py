@@ -40,18 +40,18 @@ class Checked:
 
     @property
     def degraded(self) -> bool:
-        """Whether the metric is worse than recorded by more than the threshold, or cannot be measured."""
+        """Return whether the metric is worse than recorded by more than the threshold, or not measurable."""
         return not self.worse <= self.threshold + 1e-12  # NaN is degraded
 
     @property
     def worse(self) -> float:
-        """The difference by which the metric is worse than recorded, NaN when it was not measured."""
+        """Return by how much the metric is worse than recorded, NaN when it was not measured."""
         value = math.nan if self.measured is None else self.measured.metrics[self.metric]
         return _better(self.metric, self.recorded, value)
 
     @property
     def finding(self) -> str:
-        """The metric as measured and as recorded, or the damage of the file, in words."""
+        """Return in words the metric as measured and as recorded, or the damage of the file."""
         if self.measured is None:
             return str(self.problem)
         value = self.measured.metrics[self.metric]
@@ -115,10 +115,10 @@ def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
             notes.append(f"not {version}: its {found.metric} on the same images is {value:.4f}, no better")
             return replace(found, earlier=measured, notes=tuple(notes))
         if aliases.current(found.root).get(alias) != found.version:
-            raise CheckpointError(f"{alias} was set to another release meanwhile: look, and check again.")
+            raise CheckpointError(f"{alias} was set to another release meanwhile: run check again.")
         rollback.roll_back(found.root, version, alias, f"check: {found.version}: {found.finding}")
         return replace(found, back=version, earlier=measured, notes=tuple(notes))
-    return replace(found, notes=(*notes, f"{alias} named no {'other ' * bool(notes)}release before"))
+    return replace(found, notes=(*notes, f"{alias} named no {'other ' * bool(notes)}earlier release"))
 
 
 def _earlier(found: Checked, alias: str) -> Iterator[tuple[str, Manifest]]:

@@ -72,7 +72,7 @@ class Requirement:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """The bounds that are given, by name."""
+        """Return the given bounds by name."""
         given = {name: getattr(self, name) for name in (*NUMBERS, *MARGINS)}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -167,7 +167,7 @@ class Rules:
 
     @property
     def metrics(self) -> list[str]:
-        """Every metric that the rules name, once."""
+        """Return every metric that the rules name, once."""
         keys = [*self.rank, *(self.tie.prefer if self.tie else [])]
         return list(dict.fromkeys([*(r.metric for r in self.require), *(key.metric for key in keys)]))
 

@@ -115,7 +115,7 @@ class _Judge:
         validated = [data for data in (*validated, *(data for _, data in trained.values())) if data]
         if any(data != validated[0] for data in validated):
             self.notes.append(
-                "not all were validated on the same images, so their metrics differ by that too"
+                "the checkpoints were validated on different images: compare their metrics with care"
             )
 
     def _measure_champion(self, places: Sequence[Path], against: Sequence[Requirement]) -> Any:
@@ -123,7 +123,7 @@ class _Judge:
         having = {root: m for root in places if (m := aliases.release_of(root, aliases.CHAMPION))}
         if len(having) > 1:
             raise CheckpointError(
-                f"{' and '.join(map(str, having))} have a champion each: say which with --champion-of."
+                f"{' and '.join(map(str, having))} have a champion each: name one of them with --champion-of."
             )
         for root, manifest in having.items():
             self.version = listing.version_of(manifest)
@@ -196,7 +196,7 @@ class _Judge:
             samples = self.appraiser.samples(ranking[0].root, ranking[0].manifest)
             if not samples:
                 self.notes.append(
-                    f"no tie: {ranking[0].path} does not say on how many images it was evaluated"
+                    f"no tie: {ranking[0].path} does not record on how many images it was evaluated"
                 )
                 return ranking
         return judging.by_preference(ranking, tie, samples)

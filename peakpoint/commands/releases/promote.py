@@ -48,14 +48,13 @@ def promote(options: argparse.Namespace) -> int:
     source_root = listing.checkpoint_root(options.path) if whole else options.path.absolute().parent.parent
     root = into or source_root
     semver.check_unused(options.version, publish.taken(root))
-    released = not whole and options.path.absolute().parent.name == PRODUCTION
-    texts = {} if released else chosen.texts(options.card, {})
     if whole:
+        texts = chosen.texts(options.card, {})
         manifest = _selected(source_root, into, options)
     else:
         source_root, manifest = locate.locate(options.path)
-    if released:
-        texts = chosen.texts(options.card, run_facts.card_of(source_root, manifest))
+        earlier = run_facts.card_of(source_root, manifest) if manifest.tier == PRODUCTION else {}
+        texts = chosen.texts(options.card, earlier)
     made, recorded, measured = _prepared(source_root, manifest, root, texts, chosen, options)
     facts = {
         "version": made.version,
@@ -137,7 +136,7 @@ def _prepared(
 ) -> tuple["Release", Mapping[str, float], "Measured"]:
     """Return the release with its card, not written yet, and its metrics as recorded and as measured again.
 
-    Raises CheckpointError when they differ by more than the tolerance, and for weights that are no good.
+    Raises CheckpointError when they differ by more than the tolerance, and for weights that are not finite.
     """
     from peakpoint.checkpointing.state import objects
     from peakpoint.deployment.inference import evaluate, network
@@ -149,23 +148,20 @@ def _prepared(
     reason = options.reason or chosen_by + "; ".join(manifest.reasons)
     made = release.of(source_root, manifest, version=options.version, form=form, reason=reason)
     release.check(root, made)
-    if made.description is None or made.trained_with is None:
-        raise CheckpointError(
-            f"{manifest.file} does not say what it was trained with: it cannot be measured."
-        )
     trained_with = made.trained_with
+    if made.description is None or trained_with is None:
+        raise CheckpointError(f"{manifest.file} has no record of its training: choose another.")
     record = run_facts.read(source_root, manifest, trained_with["config"])
     rebuilt = network.build(made.description, made.weights, trained_with["config"])
     objects.check_finite(rebuilt)
-    measured = evaluate.measure(
-        rebuilt, trained_with, split=chosen.split, data_root=options.data_root, device=options.device
-    )
+    where = {"data_root": options.data_root, "device": options.device}
+    measured = evaluate.measure(rebuilt, trained_with, split=chosen.split, **where)
     recorded = (manifest.metrics if chosen.split == "val" else record.tests()) or {}
     if wrong := differences(recorded, measured.metrics, chosen.tolerance):
-        costs = "" if form.dtype == "float32" else f" Try dtype=float32: {form.dtype} may cost as much."
+        remedy = "" if form.dtype == "float32" else f" It may be the cost of {form.dtype}: try dtype=float32."
         raise CheckpointError(
             f"Measured again on the {measured.samples} images of {measured.split}, {'; '.join(wrong)}: "
-            f"tolerance={chosen.tolerance:g} does not allow that, so nothing is released.{costs}"
+            f"tolerance={chosen.tolerance:g} does not allow that, so nothing is released.{remedy}"
         )
     made = _with_card(made, rebuilt, texts, record, measured)
     return replace(made, golden_inputs=chosen.golden), recorded, measured

@@ -62,7 +62,7 @@ def test_damaged_is_distinguished_from_degraded(cli_main, measured_copy):
     code, out, _ = cli_main("check", measured_copy, "--json", "--roll-back")
     found = json.loads(out)
     assert (code, found["degraded"], found["measured"], found["rolled_back_to"]) == (1, True, None, None)
-    assert found["notes"] == ["champion named no release before"]
+    assert found["notes"] == ["champion named no earlier release"]
 
 
 def test_json_has_the_numbers(cli_main, measured_copy, harder):

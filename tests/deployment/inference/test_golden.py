@@ -103,7 +103,7 @@ def test_a_class_that_flips_between_near_equals_is_no_other_network():
     far = torch.tensor([[1.0, 1.01, 0.0]])
     agreement = golden.compare(torch.tensor([[1.01, 1.0, 0.0]]), far)
     assert (agreement.sound, agreement.flipped) == (False, 1)
-    with pytest.raises(CheckpointError, match=r"outputs are \(1, 2\), and the golden \(1, 3\)"):
+    with pytest.raises(CheckpointError, match=r"outputs have shape \(1, 2\), the golden ones \(1, 3\)"):
         golden.compare(torch.zeros(1, 2), near)
 
 
@@ -112,5 +112,7 @@ def test_a_network_of_other_images_or_classes_is_refused():
     with pytest.raises(CheckpointError, match=r"cannot be run on images of \(8, 3, 16, 16\): "):
         golden.outputs(rebuilt(), other, golden.inputs(other))
     model = nn.Sequential(nn.Flatten(), nn.Linear(12 * 12 * 3, 3))
-    with pytest.raises(CheckpointError, match=r"output is \(8, 3\), and \(8, 4\) is one value for each"):
+    with pytest.raises(
+        CheckpointError, match=r"output has shape \(8, 3\) instead of \(8, 4\), one value for each"
+    ):
         golden.outputs(model, DESCRIPTION, golden.inputs(DESCRIPTION))

@@ -39,7 +39,7 @@ def calls(clock, called, costs):
 
 def test_what_slows_a_round_slows_all_in_it_and_cancels_out(clock):
     called = []
-    a, b = measure(calls(clock, called, {"a": 1.0, "b": 2.0}), rounds=20, synchronize=lambda: None)
+    a, b = measure(calls(clock, called, {"a": 1.0, "b": 2.0}), rounds=20, device=torch.device("cpu"))
     assert a.ratio == Spread(1, 1, 1)
     assert b.ratio == Spread(2, 2, 2)
     assert (b.seconds.low, b.seconds.high) == (2, 6)
@@ -52,14 +52,15 @@ def test_what_slows_a_round_slows_all_in_it_and_cancels_out(clock):
     assert len({x == y for x, y in pairwise(rounds)}) == 2  # nor by turns
 
 
-def test_the_device_is_waited_for(clock):
+def test_the_device_is_waited_for(clock, monkeypatch):
     """A device that works on after the call has returned, as CUDA does."""
     waits = []
 
-    def wait():
+    def wait(device):
         waits.append(clock[0])
         clock[0] += 5.0
 
-    found = measure(calls(clock, [], {"a": 1.0, "b": 2.0}), rounds=3, synchronize=wait)
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    found = measure(calls(clock, [], {"a": 1.0, "b": 2.0}), rounds=3, device=torch.device("cuda"))
     assert found[0].seconds.low >= 6
     assert len(waits) == 1 + 6

@@ -374,7 +374,7 @@ class TestRefused:
 
     def test_a_name_that_no_file_can_have(self, tmp_path):
         for name in ("", ".hidden", "x" * 200):
-            with pytest.raises(CheckpointError, match="is no name for a file"):
+            with pytest.raises(CheckpointError, match="is not a valid name of a file"):
                 release.write(tmp_path, small("1.0.0", name=name))
         assert contents(tmp_path) == {}
 

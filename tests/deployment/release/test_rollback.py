@@ -52,9 +52,7 @@ def test_back_to_the_one_before_and_further(served):
     assert points(served / "production" / "latest.pt") == "le_net5_v1.10.0.pt"
     roll_back(served)
     assert weight(served) == 0
-    refused(
-        served, "champion has no release to go back to: say which with --to; there are 1.0.0, 1.1.0, 1.2.0"
-    )
+    refused(served, "champion has no earlier release: name one with --to; there are 1.0.0, 1.1.0, 1.2.0")
     assert (
         "no longer champion, which is 1.1.0 (rolled back): wrong on cats"
         in (served / "metadata" / "CHANGELOG.md").read_text()
@@ -77,7 +75,7 @@ def test_of_another_alias_and_of_one_that_was_taken_away(served):
 
 def test_without_a_champion_a_version_must_be_named(tmp_path):
     root = released(tmp_path / "served", "1.0.0", "1.1.0")
-    refused(root, "champion has no release to go back to: say which with --to; there are 1.0.0, 1.1.0.")
+    refused(root, "champion has no earlier release: name one with --to; there are 1.0.0, 1.1.0.")
     assert weight(root) == 1
     assert roll_back(root, "1.0.0").change.before is None
     assert weight(root) == 0

@@ -53,7 +53,7 @@ def test_a_ratio_to_nothing_and_to_less():
     assert meets("min_ratio", 0.0, 2.0, 0.0)
     assert meets("max_ratio", 0.0, 0.5, 0.0)
     assert not meets("max_ratio", 0.1, 0.5, 0.0)
-    assert "below 0, says nothing" in failure("max_ratio", 1.0, {"m": -3.0}, {"champion": {"m": -2.0}})
+    assert "below 0, has no meaning" in failure("max_ratio", 1.0, {"m": -3.0}, {"champion": {"m": -2.0}})
 
 
 @given(values, values)
@@ -72,7 +72,7 @@ def test_what_is_not_a_number_never_qualifies(operator, value):
     champion = {"champion": {"m": 0.0}}
     assert failure(operator, 0.0, facts, champion) == f"m {operator} 0{against}: {why}"
     if against:  # nor can anything be measured against it
-        assert failure(operator, 0.0, {"m": 0.0}, {"champion": facts}).endswith(f"of the champion, {why}")
+        assert failure(operator, 0.0, {"m": 0.0}, {"champion": facts}).endswith(f"for the champion, {why}")
 
 
 def test_a_rule_against_nobody_is_passed_over():
@@ -167,5 +167,5 @@ def test_lower_is_better_ties_too():
 
 
 def test_a_percentage_has_no_confidence_interval():
-    with pytest.raises(CheckpointError, match=r"74\.7 is no fraction"):
+    with pytest.raises(CheckpointError, match=r"74\.7 is not between 0 and 1"):
         preferred([candidate(accuracy=74.7, sparsity=0.5, bytes=1)], confidence=0.95)

@@ -101,7 +101,7 @@ def test_without_another_release_nothing_is_changed(measured_copy, harder):
     released(measured_copy, "1.1.0", FINAL)
     only = check(measured_copy, other_data=harder)
     assert (only.version, only.back) == ("1.1.0", None)
-    assert only.notes == ("champion named no release before",)
+    assert only.notes == ("champion named no earlier release",)
     assert [change.version for change in aliases.changes(root)] == ["1.1.0"]
 
 
@@ -213,5 +213,5 @@ def test_other_data_that_does_not_fit(measured_run, whole_run, tmp_path):
         with pytest.raises(CheckpointError, match=line):
             measure(tmp_path / f"{name}.npz")
     made = evaluate.trained_with(whole_run / "checkpoints", network.best(whole_run / "checkpoints"))
-    with pytest.raises(CheckpointError, match="synthetic is read from no folder"):
+    with pytest.raises(CheckpointError, match="synthetic is not read from a folder"):
         measure(tmp_path, made)

@@ -222,7 +222,7 @@ def test_the_champion_may_lie_elsewhere_and_only_one_counts(measured_copy, measu
     assert len(steps(select.choose([measured_copy], strict))) == 3
     assert not steps(select.choose([measured_copy], strict, champion_of=other))
     release(measured_copy, "1.0.0", {"accuracy": 0.1})
-    with pytest.raises(CheckpointError, match="have a champion each: say which with --champion-of"):
+    with pytest.raises(CheckpointError, match="have a champion each: name one of them with --champion-of"):
         select.choose([measured_copy, other], strict)
     assert steps(select.choose([measured_copy, other], strict, champion_of=measured_copy))
     for mark in (measured_copy / "checkpoints/production").glob("*v1.0.0*"):
@@ -271,7 +271,9 @@ def test_a_champion_on_other_images_is_compared_with_a_word_of_it(measured_copy,
     released(other, "1.0.0", 24)
     near = by(require=[{"metric": "accuracy", "vs": "champion", "min_delta": -1}])
     found = select.choose([measured_copy], near, champion_of=other)
-    assert found.notes == ("not all were validated on the same images, so their metrics differ by that too",)
+    assert found.notes == (
+        "the checkpoints were validated on different images: compare their metrics with care",
+    )
     released(measured_copy, "1.0.0", FINAL)
     assert not select.choose([measured_copy], near).notes
 
@@ -287,7 +289,9 @@ def test_several_runs_are_one_choice_in_any_order(measured_copy, measured_run, w
     assert len(one.candidates) == 6
     assert not one.notes
     mixed = select.choose([measured_run, whole_run], by(), dry_run=True)
-    assert mixed.notes == ("not all were validated on the same images, so their metrics differ by that too",)
+    assert mixed.notes == (
+        "the checkpoints were validated on different images: compare their metrics with care",
+    )
 
 
 def test_each_run_is_measured_on_its_own_data(measured_copy, whole_run):
