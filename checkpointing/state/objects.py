@@ -196,7 +196,8 @@ NETWORK = "network"
 
 def class_name(model: nn.Module) -> str:
     """Return the class of a network in snake case, the name of a network that has no other."""
-    return snake(type(unwrap(model)).__name__)
+    name = type(unwrap(model)).__name__
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def environment(model: nn.Module) -> dict[str, str]:
@@ -221,11 +222,6 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
         except (TypeError, ValueError, OverflowError, RuntimeError):
             raise CheckpointError(f"The metric {name} is {value!r}: give a number.") from None
     return found
-
-
-def snake(name: str) -> str:
-    """Return a name in snake case: bayesian_transformer for BayesianTransformer."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def git_commit() -> str | None:

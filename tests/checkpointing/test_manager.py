@@ -229,17 +229,6 @@ def test_metrics_that_are_missing_or_not_finite_are_recorded_and_never_best(worl
     assert whole(run)
 
 
-def test_order_survives_a_clock_that_goes_backwards(world, monkeypatch):
-    from peakpoint.checkpointing import policy
-
-    years = iter([2030, 2001, 1999, 2010])
-    monkeypatch.setattr(policy, "utc_now", lambda: f"{next(years)}-01-01T00:00:00.000+00:00")
-    run = world(interval=case.interval(epochs=1, keep_last=2))
-    for _ in range(4):
-        run.epoch(0.5)
-    assert [(m.epoch, m.created[:4]) for m in run.kept] == [(3, "1999"), (4, "2010")]
-
-
 def test_a_step_and_the_epoch_that_ends_with_it_are_one_checkpoint(world):
     run = world(interval=case.interval(epochs=1, steps=10, keep_last=9))
     run.manager.handle(StepEnd(1, 10), EvalEnd(1, 10, {"accuracy": 0.5}, 0.0, 0), EpochEnd(1, 10))

@@ -117,9 +117,6 @@ def test_what_does_not_fit_leaves_the_living_as_they_were(manager, t, wrong, sen
         p.grad = torch.ones_like(p)
     optimizer.step()
     before = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    sentence = (
-        r"of another network: size mismatch for body\.0\.weight" if wrong == "network" else "does not fit"
-    )
     with pytest.raises(CheckpointError, match=sentence):
         load_checkpoint(path, model, optimizer)
     assert not differences({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, before)
@@ -160,12 +157,6 @@ def test_an_unwritable_directory_is_told_before_training(tmp_path):
     read_only = mounted(locked, "-t tmpfs -o ro tmpfs") if as_root else contextlib.nullcontext()
     with read_only, pytest.raises(CheckpointError, match="cannot be written to"):
         CheckpointManager(locked / "checkpoints")
-
-
-def test_a_place_that_is_a_file_is_told_before_training(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written to"):
-        CheckpointManager(tmp_path / "file")
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
