@@ -38,24 +38,6 @@ def test_json_says_what_was_made_of_what(finished, tmp_path, cli_main):
     assert found["agreement"]["sound"] is True
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((".", "a.onnx"), "has no checkpoints"),
-        (("{run}", "a.onnx", "--opset", "4"), "--opset 4 cannot be written"),
-        (("{run}", "/sys/a.pt2", "--format", "torch"), "/sys/a.pt2 was not written: "),
-    ],
-)
-def test_what_goes_wrong_is_one_line(finished, tmp_path, monkeypatch, cli_main, arguments, words):
-    monkeypatch.chdir(tmp_path)
-    code, message, err = cli_main("export", *(a.format(run=finished) for a in arguments))
-    assert (code, message) == (1, "")
-    assert words in err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path, cli_main):
     file = network.best(trained / "checkpoints").file
     damage(trained / "checkpoints" / file)

@@ -47,6 +47,8 @@ REFUSED = [
     ("compare {run}", "Name 2 to 26 networks"),
     ("compare {run} nowhere", "nowhere does not exist."),
     ("compare {run} {run} --threads 0", "--threads 0 is out of range"),
+    ("compare {run} {run} --batch 0", "--batch 0 is out of range: it must be at least 1"),
+    ("compare {run} {run} --rounds 1", "--rounds 1 is out of range: it must be at least 2"),
     ("export {run} card.yaml", "card.yaml exists: choose another name."),
     ("export {run} out.pt", "out.pt must end in .onnx"),
     ("export {run} nowhere/out.onnx", "nowhere is not a directory: make it first."),

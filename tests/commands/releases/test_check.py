@@ -75,19 +75,3 @@ def test_json_has_the_numbers(cli_main, measured_copy, harder):
     assert (found["alias"], found["version"], found["metric"]) == ("challenger_1", "1.1.0", "loss")
     assert found["measured"]["metrics"]["loss"] > found["recorded"] + 0.01
     assert (found["measured"]["samples"], found["threshold"]) == (200, 0.01)
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (("--metric", "speed"), "has not recorded speed"),
-        (("--device", "warp"), "There is no device 'warp' here"),
-    ],
-)
-def test_a_wrong_option_is_one_line(cli_main, measured_copy, options, line):
-    released(measured_copy, "1.0.0", FINAL)
-    code, out, err = cli_main("check", measured_copy, *options)
-    assert (code, out) == (1, "")
-    assert err.startswith("error: ")
-    assert line in err
-    assert err.count("\n") == 1

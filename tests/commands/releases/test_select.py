@@ -34,14 +34,6 @@ def test_a_narrow_terminal_cuts_no_reason_off(on_a_terminal, measured_run):
     assert out.count("; epoch above 20: it is ") == 3
 
 
-def test_nothing_qualifies_is_one_clear_line_and_exit_code_1(cli_main, measured_run):
-    code, out, err = cli_main("select", measured_run, "--rules", "best_practice")
-    assert code == 1
-    assert err == "error: Nothing qualifies by best_practice.yaml: all 3 candidates are rejected.\n"
-    assert out.count("epoch above 20") == 3
-    assert "chosen" not in out
-
-
 def test_json_has_the_same_in_full(cli_main, measured_copy):
     root = measured_copy / "checkpoints"
     early = next(m for m in listing.manifests(root) if m.global_step == 22)

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from peakpoint import CheckpointManager
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import listing
 from peakpoint.deployment.inference import evaluate, network
@@ -62,14 +61,6 @@ def test_data_that_was_moved_is_found_and_other_data_refused(measured_run, tmp_p
     patterns(there / "train.npz", 240, seed=3)
     with pytest.raises(CheckpointError, match="fingerprint differs"):
         evaluate.measure(weights, moved, data_root=there)
-
-
-def test_what_the_library_saved_says_nothing_of_data(tmp_path):
-    manager = CheckpointManager(tmp_path / "checkpoints")
-    manager.save_milestone_checkpoint(torch.nn.Linear(2, 2), 0.5, "accuracy", epoch=1, config={})
-    root = tmp_path / "checkpoints"
-    with pytest.raises(CheckpointError, match="which data"):
-        evaluate.trained_with(root, listing.manifests(root)[0])
 
 
 def test_wrong_splits_and_devices_are_one_line(measured_run):

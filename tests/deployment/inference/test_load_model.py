@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peakpoint import CheckpointError, CheckpointManager, load_model, models
-from peakpoint.base import registry
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import aliases, listing
@@ -277,26 +276,3 @@ def test_a_network_that_reads_its_own_tensors_is_built_all_the_same(tmp_path, ow
     config = changed("model", {"name": "own", "options": {}})
     file = released(tmp_path, config, {"model_state_dict": dict(mine.state_dict())})
     assert not differences(load_model(file).state_dict(), mine.state_dict())
-
-
-def test_a_network_of_ones_own_is_rebuilt_from_a_milestone_and_a_release(tmp_path, own_components):
-    """The guide's staging, with nothing but the file."""
-
-    def build(image_shape, num_classes, width):
-        return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[0], width), nn.Linear(width, num_classes))
-
-    register("model", "mine")(build)
-    config = {
-        "model": {"name": "mine", "options": {"width": 5}},
-        "input": {"shape": [4, 1, 1], "mean": [0.5] * 4, "std": [0.25] * 4},
-        "output": {"classes": ["cat", "dog"]},
-    }
-    model = build((4, 1, 1), 2, 5)
-    manager = CheckpointManager(tmp_path)
-    milestone = manager.save_milestone_checkpoint(model, 0.9, "accuracy", 1, config)
-    facts = {"config": config, "metrics": {}, "model_card": {"description": "Mine."}}
-    released = manager.save_production_checkpoint(load_model(milestone), version="1.0.0", **facts)
-    for path in (milestone, released, tmp_path):
-        assert not differences(load_model(path).state_dict(), model.state_dict())
-    del registry._COMPONENTS["model"]["mine"]
-    assert not differences(load_model(milestone).state_dict(), model.state_dict())  # saved by this process

@@ -206,13 +206,3 @@ def test_a_card_of_any_form_has_a_page(odd):
     text = page_of(dict.fromkeys([*keys, "more", "name", "provenance", "sparsity"], odd), loss=odd)
     ModelCard(text)
     assert "# sentiment v1.0.0" in text
-
-
-def test_a_release_of_the_library_has_its_page(manager, t, root):
-    given = {"description": "Tells digits apart.", "license": "mit", "training_epochs": 10}
-    asked = {"version": "1.0.0", "config": {"name": "digits"}, "metrics": {"accuracy": 0.5}}
-    manager.save_production_checkpoint(t.model, **asked, model_card=given)
-    page = ModelCard.load(root / "metadata" / "model_cards" / "v1.0.0.md")
-    assert page.data.license == "mit"
-    assert "# digits v1.0.0\n\nTells digits apart." in page.text
-    assert "| Accuracy | 0.5 |" in page.text

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -16,7 +15,6 @@ from peakpoint.deployment.release import changelog, release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.checkpointing.release_cases import gone
 from tests.conftest import TINY, complete_run
-from tests.faults.fault_cases import in_child
 
 FORM = release.Form(format="pt", dtype="float32", compress=True)
 
@@ -138,18 +136,6 @@ def test_nothing_changes_between_what_was_read_and_what_is_written(served, monke
 
     monkeypatch.setattr(changelog, "write_atomic", write_atomic)
     assert changelog.write(served) == tried[0]
-
-
-def test_of_processes_that_write_at_once_the_last_knows_everything(served):
-    def work(which, say):
-        for turn in range(6):
-            aliases.assign(served, f"challenger_{which}", ("1.0.0", "1.1.0")[turn % 2], f"turn {turn}")
-            changelog.write(served)
-
-    with ThreadPoolExecutor(3) as pool:
-        ended = list(pool.map(lambda which: in_child(lambda say: work(which, say)), range(3)))
-    assert [code for code, _ in ended] == [0] * 3
-    assert (served / changelog.CHANGELOG).read_text() == changelog.text(served)
 
 
 def test_entries_are_plain_data(runs):

@@ -1,7 +1,6 @@
 """Rolling back: the earlier release is verified first, and one line of the journal switches."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from peakpoint.deployment.release import release, rollback
 from peakpoint.deployment.release.rollback import roll_back
 from tests.checkpointing.checkpoint_cases import damage, points
 from tests.checkpointing.release_cases import DESCRIPTION, gone, history, released
-from tests.faults.fault_cases import in_child
 
 
 @pytest.fixture
@@ -153,24 +151,6 @@ def test_whoever_switches_while_it_verifies_is_not_undone(served, monkeypatch):
     with pytest.raises(CheckpointError, match=r"^champion was set to 1\.10\.0 while 1\.1\.0 was verified"):
         roll_back(served)
     assert history(served)[-1] == "1.10.0"
-
-
-def test_of_processes_that_roll_back_at_once_none_goes_further_than_it_saw(served):
-    def work(say):
-        try:
-            say(f"{roll_back(served).change.version}")
-        except CheckpointError as error:
-            say(f"refused {error}")
-
-    with ThreadPoolExecutor(3) as pool:
-        ended = list(pool.map(lambda _: in_child(work), range(3)))
-    assert [code for code, _ in ended] == [0] * 3
-    message = [line for _, lines in ended for line in lines]
-    switched = sorted((line for line in message if not line.startswith("refused")), reverse=True)
-    assert switched == history(served)[3:]
-    assert switched in (["1.1.0"], ["1.1.0", "1.0.0"])
-    found = list(aliases.changes(served))
-    assert [c.before for c in found] == [None, *(c.version for c in found[:-1])]
 
 
 def test_a_release_in_another_form_brings_its_own_pointer(tmp_path, served):
