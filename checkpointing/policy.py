@@ -7,6 +7,7 @@ asks for a save, and keeps what any of them keeps.
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,7 +57,7 @@ class Outlook:
     sparsity: float
 
 
-class Policy:
+class Policy(ABC):
     """Decides on events and says what to keep: derive a dataclass from it, and write `decide`.
 
     Its fields are the settings; its state is counters only, never settings: on resume the configuration wins.
@@ -81,9 +82,9 @@ class Policy:
         """Return the largest number of checkpoints kept at once, None where it is not known."""
         return None
 
+    @abstractmethod
     def decide(self, event: Event) -> list[Decision]:
         """Return what to do about an event; called once for each, in order."""
-        raise NotImplementedError
 
     def keeps(self, manifests: Sequence[Manifest]) -> dict[Manifest, str]:  # noqa: ARG002
         """Return the checkpoints of a run that this policy needs, each with the reason."""
@@ -97,7 +98,7 @@ class Policy:
         """Return the counters as plain types."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Restore the counters. Raises KeyError for a missing one."""
 
 

@@ -1,6 +1,7 @@
 """What every network that is registered has, and a network made from its name and options."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +16,7 @@ IMAGES = ("image_shape", "num_classes")
 
 
 @dataclass(kw_only=True)
-class Model:
+class Model(ABC):
     """The settings of a network for images: derive from it, register, and build the network in `build`.
 
     `smallest` is the fewest pixels a side that the network can read.
@@ -24,9 +25,9 @@ class Model:
     smallest: ClassVar[int] = 1
     name: str
 
+    @abstractmethod
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
         """The network in float32 on the CPU, for images of (channels, height, width)."""
-        raise NotImplementedError
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ValueError for images that are too small."""

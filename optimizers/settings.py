@@ -1,8 +1,9 @@
 """What every optimizer and every learning-rate schedule that is registered has."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.given import INF, require_range
 
@@ -14,14 +15,9 @@ Factor = Callable[[int], float]
 
 
 @dataclass(kw_only=True)
-class Optimizer:
-    """The settings of an optimizer: derive from it, register, and build torch's optimizer in `build`.
+class Optimizer(ABC):
+    """The settings of an optimizer: derive from it, register, and build torch's optimizer in `build`."""
 
-    `state` has the names of the tensors that it keeps for each weight, which criteria of pruning may read;
-    None where they are not known before it is built.
-    """
-
-    state: ClassVar[tuple[str, ...] | None] = None
     name: str
     lr: float
     weight_decay: float
@@ -31,13 +27,18 @@ class Optimizer:
         require_range(self, "optimizer.", 0, INF, "lr weight_decay")
         require_range(self, "optimizer.", 1e-12, INF, "clip_norm")
 
+    @property
+    def state(self) -> tuple[str, ...] | None:
+        """The names of the tensors that it keeps for each weight; None where its first step shows them."""
+        return None
+
+    @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> "TorchOptimizer":
         """The optimizer over groups of `param_groups`, whose weight decay is set already."""
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
-class Scheduler:
+class Scheduler(ABC):
     """The settings of a learning rate over the run, as a factor of optimizer.lr; warm-up counts in epochs."""
 
     name: str
@@ -46,6 +47,6 @@ class Scheduler:
     def __post_init__(self) -> None:
         require_range(self, "scheduler.", 0, INF, "warmup_epochs")
 
+    @abstractmethod
     def build(self, total: int, warmup: int) -> Factor:
         """The factor as a function of the step, for a run of `total` steps that warms up over `warmup`."""
-        raise NotImplementedError

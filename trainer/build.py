@@ -71,7 +71,8 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.to(device)
         optimizer = build_optimizer(config.optimizer, model)
-        pruning = build_pruner(config.pruning, optimizer, data.steps_per_epoch, total, whole, ramp)
+        ramped = prune_settings(config.pruning, data.steps_per_epoch, total, whole, ramp)
+        pruning = Pruner(optimizer, ramped, config.seed) if ramped else None
     except ValueError as error:
         raise UserError(str(error)) from None
     if config.optimizer.clip_norm is not None:
@@ -169,10 +170,10 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def build_pruner(
-    cfg: c.Pruning, optimizer: Optimizer, steps_per_epoch: int, total: int, whole: int, ramp: Ramp
-) -> Pruner | None:
-    """Return a Pruner attached to the optimizer, or None when training is dense.
+def prune_settings(
+    cfg: c.Pruning, steps_per_epoch: int, total: int, whole: int, ramp: Ramp
+) -> PruneSettings | None:
+    """Return how to prune by steps of the run, or None when training is dense.
 
     Of the `whole` steps of all epochs, max_steps leaves `total`.
     """
@@ -192,19 +193,19 @@ def build_pruner(
             "pruning ends at step %d, after the last step %d of this run: %.0f %% will not be reached.",
             end, total, 100 * cfg.target,
         )  # fmt: skip
-    return Pruner(
-        optimizer,
-        PruneSettings(
-            criterion=cfg.criterion,
-            target=cfg.target,
-            start_step=start,
-            end_step=end,
-            frequency=cfg.frequency,
-            schedule=cfg.schedule,
-            allocation=cfg.allocation,
-            begin=ramp.begin,
-            initial=ramp.initial,
-        ),
+    return PruneSettings(
+        criterion=cfg.criterion,
+        criterion_options=cfg.criterion_options,
+        target=cfg.target,
+        start_step=start,
+        end_step=end,
+        frequency=cfg.frequency,
+        schedule=cfg.schedule,
+        schedule_options=cfg.schedule_options,
+        allocation=cfg.allocation,
+        allocation_options=cfg.allocation_options,
+        begin=ramp.begin,
+        initial=ramp.initial,
     )
 
 

@@ -16,6 +16,7 @@ from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
 from peakpoint.checkpointing.state.objects import unwrap
 from peakpoint.optimizers.parameters import Zeros, zeros
+from peakpoint.optimizers.pruning.criterion import ScoreError
 from peakpoint.trainer import signals
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation import Classification, autocast_for, check_logits, evaluate
@@ -146,8 +147,11 @@ class Loop:
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         if self._usable(total):
-            state.optimizer.step()
-            state.scheduler.step()
+            try:
+                state.optimizer.step()
+                state.scheduler.step()
+            except ScoreError as error:
+                raise UserError(str(error)) from error
         else:
             self.skipped()
         state.optimizer.zero_grad()

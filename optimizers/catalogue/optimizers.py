@@ -1,7 +1,7 @@
 """The optimizers. Weight decay comes with the groups; torch is imported when one is built."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.given import BELOW_ONE, INF, require_range
 from peakpoint.base.registry import register
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum (Polyak 1964; Nesterov as in Sutskever et al. 2013)."""
 
-    state: ClassVar[tuple[str, ...] | None] = ("momentum_buffer",)
     momentum: float
     nesterov: bool
 
@@ -25,6 +24,11 @@ class SGD(Optimizer):
         require_range(self, "optimizer.", 0, BELOW_ONE, "momentum")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0.")
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The names of the tensors that it keeps for each weight."""
+        return ("momentum_buffer",) if self.momentum else ()
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
         """torch's SGD over groups of `param_groups`."""
@@ -41,7 +45,6 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2014, arXiv:1412.6980); weight decay is added to the gradient."""
 
-    state: ClassVar[tuple[str, ...] | None] = ("exp_avg", "exp_avg_sq")
     beta1: float
     beta2: float
     eps: float
@@ -51,6 +54,11 @@ class Adam(Optimizer):
         Optimizer.__post_init__(self)
         require_range(self, "optimizer.", 0, BELOW_ONE, "beta1 beta2")
         require_range(self, "optimizer.", 0, INF, "eps")
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The names of the tensors that it keeps for each weight."""
+        return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else []))
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
         """torch's Adam over groups of `param_groups`."""

@@ -1,24 +1,34 @@
 """The contract of a criterion: a score for every weight, from all that an update of the masks knows of it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+from peakpoint.base.digests import stable_number
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+class ScoreError(ValueError):
+    """A criterion cannot score the weights, or its scores are not numbers that sort."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """One weight at one update of the masks.
 
-    `name` is its canonical name. `state` is what the optimizer keeps for it, empty before its first gradient.
+    `name` is its canonical name. `state` is what the optimizer keeps for it; before its first gradient, zeros
+    for what the criterion needs. `step` counts the steps of the run from 1, `seed` is that of the run.
     """
 
     name: str
     weight: "Tensor"
     state: Mapping[str, "Tensor"]
+    step: int
+    seed: int
 
     @property
     def gradient(self) -> "Tensor | None":
@@ -31,21 +41,31 @@ class Context:
         return self.weight.shape
 
     def moment(self, name: str) -> "Tensor":
-        """A tensor of the optimizer's state; zeros for a weight that never had a gradient."""
+        """Return a tensor of the optimizer's state. Raises ScoreError when the optimizer keeps none."""
+        if name not in self.state:
+            raise ScoreError(
+                f"The optimizer keeps no {name} for {self.name}: a criterion names in `needs` what it reads, "
+                "and the optimizer must keep it."
+            )
+        return self.state[name]
+
+    def generator(self) -> "torch.Generator":
+        """Return a generator on the CPU for this weight and step: a resumed run draws the same numbers."""
         import torch
 
-        return self.state[name] if self.state else torch.zeros_like(self.weight)
+        return torch.Generator().manual_seed(stable_number("pruning", self.seed, self.step, self.name))
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """Scores weights, of which the lowest are pruned: derive from it, register, and write `score`.
+class Criterion(ABC):
+    """Scores weights, of which the lowest are pruned: derive a frozen dataclass, register, and write `score`.
 
-    `needs` has the names of the tensors of the optimizer's state that it reads.
+    Its fields are its settings, given as pruning.criterion_options. `needs` has the names of the tensors of
+    the optimizer's state that it reads.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def score(self, context: Context) -> "Tensor":
-        """A new tensor of the weight's shape."""
-        raise NotImplementedError
+        """Return a new tensor of floats of the weight's shape, without NaN."""

@@ -5,7 +5,8 @@ no weight decay can move it, and the one pass over the gradients is all that a s
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from peakpoint.base import registry
 from peakpoint.optimizers import catalogue  # noqa: F401 (registers)
-from peakpoint.optimizers.pruning.criterion import Context, Criterion
+from peakpoint.optimizers.pruning.criterion import Context, Criterion, ScoreError
 from peakpoint.optimizers.pruning.lowest_k import lowest_where, sort_keys
 
 _KEY = "pruning"
@@ -28,7 +29,8 @@ class PruneSettings:
 
     `target` is the final sparsity, a fraction of all prunable weights. The ramp runs from `initial`, the
     sparsity of the network at `begin`, with an update every `frequency` steps from `start_step` to `end_step`
-    and one at the end. Raises ValueError for steps or a target that are no ramp upwards.
+    and one at the end. The options are the settings of the three components. Raises ValueError for steps or
+    a target that are no ramp upwards, for an unknown component, and for options that it does not have.
     """
 
     criterion: str
@@ -40,6 +42,13 @@ class PruneSettings:
     allocation: str
     begin: int = 0
     initial: float = 0.0
+    criterion_options: Mapping[str, Any] = field(default_factory=dict)
+    schedule_options: Mapping[str, Any] = field(default_factory=dict)
+    allocation_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def made(self, kind: str) -> Any:
+        """Return the `criterion`, the `schedule` or the `allocation` with its options."""
+        return registry.make(kind, getattr(self, kind), getattr(self, f"{kind}_options"))
 
     def __post_init__(self) -> None:
         if not 0 <= self.initial <= self.target:
@@ -60,7 +69,7 @@ class PruneSettings:
         if step <= self.start_step:
             return self.initial
         progress = (step - self.start_step) / (self.end_step - self.start_step)
-        fraction: float = registry.find("schedule", self.schedule)(progress)
+        fraction: float = self.made("schedule")(progress)
         return self.initial + (self.target - self.initial) * fraction
 
     def due(self, step: int, sparsity: float) -> bool:
@@ -84,18 +93,23 @@ class Pruner:
 
     All of it is saved in the optimizer's state_dict under "pruning". On load the counters and masks come from
     the state, and the settings stay those given here; a state saved without pruning begins with every weight
-    kept. Groups added later are not pruned. Raises ValueError when there is nothing to prune, or when the
-    criterion needs moments that the optimizer lacks.
+    kept. Groups added later are not pruned. `seed` is for criteria that draw numbers. Raises ValueError when
+    there is nothing to prune; the first step raises ScoreError when the optimizer does not keep what the
+    criterion needs, and an update does when the scores are not floats of the weight's shape without NaN.
     """
 
-    def __init__(self, optimizer: Optimizer, settings: PruneSettings) -> None:
+    def __init__(self, optimizer: Optimizer, settings: PruneSettings, seed: int = 0) -> None:
         groups = [group for group in optimizer.param_groups if group.get("prunable")]
         self.params: list[Tensor] = [param for group in groups for param in group["params"]]
         if not self.params:
             raise ValueError("There is nothing to prune: no parameter group carries prunable=True.")
         self._names = [name for group in groups for name in _names(group)]
-        self._criterion: Criterion = registry.find("criterion", settings.criterion)()
-        _check_optimizer(optimizer, settings.criterion, self._criterion.needs)
+        if any(group.get("eps") == 0 for group in optimizer.param_groups):
+            raise ValueError("Pruning needs eps above 0: the update of a pruned weight is 0 / (0 + eps).")
+        self._criterion: Criterion = settings.made("criterion")
+        self._allocate = settings.made("allocation")
+        self._seed = seed
+        self._has_state = not self._criterion.needs
         self.settings = settings
         self.step = 0
         self.sparsity = 0.0
@@ -128,18 +142,33 @@ class Pruner:
         zero_unkept(pairs)
 
     def _count_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+        if not self._has_state:
+            self._require_state(optimizer)
         self.advance()
+
+    def _require_state(self, optimizer: Optimizer) -> None:
+        """Raise ScoreError unless the optimizer keeps what the criterion needs for each weight it moves."""
+        for name, param in zip(self._names, self.params, strict=True):
+            kept = optimizer.state.get(param, {})
+            lacking = [need for need in self._criterion.needs if not isinstance(kept.get(need), Tensor)]
+            if lacking and param.grad is not None:
+                raise ScoreError(
+                    f"The criterion {self.settings.criterion} scores weights by {' and '.join(lacking)}, "
+                    f"which {type(optimizer).__name__} does not keep for {name}: use pruning=magnitude or "
+                    "another optimizer."
+                )
+        self._has_state = any(param.grad is not None for param in self.params)
 
     @torch.no_grad()
     def _prune(self, sparsity: float) -> None:
         """Raise the sparsity to exactly ceil(sparsity * weights) zeros; never lower it."""
-        if sparsity <= self.sparsity:
+        if sparsity <= self.sparsity or not self._scorable():
             return
         self.sparsity = sparsity
         k = math.ceil(sparsity * self._total - 1e-9)
         if k <= self._pruned:
             return
-        chosen = registry.find("allocation", self.settings.allocation)(self._keys(), k)
+        chosen = self._allocate(self._keys(), k)
         self.masks = [
             _like(param, kept.logical_not_().view(param.shape))
             for param, kept in zip(self.params, chosen, strict=True)
@@ -148,22 +177,51 @@ class Pruner:
         self.mask_version += 1
         self._zero_weights()
 
+    def _scorable(self) -> bool:
+        """Return whether a weight has the state that the criterion needs: before the first step none has."""
+        needs, state = self._criterion.needs, self._optimizer.state
+        return not needs or any(state.get(param) for param in self.params)
+
     def _keys(self) -> list[Tensor]:
-        """The sort keys of every weight's score, those of pruned weights below all others."""
-        keys = []
+        """Return the sort keys of every weight's score, those of pruned weights below all others.
+
+        Raises ScoreError for scores that do not sort.
+        """
+        keys, undefined = [], []
         for index, (name, param) in enumerate(zip(self._names, self.params, strict=True)):
-            context = Context(name, param, self._optimizer.state.get(param, {}))
-            score = self._criterion.score(context)
-            if score.shape != context.shape:
-                raise ValueError(
-                    f"The criterion {self.settings.criterion} scores {name} by a tensor of shape "
-                    f"{tuple(score.shape)}: it must be that of the weight, {tuple(context.shape)}."
-                )
+            state = self._optimizer.state.get(param) or {
+                need: torch.zeros_like(param) for need in self._criterion.needs
+            }
+            score = self._criterion.score(
+                Context(name=name, weight=param, state=state, step=self.step, seed=self._seed)
+            )
+            self._check_score(name, param, score)
+            missing = score.isnan()
             key = sort_keys(score)
             if self.masks:
+                missing &= self.masks[index]  # a pruned weight has no score to sort by
                 lowest_where(key, self.masks[index].contiguous().view(-1))
+            undefined.append(missing.sum())
             keys.append(key)
+        for name, count in zip(self._names, torch.stack(undefined).tolist(), strict=True):
+            if count:
+                raise ScoreError(
+                    f"The criterion {self.settings.criterion} scores {count} weights of {name} as NaN: the "
+                    "network has diverged, or the criterion divides by zero."
+                )
         return keys
+
+    def _check_score(self, name: str, param: Tensor, score: Any) -> None:
+        """Raise ScoreError unless a score is a tensor of floats of the weight's shape."""
+        if isinstance(score, Tensor) and score.is_floating_point() and score.shape == param.shape:
+            return
+        found = f"a {type(score).__name__}"
+        if isinstance(score, Tensor):
+            found = f"{str(score.dtype).removeprefix('torch.')} of shape {tuple(score.shape)}"
+        raise ScoreError(
+            f"The criterion {self.settings.criterion} scores {name} by {found}: it must be a tensor of "
+            f"floats of the weight's shape, {tuple(param.shape)}."
+        )
 
     def _zero_weights(self) -> None:
         """Zero the pruned weights and everything of their shape in the optimizer's state."""
@@ -241,17 +299,6 @@ def zero_unkept(pairs: list[tuple[Tensor, Tensor]]) -> None:
 def _names(group: dict[str, Any]) -> list[str]:
     """The names of a group's parameters, or their places where it has none."""
     return group.get("param_names") or [f"parameter {place}" for place in range(len(group["params"]))]
-
-
-def _check_optimizer(optimizer: Optimizer, criterion: str, needs: tuple[str, ...]) -> None:
-    if {"exp_avg", "exp_avg_sq"} & {*needs} and "betas" not in optimizer.defaults:
-        name = type(optimizer).__name__.lower()
-        raise ValueError(
-            f"pruning=state ({criterion}) needs an optimizer of the Adam family (adam, adamw, "
-            f"adamwspam, adamwprune), and {name} has no moments; use pruning=magnitude with {name}."
-        )
-    if any(group.get("eps") == 0 for group in optimizer.param_groups):
-        raise ValueError("Pruning needs eps above 0: the update of a pruned weight is 0 / (0 + eps).")
 
 
 def _require(state: dict[str, Any], key: str) -> Any:

@@ -71,6 +71,12 @@ def of_bytes(content: bytes, algorithm: str) -> str:
     return named(found)
 
 
+def stable_number(*key: str | int) -> int:
+    """Return 63 bits of SHA-256 of a key: equal keys give equal numbers in every process and version."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 def algorithm_of(digest: str) -> str:
     """Return the algorithm that a digest names."""
     return digest.partition(":")[0]

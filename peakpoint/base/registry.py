@@ -16,7 +16,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 from peakpoint.base.bounded import literal
@@ -25,18 +25,38 @@ from peakpoint.base.text import nearest
 
 T = TypeVar("T")
 
-KINDS: dict[str, tuple[str, ...]] = {
-    "model": ("name", "build", "check_size"),
-    "data": ("name", "val_fraction", "facts", "read"),
-    "optimizer": ("name", "lr", "weight_decay", "clip_norm", "build"),
-    "scheduler": ("name", "warmup_epochs", "build"),
-    "criterion": ("needs", "score"),
-    "schedule": (),
-    "allocation": (),
-    "policy": ("build", "at_most"),
-    "logger": ("build", "check"),
+
+def _is_function(component: Any) -> bool:
+    return callable(component) and not isinstance(component, type)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The methods and attributes that a dataclass of a kind has; what `instead` returns True for needs none.
+
+    `base` is the class that brings them, "" where there is none.
+    """
+
+    methods: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+    base: str = ""
+    instead: Callable[[Any], bool] = lambda _: False
+
+
+KINDS = {
+    "model": Kind(("build", "check_size"), ("name",), "peakpoint.models.Model", callable),
+    "data": Kind(("read",), ("name", "val_fraction", "facts"), "peakpoint.trainer.data.settings.Data"),
+    "optimizer": Kind(
+        ("build",), ("name", "lr", "weight_decay", "clip_norm"), "peakpoint.optimizers.settings.Optimizer"
+    ),
+    "scheduler": Kind(("build",), ("name", "warmup_epochs"), "peakpoint.optimizers.settings.Scheduler"),
+    "criterion": Kind(("score",), ("needs",), "peakpoint.optimizers.pruning.criterion.Criterion"),
+    "schedule": Kind(("__call__",), instead=_is_function),
+    "allocation": Kind(("__call__",), instead=_is_function),
+    "policy": Kind(("build", "at_most"), base="peakpoint.checkpointing.policy.Policy"),
+    "logger": Kind(("build", "check"), base="peakpoint.trainer.listeners.events.Logger"),
 }
-"""What can be registered, and the members that a dataclass of the kind has; its base class brings them."""
+"""What can be registered. A model may be any callable, a schedule and an allocation a function."""
 
 _COMPONENTS: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 
@@ -52,16 +72,27 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     def add(component: T) -> T:
         if name in _COMPONENTS[kind] and _origin(component) != _origin(_COMPONENTS[kind][name]):
             raise UserError(f"The {kind} {name} is already registered: choose another name.")
-        if is_dataclass(component):
-            members = {*dir(component), *(field.name for field in fields(component))}
-            if lacking := [member for member in KINDS[kind] if member not in members]:
-                raise UserError(
-                    f"The {kind} {name} has no {lacking[0]}: derive its class from {kind.capitalize()}."
-                )
+        if fault := _fault(KINDS[kind], component):
+            raise UserError(f"The {kind} {name} ({'.'.join(_origin(component))}) {fault}.")
         _COMPONENTS[kind][name] = component
         return component
 
     return add
+
+
+def _fault(kind: Kind, component: Any) -> str | None:
+    """Return what keeps a component from being one of its kind, and the remedy; None for one that is."""
+    if not is_dataclass(component) and kind.instead(component):
+        return None
+    settings = [field.name for field in fields(component)] if is_dataclass(component) else []
+    abstract: frozenset[str] = getattr(component, "__abstractmethods__", frozenset())
+    present = {*dir(component), *settings} - abstract
+    lacking = [n for n in kind.methods if n not in present or not callable(getattr(component, n, None))]
+    lacking += [*sorted(abstract - {*lacking}), *(n for n in kind.attributes if n not in present)]
+    if lacking:
+        form = f"a dataclass derived from {kind.base}," if kind.base else "a function, or a dataclass"
+        return f"has no {lacking[0]}: make it {form} with {lacking[0]}"
+    return None if is_dataclass(component) else "is not a dataclass: write @dataclass(kw_only=True) above it"
 
 
 def _origin(component: Any) -> tuple[str, str]:
@@ -77,7 +108,7 @@ def table(kind: str) -> Mapping[str, Any]:
 def find(kind: str, name: str) -> Any:
     """Return the component of a name. Raises ValueError, with the nearest name, when there is none."""
     if name not in _COMPONENTS[kind]:
-        raise ValueError(unknown(kind, name))
+        raise ValueError(f"{unknown(kind, name)} {OWN}")
     return _COMPONENTS[kind][name]
 
 
@@ -89,12 +120,16 @@ def unknown(kind: str, name: str) -> str:
 def make(kind: str, name: str, values: Mapping[str, Any]) -> Any:
     """Return the settings of a component with these values, converted to its types and checked.
 
+    A function, which has no settings, is returned as it is.
     Raises ValueError for an unknown name, an option that the component lacks, and one that is not given.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     component = find(kind, name)
+    if not is_dataclass(component):
+        check_options(kind, name, values, (), ())
+        return component
     known = {field.name: field for field in fields(component)}
     given = {**values, **({"name": name} if "name" in known else {})}
     needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
@@ -102,7 +137,8 @@ def make(kind: str, name: str, values: Mapping[str, Any]) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(component), literal(given)))
     except OmegaConfBaseException as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        fault = f"cannot have this {error.full_key}: {str(error).splitlines()[0].rstrip('.')}"
+    raise ValueError(f"The {kind} {name} {fault}.")
 
 
 def check_options(
@@ -127,6 +163,7 @@ def import_all(package: str, path: Iterable[str]) -> None:
 # --- Modules of the user's own, imported only when a command names them.
 
 KEY = "plugins"
+OWN = f"A component of your own needs {KEY}=[MODULE]."
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 

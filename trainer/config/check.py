@@ -5,7 +5,7 @@ Nothing here imports torch, so that a wrong value is refused at once.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 
 from omegaconf import DictConfig, OmegaConf
@@ -94,32 +94,42 @@ def _check_names(config: c.Config) -> None:
     for kind in ("model", "data", "optimizer", "scheduler"):
         node, known = getattr(config, kind), registry.table(kind)
         c.require(is_dataclass(node), f"{kind}={node} is not a choice; python train.py --help lists them.")
-        _one_of(f"{kind}.name", node.name, known)
+        _one_of(kind, f"{kind}.name", node.name)
         c.require(
             known[node.name] is type(node),
             f"{kind}.name={node.name} cannot be set: choose {kind}={node.name} instead.",
         )
-    for kind in ("criterion", "schedule", "allocation"):
+    for kind in c.PRUNING:
         if (name := getattr(config.pruning, kind)) is not None:
-            _one_of(f"pruning.{kind}", name, registry.table(kind))
+            _one_of(kind, f"pruning.{kind}", name)
     for kind, chosen in (("policy", config.checkpoint.policy), ("logger", config.logger)):
         known = registry.table(kind)
         for name, settings in chosen.items():
             c.require(
                 type(settings) in known.values(),
-                f"{LISTS[kind]}.{name} is no {kind} that is registered{nearest(name, known)}",
+                f"{LISTS[kind]}.{name} is not a registered {kind}{nearest(name, known)} {registry.OWN}",
             )
 
 
-def _one_of(key: str, value: str, known: Iterable[str]) -> None:
-    c.require(value in known, f"{key}={value} is not a choice{nearest(value, known)}")
+def _one_of(kind: str, key: str, value: str) -> None:
+    known = registry.table(kind)
+    c.require(value in known, f"{key}={value} is not a choice{nearest(value, known)} {registry.OWN}")
 
 
 def _check_pruning(config: c.Config) -> None:
-    """The optimizer has the state that the criterion reads."""
+    """Each component of pruning has its options, and the optimizer the state that the criterion reads."""
     pruning = config.pruning
     state = config.optimizer.state
-    needs = registry.find("criterion", pruning.criterion).needs if pruning.criterion else ()
+    needs: tuple[str, ...] = ()
+    for kind in c.PRUNING:
+        name, options = getattr(pruning, kind), getattr(pruning, f"{kind}_options")
+        if name is None:
+            c.require(not options, f"pruning.{kind}_options has no effect without a {kind}: leave it out.")
+            continue
+        try:
+            needs = getattr(registry.make(kind, name, options), "needs", needs)
+        except ValueError as error:
+            raise UserError(f"pruning.{kind}_options: {error}") from None
     c.require(
         pruning.target == 0 or state is None or {*needs} <= {*state},
         f"pruning.criterion={pruning.criterion} scores weights by {' and '.join(needs)}, which "

@@ -38,7 +38,11 @@ def register_schemas() -> None:
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=c.Config, package="_global_")
-    store.store(group="schema/pruning", name="pruning", node=c.Pruning)
+    pruning = OmegaConf.structured(c.Pruning)
+    for kind in c.PRUNING:  # settings of any name may be given, which the component checks
+        pruning[f"{kind}_options"] = {}
+        OmegaConf.set_struct(pruning[f"{kind}_options"], False)
+    store.store(group="schema/pruning", name="pruning", node=pruning)
     store.store(group="schema/checkpoint", name="checkpoint", node=c.Checkpoint)
     for kind, group in CHOICES.items():
         for name, settings in registry.table(kind).items():

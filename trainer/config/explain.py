@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from peakpoint.base import registry
 from peakpoint.base.errors import os_reason
 from peakpoint.base.text import closest, nearest
-from peakpoint.trainer.config.choices import choices, leaves
+from peakpoint.trainer.config.choices import CHOICES, choices, leaves
 from peakpoint.trainer.config.hydra_overrides import RENAMED
 
 SYNONYMS = {
@@ -49,7 +50,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         word = f"{group}={option}" if group else f"--config-name {option}"
-        return f"{word} is not a choice{nearest(option, choices(group))}"
+        own = f" {registry.OWN}" if group in CHOICES.values() else ""
+        return f"{word} is not a choice{nearest(option, choices(group))}{own}"
     if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
         return f"{error.filename or 'a file'}: {os_reason(error)}."
     if lacking := re.match(r"Could not delete (?:from config\. )?'(.*?)'", str(error)):

@@ -8,9 +8,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from peakpoint.checkpointing.state import differences
+from peakpoint.trainer.config.schema import PRUNING
 
 OWN = ("resume", "accept_drift")
 """Keys of an attempt alone."""
+NAMES = tuple(f"pruning.{kind}" for kind in PRUNING)
+"""Keys that name a component, whose options go with it."""
 PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 """Options of Hydra with a value."""
 RENAMED = {
@@ -56,7 +59,7 @@ def outliving(overrides: Sequence[Any], typed: Sequence[str], choices: Mapping[s
     chosen: dict[Any, Any] = {**dict(map(split, overrides)), **choices}
     for override in typed:
         group, choice = split(override)
-        if group is None or "." in group or override.startswith("~"):
+        if group is None or ("." in group and group not in NAMES) or override.startswith("~"):
             continue
         members = re.findall(r"[\w-]+", choice) if choice.startswith("[") else None
         if members is None and chosen.get(group) != unquote(choice):
@@ -104,8 +107,12 @@ def unquote(value: str) -> str:
 
 
 def under(key: str, prefixes: tuple[str, ...]) -> bool:
-    """Return whether `key` is one of `prefixes` or lies below one; `a/b` and `a.b` are the same."""
-    return any(key == p or key.startswith(f"{p}.") for p in (q.replace("/", ".") for q in prefixes))
+    """Return whether `key` is one of `prefixes` or lies below one; `a/b` and `a.b` are the same.
+
+    The options of a component lie below its name: pruning.criterion_options below pruning.criterion.
+    """
+    key, *above = (name.replace("/", ".").replace("_options", "") for name in (key, *prefixes))
+    return any(key == p or key.startswith(f"{p}.") for p in above)
 
 
 def flat(cfg: DictConfig) -> dict[str, Any]:

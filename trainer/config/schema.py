@@ -40,15 +40,22 @@ def require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
+PRUNING = ("criterion", "schedule", "allocation")
+"""Kinds of components that keys of `pruning` name; the key `criterion_options` has a criterion's settings."""
+
+
 @dataclass(kw_only=True)
 class Pruning:
     """Which weights go, how many, and when. A `criterion` of None, `regrow` and `target` 0 train dense."""
 
     criterion: str | None
+    criterion_options: dict[str, Any]
     regrow: bool
     target: float
     allocation: str
+    allocation_options: dict[str, Any]
     schedule: str
+    schedule_options: dict[str, Any]
     frequency: int
     start_step: int | None
     end_step: int | None

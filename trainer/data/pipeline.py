@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from peakpoint.base.digests import stable_number
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.augmentation import Preparation
 from peakpoint.trainer.data.images import Images, stratified_split
@@ -27,8 +28,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 def generator_for(*key: str | int) -> torch.Generator:
     """Return a CPU generator whose seed is a stable hash of `key`: equal keys draw equal numbers, always."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(stable_number(*key))
 
 
 class ImageStore:

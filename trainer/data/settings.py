@@ -1,5 +1,6 @@
 """What every source of images that is registered has, and where it may write. It needs no torch."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ class Facts:
 
 
 @dataclass(kw_only=True)
-class Data:
+class Data(ABC):
     """A data set, its validation split, and how a training batch is augmented.
 
     Derive from it, register, and read the images in `read`; `facts` spares reading them where it can.
@@ -58,9 +59,9 @@ class Data:
         """What is known before anything is read."""
         return Facts()
 
+    @abstractmethod
     def read(self, split: str) -> "Images":
         """All images of a split, `train` (the validation part included) or `test`. Raises UserError."""
-        raise NotImplementedError
 
 
 def check_fits(cfg: Data, batch_size: int, images: int | None, side: int | None) -> None:

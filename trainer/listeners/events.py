@@ -9,6 +9,7 @@ metrics of the test set. metrics.jsonl is written whatever is chosen: reports an
 listeners are chosen with `logger=[console,tensorboard]`, and their settings derive from `Logger`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +75,15 @@ class Attempt:
     total_steps: int
 
 
-class Logger:
+class Logger(ABC):
     """The settings of a listener: derive from it, register it as a `logger`, and write `build`."""
 
-    def check(self, directory: Path) -> None:
+    def check(self, directory: Path) -> None:  # noqa: B027
         """Raise UserError where it cannot work in a run directory; called before anything is written."""
 
+    @abstractmethod
     def build(self, attempt: Attempt) -> Listener:
         """Return the listener of an attempt."""
-        raise NotImplementedError
 
 
 class Publisher:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from peakpoint.base.bounded import literal
 from peakpoint.base.errors import restoring
 from peakpoint.trainer.resume import refusals
 
@@ -51,6 +52,7 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
     settings = before.get("settings", {})
     if cfg.pruning.criterion is None:
         OmegaConf.update(cfg, "pruning.criterion", str(settings["criterion"]))
+        OmegaConf.update(cfg, "pruning.criterion_options", literal(settings.get("criterion_options", {})))
     if settings.get("target") == target:
         return cfg, Ramp(int(settings.get("begin", 0)), float(settings.get("initial", 0.0)))
     step = int(saved["progress"]["step"])

@@ -72,6 +72,8 @@ def _changed(cfg: DictConfig, saved: DictConfig) -> list[str]:
     """The keys whose values differ, less the settings that only one of the two versions of Peakpoint has."""
     old, new = flat(saved), flat(cfg)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    # An empty node is a leaf: where the other configuration has leaves in it, they are what changed.
+    changed = [key for key in changed if not any(other.startswith(f"{key}.") for other in (*old, *new))]
     return [key for key in changed if not under(key, OWN) and not _of_one_version(key, cfg, saved)]
 
 

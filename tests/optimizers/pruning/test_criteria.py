@@ -71,6 +71,7 @@ def test_scores_are_the_published_formulas():
     }
     for name, score in expected.items():
         before = (w.clone(), m.clone(), v.clone())
-        found = registry.find("criterion", name)().score(Context("layer.weight", w, state))
+        context = Context(name="layer.weight", weight=w, state=state, step=1, seed=0)
+        found = registry.make("criterion", name, {}).score(context)
         torch.testing.assert_close(found, score)
         assert all(torch.equal(a, b) for a, b in zip((w, m, v), before, strict=True))

@@ -7,7 +7,7 @@ import torch
 from peakpoint.base import registry
 from peakpoint.base.registry import register
 from peakpoint.optimizers.parameters import prunable_weights
-from peakpoint.optimizers.pruning.criterion import Context, Criterion
+from peakpoint.optimizers.pruning.criterion import Context, Criterion, ScoreError
 from peakpoint.optimizers.pruning.lowest_k import select_keys, sort_keys
 from peakpoint.optimizers.pruning.pruner import Pruner
 from tests.optimizers.optimizer_cases import (
@@ -64,21 +64,30 @@ def test_the_lowest_scores_go(criterion):
     dense = built("adamw", dense_net)
     train(net, optimizer, 1, 5)
     train(dense_net, dense, 1, 5)
-    score = registry.find("criterion", criterion)().score
-    weights = dense.param_groups[0]["params"]
-    scores = [score(Context("", weight.detach(), dense.state[weight])) for weight in weights]
+    score = registry.make("criterion", criterion, {}).score
+    scores = [
+        score(Context(name="", weight=weight.detach(), state=dense.state[weight], step=5, seed=0))
+        for weight in dense.param_groups[0]["params"]
+    ]
     lowest = select_keys(list(map(sort_keys, scores)), math.ceil(0.3 * sum(s.numel() for s in scores)))
     assert all(torch.equal(~a.flatten(), b) for a, b in zip(pruner.masks, lowest, strict=True))
 
 
-def test_a_nan_weight_is_pruned_first_and_becomes_zero():
-    net, optimizer, pruner = pruned_run(target=0.5, start_step=1, end_step=1)
-    gradients(net, 1)
+@pytest.mark.parametrize("was_kept", [True, False])
+def test_a_nan_among_the_scores_is_refused_unless_its_weight_is_pruned(was_kept):
+    net, optimizer, pruner = pruned_run(target=0.5, start_step=1, end_step=3, frequency=1)
+    train(net, optimizer, 1, 2)
+    gradients(net, 3)
     with torch.no_grad():
-        net[8].weight[2, 3] = torch.nan
-    optimizer.step()
-    assert net[8].weight[2, 3] == 0
-    assert all(torch.isfinite(weight).all() for weight in pruner.params)
+        net[0].weight[tuple((pruner.masks[0] == was_kept).nonzero()[0])] = torch.nan
+    if was_kept:
+        with pytest.raises(
+            ScoreError, match=r"^The criterion magnitude scores 1 weights of 0\.weight as NaN: "
+        ):
+            optimizer.step()
+    else:
+        optimizer.step()
+        assert pruner.sparsity == 0.5
 
 
 def test_a_pruned_weight_stays_pruned_when_others_score_lower():
@@ -86,7 +95,7 @@ def test_a_pruned_weight_stays_pruned_when_others_score_lower():
     train(net, optimizer, 1, 14)
     before = [mask.clone() for mask in pruner.masks]
     with torch.no_grad():
-        net[0].weight.fill_(torch.nan)
+        net[0].weight.zero_()
     train(net, optimizer, 15, 24)
     assert pruner.mask_version == 2
     assert not any((now & ~then).any() for now, then in zip(pruner.masks, before, strict=True))
@@ -167,11 +176,6 @@ def test_a_weight_without_gradient_is_scored_too():
     ("optimizer", "criterion", "message"),
     [
         (
-            built("sgd", network()),
-            "bitter7",
-            r"pruning=state \(bitter7\) needs an optimizer of the Adam family .* pruning=magnitude with sgd",
-        ),
-        (
             torch.optim.SGD(network().parameters(), lr=0.1),
             "magnitude",
             "no parameter group carries prunable=True",
@@ -182,6 +186,25 @@ def test_a_weight_without_gradient_is_scored_too():
 def test_what_cannot_be_pruned(optimizer, criterion, message):
     with pytest.raises(ValueError, match=message):
         Pruner(optimizer, settings(criterion=criterion))
+
+
+@pytest.mark.parametrize("changes", [{}, {"momentum": 0.0, "nesterov": False}], ids=str)
+def test_an_optimizer_without_the_state_that_the_criterion_reads_is_refused_at_its_first_step(changes):
+    net = network()
+    optimizer = built("sgd", net, **changes)
+    Pruner(optimizer, settings(criterion="bitter7", start_step=9))
+    message = r"^The criterion bitter7 scores weights by exp_avg_sq, which SGD does not keep for 0\.weight: "
+    with pytest.raises(ScoreError, match=message):
+        train(net, optimizer, 1, 1)
+
+
+def test_steps_that_were_skipped_before_the_first_prune_nothing_by_the_state_that_is_not_there():
+    net, optimizer, pruner = pruned_run(criterion="bitter7", start_step=0, end_step=4, frequency=1)
+    pruner.advance()
+    pruner.advance()
+    assert (zeros(pruner), pruner.mask_version) == (0, 0)
+    train(net, optimizer, 3, 3)
+    assert pruner.sparsity == pruner.settings.sparsity_at(3)
 
 
 def test_a_closure_is_refused():
@@ -209,14 +232,58 @@ def test_a_criterion_of_ones_own_sees_the_gradient_the_name_and_the_shape():
 
 
 @pytest.mark.usefixtures("own_components")
-def test_a_score_of_another_shape_is_refused_with_the_name_of_the_weight():
-    @register("criterion", "one_number")
+@pytest.mark.parametrize(
+    ("score", "found"),
+    [
+        (lambda c: c.weight.abs().sum(), r"float32 of shape \(\)"),
+        (lambda c: c.weight > 0, r"bool of shape \(8, 3, 3, 3\)"),
+        (lambda c: 0.5, "a float"),
+        (lambda c: c.moment("momentum"), None),
+    ],
+)
+def test_what_is_no_score_is_refused_with_the_name_of_the_weight(score, found):
+    @register("criterion", "wrong")
     @dataclass(frozen=True)
-    class OneNumber(Criterion):
+    class Wrong(Criterion):
         def score(self, context):
-            return context.weight.abs().sum()
+            return score(context)
 
-    net, optimizer, _ = pruned_run("sgd", criterion="one_number", start_step=1, end_step=1)
-    message = r"one_number scores 0\.weight by a tensor of shape \(\): .* the weight, \(8, 3, 3, 3\)"
-    with pytest.raises(ValueError, match=message):
+    net, optimizer, _ = pruned_run("sgd", criterion="wrong", start_step=1, end_step=1)
+    message = rf"^The criterion wrong scores 0\.weight by {found}: .*, \(8, 3, 3, 3\)\.$"
+    with pytest.raises(
+        ScoreError, match=message if found else r"^The optimizer keeps no momentum for 0\.weight: "
+    ):
         train(net, optimizer, 1, 1)
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_criterion_draws_its_numbers_by_seed_step_and_weight_and_has_its_settings():
+    drawn = []
+
+    @register("criterion", "noise")
+    @dataclass(frozen=True)
+    class Noise(Criterion):
+        power: float = 1.0
+
+        def score(self, context):
+            drawn.append((context.step, self.power, context.generator().initial_seed()))
+            return torch.rand(context.shape, generator=context.generator()) ** self.power
+
+    def run(seed):
+        net = network()
+        optimizer = built("sgd", net)
+        chosen = settings(
+            criterion="noise", criterion_options={"power": 2}, start_step=0, end_step=2, frequency=1
+        )
+        pruner = Pruner(optimizer, chosen, seed)
+        train(net, optimizer, 1, 2)
+        return pruner.masks
+
+    first, again, other = run(1), run(1), run(2)
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, other))
+    weights = len(first)
+    assert {(step, power) for step, power, _ in drawn} == {(1, 2.0), (2, 2.0)}
+    assert len({seed for *_, seed in drawn}) == 2 * 2 * weights
+    with pytest.raises(ValueError, match=r"^The criterion noise has no option pwer; its options: power\.$"):
+        settings(criterion="noise", criterion_options={"pwer": 2}).made("criterion")

@@ -1,5 +1,6 @@
 """Modules of one's own: named on the command line, imported before anything is composed."""
 
+import pkgutil
 import re
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.registry import register
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.models import Model
+from peakpoint.optimizers.pruning.criterion import Criterion
 from peakpoint.optimizers.settings import Optimizer, Scheduler
 from peakpoint.trainer.config.check import checked
 from peakpoint.trainer.config.choices import choices, register_schemas
@@ -148,19 +150,59 @@ def test_a_component_does_not_take_the_name_of_another():
     assert registry.find("policy", "best") is not Never
 
 
-@pytest.mark.usefixtures("registered")
-def test_what_lacks_what_its_kind_needs_is_one_line():
-    @dataclass(kw_only=True)
-    class Bare:
-        width: int = 3
+def unfit(kind):
+    """What cannot be a component of a kind, with the member that it lacks."""
+    needs, method = registry.KINDS[kind], registry.KINDS[kind].methods[0]
+    yield dataclass(type("Empty", (), {})), method
+    yield dataclass(type("NotCallable", (), {method: 3})), method
+    yield "text", method
+    if not needs.base:
+        yield type("NoFunction", (), {}), method
+        return
+    base = pkgutil.resolve_name(needs.base)
+    yield type("Unwritten", (base,), {}), sorted(base.__abstractmethods__)[0]
+    yield (lambda: None) if kind != "model" else 3, method
+    for member in needs.attributes:
+        members = {name: print for name in (*needs.methods, *needs.attributes) if name != member}
+        yield dataclass(type("Lacking", (), members)), member
 
-        def build(self, image_shape, num_classes):
-            return None
 
-    with pytest.raises(UserError, match=r"^The model bare has no name: derive its class from Model\.$"):
-        register("model", "bare")(Bare)
+@pytest.mark.usefixtures("own_components")
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_what_lacks_what_its_kind_needs_is_one_line_that_names_it(kind):
+    for component, member in unfit(kind):
+        message = rf"^The {kind} unfit \(.*\) has no {member}: make it a .* with {member}\.$"
+        with pytest.raises(UserError, match=message):
+            register(kind, "unfit")(component)
+    assert "unfit" not in registry.table(kind)
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_class_that_is_no_dataclass_and_an_unknown_kind_are_one_line():
+    members = {"decide": print, "build": print, "at_most": print}
+    message = (
+        r"^The policy bare \(.*\.Bare\) is not a dataclass: write @dataclass\(kw_only=True\) above it\.$"
+    )
+    with pytest.raises(UserError, match=message):
+        register("policy", "bare")(type("Bare", (), members))
     with pytest.raises(UserError, match=r"^There is no kind of component named modle: did you mean model\?$"):
         register("modle", "bare")
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_function_and_a_dataclass_are_schedules_and_any_callable_a_model():
+    @register("schedule", "power")
+    @dataclass(frozen=True)
+    class Power:
+        exponent: float = 1.0
+
+        def __call__(self, progress):
+            return progress**self.exponent
+
+    register("schedule", "half")(lambda progress: progress / 2)
+    register("model", "network")(torch.nn.Linear)
+    assert registry.make("schedule", "power", {"exponent": 2})(0.5) == 0.25
+    assert registry.make("schedule", "half", {})(0.5) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -194,6 +236,34 @@ def test_a_range_of_a_plugin_is_one_line():
 
     with pytest.raises(UserError, match=r"^model\.width=1 is out of range: it must be at least 2\.$"):
         checked(compose("model=ranged", "model.width=1"))
+
+
+@pytest.mark.usefixtures("own_components")
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("criterion_options.pwer=2", "The criterion noise has no option pwer; its options: seed, power."),
+        ("criterion_options.power=2", "The criterion noise needs its option seed; its options: seed, power."),
+        ("criterion_options.seed=x", "The criterion noise cannot have this seed: Value 'x' of type 'str' .*"),
+        ("schedule_options.power=2", "The schedule cubic has no option power; its options: none."),
+    ],
+    ids=str,
+)
+def test_the_options_of_a_criterion_are_checked_before_anything_is_built(option, sentence):
+    @register("criterion", "noise")
+    @dataclass(frozen=True)
+    class Noise(Criterion):
+        seed: int
+        power: float = 1.0
+
+        def score(self, context):
+            return context.weight
+
+    chosen = [] if option.startswith("schedule") else ["pruning.criterion=noise"]
+    with pytest.raises(UserError, match=rf"^pruning\.{option.partition('.')[0]}: {sentence}$"):
+        checked(compose(*chosen, f"pruning.{option}"))
+    with pytest.raises(UserError, match=r"^pruning\.criterion_options has no effect without a criterion: "):
+        checked(compose("pruning=none", "pruning.criterion_options.power=2"))
 
 
 @pytest.mark.usefixtures("registered")

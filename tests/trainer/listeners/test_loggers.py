@@ -103,15 +103,15 @@ def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ("logger=[tensorbord]", "logger=tensorbord is not a choice: did you mean tensorboard?"),
-        ("+logger.mine=3", "logger.mine is no logger that is registered; there are: console, tensorboard."),
+        ("logger=[tensorbord]", "logger=tensorbord is not a choice: did you mean tensorboard? {own}"),
+        ("+logger.mine=3", "logger.mine is not a registered logger; there are: console, tensorboard. {own}"),
         ("logger.console.bar=true", "logger.console.bar is not a key of this configuration; there are: ."),
     ],
 )
 def test_a_wrong_logger_is_one_line(train, typed, sentence):
     assert set(registry.table("logger")) == {"console", "tensorboard"}
     done = train(*TINY, typed)
-    assert (done.code, done.err) == (1, f"error: {sentence}\n")
+    assert (done.code, done.err) == (1, f"error: {sentence.format(own=registry.OWN)}\n")
 
 
 def test_a_run_whose_tensorboard_was_switched_on_is_resumed_with_it(train, tmp_path):

@@ -150,3 +150,27 @@ def test_a_target_typed_for_a_choice_without_pruning_is_still_refused(phases, tr
     )
     assert done.code == 1
     assert "pruning=regrow trains dense, but pruning.target=0.5" in done.err
+
+
+NOISE = [*STEPS, "plugins=[tests.trainer.noise]", *TO_HALF, "pruning.criterion=noise"]
+
+
+def test_a_resumed_run_keeps_the_options_of_its_criterion_and_draws_the_same_numbers(train, tmp_path):
+    typed = [*NOISE, "pruning.criterion_options.power=3"]
+    whole = complete_run(tmp_path / "whole", *typed)
+    assert load_newest(whole)["config"]["pruning"]["criterion_options"] == {"power": 3}
+    first = next(m for m in listing.manifests(whole / "checkpoints") if m.global_step == 4)
+    fork = f"resume={whole / 'checkpoints' / first.file}"
+    done = train(fork, "plugins=[tests.trainer.noise]", "hydra.run.dir=fork")
+    assert done.code == 0, done.err
+    assert not differences(load_newest(whole), load_newest(tmp_path / "fork"))
+
+
+def test_another_criterion_takes_the_options_of_the_one_before_with_it(train, tmp_path):
+    run = complete_run(tmp_path / "run", *NOISE, "pruning.criterion_options.power=3")
+    done = train(
+        f"resume={run}", "plugins=[]", "epochs=2", "pruning.criterion=magnitude", "pruning.target=0.6"
+    )
+    assert done.code == 0, done.err
+    assert "pruning.criterion_options.power: 3 -> None" in done.out
+    assert load_newest(run)["config"]["pruning"]["criterion_options"] == {}
