@@ -66,7 +66,7 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
             raise CheckpointError(f"{alias}={weight!r} is not a weight: give a finite number, 0 or more.")
     largest = float(max(weights.values()))
     if largest == 0:
-        raise CheckpointError("Every weight is 0, so nobody can be routed: give at least one arm more.")
+        raise CheckpointError("Every weight is 0: give at least one arm a weight above 0.")
     parts = {alias: weights[alias] / largest for alias in sorted(weights)}
     total = math.fsum(parts.values())
     return {alias: part / total for alias, part in parts.items()}
@@ -79,4 +79,4 @@ def encoded(text: str, what: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise CheckpointError(f"{text!r} is not a {what}: it holds half a character.") from None
+        raise CheckpointError(f"{text!r} is not a {what}: it contains half of a surrogate pair.") from None

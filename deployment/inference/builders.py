@@ -1,8 +1,8 @@
 """Builders of networks: registered by name, or remembered by the process that saved the file.
 
-A process holds weak references to the networks that it saved: a live one is copied, and the class of one that
-is gone is called. Elsewhere a network is registered as a model by its name: config["model"]["name"],
-config["name"], or that of its class in snake case.
+A process holds weak references to the networks that it saved: one that is still alive is copied, else its
+class is called. In another process the network must be registered as a model under config["model"]["name"],
+config["name"], or the name of its class in snake case.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ def remember(root: Path, manifest: Manifest, model: nn.Module) -> None:
         _NETWORKS[key], _CLASSES[key] = network, type(network)
 
 
-def _keys(root: Path, manifest: Manifest, noted: Any) -> tuple[Any, ...]:
+def _keys(root: Path, manifest: Manifest, class_name: Any) -> tuple[Any, ...]:
     """Return the keys of a network: the digest of its file, and its root with the name of its class."""
-    return manifest.digest, (root.resolve(), noted)
+    return manifest.digest, (root.resolve(), class_name)
 
 
 def rebuilt(
@@ -48,14 +48,14 @@ def rebuilt(
     Raises UnregisteredError when it is not registered, and CheckpointError when its builder makes another.
     """
     names, options = _recipe(saved)
-    refusal: CheckpointError = UnregisteredError(_not_here(root / manifest.file, saved))
+    refusal: CheckpointError = UnregisteredError(_unbuildable(root / manifest.file, saved))
     for name in names:
         if models.registered(name) and not models.reads_images(name):
             try:
                 return built(partial(models.create, name, options=options), weights)
             except CheckpointError as error:
                 refusal = CheckpointError(f"{error} To load it all the same: {YOURSELF}.")
-    keys = _keys(root, manifest, _noted(saved))
+    keys = _keys(root, manifest, _class_name(saved))
     for known in filter(None, map(_NETWORKS.get, keys)):
         with contextlib.suppress(CheckpointError):
             return built(partial(copy.deepcopy, known), weights, alike=known)
@@ -75,23 +75,23 @@ def _recipe(saved: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     config = dict(given) if isinstance(given, Mapping) else {}
     model = config.get("model")
     options = dict(model) if isinstance(model, Mapping) else config
-    names = (options.pop("name", None), _noted(saved))
+    names = (options.pop("name", None), _class_name(saved))
     if isinstance(options.get("options"), Mapping):
         options = dict(options["options"])
     return [name for name in names if isinstance(name, str)], options
 
 
-def _noted(saved: Mapping[str, Any]) -> str | None:
+def _class_name(saved: Mapping[str, Any]) -> str | None:
     notes = saved.get("metadata")
     noted = notes.get(objects.NETWORK) if isinstance(notes, Mapping) else None
     return noted if isinstance(noted, str) else None
 
 
-def _not_here(file: Path, saved: Mapping[str, Any]) -> str:
+def _unbuildable(file: Path, saved: Mapping[str, Any]) -> str:
     unknown = [name for name in _recipe(saved)[0] if not models.registered(name)]
     if unknown:
         return unregistered(unknown[0], run_config(saved))
-    return f"{file.name} does not say which network it is of: {YOURSELF}."
+    return f"{file.name} does not record its network: {YOURSELF}."
 
 
 def run_config(saved: Mapping[str, Any]) -> Any:

@@ -76,7 +76,7 @@ def described(config: Mapping[str, Any]) -> Description:
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         raise UndescribedError(
-            "This checkpoint does not say which network it is of, for which images and classes: load its "
+            "This checkpoint does not record its network, the shape of its images and its classes: load its "
             "network with load_model(path), or build it yourself and load_checkpoint(path, model)."
         ) from None
     _check(found)

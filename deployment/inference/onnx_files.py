@@ -60,7 +60,9 @@ def convert(
     except Exception as error:  # the exporter raises many types, some of them private
         raise CheckpointError(f"torch.onnx cannot export this network: {first_line(error)}") from None
     if size > LARGEST:
-        raise CheckpointError(f"The network takes {size} bytes, and one ONNX file holds {LARGEST} at most.")
+        raise CheckpointError(
+            f"The network takes {size} bytes, and an ONNX file holds at most {LARGEST}: use --format torch."
+        )
     written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
     if opset not in (None, written):
         raise CheckpointError(

@@ -62,7 +62,9 @@ def of_checkpoint(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
             weight = weights[name]
             weights[name] = torch.where(unpack(bits, weight), weight, torch.zeros((), dtype=weight.dtype))
             if (revived := int((weights[name] != weight).sum())) > 0:
-                log.warning("%d pruned weights of %s were not zero: in the release they are.", revived, name)
+                log.warning(
+                    "%d pruned weights of %s were not zero: they are zero in the release.", revived, name
+                )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).rstrip(".")
         raise CheckpointError(f"The pruning masks do not fit the weights: {reason}.") from None

@@ -112,7 +112,7 @@ def record(root: Path, manifest: Manifest) -> None:
             },
         )
     except CheckpointError as error:
-        log.warning("%s is released, and the journal does not say so yet: %s", manifest.file, error)
+        log.warning("%s is released, but not recorded in the journal yet: %s", manifest.file, error)
 
 
 def unrecorded(root: Path) -> list[Manifest]:

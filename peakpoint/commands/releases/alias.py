@@ -30,7 +30,7 @@ def alias(options: argparse.Namespace) -> int:
     if options.remove and (name is None or version is not None or options.on is not None):
         raise CheckpointError("--remove takes the name of an alias, and nothing else but --reason.")
     if options.on is not None and version is not None:
-        raise CheckpointError("--on asks, and a version sets: give one of the two.")
+        raise CheckpointError("--on and VERSION exclude each other: give one of the two.")
     if options.reason and version is None and not options.remove:
         raise CheckpointError("--reason is for setting or removing an alias: name the alias and the version.")
     if name is not None:
@@ -67,7 +67,7 @@ def _missing(root: Path, version: str | None) -> str | None:
         return None
     release = listing.by_version(root).get(version)
     if release is None:
-        return f"there is no release {version} under {root} any more: roll back to one that is"
+        return f"there is no release {version} under {root} any more: roll back to another release"
     file = root / release.file
     return None if file.exists() else f"{file} is gone: roll back to another release"
 

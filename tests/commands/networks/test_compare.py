@@ -21,12 +21,12 @@ def test_the_tables_of_two_networks(pair, cli_main):
     assert lines[0].startswith(f"A  {pair[0]}: best_accuracy_")
     assert lines[1].startswith(f"B  {pair[1]}: checkpoint_epoch_")
     cells = [line.split() for line in lines if line[:2] in ("A ", "B ")][2:]
-    sizes, worths, times = cells[:2], cells[2:4], cells[4:]
+    sizes, accuracies, times = cells[:2], cells[2:4], cells[4:]
     manifest = network.best(pair[0] / "checkpoints")
     assert sizes[0][-1] == f"{manifest.sparsity:.4f}"
-    assert worths[0][2] == f"{manifest.metrics['accuracy']:.4f}"
-    assert worths[0][-2:] == ["-", "-"]
-    assert worths[1][6][0] in "+-"
+    assert accuracies[0][2] == f"{manifest.metrics['accuracy']:.4f}"
+    assert accuracies[0][-2:] == ["-", "-"]
+    assert accuracies[1][6][0] in "+-"
     assert times[0][3] == "1.00"
     assert len(times) == 2
     assert "accuracy on 14 val images, float32; 95 % intervals: Wilson, and Newcombe's for pairs" in message

@@ -78,7 +78,7 @@ def test_json_of_all(served, cli_main):
         (("challenger_1", "--remove"), "challenger_1 names no release already."),
         (("--remove",), "--remove takes the name of an alias"),
         (("champion", "1.0.0", "--remove"), "--remove takes the name of an alias"),
-        (("champion", "1.0.0", "--on", "2026-11-01"), "--on asks, and a version sets"),
+        (("champion", "1.0.0", "--on", "2026-11-01"), "--on and VERSION exclude each other"),
         (("champion", "--reason", "x"), "--reason is for setting or removing"),
         (("--on", "yesterday"), "'yesterday' is not a date: give it as 2026-11-01"),
         (("--on", "9999-12-31"), "'9999-12-31' is not a date"),

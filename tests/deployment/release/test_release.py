@@ -361,7 +361,7 @@ class TestRefused:
     def test_a_checkpoint_that_does_not_say_its_network(self, manager, tmp_path, t):
         path = manager.save_training_checkpoint(t.model, t.optimizer, epoch=0, step=0)
         root, manifest = locate.locate(path)
-        with pytest.raises(CheckpointError, match="does not say which network it is of"):
+        with pytest.raises(CheckpointError, match="does not record its network"):
             release.of(root, manifest, version="1.0.0", form=PLAIN, reason="")
 
     def test_what_is_no_tensor_in_safetensors(self, tmp_path):
