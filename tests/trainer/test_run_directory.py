@@ -144,11 +144,15 @@ def test_while_another_process_writes_nobody_else_does(taken):
 
 
 @pytest.mark.parametrize("arguments", [["resume=outputs/lenet5", "epochs=4"], [*TINY, "hydra.run.dir=new"]])
-def test_of_two_at_once_one_trains_and_one_is_refused(taken, arguments):
+def test_of_two_at_once_only_one_trains(taken, arguments):
     started = [_forked(*arguments) for _ in range(2)]
-    assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started) == [0, 1]
-    run = Path("new") if "hydra.run.dir=new" in arguments else taken
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started)
+    new = "hydra.run.dir=new" in arguments
+    # The second is refused, but a resume that starts after the first has ended finds the run finished.
+    assert codes == [0, 1] or (codes == [0, 0] and not new)
+    run = Path("new") if new else taken
     attempts = json.loads((run / "run.json").read_text())["attempts"]
+    assert len(attempts) == (1 if new else 2)
     saved = [str(p.parent.relative_to(run)) for p in run.rglob("config.yaml")]
     assert sorted(saved) == [attempt["hydra"] for attempt in attempts]
     assert status(run)["state"] == "finished"
