@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from peakpoint.base.errors import CheckpointError
+from peakpoint.base.text import in_short
 from peakpoint.base.threads import thread
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.upload import RemoteRun, chosen
@@ -86,10 +87,9 @@ class Mirror:
         if self._done.is_set():
             return
         left = self._missing()
-        names = ", ".join(m.file for m in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         log.warning(
             "The mirror is not complete: %s. To go on with it: peakpoint push %s %s",
-            f"{names} not copied yet" if left else "the record of the run is not copied yet",
+            f"{in_short([m.file for m in left]) if left else 'the record of the run is'} not copied yet",
             listing.run_of(self._store.root),
             self._remote.url,
         )

@@ -17,6 +17,7 @@ from peakpoint.base.disk_space import failure, free_room, in_words
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import STAGED_PREFIX, Staged, fsync_directory, fsync_file, write_atomic
 from peakpoint.base.lock import one_writer, try_lock
+from peakpoint.base.text import in_short
 from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     MARK,
@@ -87,9 +88,8 @@ def find(url: str, key: str = "URL") -> Source:
             f"{remote.url} holds no copies of a run: there is no {MARK} in it.{foreign.described(local)}"
         )
     if len(found) > 1:
-        names = ", ".join(f"{s.remote.name} ({s.name})" for s in found[:4])
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-        raise CheckpointError(f"{remote.url} holds {len(found)} runs: add one of them to it: {names}{more}.")
+        names = in_short([f"{source.remote.name} ({source.name})" for source in found])
+        raise CheckpointError(f"{remote.url} holds {len(found)} runs: add one of them to the URL: {names}.")
     return found[0]
 
 

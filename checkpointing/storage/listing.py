@@ -9,6 +9,7 @@ from pathlib import Path
 from peakpoint.base import bounded, semver
 from peakpoint.base.errors import CheckpointError, FormatError
 from peakpoint.base.lock import followed
+from peakpoint.base.text import in_short
 from peakpoint.checkpointing.storage import foreign
 from peakpoint.checkpointing.storage.manifest import (
     MILESTONE,
@@ -127,8 +128,7 @@ def own(root: Path, found: Iterable[Manifest]) -> list[Manifest]:
 
 def of_others(root: Path, files: Sequence[str]) -> str:
     """Return the message for checkpoints of another run in the folder of a run."""
-    names = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-    return f"Of another run than that of {run_of(root)}, and passed over: {names}."
+    return f"Of another run than that of {run_of(root)}, and passed over: {in_short(files)}."
 
 
 def version_of(manifest: Manifest) -> str:
@@ -160,14 +160,18 @@ def described_by(mark: Path) -> Path:
     return there[0] if there else mark.with_suffix(".pt")
 
 
+def manifest_files(root: Path, tier: str) -> list[Path]:
+    """Return the files of the manifests in a tier, by name, without the configs of releases."""
+    return [path for path in sorted((root / tier).glob("*.json")) if not path.name.endswith(".config.json")]
+
+
 def releases(root: Path) -> list[Manifest]:
     """Return every readable release, lowest version first."""
     found = []
-    for path in (root / PRODUCTION).glob("*.json"):
-        if not path.name.endswith(".config.json"):
-            with contextlib.suppress(CheckpointError):
-                manifest = read_manifest(path)
-                found.append((semver.key(version_of(manifest)), manifest))
+    for path in manifest_files(root, PRODUCTION):
+        with contextlib.suppress(CheckpointError):
+            manifest = read_manifest(path)
+            found.append((semver.key(version_of(manifest)), manifest))
     return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -182,14 +186,13 @@ def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[s
     Raises FormatError as Index.unreadable does.
     """
     found = []
-    for path in sorted((root / PRODUCTION).glob("*.json")):
-        if not path.name.endswith(".config.json"):
-            try:
-                semver.key(version_of(read_manifest(path)))
-            except CheckpointError as error:
-                if isinstance(error, FormatError) and not only_looks:
-                    raise
-                found.append((f"{PRODUCTION}/{described_by(path).name}", str(error)))
+    for path in manifest_files(root, PRODUCTION):
+        try:
+            semver.key(version_of(read_manifest(path)))
+        except CheckpointError as error:
+            if isinstance(error, FormatError) and not only_looks:
+                raise
+            found.append((f"{PRODUCTION}/{described_by(path).name}", str(error)))
     return found
 
 

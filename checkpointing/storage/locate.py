@@ -133,15 +133,14 @@ def newest_sound(root: Path, run: str | None = None) -> Manifest:
 
 
 def _pass_unreadable(root: Path, tier: str) -> None:
-    for path in sorted((root / tier).glob("*.json")):
-        if not path.name.endswith(".config.json"):
-            try:
-                read_manifest(path)
-            except FormatError:
-                raise
-            except CheckpointError as error:
-                if os.path.lexists(path):  # else its writer deleted it after it was listed
-                    pass_over(root, f"{tier}/{path.stem}.pt", str(error))
+    for path in listing.manifest_files(root, tier):
+        try:
+            read_manifest(path)
+        except FormatError:
+            raise
+        except CheckpointError as error:
+            if os.path.lexists(path):  # else its writer deleted it after it was listed
+                pass_over(root, f"{tier}/{path.stem}.pt", str(error))
 
 
 def locate(path: Path) -> tuple[Path, Manifest]:

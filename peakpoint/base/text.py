@@ -1,7 +1,7 @@
 """Texts that several packages share: the nearest name, the time, and values as JSON can say them."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,11 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     names = sorted(known)
     close = closest(word, names)
     return f": did you mean {prefix}{close}?" if close else f"; there are: {', '.join(names)}."
+
+
+def in_short(names: Sequence[str]) -> str:
+    """Return names joined by commas: the first three, and the number of the others."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def utc_now() -> str:

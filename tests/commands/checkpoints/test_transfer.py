@@ -343,7 +343,10 @@ def test_a_place_with_several_runs_asks_which(tmp_path, url, cli_main):
         saved(Store(tmp_path / name / "checkpoints", name), "training/a.pt")
         cli_main("push", tmp_path / name, url, "--what", "training")
     code, _, err = cli_main("pull", url, tmp_path / "back")
-    assert (code, err) == (1, f"error: {url} holds 2 runs: add one of them to it: one (one), two (two).\n")
+    assert (code, err) == (
+        1,
+        f"error: {url} holds 2 runs: add one of them to the URL: one (one), two (two).\n",
+    )
     assert cli_main("pull", f"{url}/two", tmp_path / "back")[0] == 0
 
 
