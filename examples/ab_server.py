@@ -73,7 +73,7 @@ class Arms:
 
 
 class Releases:
-    """The releases that the aliases name, loaded again when the journal of aliases has changed."""
+    """The releases that the aliases name, reloaded when the journal of aliases has changed."""
 
     def __init__(self, root: Path, experiment: str, weights: Mapping[str, float]) -> None:
         self._root, self._experiment, self._weights = root, experiment, weights
@@ -118,8 +118,7 @@ class Releases:
             if version not in files:
                 raise CheckpointError(f"{alias} is {version}, which is not under {self._root}.")
             if version not in ready:
-                path = files[version]
-                ready[version] = Served(version, network.load_model(path), network.describe(path))
+                ready[version] = Served(version, *network.rebuilt(*network.resolve(files[version])))
         served = {alias: ready[version] for alias, version in versions.items()}
         return Arms(served, router, design(router.shares, versions))
 

@@ -35,7 +35,7 @@ def design(weights: Mapping[str, float], versions: Mapping[str, str]) -> str:
 
 
 class Log:
-    """Writes the lines of one experiment. Raises CheckpointError when the file cannot be written to.
+    """The writer of one experiment's lines. Raises CheckpointError when the file cannot be written to.
 
     `hash_users` stores a keyed hash in place of each id: enough to count users, not to hide ids that can be
     guessed. Keep the choice for the whole log, or every user counts twice.
@@ -46,7 +46,7 @@ class Log:
         self.experiment = experiment
         self._key = hashlib.blake2b(encoded(experiment, "experiment's name")).digest()
         self._hash_users = hash_users
-        with self._opened():  # or the first user would find that it cannot be
+        with self._opened():  # refused here rather than at the first user
             pass
 
     def exposed(self, user_id: str, alias: str, version: str, design: str) -> None:
@@ -63,8 +63,7 @@ class Log:
         raw = encoded(user_id, "user id")
         if self._hash_users:
             user_id = hashlib.blake2b(raw, key=self._key, digest_size=16).hexdigest()
-        time = utc_now()
-        line = {"time": time, "event": event, "experiment": self.experiment, "user": user_id, **facts}
+        line = {"time": utc_now(), "event": event, "experiment": self.experiment, "user": user_id, **facts}
         with self._opened() as descriptor:
             append_line(descriptor, json.dumps(line))
 

@@ -65,14 +65,16 @@ def settled(root: Path) -> Iterator[None]:
 
 
 def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
-    """Write the files of a release, its manifest last, each under a name that is not in use.
+    """Write the files of a release, its manifest last; others under their names go to quarantine.
 
     Returns the manifest with the digest of each file. Durable on return; on failure no file stays. Raises
     OSError, and CheckpointError where another process took one of the names.
     """
     weights = root / manifest.file
     paths = [*(root / name for name in payload), *(weights.with_suffix(end) for end in SUFFIXES)]
-    _set_aside(root, [path for path in dict.fromkeys(paths) if os.path.lexists(path)])
+    for path in filter(os.path.lexists, dict.fromkeys(paths)):  # of interrupted releases, or other programs
+        name = path.relative_to(root).as_posix()
+        quarantine.quarantine(root, name, "no manifest vouches for it", ends=(path.suffix,))
     with store.stage(root, payload, SHA256) as staged:
         found = {name: file.digest for name, file in staged.items()}
         size, digest = staged[manifest.file].size, found.pop(manifest.file)
@@ -85,13 +87,6 @@ def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
                 f"{error.filename2 or error.filename} was made by another process meanwhile: try again."
             ) from None
     return manifest
-
-
-def _set_aside(root: Path, paths: list[Path]) -> None:
-    """Move files of interrupted releases, or of other programs, to quarantine: they have no manifest."""
-    for path in paths:
-        name = path.relative_to(root).as_posix()
-        quarantine.quarantine(root, name, "no manifest vouches for it", ends=(path.suffix,))
 
 
 def record(root: Path, manifest: Manifest) -> None:

@@ -113,7 +113,9 @@ class RunRecord:
     def provenance(self, reason: str) -> dict[str, Any]:
         """Return the run, the file and the code of the release, and its reason."""
         m, diff = self.manifest, self.run.get("git_diff")
-        overrides = [a for a in self._overrides() if a.lstrip("+~").split("=")[0] not in _OWN]
+        attempts = self.run.get("attempts") or [{}]
+        overrides = [str(each) for each in attempts[-1].get("overrides") or []]
+        overrides = [each for each in overrides if each.lstrip("+~").split("=")[0] not in _OWN]
         found: dict[str, Any] = {
             "reason": reason,
             "run": m.run,
@@ -128,10 +130,6 @@ class RunRecord:
         if self.earlier:
             found |= {"released_before_as": version_of(m), "before": self.earlier.get("provenance")}
         return {name: value for name, value in found.items() if value not in (None, "", {})}
-
-    def _overrides(self) -> list[str]:
-        attempts = self.run.get("attempts") or [{}]
-        return list(map(str, attempts[-1].get("overrides") or []))
 
 
 def read(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> RunRecord:

@@ -8,7 +8,6 @@ import pytest
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import aliases, store
 from peakpoint.deployment.inference import evaluate, network
-from peakpoint.deployment.release import rollback
 from peakpoint.deployment.selection import recheck
 from peakpoint.deployment.selection.measure import Appraiser
 from tests.checkpoint_fixtures import patterns
@@ -112,14 +111,6 @@ def test_an_alias_that_was_taken_away_is_not_given_back(measured_copy, harder):
     found = check(measured_copy, other_data=harder)
     assert (found.version, found.degraded, found.back) == ("1.1.0", True, None)
     assert champion(measured_copy) is None
-
-
-def test_what_was_rolled_back_from_does_not_come_again(measured_copy, harder):
-    released(measured_copy, "1.0.0", EARLY)
-    released(measured_copy, "1.1.0", FINAL)
-    rollback.roll_back(measured_copy / "checkpoints", reason="by hand")
-    found = check(measured_copy, other_data=harder)
-    assert (found.version, found.back, champion(measured_copy)) == ("1.0.0", None, "1.0.0")
 
 
 def test_one_that_may_have_seen_the_images_is_not_compared_on_them(measured_copy, measured_run, tmp_path):
