@@ -1,1 +1,1 @@
-"""What to keep of a run, kept safely: policies decide, the manager saves, the store keeps."""
+"""Checkpoints of a run: policies decide what to keep, the manager saves, the store keeps it safely."""

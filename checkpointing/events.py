@@ -1,4 +1,4 @@
-"""What happens during a run, as values. Each is published only once it is true::
+"""Events of a run as values. Each is published only once it is true::
 
     for epoch in 1, 2, ...:
         for batch in epoch:
@@ -7,7 +7,7 @@
         evaluate on the validation split
         EvalEnd                          with the metrics and the measured sparsity
         EpochEnd                         at the same moment as EvalEnd: all three share one checkpoint
-    RunEnd                               once, when the last epoch is done or a policy said Stop
+    RunEnd                               once, when the last epoch is done or a policy asked to stop
     Interrupted                          instead of RunEnd: a signal, after the step in hand
 
     Saved, Skipped, Verified, Deleted    from the checkpoint manager, after the fact

@@ -43,7 +43,7 @@ _OVER = (Interrupted, RunEnd)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How the manager writes. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away.
+    """Settings of the manager. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away.
 
     when_busy: while another save is being written, `wait` makes training wait for it, and `skip` leaves the
     new save out unless it is a milestone or the last.

@@ -41,7 +41,7 @@ METRICS = {
         MetricRecord("loss", "min", NATS, "Cross-entropy, nats", "loss", "loss", counts=False),
     )
 }
-"""What is measured on the validation and the test split, by name."""
+"""Metrics measured on the validation and the test split, by name."""
 
 _WORDS = {
     "min": """bpb bpc bpd brier bytes cer cost crps divergence ece eer entropy err error errors fid fnr fpr

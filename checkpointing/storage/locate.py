@@ -48,13 +48,13 @@ def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
     They are moved to quarantine where this process is the one writer. Damaged releases stay where they are:
     others may serve them.
     """
-    found, damaged = _newest(root, candidates)
+    found, damaged = _last_sound(root, candidates)
     for file, reason in damaged:
         pass_over(root, file, reason)
     return found
 
 
-def _newest(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | None, list[tuple[str, str]]]:
+def _last_sound(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | None, list[tuple[str, str]]]:
     """Return the last of `candidates` that verifies, and the damaged files after it with the reason."""
     damaged: list[tuple[str, str]] = []
     for manifest in reversed(list(candidates)):
@@ -75,7 +75,7 @@ def newest_verified(root: Path, run: str | None = None, index: Index | None = No
     found = index.manifests()
     others = tuple(m.file for m in found if run not in (None, m.run))
     unreadable = index.unreadable()
-    sound, damaged = _newest(root, of_run(found, run))
+    sound, damaged = _last_sound(root, of_run(found, run))
     return Found(sound, (*unreadable, *damaged), others)
 
 
@@ -126,7 +126,7 @@ def newest_sound(root: Path, run: str | None = None) -> Manifest:
     Raises CheckpointError when there is none.
     """
     there = listing.manifests(root)
-    found, _ = _newest(root, of_run(there, run) if run else own(root, there))
+    found, _ = _last_sound(root, of_run(there, run) if run else own(root, there))
     if found is None:
         raise CheckpointError(f"{root} holds no checkpoint that verifies.")
     return found

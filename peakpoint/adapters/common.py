@@ -1,4 +1,4 @@
-"""What the adapters share: plain state, measured sparsity, and the manager of a training."""
+"""Code shared by the adapters: plain state, measured sparsity, and the manager of a training."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -90,7 +90,7 @@ def newest(root: str | Path) -> Path | None:
 
 
 class Adapter:
-    """What the callbacks have in common: a directory, its policies, and the manager of a training.
+    """Base of the callbacks: a directory, its policies, and the manager of a training.
 
     Saves what `policies` ask for, under `root`; their Stop ends the training. on_error is `warn` or `stop`;
     compress packs zeros away, exactly.

@@ -1,1 +1,1 @@
-"""What every other package stands on: errors, files, locks, text. Needs no torch."""
+"""Errors, files, locks and text for every other package. Needs no torch."""

@@ -26,7 +26,7 @@ _DIGEST = re.compile(rf"({BLAKE3}|{SHA256}):[0-9a-f]{{64}}")
 
 
 class Hasher(Protocol):
-    """What hashlib and blake3 have in common."""
+    """The common interface of hashlib and blake3."""
 
     @property
     def name(self) -> str:
