@@ -159,7 +159,7 @@ def _with_criterion(leaves: dict[str, Any]) -> dict[str, Any]:
     method, variant = leaves.pop("pruning.method"), leaves.pop("pruning.variant", None)
     of_optimizer = leaves.pop("optimizer.variant", "bitter7")
     by_state = of_optimizer if str(variant).startswith("${") else variant
-    criterion = {"state": by_state, "none": None, "regrow": None}.get(method, method)
+    criterion = {"state": by_state or None, "none": None, "regrow": None}.get(method, method)
     return {**leaves, "pruning.criterion": criterion, "pruning.regrow": method == "regrow"}
 
 

@@ -18,12 +18,14 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base.errors import UserError
-from peakpoint.trainer.config.hydra_overrides import renamed
+from peakpoint.trainer.config.hydra_overrides import renamed, split, unquote
 
 CODE = ("plugins",)
 """Keys whose value is imported."""
 SENDS = ("checkpoint.mirror.url",)
 """Keys whose value is a place that files are sent to."""
+VARIANTS = ("pruning.variant", "optimizer.variant")
+"""Keys of earlier versions in place of which a criterion is set."""
 
 LONGEST, MOST = 4096, 1000
 """Characters of an override, and overrides of an attempt."""
@@ -38,8 +40,16 @@ class _Kind(Enum):
 
 
 def overrides(attempt: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of an attempt, each by the name that its key has now."""
-    return [renamed(override) or override for override in attempt["overrides"]]
+    """Return the overrides of an attempt, each by the name that its key has now.
+
+    An empty variant is left out: methods without variants demanded it, and a criterion is never empty.
+    """
+    return [renamed(o) or o for o in attempt["overrides"] if not _is_empty_variant(o)]
+
+
+def _is_empty_variant(override: str) -> bool:
+    key, value = split(override)
+    return key in VARIANTS and unquote(value) in ("", "null") and not override.startswith("~")
 
 
 def taken(overrides: Sequence[Any], where: Path) -> list[str]:

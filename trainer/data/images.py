@@ -21,6 +21,7 @@ from peakpoint.base.bounded import Absent
 from peakpoint.base.errors import CheckpointError, UserError
 
 _MOST_CHANNELS = 4
+_MOST_CLASSES = 2**16
 _BUNDLED_SEED = 0  # fixes the digits split and the synthetic images, whatever the seed of the run
 
 
@@ -80,7 +81,7 @@ def load_npz(path: Path) -> Images:
     """An .npz of images (N, H, W, C) or (N, H, W), labels (N,) and perhaps classes. Raises UserError."""
     classes = _npz_classes(path)
     images = _npz_array(path, "images")
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(
             f"{path}: images must be uint8 of shape (N, H, W, C) or (N, H, W), "
             f"not {images.dtype} of shape {images.shape}{_as_bytes(images)}."
@@ -107,7 +108,7 @@ def _channels_last(height: int, width: int, last: int) -> bool:
 
 def _as_bytes(images: np.ndarray) -> str:
     """Return how numbers of another type become bytes, where that is plain."""
-    if images.dtype.kind not in "iuf" or not images.size:
+    if images.dtype.kind not in "iuf":
         return ""
     low, high = images.min(), images.max()
     if images.dtype.kind == "f" and low >= 0 and high <= 1:
@@ -134,9 +135,16 @@ def _npz_classes(path: Path) -> tuple[str, ...]:
 
 def _npz_labels(path: Path) -> np.ndarray:
     labels = _npz_array(path, "labels")
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not labels.size:
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise UserError(
             f"{path}: labels must be integers of shape (N,), not {labels.dtype} of shape {labels.shape}."
+        )
+    wrong = (labels < 0) | (labels >= _MOST_CLASSES)
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise UserError(
+            f"{path}: labels[{place}] is {labels[place]}, and labels are numbers from 0 to "
+            f"{_MOST_CLASSES - 1}, one for each class: correct it, or leave out its image."
         )
     return labels
 
@@ -146,7 +154,11 @@ def _npz_array(path: Path, key: str) -> np.ndarray:
         if key not in archive.files:
             raise UserError(f"{path}: has no array {key!r}; it holds {', '.join(archive.files) or 'none'}.")
         array: np.ndarray = archive[key]
-        return array
+    if not array.size:
+        raise UserError(
+            f"{path}: {key} is empty, of shape {array.shape}: save at least one image, with its class."
+        )
+    return array
 
 
 @contextlib.contextmanager

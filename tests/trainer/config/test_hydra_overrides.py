@@ -87,6 +87,7 @@ def test_a_recorded_configuration_has_the_keys_of_today():
     [
         ("state", "${oc.select:optimizer.variant,bitter7}", "bitter0", False),
         ("state", "bitter7", "bitter7", False),
+        ("state", "", None, False),
         ("magnitude", "", "magnitude", False),
         ("none", "", None, False),
         ("regrow", "", None, True),

@@ -105,6 +105,12 @@ def test_what_needs_the_users_word_says_what_to_add(override, typed):
     assert typed is None or f"add {typed} to the command." in str(refusal.value)
 
 
+@pytest.mark.parametrize("empty", ["pruning.variant=", "++pruning.variant=''", "optimizer.variant=null"])
+def test_an_empty_variant_of_an_earlier_version_is_left_out(empty):
+    attempt = {"overrides": ["pruning.method=magnitude", empty, "data.root="]}
+    assert recorded.overrides(attempt) == ["pruning=magnitude", "data.root="]
+
+
 def test_a_record_of_too_many_overrides_is_refused():
     with pytest.raises(UserError, match="too many for a run"):
         recorded.taken(["epochs=1"] * (recorded.MOST + 1), RUN)
