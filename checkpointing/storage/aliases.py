@@ -173,15 +173,11 @@ def assign(
             raise CheckpointError(f"{root} has no release {version}: peakpoint ls {root} lists them.")
         if version != now:
             how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK
-            fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": _plain(reason)}
+            plain = reason.encode("utf-8", "replace").decode()  # a command line may bring any bytes
+            fact = {"alias": alias, "version": version, "before": now, "how": how, "reason": plain}
             journal.record(root, EVENT, fact)
         set_pointer(root, alias, version)
         return list(changes(root, alias))[-1] if version != now else None
-
-
-def _plain(reason: str) -> str:
-    """Return a text of a command line without undecodable bytes."""
-    return reason.encode("utf-8", "replace").decode()
 
 
 def point_latest(root: Path) -> None:
