@@ -28,7 +28,7 @@ ASKED = ("--experiment", "digits", "--weights", "champion=0.5,challenger_1=0.5")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, whole_run, pruned_run):
-    """The releases 1.0.0 and 1.1.0: the networks of two runs, the second in another form."""
+    """Return the releases 1.0.0 and 1.1.0: the networks of two runs, the second in another form."""
     root = tmp_path_factory.mktemp("ab") / "served"
     packed = release.Form(format="pt", dtype="float32", compress=True)
     half = release.Form(format="safetensors", dtype="float16", compress=False)
@@ -46,7 +46,7 @@ def command(root, log, *arguments):
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts servers; each is interrupted at the end, and must then end without a complaint."""
+    """Start servers; each is interrupted at the end, and must then end without a complaint."""
     started = []
 
     def start(root, *arguments):
@@ -252,7 +252,7 @@ def test_a_change_of_the_aliases_is_loaded_once_and_a_missing_release_is_not_ser
 
 
 def drip_by_drip(connection):
-    """A byte now and then."""
+    """Send a byte now and then."""
     for _ in range(200):
         connection.sendall(b"G")
         time.sleep(0.1)

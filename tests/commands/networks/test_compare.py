@@ -10,7 +10,7 @@ from peakpoint.deployment.inference import network
 
 @pytest.fixture
 def pair(finished):
-    """What the run chose, and its newest state."""
+    """Return a run, for what it chose, and its newest state."""
     return finished, finished / "checkpoints" / "training" / "latest.pt"
 
 

@@ -21,12 +21,12 @@ def best(run: Path) -> Path:
 
 
 def tree(folder: Path) -> dict[str, int]:
-    """Every file below a folder, with its size; locks and what is only read do not count."""
+    """Return every file below a folder with its size; locks do not count."""
     return {str(p): p.lstat().st_size for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 def refused(done) -> str:
-    """The one line of a refusal."""
+    """Return the one line of a refusal."""
     code, out, err = done
     assert (code, out) == (1, "")
     lines = err.splitlines()

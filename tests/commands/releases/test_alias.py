@@ -16,7 +16,7 @@ from tests.checkpointing.release_cases import gone, history
 
 @pytest.fixture
 def zone(monkeypatch, request):
-    """Local time; by default half an hour off the hour, so that a mistake of a sign or of a day shows."""
+    """Set the local time zone, by default half an hour off the hour: a wrong sign or day shows."""
     monkeypatch.setenv("TZ", getattr(request, "param", "Asia/Kolkata"))
     time.tzset()
     yield

@@ -18,13 +18,13 @@ from tests.conftest import TINY, complete_run
 
 @pytest.fixture(scope="session")
 def of_other_classes(tmp_path_factory):
-    """A run of another network: it has three classes."""
+    """Return a run of another network: it has three classes."""
     run = tmp_path_factory.mktemp("other") / "run"
     return complete_run(run, *TINY, "data.num_classes=3", "max_steps=8")
 
 
 def changed(run: Path, *, metrics=None, weight=None) -> Path:
-    """A checkpoint as the store writes it, of the best state with other metrics or another weight."""
+    """Return a checkpoint as the store writes it, of the best state with other metrics or another weight."""
     target = Store(run / "checkpoints", "another")
     [source] = [m for m in listing.manifests(target.root) if target.path(m) == best(run)]
     state = serialize.load(best(run))

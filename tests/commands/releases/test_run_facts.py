@@ -20,7 +20,7 @@ def rewrite(path, **changes):
 
 
 def of(run, **facts):
-    """The record of the newest checkpoint of a run."""
+    """Return the record of the newest checkpoint of a run."""
     root = run / "checkpoints"
     manifest = locate.newest_verified(root).manifest
     config = evaluate.trained_with(root, manifest)["config"]
@@ -29,7 +29,7 @@ def of(run, **facts):
 
 @pytest.fixture(scope="session")
 def resumed_once(tmp_path_factory):
-    """A run that was stopped after 8 steps and went on."""
+    """Return a run that was stopped after 8 steps and went on."""
     run = tmp_path_factory.mktemp("resumed") / "run"
     assert run_main(*TINY, "max_steps=8", f"hydra.run.dir={run}").code == 0
     done = run_main(f"resume={run}", "max_steps=24")

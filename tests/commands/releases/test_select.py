@@ -8,7 +8,7 @@ from peakpoint.checkpointing.storage import listing
 
 
 def best(run):
-    """The file with the best accuracy, and that accuracy."""
+    """Return the file with the best accuracy, and that accuracy."""
     link = run / "checkpoints" / "milestone" / "best_accuracy.pt"
     manifest = next(
         m for m in listing.manifests(run / "checkpoints") if m.file.endswith(link.readlink().name)

@@ -51,7 +51,7 @@ def test_too_few_outcomes_have_an_infinite_interval(champion, challenger, binary
 
 
 def looks(seed, p, effect, share):
-    """An experiment on success rates p and p + effect: both samples at each look."""
+    """Yield both samples at each look of an experiment on success rates p and p + effect."""
     draw = np.random.default_rng(seed)
     arm = draw.random(USERS) < share
     won = draw.random(USERS) < np.where(arm, p + effect, p)
@@ -67,7 +67,7 @@ def proportion(wins, n):
 
 
 def ends(seed, rule, **experiment):
-    """The first decision, and after how many users."""
+    """Return the first decision, and after how many users it fell."""
     for champion, challenger in looks(seed, **experiment):
         verdict = decide(champion, challenger, rule, binary=True)
         if verdict.decision != "continue":

@@ -23,7 +23,7 @@ def log(tmp_path):
 
 
 def visited(log, users, weights=WEIGHTS, *, lost=()):
-    """Users are routed, shown, and succeed at the rate of their arm; outcomes of `lost` arms never come."""
+    """Log users who are routed, shown, and succeed at their arm's rate; `lost` arms have no outcome."""
     router, of, chance = Router("colours", weights), design(weights, VERSIONS), random.Random(0)
     for i in range(users):
         alias = router.route(f"user-{i}")

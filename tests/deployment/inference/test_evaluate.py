@@ -13,7 +13,7 @@ from tests.checkpoint_fixtures import patterns
 
 
 def evaluated(run):
-    """The root of a run, a checkpoint with metrics, and what it was trained with."""
+    """Return the root of a run, a checkpoint with metrics, and what it was trained with."""
     root = run / "checkpoints"
     manifest = next(m for m in listing.manifests(root) if m.tier == "milestone")
     return root, manifest, evaluate.trained_with(root, manifest)

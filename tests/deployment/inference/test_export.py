@@ -25,46 +25,46 @@ from tests.faults.fault_cases import mounted
 
 @pytest.fixture(scope="module")
 def lenet_run(tmp_path_factory):
-    """A run of a pruned LeNet-5 with dropout; not to be changed."""
+    """Return a run of a pruned LeNet-5 with dropout; not to be changed."""
     return complete_run(tmp_path_factory.mktemp("lenet") / "run", *TINY)
 
 
 @pytest.fixture(scope="module")
 def lenet(lenet_run):
-    """What it chose."""
+    """Return the network of the best checkpoint of that run, to export."""
     return export.source(lenet_run)
 
 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory):
-    """A pruned ResNet-20, whose batch normalisation has seen data; not to be changed."""
+    """Return a pruned ResNet-20, whose batch normalisation has seen data; not to be changed."""
     run = tmp_path_factory.mktemp("resnet") / "run"
     return export.source(complete_run(run, *TINY, "model=resnet20", "epochs=2", "checkpoint.compress=true"))
 
 
 @pytest.fixture(scope="module")
 def converted(resnet, tmp_path_factory):
-    """It as an ONNX file."""
+    """Return the ONNX file of `resnet` and its opset."""
     return written(resnet, tmp_path_factory.mktemp("onnx") / "a.onnx")[:2]
 
 
 @contextlib.contextmanager
 def refused(words):
-    """What is done within is refused in one line."""
+    """Expect a refusal in one line."""
     with pytest.raises(CheckpointError, match=words) as error:
         yield
     assert "\n" not in str(error.value)
 
 
 def written(source, target, kind="onnx", *, opset=None, batch=None):
-    """The file, its opset and how far its outputs are off."""
+    """Return the file, its opset and how far its outputs are off."""
     opset, agreement = export.write(source, target, kind, opset=opset, batch=batch)
     assert agreement.sound
     return target, opset, agreement.largest
 
 
 def unseen(source, count):
-    """Inputs that are not the golden ones."""
+    """Return inputs that are not the golden ones."""
     draw = torch.Generator().manual_seed(count)
     return torch.randn(count, *source.description.image_shape, generator=draw)
 

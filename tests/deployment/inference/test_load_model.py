@@ -38,7 +38,7 @@ print(json.dumps(found))
 
 
 def output(code, *arguments):
-    """What a process of its own prints."""
+    """Return the output of another process."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
@@ -54,7 +54,7 @@ FORMS = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run that packs zeros away and one that does not, the latter with two releases; not to be changed."""
+    """Return a run that packs zeros, one that does not, and releases of it; not to be changed."""
     folder = tmp_path_factory.mktemp("runs")
     for name, compress in (("plain", "false"), ("packed", "true")):
         complete_run(folder / name, *TINY, f"checkpoint.compress={compress}")
@@ -79,7 +79,7 @@ def runs(tmp_path_factory):
 
 
 def sums(file):
-    """What the weights in a file add up to, read without the library's own network."""
+    """Return the sums of the weights in a file, read without the library's own network."""
     saved = load_file(file) if file.suffix == ".safetensors" else serialize.load(file)["model_state_dict"]
     return {k: v.float().double().sum().item() for k, v in saved.items()}
 
@@ -161,7 +161,7 @@ def changed(path, value):
 
 
 def released(tmp_path, config, state=None):
-    """A release whose manifest vouches for whatever somebody put into it."""
+    """Return a release whose manifest vouches for whatever somebody put into it."""
     if state is None:
         weights = models.create("lenet5", image_shape=(3, 12, 12), num_classes=2, options={"dropout": 0.0})
         state = {"model_state_dict": dict(weights.state_dict())}

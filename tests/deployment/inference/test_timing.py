@@ -17,14 +17,14 @@ def test_quartiles():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds since the start, for the code under test."""
+    """Return a clock for the code under test, in seconds since the start."""
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     return now
 
 
 def calls(clock, called, costs):
-    """One call for each cost; the machine is three times slower in the second half of the rounds."""
+    """Return a call for each cost; the machine is three times slower in the second half of the rounds."""
 
     def make(name, cost):
         def call(images):

@@ -11,13 +11,13 @@ from peakpoint.deployment.inference.form import KEPT
 
 @pytest.fixture
 def saved(pruned_run):
-    """The contents of the checkpoint that is the best at 0.7, and its file."""
+    """Return the contents of the checkpoint that is the best at 0.7, and its file."""
     root, manifest = network.resolve(pruned_run)
     return serialize.load(root / manifest.file), root / manifest.file
 
 
 def masks(saved):
-    """The bool mask of each pruned weight, by the pruner's own reading."""
+    """Return the bool mask of each pruned weight, by the pruner's own reading."""
     from peakpoint.optimizers.pruning.pruner import unpack
 
     optimizer = saved["optimizer_state_dict"]

@@ -21,7 +21,7 @@ FORM = release.Form(format="pt", dtype="float32", compress=True)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The networks of two real runs that differ in their seed and sparsity, released in one place."""
+    """Return the networks of two real runs that differ in their seed and sparsity, released in one place."""
     folder = tmp_path_factory.mktemp("runs")
     for version, more in (("1.0.0", ("pruning.target=0.5",)), ("2.0.0", ("pruning.target=0.8", "seed=3"))):
         run = folder / f"run-{version}"
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 
 
 def sections(text):
-    """The lines below each version."""
+    """Return the lines below each version."""
     parts = re.split(r"^## \[(.+?)\].*$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 

@@ -32,13 +32,13 @@ FIRST = "conv1.weight"
 
 @pytest.fixture
 def root(pruned_run, tmp_path):
-    """A copy of the checkpoints of a pruned run."""
+    """Return a copy of the checkpoints of a pruned run."""
     shutil.copytree(pruned_run / "checkpoints", tmp_path / "checkpoints", symlinks=True)
     return tmp_path / "checkpoints"
 
 
 def best(root):
-    """The checkpoint of the run that would be released."""
+    """Return the checkpoint of the run that would be released."""
     return network.best(root)
 
 

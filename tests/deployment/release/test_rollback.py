@@ -19,19 +19,19 @@ from tests.checkpointing.release_cases import DESCRIPTION, gone, history, releas
 
 @pytest.fixture
 def served(served):
-    """Three champions one after the other; 1.10.0 was never one."""
+    """Return releases with three champions one after the other; 1.10.0 was never one."""
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         aliases.assign(served, "champion", version, "better")
     return served
 
 
 def weight(root):
-    """The weights that distinguish the releases, of the network that the folder means."""
+    """Return the number of the release that the folder stands for, from its weights."""
     return round(next(load_model(root).parameters()).flatten()[0].item() * 100) - 1
 
 
 def refused(root, what, **asked):
-    """Nothing has changed, and the reason is one line."""
+    """Expect a refusal in one line that changes nothing."""
     before = aliases.current(root), history(root)
     with pytest.raises(CheckpointError) as error:
         roll_back(root, **asked)

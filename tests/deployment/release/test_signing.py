@@ -13,13 +13,13 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="need
 
 
 def make_key(path: Path) -> Path:
-    """An SSH key without a passphrase."""
+    """Make an SSH key without a passphrase."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path), "-C", "x"], check=True)
     return path
 
 
 def allow(path: Path, *keys: tuple[str, Path], options: str = "") -> Path:
-    """A list of who may sign."""
+    """Write a list of allowed signers."""
     lines = [f"{name} {options} {key.with_suffix('.pub').read_text()}" for name, key in keys]
     path.write_text("".join(lines))
     return path

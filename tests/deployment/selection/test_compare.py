@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Runs of one network, `dense`, `pruned` and `other` (another seed), and what was made of `pruned`."""
+    """Return runs of one network, `dense`, `pruned`, `other` (another seed), and files made of `pruned`."""
     folder = tmp_path_factory.mktemp("compared")
     complete_run(folder / "dense", *TINY, "pruning=none", "data.val_fraction=0.3")
     complete_run(folder / "pruned", *TINY, "data.val_fraction=0.3", "checkpoint.compress=true")

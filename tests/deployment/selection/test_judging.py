@@ -20,7 +20,7 @@ ACCURACY, SPARSITY = (Key(metric=name, mode="max") for name in ("accuracy", "spa
 
 
 def failure(operator, bound, facts, references=None, metric="m", vs=None):
-    """The only sentence against facts by one bound, None where they meet it."""
+    """Return the only sentence against facts by one bound, None where they meet it."""
     vs = "champion" if operator in MARGINS and vs is None else vs
     rule = Requirement(metric=metric, vs=vs, **{operator: bound})
     return next(iter(judging.failures(rule, facts, references or {})), None)

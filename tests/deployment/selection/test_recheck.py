@@ -30,7 +30,7 @@ def champion(run):
 
 @pytest.fixture
 def harder(tmp_path):
-    """Newer images, under more noise than those of the training: every network is worse on them."""
+    """Return newer images with more noise than in training: every network is worse on them."""
     return patterns(tmp_path / "new" / "harder.npz", 200, seed=7, noise=0.6)
 
 

@@ -19,7 +19,7 @@ BEST = {"rank": ["accuracy"], "require": [], "tie": None}
 
 
 def by(**changes):
-    """The rules of the default with other keys."""
+    """Return the rules of the default with other keys."""
     plain = {
         **BEST,
         "verify": {"tolerance": 0.002},
@@ -30,12 +30,12 @@ def by(**changes):
 
 
 def at(run, step):
-    """The candidate of a step."""
+    """Return the candidate of a step."""
     return next(c for c in select.candidates(run / "checkpoints") if c.manifest.global_step == step)
 
 
 def steps(found):
-    """The steps of those that qualified, best first."""
+    """Return the steps of those that qualified, best first."""
     return [c.manifest.global_step for c in found.candidates if c.rank]
 
 
@@ -59,7 +59,7 @@ def claim(run, step, **changes):
 
 
 def release(run, version, metrics):
-    """A champion that the library wrote: it has metrics, and no data."""
+    """Release a champion by the library: it has metrics, and no data."""
     root = run / "checkpoints"
     CheckpointManager(root).save_production_checkpoint(
         torch.nn.Linear(3, 2), version=version, config={}, metrics=metrics, model_card={}
