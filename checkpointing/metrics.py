@@ -15,12 +15,12 @@ from peakpoint.base.text import closest
 FRACTION, NATS = "fraction", "nats"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricRecord:
     """A metric that the trainer measures; `better` is max or min, `title` and `short` are for people.
 
-    `counts` says that it is a share of the images, whose number gives a confidence interval. `hub` is the
-    kind of metric in the words of the Hugging Face Hub.
+    `has_interval`: it is a share of the images, whose number gives a confidence interval. `hub` is the kind
+    of metric in the words of the Hugging Face Hub.
     """
 
     name: str
@@ -29,16 +29,48 @@ class MetricRecord:
     title: str
     short: str
     hub: str
-    counts: bool
+    has_interval: bool
 
 
 METRICS = {
     record.name: record
     for record in (
-        MetricRecord("accuracy", "max", FRACTION, "Accuracy", "accuracy", "accuracy", counts=True),
-        MetricRecord("top5_accuracy", "max", FRACTION, "Top-5 accuracy", "top-5", "accuracy", counts=True),
-        MetricRecord("f1_score", "max", FRACTION, "F1, macro", "F1", "f1", counts=False),
-        MetricRecord("loss", "min", NATS, "Cross-entropy, nats", "loss", "loss", counts=False),
+        MetricRecord(
+            name="accuracy",
+            better="max",
+            unit=FRACTION,
+            title="Accuracy",
+            short="accuracy",
+            hub="accuracy",
+            has_interval=True,
+        ),
+        MetricRecord(
+            name="top5_accuracy",
+            better="max",
+            unit=FRACTION,
+            title="Top-5 accuracy",
+            short="top-5",
+            hub="accuracy",
+            has_interval=True,
+        ),
+        MetricRecord(
+            name="f1_score",
+            better="max",
+            unit=FRACTION,
+            title="F1, macro",
+            short="F1",
+            hub="f1",
+            has_interval=False,
+        ),
+        MetricRecord(
+            name="loss",
+            better="min",
+            unit=NATS,
+            title="Cross-entropy, nats",
+            short="loss",
+            hub="loss",
+            has_interval=False,
+        ),
     )
 }
 """Metrics measured on the validation and the test split, by name."""
@@ -119,8 +151,8 @@ def _parts(word: str) -> tuple[str, ...]:
 
 
 def is_fraction(metric: str) -> bool:
-    """Return whether a metric has a record and is printed in percent."""
-    return metric in METRICS and METRICS[metric].unit == FRACTION
+    """Return whether a value is printed in percent: the sparsity, or a metric that is a fraction."""
+    return metric == "sparsity" or (metric in METRICS and METRICS[metric].unit == FRACTION)
 
 
 def shown(metric: str, value: float | None) -> str:

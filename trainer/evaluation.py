@@ -1,4 +1,4 @@
-"""What is measured: loss, accuracy, top-5 accuracy and macro F1."""
+"""The metrics of a classifier over a split; each has a record in checkpointing/metrics.py."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext

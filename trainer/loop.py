@@ -191,7 +191,7 @@ class Loop:
             raise self._skipping.over()
 
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Loss, accuracy, top-5 accuracy and macro F1 over `batches`; empty when a signal cuts it short."""
+        """Return the metrics over `batches`; empty when a signal cuts it short."""
         return evaluate(
             self.state.model,
             batches,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import nearest
-from peakpoint.checkpointing.metrics import direction
+from peakpoint.checkpointing.metrics import direction, shown
 from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -56,7 +56,8 @@ class Checked:
             return str(self.problem)
         value = self.measured.metrics[self.metric]
         images = f"{self.measured.samples} images of {self.measured.split}"
-        return f"{self.metric} is {value:.4f} on {images}, {self.recorded:.4f} was recorded"
+        found, before = (shown(self.metric, each) for each in (value, self.recorded))
+        return f"{self.metric} is {found} on {images}, {before} was recorded"
 
 
 def _better(metric: str, one: float, than: float) -> float:
@@ -112,7 +113,8 @@ def roll_back(found: Checked, alias: str, appraiser: Appraiser) -> Checked:
             continue
         value = measured.metrics[found.metric]
         if found.measured and not _better(found.metric, value, found.measured.metrics[found.metric]) > 0:
-            notes.append(f"not {version}: its {found.metric} on the same images is {value:.4f}, no better")
+            again = shown(found.metric, value)
+            notes.append(f"not {version}: its {found.metric} on the same images is {again}, no better")
             return replace(found, earlier=measured, notes=tuple(notes))
         if aliases.current(found.root).get(alias) != found.version:
             raise CheckpointError(f"{alias} was set to another release meanwhile: run check again.")

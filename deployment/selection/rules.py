@@ -31,7 +31,7 @@ MEASURED = ("latency_ms", "weights_bytes")
 """Metrics that no manifest has: they are measured, of the checkpoints that meet every other rule."""
 UNORDERED = ("epoch", "global_step")
 """What has no better and worse: the later comes first, or with a minus the earlier."""
-PROPORTIONS = [record.name for record in METRICS.values() if record.counts]
+PROPORTIONS = [record.name for record in METRICS.values() if record.has_interval]
 
 
 def _require_name(metric: str) -> None:

@@ -64,7 +64,7 @@ def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifes
     ordered = sorted(kept, key=lambda m: (m.tier, m.sequence))
     rows: list[list[object]] = []
     for number, m in enumerate(ordered, 1):
-        sparsity = "-" if m.sparsity is None else f"{m.sparsity:.2%}"
+        sparsity = shown("sparsity", m.sparsity)
         value = shown(metric, ranked(m.metrics, metric))
         rows.append([number, m.epoch, value, sparsity, f"{m.bytes / 1e6:.1f}", "; ".join(m.reasons)])
     console.table(["Kept", "epoch", metric, "sparsity", "MB", "why"], rows, words=["why"])

@@ -67,8 +67,8 @@ def make_plan(argv: list[str]) -> Plan:
             run / "checkpoints", file, f"{shlex.quote(override(run))} goes on from its newest checkpoint"
         )
     typed = keys(argv)
-    given = [a for a in argv if split(a)[0] is not None]
-    saved = outliving(recorded.overrides(attempt), given, attempt.get("choices", {}))
+    overrides = [a for a in argv if split(a)[0] is not None]
+    saved = outliving(recorded.overrides(attempt), overrides, attempt.get("choices", {}))
     saved = recorded.taken(saved, run / RUN)
     first = next(i for i, a in enumerate(argv) if split(a)[0] is not None)
     rest = [a for a in argv[first:] if split(a)[0] != "resume"]

@@ -61,7 +61,7 @@ def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]
         if under(key, FROZEN) and not under(key, FREE):
             raise UserError(
                 f"{key} was {old.get(key)} in this run and is {new.get(key)} now: a resumed run keeps its "
-                "model, data, seed, batch size and optimizer. Start a new run instead."
+                f"{', '.join(FROZEN)}. Start a new run instead."
             )
     # A group or an experiment that was named may change anything.
     free = bool({"experiment", "optimizer"} & set(typed))

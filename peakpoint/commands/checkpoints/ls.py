@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.state.differences import differ, flat, pairs
 from peakpoint.checkpointing.storage import aliases, foreign
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, Manifest
@@ -99,8 +100,8 @@ def _rows(members: list[Manifest], names: dict[Manifest, list[str]]) -> tuple[li
     metrics = list(dict.fromkeys(name for m in members for name in m.metrics))
     rows: list[list[object]] = []
     for m in members:
-        values = [f"{m.metrics[name]:.4f}" if name in m.metrics else "-" for name in metrics]
-        sparsity = "-" if m.sparsity is None else f"{m.sparsity:.4f}"
+        values = [shown(name, m.metrics.get(name)) for name in metrics]
+        sparsity = shown("sparsity", m.sparsity)
         why = "; ".join([*names.get(m, []), *m.reasons])
         where = (Path(m.file).name, m.epoch, m.global_step)
         rows.append([*where, *values, sparsity, f"{m.bytes / 1e6:.1f}", why])

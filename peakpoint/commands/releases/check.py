@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage import aliases
 from peakpoint.checkpointing.storage.listing import checkpoint_root
 from peakpoint.commands.arguments import EVALUATION, RUN, Argument, a_path, takes
@@ -62,7 +63,7 @@ def _lines(found: "Checked", alias: str, *, roll_back: bool) -> list[str]:
     return [
         *lines,
         f"rolled back: {alias} is {found.back} again, with {found.metric} "
-        f"{found.earlier.metrics[found.metric]:.4f} on the same images",
+        f"{shown(found.metric, found.earlier.metrics[found.metric])} on the same images",
     ]
 
 

@@ -12,12 +12,13 @@ from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_folder
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage import aliases, listing, locate
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, companions_of
 from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, path_argument, takes
 from peakpoint.commands.common import check_there, not_vouched_for, print_json
 from peakpoint.commands.releases import run_facts, settings
-from peakpoint.commands.releases.select import shown
+from peakpoint.commands.releases.select import short
 from peakpoint.deployment.release import card, card_page, changelog, publish, signing
 from peakpoint.deployment.selection import rules
 
@@ -229,21 +230,21 @@ def _written(root: Path, made: "Release", key: Path | None, options: argparse.Na
 
 def _print(facts: Mapping[str, Any], place: str) -> None:
     console, root, recorded = Console(), Path(facts["root"]), facts["recorded"]
-    console.say(f"{facts['name']} {facts['version']} from {shown(Path(facts['source']))} ({place})")
+    console.say(f"{facts['name']} {facts['version']} from {short(Path(facts['source']))} ({place})")
     console.say("")
     rows = [
-        [name, f"{recorded[name]:.4f}" if name in recorded else "-", f"{value:.4f}"]
+        [name, shown(name, recorded.get(name)), shown(name, value)]
         for name, value in facts["measured"].items()
     ]
     console.table([f"{facts['split']}, {facts['samples']} images", "recorded", "measured"], rows)
     console.say("")
     form = facts["form"]
     packed = ", zeros packed" * form["compress"]
-    console.say(f"{form['format']}, {form['dtype']}{packed}, sparsity {facts['sparsity']:.4f}")
+    console.say(f"{form['format']}, {form['dtype']}{packed}, sparsity {shown('sparsity', facts['sparsity'])}")
     if facts["dry_run"]:
-        console.say(f"not written: --dry-run. It would be {shown(root / facts['file'])}")
+        console.say(f"not written: --dry-run. It would be {short(root / facts['file'])}")
         return
     for path, size in facts["written"].items():
-        console.say(f"wrote  {shown(root / path)}  {in_words(size)}")
+        console.say(f"wrote  {short(root / path)}  {in_words(size)}")
     if facts["alias"]:
         console.say(f"{facts['alias']} is {facts['version']} now")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.terminal import Console, say_error
+from peakpoint.checkpointing.metrics import shown
 from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, takes
 from peakpoint.commands.common import as_json, check_there, checkpoint_roots, print_json
 from peakpoint.deployment.selection import rules as rule_files
@@ -46,7 +47,7 @@ def select(options: argparse.Namespace) -> int:
     return int(found.winner is None)
 
 
-def shown(path: Path) -> str:
+def short(path: Path) -> str:
     """Return a path as text, relative to the working directory where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
@@ -72,18 +73,16 @@ def _print(found: "Selection") -> None:
     if found.winner is None:
         return
     root, manifest = found.winner
-    console.say(f"chosen by {found.rules.name}: {shown(root / manifest.file)}")
+    console.say(f"chosen by {found.rules.name}: {short(root / manifest.file)}")
     if found.measured is None:
         console.say("not measured again: --dry-run")
     else:
-        again = ", ".join(f"{name} {value:.4f}" for name, value in found.measured.metrics.items())
+        again = ", ".join(f"{name} {_value(name, value)}" for name, value in found.measured.metrics.items())
         console.say(f"measured again on {found.measured.samples} images of {found.measured.split}: {again}")
 
 
 def _value(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if name.endswith("bytes") else f"{value:.4f}"
+    return f"{value:,.0f}" if value is not None and name.endswith("bytes") else shown(name, value)
 
 
 def _plain(found: "Selection") -> dict[str, Any]:

@@ -24,7 +24,7 @@ KEYS = {
 def test_ls_shows_every_checkpoint_and_why(run, cli_main):
     code, out, err = cli_main("ls", run)
     assert (code, err) == (0, "")
-    for word in ("training", "milestone", "a.pt", "b.pt", "best.pt", "0.5000", "nan", "0.7000", "the [best]"):
+    for word in ("training", "milestone", "a.pt", "b.pt", "best.pt", "50.00%", "nan", "70.00%", "the [best]"):
         assert word in out
     assert "latest" not in out
     size = (run / "checkpoints" / "training" / "a.pt").stat().st_size
@@ -203,7 +203,7 @@ def test_on_a_terminal_of_any_width_every_word_and_number_is_there(run, on_a_ter
     name = "milestone/resnet20_adamwprune_digits_epoch3_acc0.40.pt"
     saved(Store(run / "checkpoints", "run"), name, reasons=(reason,), metrics={"accuracy": 0.4, "loss": 1.9})
     message = on_a_terminal(columns, "ls", run).partition("milestone")[2]
-    for word in (Path(name).name, "accuracy", "loss", "0.4000", "1.9000", *reason.split()):
+    for word in (Path(name).name, "accuracy", "loss", "40.00%", "1.9000", *reason.split()):
         assert word in message
     lines = message.splitlines()[:-1]
     assert max(len(line) for line in lines if Path(name).name not in line) <= columns

@@ -23,7 +23,7 @@ def test_a_run_its_best_checkpoint_becomes_a_release(trained, promote):
     assert (code, err) == (0, "")
     assert f"lenet5 1.2.0 from {trained / 'checkpoints' / 'milestone'}" in out
     assert "(epoch 3, step 24)" in out  # what select chooses: the best of those at the target sparsity
-    assert "accuracy           0.2857     0.2857" in out
+    assert "accuracy           28.57%     28.57%" in out
     manifest = listing.releases(root)[-1]
     assert manifest.file == "production/lenet5_v1.2.0.pt"
     release.verify(root, manifest, run=True)  # every digest, and the golden outputs
@@ -93,7 +93,7 @@ def test_a_pointer_and_a_checkpoint_that_recorded_nothing(trained, promote):
     code, out, _ = promote(step_20, "0.1.0")
     assert code == 0
     assert "accuracy           " in out
-    assert " -     0." in out  # measured, and nothing to compare it with
+    assert re.search(r" -     \d+\.\d\d%", out)  # measured, and nothing to compare it with
     assert listing.releases(trained / "checkpoints")[-1].metrics.keys() == {
         "loss",
         "accuracy",
@@ -160,7 +160,7 @@ def test_dry_run_measures_and_writes_nothing(trained, promote, tmp_path):
     before = tree(tmp_path)
     code, out, _ = promote(trained, "1.0.0", "--dry-run", "--into", tmp_path / "prod", "--alias", "champion")
     assert code == 0
-    assert "accuracy           0.2857     0.2857" in out
+    assert "accuracy           28.57%     28.57%" in out
     assert (
         f"not written: --dry-run. It would be {tmp_path / 'prod' / 'production' / 'lenet5_v1.0.0.pt'}" in out
     )
@@ -188,7 +188,7 @@ def test_the_test_set_is_read_again_when_asked_for(trained, promote):
     code, out, _ = promote(trained, "1.0.0", "--set", "split=test")
     assert code == 0
     assert "test, 40 images" in out
-    assert re.search(r"accuracy +0.3000 +0.3000", out)  # against what the run measured at its end
+    assert re.search(r"accuracy +30.00% +30.00%", out)  # against what the run measured at its end
     made = listing.releases(trained / "checkpoints")[-1]
     assert made.metrics["accuracy"] == pytest.approx(0.2857, abs=1e-4)  # that of the validation split
     assert [r["split"] for r in card_of(trained / "checkpoints", "1.0.0")["results"]] == ["test", "val"]

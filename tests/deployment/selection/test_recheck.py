@@ -54,7 +54,7 @@ def test_beyond_the_threshold_the_better_one_before_is_taken_back(measured_copy,
     change = list(aliases.changes(measured_copy / "checkpoints", "champion"))[-1]
     assert (change.how, change.before) == ("rolled back", "1.1.0")
     accuracy = found.measured.metrics["accuracy"]
-    assert change.reason.startswith(f"check: 1.1.0: accuracy is {accuracy:.4f} on 200 images of harder.npz, ")
+    assert change.reason.startswith(f"check: 1.1.0: accuracy is {accuracy:.2%} on 200 images of harder.npz, ")
 
 
 def test_one_before_that_is_no_better_is_not_taken_back(measured_copy, harder):
