@@ -166,7 +166,8 @@ def compared(folder, *weights):
     paths = [folder / "a.pt", folder / "b.pt"]
     for number, (path, weight) in enumerate(zip(paths, weights, strict=True)):
         with path.open("wb") as file:
-            serialize.dump({"model_state_dict": {"w": weight}, "epoch": 3, "timestamp": str(number)}, file)
+            facts = {"timestamp": str(number), "git_commit": [None, "abc"][number]}
+            serialize.dump({"model_state_dict": {"w": weight}, "epoch": 3, **facts}, file)
     return prove_resume.compare(*paths)
 
 
