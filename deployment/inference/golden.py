@@ -113,15 +113,12 @@ def read(root: Path, manifest: Manifest) -> tuple[Tensor, Tensor]:
 
     Raises CheckpointError when it has none, or those of a network that does not take images.
     """
-    return _images(_content(root, manifest), manifest.file)
-
-
-def _images(content: Mapping[str, Tensor], file: str) -> tuple[Tensor, Tensor]:
+    content = _content(root, manifest)
     try:
         return content["inputs"], content["outputs"]
     except KeyError as error:
         raise CheckpointError(
-            f"{file} has golden outputs for an example, not for images: {error} is missing."
+            f"{manifest.file} has golden outputs for an example, not for images: {error} is missing."
         ) from None
 
 
@@ -163,11 +160,11 @@ def verify(root: Path, manifest: Manifest) -> None:
     """
     content = _content(root, manifest)
     network = networks.load(root, manifest)
-    given = {name: value for name, value in content.items() if _is(name, INPUT)}
+    given = {name: value for name, value in content.items() if name.split(".")[0] == INPUT}
     if not given:
-        check(network, networks.described(manifest.config or {}), _images(content, manifest.file))
+        check(network, networks.described(manifest.config or {}), read(root, manifest))
         return
-    expected = {name: value for name, value in content.items() if _is(name, OUTPUT)}
+    expected = {name: value for name, value in content.items() if name.split(".")[0] == OUTPUT}
     if (wrong := _difference(_run(network, given), expected)) is not None:
         raise CheckpointError(f"The network is not the one that was released: {wrong}.")
 
@@ -277,10 +274,6 @@ def _difference(found: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> st
 
 def _shape(outputs: Mapping[str, Tensor], name: str) -> str:
     return str(tuple(outputs[name].shape)) if name in outputs else "missing"
-
-
-def _is(name: str, kind: str) -> bool:
-    return name == kind or name.startswith(f"{kind}.")
 
 
 @contextmanager
