@@ -76,6 +76,7 @@ def test_the_manifest_says_what_and_why(world):
     assert [m.sequence for m in run.kept] == [1, 2, 3, 4, 5, 6]
     state = serialize.load(run.root / best.file)
     assert state["metrics"] == best.metrics
+    assert state["checkpoint_type"] == "training"  # one file for both tiers, with the whole state
     assert set(state["policies"]) == set(ALL)
 
 
