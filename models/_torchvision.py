@@ -17,7 +17,7 @@ _KEPT: list[object] = []
 
 @cache
 def torchvision() -> ModuleType:
-    """The torchvision package, its operators declared first where its own library cannot be loaded.
+    """Return the torchvision package, its operators declared first where its own library cannot be loaded.
 
     Raises ImportError when torchvision is not installed, or does not fit the installed torch.
     """
@@ -43,7 +43,7 @@ def _declare_operators() -> None:
 
 
 def _loads_own_operators() -> bool:
-    """Whether `torchvision/_C.so` is there and fits this torch; a healthy build is left as it is."""
+    """Return whether `torchvision/_C.so` is there and fits this torch; a healthy build is left as it is."""
     import torch
 
     spec = find_spec("torchvision")

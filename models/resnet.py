@@ -19,7 +19,7 @@ def torchvision_resnet(
     stem: str,
     dropout: float,
 ) -> nn.Module:
-    """torchvision's network of `layers` blocks a stage, with first layers for these images.
+    """Return torchvision's network of `layers` blocks a stage, with first layers for these images.
 
     `block` is BasicBlock or Bottleneck, `stem` cifar, imagenet or auto. The dropout follows the pooling,
     where it has no parameters and so leaves the names of the state alone.

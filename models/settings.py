@@ -27,7 +27,7 @@ class Model(ABC):
 
     @abstractmethod
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
-        """The network in float32 on the CPU, for images of (channels, height, width)."""
+        """Return the network in float32 on the CPU, for images of (channels, height, width)."""
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ValueError for images that are too small."""
@@ -39,12 +39,12 @@ class Model(ABC):
 
 
 def registered(name: str) -> bool:
-    """Whether a model has this name."""
+    """Return whether a model has this name."""
     return name in registry.table("model")
 
 
 def reads_images(name: str) -> bool:
-    """Whether a registered model is built for an image shape."""
+    """Return whether a registered model is built for an image shape."""
     component: Any = registry.find("model", name)
     build = getattr(component, "build", component)
     return IMAGES[0] in inspect.signature(build).parameters
@@ -57,7 +57,7 @@ def create(
     num_classes: int | None = None,
     options: Mapping[str, Any],
 ) -> "nn.Module":
-    """A new network with initial weights drawn from torch's global generator.
+    """Return a new network with initial weights drawn from torch's global generator.
 
     `image_shape` is (channels, height, width); it and `num_classes` are None for a network that reads no
     images. `options` are the model's own: all that have no default. Raises ValueError for an unknown name,

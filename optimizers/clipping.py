@@ -93,7 +93,7 @@ class Spam:
 
 
 def _was_skipped(optimizer: Optimizer) -> bool:
-    """Whether a gradient scaler had the fused kernel leave this step out.
+    """Return whether a gradient scaler had the fused kernel leave this step out.
 
     With a fused optimizer the scaler calls step() even then, and the kernel alone looks at `found_inf`;
     hooks run all the same. Without a scaler this costs no synchronisation.

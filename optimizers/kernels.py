@@ -16,7 +16,7 @@ _FUSED_DEVICES = ("cpu", "cuda")
 
 
 def quickest(groups: list[dict[str, Any]]) -> dict[str, bool]:
-    """The arguments that choose torch's fused kernel where it takes every parameter, else foreach."""
+    """Return the arguments that choose torch's fused kernel where it takes every parameter, else foreach."""
     params = [param for group in groups for param in group["params"]]
     fused = all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in params)
     return {"fused": fused, "foreach": not fused}

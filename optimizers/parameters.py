@@ -45,12 +45,12 @@ class Used:
 
     @property
     def trainable(self) -> bool:
-        """Whether training changes it."""
+        """Return whether training changes it."""
         return any(source.requires_grad for source in self.sources)
 
     @property
     def own(self) -> bool:
-        """Whether the layer uses a parameter as it is."""
+        """Return whether the layer uses a parameter as it is."""
         return self.sources[0] is self.value
 
 
@@ -65,8 +65,11 @@ class Zeros:
 
 
 def used(model: nn.Module) -> list[Used]:
-    """Every parameter of a network once, in its order. What two layers share is of the kind of the first
-    that is no weight, so that an embedding that is an output layer too is an embedding."""
+    """Return every parameter of a network once, in its order.
+
+    What two layers share is of the first kind other than weight, so that an embedding that is an output layer
+    too is an embedding.
+    """
     found: dict[tuple[int, ...], Used] = {}
     for one in (each for module in model.modules() for each in _of(module)):
         key = tuple(map(id, one.sources))
@@ -100,7 +103,7 @@ def _of(module: nn.Module) -> Iterator[Used]:
 
 
 def _made_before_each_call(module: nn.Module, name: str) -> str | None:
-    """The name of the weight that torch.nn.utils.weight_norm or spectral_norm makes of a parameter.
+    """Return the name of the weight that torch.nn.utils.weight_norm or spectral_norm makes of a parameter.
 
     Its zeros are those of the parameter.
     """
@@ -120,7 +123,7 @@ def _kind(module: nn.Module, name: str) -> str:
 
 
 def _is_weight(one: Used, *, embeddings: bool) -> bool:
-    """Whether it is of a kind that pruning may take of: a weight, and an embedding if so wished."""
+    """Return whether a parameter is of a prunable kind: a weight, or with `embeddings` an embedding."""
     return one.kind == "weight" or (embeddings and one.kind == "embedding")
 
 
@@ -137,7 +140,7 @@ def zeros(model: nn.Module, *, embeddings: bool = False) -> Zeros:
 
 
 def count(found: list[Used], chosen: list[bool]) -> Zeros:
-    """The zeros (-0.0 is one, NaN is not) of the chosen and of all. Waits for the device once."""
+    """Count the zeros (-0.0 is one, NaN is not) of the chosen and of all. Waits for the device once."""
     sizes = [one.value.numel() for one in found]
     kept = [one.value.detach().count_nonzero() for one in found]
     counts = torch.stack([each.to(kept[0].device) for each in kept]).tolist() if kept else []
@@ -153,7 +156,7 @@ def count(found: list[Used], chosen: list[bool]) -> Zeros:
 
 
 def canonical(name: str) -> str:
-    """A parameter's name without what torch.compile and DistributedDataParallel put before it."""
+    """Return a parameter's name without what torch.compile and DistributedDataParallel put before it."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     while parts[0] == "module" and len(parts) > 1:
         del parts[0]
@@ -161,7 +164,7 @@ def canonical(name: str) -> str:
 
 
 def prunable_weights(model: nn.Module, *, embeddings: bool = False) -> dict[str, nn.Parameter]:
-    """The weights that pruning may take of, by canonical name, in the model's order.
+    """Return the prunable weights, by canonical name, in the model's order.
 
     Those of linear, convolution, transposed convolution, recurrent and attention layers that are trained;
     with `embeddings` those too. Biases and normalisation are never pruned, nor what is frozen, nor a weight

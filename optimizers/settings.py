@@ -29,12 +29,12 @@ class Optimizer(ABC):
 
     @property
     def state(self) -> tuple[str, ...] | None:
-        """The names of the tensors that it keeps for each weight; None where its first step shows them."""
+        """Return the names of the tensors kept for each weight; None where the first step shows them."""
         return None
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> "TorchOptimizer":
-        """The optimizer over groups of `param_groups`, whose weight decay is set already."""
+        """Return the optimizer over groups of `param_groups`, whose weight decay is set already."""
 
 
 @dataclass(kw_only=True)
@@ -49,4 +49,4 @@ class Scheduler(ABC):
 
     @abstractmethod
     def build(self, total: int, warmup: int) -> Factor:
-        """The factor as a function of the step, for a run of `total` steps that warms up over `warmup`."""
+        """Return the factor by the step, for a run of `total` steps that warms up over `warmup`."""

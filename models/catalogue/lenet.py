@@ -23,7 +23,7 @@ class LeNet5(Model):
         require_range(self, "model.", 0, BELOW_ONE, "dropout")
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
-        """The network in float32 on the CPU, for images of (channels, height, width)."""
+        """Return the network in float32 on the CPU, for images of (channels, height, width)."""
         from peakpoint.models import lenet
 
         return lenet.LeNet5(image_shape, num_classes, self.dropout)

@@ -33,7 +33,7 @@ class ResNet(Model):
         require_range(self, "model.", 0, BELOW_ONE, "dropout")
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
-        """The network in float32 on the CPU, for images of (channels, height, width)."""
+        """Return the network in float32 on the CPU, for images of (channels, height, width)."""
         from peakpoint.models import resnet
 
         return resnet.torchvision_resnet(
@@ -70,7 +70,7 @@ class ResNet20(ResNet):
             )
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> "nn.Module":
-        """The network in float32 on the CPU, for images of (channels, height, width)."""
+        """Return the network in float32 on the CPU, for images of (channels, height, width)."""
         from peakpoint.models import resnet
 
         return resnet.ResNet20(image_shape[0], num_classes, self.dropout)

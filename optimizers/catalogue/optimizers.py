@@ -27,11 +27,11 @@ class SGD(Optimizer):
 
     @property
     def state(self) -> tuple[str, ...]:
-        """The names of the tensors that it keeps for each weight."""
+        """Return the names of the tensors that it keeps for each weight."""
         return ("momentum_buffer",) if self.momentum else ()
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
-        """torch's SGD over groups of `param_groups`."""
+        """Return torch's SGD over groups of `param_groups`."""
         import torch
 
         from peakpoint.optimizers.kernels import quickest
@@ -57,11 +57,11 @@ class Adam(Optimizer):
 
     @property
     def state(self) -> tuple[str, ...]:
-        """The names of the tensors that it keeps for each weight."""
+        """Return the names of the tensors that it keeps for each weight."""
         return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else []))
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
-        """torch's Adam over groups of `param_groups`."""
+        """Return torch's Adam over groups of `param_groups`."""
         import torch
 
         return self._build(torch.optim.Adam, groups)
@@ -79,7 +79,7 @@ class AdamW(Adam):
     """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101); weight decay is applied to the weights."""
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
-        """torch's AdamW over groups of `param_groups`."""
+        """Return torch's AdamW over groups of `param_groups`."""
         import torch
 
         return self._build(torch.optim.AdamW, groups)
@@ -106,7 +106,7 @@ class AdamWSPAM(AdamW):
         require_range(self, "optimizer.", 0, INF, "reset_interval reset_warmup")
 
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
-        """torch's AdamW with SPAM attached, over groups of `param_groups`."""
+        """Return torch's AdamW with SPAM attached, over groups of `param_groups`."""
         from peakpoint.optimizers.clipping import Spam
 
         optimizer = AdamW.build(self, groups)

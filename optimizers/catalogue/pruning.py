@@ -19,7 +19,7 @@ class Magnitude(Criterion):
     """abs(w) (Han et al. 2015)."""
 
     def score(self, context: Context) -> "Tensor":
-        """A new tensor of the weight's shape."""
+        """Return a new tensor of the weight's shape."""
         return context.weight.abs()
 
 
@@ -31,7 +31,7 @@ class Bitter0(Criterion):
     needs: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
 
     def score(self, context: Context) -> "Tensor":
-        """A new tensor of the weight's shape."""
+        """Return a new tensor of the weight's shape."""
         weight, scale = context.weight, context.moment("exp_avg_sq").sqrt().add_(_EPS)
         # The ratio first: w^2 * abs(m) alone is small enough to underflow.
         return context.moment("exp_avg").abs().div_(scale).mul_(weight).mul_(weight)
@@ -45,7 +45,7 @@ class Bitter7(Criterion):
     needs: ClassVar[tuple[str, ...]] = ("exp_avg_sq",)
 
     def score(self, context: Context) -> "Tensor":
-        """A new tensor of the weight's shape."""
+        """Return a new tensor of the weight's shape."""
         # Two square roots, not pow: they round the same in vector and scalar code, so no score depends on
         # layout.
         root = context.moment("exp_avg_sq").add(_EPS).sqrt_().sqrt_()
@@ -84,7 +84,7 @@ def cosine(progress: float) -> float:
 
 @register("allocation", "global")
 def lowest_of_all(keys: "list[Tensor]", k: int) -> "list[Tensor]":
-    """The k lowest of all tensors together, as a bool tensor for each."""
+    """Return the k lowest of all tensors together, as a bool tensor for each."""
     from peakpoint.optimizers.pruning.lowest_k import select_keys
 
     return select_keys(keys, k)

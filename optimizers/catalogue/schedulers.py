@@ -15,12 +15,12 @@ from peakpoint.optimizers.settings import Factor, Scheduler
 
 
 def _warm(step: int, warmup: int) -> float:
-    """Linear warm-up over the first `warmup` steps: 1/warmup, 2/warmup, ..., 1."""
+    """Return the linear warm-up over the first `warmup` steps: 1/warmup, 2/warmup, ..., 1."""
     return 1.0 if step >= warmup else (step + 1) / warmup
 
 
 def _progress(step: int, start: int, end: int) -> float:
-    """How far `step` is from `start` to `end`, from 0 to 1."""
+    """Return how far `step` is from `start` to `end`, from 0 to 1."""
     return min(1.0, max(0.0, (step - start) / max(1, end - start)))
 
 
@@ -30,7 +30,7 @@ class Constant(Scheduler):
     """The full rate after the warm-up."""
 
     def build(self, total: int, warmup: int) -> Factor:  # noqa: ARG002
-        """The factor as a function of the step."""
+        """Return the factor as a function of the step."""
         return lambda step: _warm(step, warmup)
 
 
@@ -46,7 +46,7 @@ class Cosine(Scheduler):
         require_range(self, "scheduler.", 0, 1, "final_factor")
 
     def build(self, total: int, warmup: int) -> Factor:
-        """The factor as a function of the step."""
+        """Return the factor as a function of the step."""
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -74,7 +74,7 @@ class MultiStep(Scheduler):
             )
 
     def build(self, total: int, warmup: int) -> Factor:
-        """The factor as a function of the step."""
+        """Return the factor as a function of the step."""
         steps = [round(fraction * total) for fraction in self.milestones]
         return lambda step: _warm(step, warmup) * self.gamma ** bisect_right(steps, step)
 
@@ -96,7 +96,7 @@ class OneCycle(Scheduler):
         require_range(self, "scheduler.", 0, 1, "peak_fraction initial_factor final_factor")
 
     def build(self, total: int, warmup: int) -> Factor:
-        """The factor as a function of the step."""
+        """Return the factor as a function of the step."""
         peak = round(self.peak_fraction * (total - 1))
 
         def factor(step: int) -> float:

@@ -32,12 +32,12 @@ class Context:
 
     @property
     def gradient(self) -> "Tensor | None":
-        """The gradient of the step that was just taken, of the weight's shape; None without one."""
+        """Return the gradient of the step that was just taken, of the weight's shape; None without one."""
         return self.weight.grad
 
     @property
     def shape(self) -> "torch.Size":
-        """The shape of the weight, and so of the score."""
+        """Return the shape of the weight, and so of the score."""
         return self.weight.shape
 
     def moment(self, name: str) -> "Tensor":

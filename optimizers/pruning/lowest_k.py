@@ -16,7 +16,7 @@ _BINS = 2**16
 
 
 def sort_keys(scores: Tensor) -> Tensor:
-    """int32 keys in logical order, 1-D, that sort as the scores do as float32; NaN ranks with -inf.
+    """Return int32 keys in logical order, 1-D, that sort as the scores do as float32; NaN ranks with -inf.
 
     0.0 and -0.0 have one key, and every key is above the reserved lowest one.
     """
@@ -34,7 +34,7 @@ def lowest_where(keys: Tensor, kept: Tensor) -> Tensor:
 
 
 def select_keys(keys: list[Tensor], k: int) -> list[Tensor]:
-    """For each 1-D tensor of int32 keys a bool tensor, True at exactly the k lowest of all of them.
+    """Return a bool tensor for each 1-D tensor of int32 keys, True at exactly the k lowest of all of them.
 
     Equal keys are taken in flat order. Raises ValueError unless 0 <= k <= number of keys.
     """
@@ -58,7 +58,7 @@ def select_keys(keys: list[Tensor], k: int) -> list[Tensor]:
 
 
 def _kth_lowest(keys: list[Tensor], k: int) -> tuple[int, int, int]:
-    """The k-th lowest key, how many keys equal it, and how many of those are among the k lowest."""
+    """Return the k-th lowest key, how many keys equal it, and how many of those are among the k lowest."""
     counts = _histogram((key >> 16).add_(_BINS // 2) for key in keys)
     upper, below = _bin_of(counts, k)
     low, high = (upper - _BINS // 2) * _BINS, (upper - _BINS // 2 + 1) * _BINS - 1
@@ -68,13 +68,13 @@ def _kth_lowest(keys: list[Tensor], k: int) -> tuple[int, int, int]:
 
 
 def _histogram(parts: Iterable[Tensor]) -> Tensor:
-    """How many of all the parts fall into each bin; one part is alive at a time."""
+    """Return how many of all the parts fall into each bin; one part is alive at a time."""
     counts = [torch.bincount(part, minlength=_BINS) for part in parts]
     return torch.stack(counts).sum(0)
 
 
 def _bin_of(counts: Tensor, k: int) -> tuple[int, int]:
-    """The bin that holds the k-th lowest, and how many lie in the bins below it."""
+    """Return the bin that holds the k-th lowest, and how many lie in the bins below it."""
     totals = counts.cumsum(0)
     index = int(torch.searchsorted(totals, k))
     return index, int(totals[index] - counts[index])

@@ -63,7 +63,7 @@ class PruneSettings:
             )
 
     def sparsity_at(self, step: int) -> float:
-        """The sparsity that the schedule asks for after `step` steps."""
+        """Return the sparsity that the schedule asks for after `step` steps."""
         if step >= self.end_step:
             return self.target
         if step <= self.start_step:
@@ -73,7 +73,7 @@ class PruneSettings:
         return self.initial + (self.target - self.initial) * fraction
 
     def due(self, step: int, sparsity: float) -> bool:
-        """Whether to update after `step` steps, with `sparsity` reached so far.
+        """Return whether to update after `step` steps, with `sparsity` reached so far.
 
         Past the end an update is due only to catch up, as after a resume with a shorter ramp.
         """
@@ -261,12 +261,12 @@ class Pruner:
 
 
 def pack(mask: Tensor) -> Tensor:
-    """A bool mask as one bit a weight: 1-D uint8 on the CPU, in logical order, zero bits at the end."""
+    """Return a bool mask with one bit a weight: 1-D uint8 on the CPU, in logical order, padded with zeros."""
     return torch.from_numpy(np.packbits(mask.contiguous().view(-1).cpu().numpy()))
 
 
 def unpack(bits: Tensor, like: Tensor) -> Tensor:
-    """The mask that `pack` packed, with the shape, device and strides of `like`.
+    """Return the mask that `pack` packed, with the shape, device and strides of `like`.
 
     Raises ValueError when the number of bytes is not that of a mask of this shape.
     """
@@ -281,7 +281,7 @@ def unpack(bits: Tensor, like: Tensor) -> Tensor:
 
 
 def _like(param: Tensor, mask: Tensor) -> Tensor:
-    """The mask with the device and strides of the parameter: elementwise work on both is then one sweep."""
+    """Return the mask with the device and strides of the parameter, for elementwise work in one sweep."""
     return torch.empty_like(param, dtype=torch.bool, requires_grad=False).copy_(mask)
 
 
@@ -297,7 +297,7 @@ def zero_unkept(pairs: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def _names(group: dict[str, Any]) -> list[str]:
-    """The names of a group's parameters, or their places where it has none."""
+    """Return the names of a group's parameters, or their places where it has none."""
     return group.get("param_names") or [f"parameter {place}" for place in range(len(group["params"]))]
 
 

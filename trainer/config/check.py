@@ -90,7 +90,7 @@ def _refuse_unknown_keys(node: DictConfig, prefix: str) -> None:
 
 
 def _check_names(config: c.Config) -> None:
-    """Each name is one that the registry knows, whether the run uses it or not, and no group is null."""
+    """Require that each name is registered, whether the run uses it or not, and that no group is null."""
     for kind in ("model", "data", "optimizer", "scheduler"):
         node, known = getattr(config, kind), registry.table(kind)
         c.require(is_dataclass(node), f"{kind}={node} is not a choice; python train.py --help lists them.")
@@ -117,7 +117,7 @@ def _one_of(kind: str, key: str, value: str) -> None:
 
 
 def _check_pruning(config: c.Config) -> None:
-    """Each component of pruning has its options, and the optimizer the state that the criterion reads."""
+    """Require that each component of pruning has its options, and the optimizer the state that is read."""
     pruning = config.pruning
     state = config.optimizer.state
     needs: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ def _check_lengths(config: c.Config) -> None:
 
 
 def _check_images(config: c.Config) -> None:
-    """What of the images is known before they are read fits the network, the batch and the augmentation."""
+    """Require that the images, by what is known unread, fit the network, the batch and the augmentation."""
     data = config.data
     native = data.facts.side
     check_fits(data, config.batch_size, data.facts.images, native)
@@ -174,7 +174,7 @@ def _check_images(config: c.Config) -> None:
 
 
 def _check_mirror(checkpoint: c.Checkpoint) -> None:
-    """checkpoint.mirror.what names what this run saves."""
+    """Require that checkpoint.mirror.what names what this run saves."""
     built = {name: settings.build() for name, settings in checkpoint.policy.items()}
     known = {*TIERS, *built, *(tag for policy in built.values() for tag in policy.tags)}
     for word in checkpoint.mirror.what:
@@ -185,7 +185,7 @@ def _check_mirror(checkpoint: c.Checkpoint) -> None:
 
 
 def _check_metrics(checkpoint: c.Checkpoint) -> None:
-    """Every metric that something watches is one that is measured, watched in the way that is better."""
+    """Require that every watched metric is measured, and watched in the way that is better."""
     watched = {"checkpoint.monitor": (checkpoint.monitor.metric, checkpoint.monitor.mode)}
     for name, policy in checkpoint.policy.items():
         where = f"checkpoint.policy.{name}"

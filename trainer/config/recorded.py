@@ -25,7 +25,7 @@ CODE = ("plugins",)
 SENDS = ("checkpoint.mirror.url",)
 """Keys whose value is a place that files are sent to."""
 VARIANTS = ("pruning.variant", "optimizer.variant")
-"""Keys of earlier versions in place of which a criterion is set."""
+"""Keys of earlier versions, which a criterion has replaced."""
 
 LONGEST, MOST = 4096, 1000
 """Characters of an override, and overrides of an attempt."""
