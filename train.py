@@ -1,6 +1,9 @@
 """The entry: `python train.py KEY=VALUE ...` is `peakpoint train KEY=VALUE ...`."""
 
-from peakpoint.commands.train import main
+try:
+    from peakpoint.commands.train import main
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Run `make demo`, then `source .venv/bin/activate`.") from None
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,10 @@
-"""What the pages name is there: the modules that they import, and the files of the repository."""
+"""What the pages name is there, and the plugin of the guide trains with its own range, state and command."""
 
 import re
 
 import pytest
 
-from tests.conftest import ROOT, process
+from tests.conftest import ROOT, TINY, process
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 
@@ -28,3 +28,18 @@ def test_each_import_on_a_page_works():
     code = "from peakpoint.models._torchvision import torchvision\ntorchvision()\n" + "\n".join(sorted(lines))
     done = process("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_plugin_of_the_guide_trains_prunes_and_refuses_what_is_out_of_its_range(tmp_path):
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    code = re.search(r"^```python\n# my_optimizer.py\n(.*?)^```", guide, re.M | re.DOTALL)[1]
+    (tmp_path / "my_optimizer.py").write_text(code)
+    path = f"{ROOT}:{tmp_path}"
+    tiny = [option for option in TINY if not option.startswith(("optimizer", "pruning"))]
+    command = [ROOT / "train.py", *tiny, "plugins=[my_optimizer]", "optimizer=lion"]
+    trained = process(*command, "pruning.target=0.5", cwd=tmp_path, PYTHONPATH=path)
+    assert trained.returncode == 0, trained.stderr
+    wrong = process(*command, "optimizer.beta=1.5", cwd=tmp_path, PYTHONPATH=path)
+    assert wrong.stderr == "error: optimizer.beta=1.5 is out of range: it must be between 0 and 1.\n"
+    wrong = process(*command, "pruning=state", cwd=tmp_path, PYTHONPATH=path)
+    assert "exp_avg_sq, which optimizer=lion does not have" in wrong.stderr

@@ -13,13 +13,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.files import CONF
 from peakpoint.base.text import nearest
 from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.checkpointing.storage.manifest import TIERS
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config import unheeded
-from peakpoint.trainer.config.choices import LISTS
+from peakpoint.trainer.config.choices import CHOICES, LISTS
 from peakpoint.trainer.config.explain import unknown_key
 from peakpoint.trainer.config.hydra_overrides import flat
 from peakpoint.trainer.data.settings import check_fits
@@ -83,17 +84,31 @@ def _refuse_unknown_keys(node: DictConfig, prefix: str) -> None:
         if known is not None and key not in known:
             raise UserError(unknown_key(prefix, key, known))
         if OmegaConf.is_missing(node, key):
-            raise UserError(f"{prefix}{key} has no value: set {prefix}{key}=VALUE.")
+            raise UserError(
+                f"{prefix}{key} has no value: set {prefix}{key}=VALUE{_values_file(node, prefix)}."
+            )
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             _refuse_unknown_keys(child, f"{prefix}{key}.")
+
+
+def _values_file(node: DictConfig, prefix: str) -> str:
+    """Return the advice to write the file of a component's values where it has none, else nothing."""
+    group, name = CHOICES.get(prefix.removesuffix(".")), OmegaConf.select(node, "name")
+    if group is None or name is None or (CONF / group / f"{name}.yaml").exists():
+        return ""
+    return f", or write all values in conf/{group}/{name}.yaml"
 
 
 def _check_names(config: c.Config) -> None:
     """Require that each name is registered, whether the run uses it or not, and that no group is null."""
     for kind in ("model", "data", "optimizer", "scheduler"):
         node, known = getattr(config, kind), registry.table(kind)
-        c.require(is_dataclass(node), f"{kind}={node} is not a choice; python train.py --help lists them.")
+        c.require(
+            is_dataclass(node),
+            f"conf/{CHOICES[kind]}: the file that is chosen names no component: its first line is "
+            f"defaults: [/schema/{kind}/NAME@_here_, _self_].",
+        )
         _one_of(kind, f"{kind}.name", node.name)
         c.require(
             known[node.name] is type(node),

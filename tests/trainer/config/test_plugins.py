@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
@@ -140,6 +141,25 @@ def test_a_wrong_key_or_value_for_what_is_added_is_refused():
         UserError, match=r"model\.widht is not a key of this configuration: did you mean model\.width"
     ):
         checked(compose("model=tiny_of_mine", "+model.widht=5"))
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_component_without_values_or_without_its_schema_says_how_its_file_begins():
+    @dataclass(kw_only=True)
+    class Bare(Optimizer):
+        def build(self, groups):
+            return torch.optim.SGD(groups, lr=self.lr)
+
+    register("optimizer", "bare_of_mine")(Bare)
+    register_schemas()
+    with pytest.raises(
+        UserError, match=r"^optimizer\.lr has no value: .* conf/optimizer/bare_of_mine\.yaml\.$"
+    ):
+        checked(compose("optimizer=bare_of_mine"))
+    config = compose("optimizer=bare_of_mine", "optimizer.lr=1")
+    OmegaConf.update(config, "optimizer", {"lr": 1.0}, merge=False)
+    with pytest.raises(UserError, match=r"its first line is defaults: \[/schema/optimizer/NAME@_here_, "):
+        checked(config)
 
 
 @pytest.mark.usefixtures("registered")
