@@ -217,8 +217,9 @@ def _written(root: Path, made: "Release", key: Path | None, options: argparse.Na
             files.append(signing.sign(root / mark, key).relative_to(root).as_posix())
         undone, remedy = str(options.alias), ""
         if options.alias:
-            reason = options.reason or f"released as {options.alias}"
-            aliases.assign(root, options.alias, made.version, reason)
+            aliases.assign(
+                root, options.alias, made.version, options.reason or f"released as {options.alias}"
+            )
     except (CheckpointError, OSError) as error:
         raise CheckpointError(
             f"{made.version} is released as {root / manifest.file}, but it is not {undone}: {error}{remedy}"

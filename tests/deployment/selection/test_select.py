@@ -310,7 +310,7 @@ def test_what_the_library_saved_cannot_be_measured_again(tmp_path):
     manager = CheckpointManager(root)
     manager.save_milestone_checkpoint(torch.nn.Linear(2, 2), 0.5, "accuracy", epoch=1, config={})
     found = select.choose([root], rules.load())
-    assert "does not say" in found.candidates[-1].rejected[0]
+    assert "does not record" in found.candidates[-1].rejected[0]
     assert select.choose([root], rules.load(), dry_run=True).winner[1].metrics == {"accuracy": 0.5}
 
 
