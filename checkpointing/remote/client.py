@@ -84,6 +84,15 @@ class Remote:
         """Return the last part of the URL."""
         return self._url.rpartition("/")[2]
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder of this machine that the place is, None for a place elsewhere."""
+        if self._protocol not in FOLDERS:
+            return None
+        from fsspec.implementations.local import LocalFileSystem
+
+        return Path(LocalFileSystem._strip_protocol(self._url))
+
     def _connect(self) -> Any:
         """Return the file system of the place, not cached; its waits for an answer end after `timeout_s`."""
         if self._connection:
@@ -153,8 +162,9 @@ class Remote:
                 return work(fs, self._path(key))
             except RemoteError as error:
                 failure = error
-            except FileNotFoundError as error:
-                raise Missing(f"{where} could not be {what}: {_reason(error)}.") from None
+            except FileNotFoundError:
+                kept_in = "file or folder" if self.folder else "object, or no such bucket"
+                raise Missing(f"{where} could not be {what}: there is no such {kept_in}.") from None
             except Exception as error:  # what clients raise is theirs: botocore's, aiohttp's, paramiko's
                 kind = Differs if type(error).__name__ == CHECKSUM else RemoteError
                 failure = kind(f"{where} could not be {what}: {_reason(error)}.")
@@ -292,8 +302,6 @@ class Remote:
 
 def _reason(error: Exception) -> str:
     """Return the reason of an error of any client, in a few words."""
-    if isinstance(error, FileNotFoundError):
-        return "there is no such object, or no such bucket"
     if isinstance(error, PermissionError):
         return f"it is not permitted ({shown(str(error)).rstrip('.') or 'no reason given'})"
     text = shown(str(error)).rstrip(".")

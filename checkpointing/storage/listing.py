@@ -100,6 +100,21 @@ def checkpoint_root(path: Path) -> Path:
     raise CheckpointError(no_checkpoints(path))
 
 
+def check_outside(path: Path) -> None:
+    """Raise CheckpointError for a path inside the checkpoint folder of another: no command would find it."""
+    for root in Path(os.path.realpath(path)).parents:
+        if _is_in_use(root):
+            raise CheckpointError(f"{path} lies among the checkpoints under {root}: choose another place.")
+
+
+def _is_in_use(root: Path) -> bool:
+    """Return whether a folder is that of a run or holds a checkpoint; its name alone may be a coincidence."""
+    if root.name == "checkpoints" and run_id(root) is not None:
+        return True
+    marks = (root / tier / name for tier in TIERS for name, _ in _manifests(root / tier))
+    return any(isinstance(_read(mark), Manifest) for mark in marks)
+
+
 def no_checkpoints(path: Path) -> str:
     """Return the message for a path that is not a run."""
     if not os.path.lexists(path):

@@ -22,7 +22,7 @@ from peakpoint.base.errors import CheckpointError, Gone, os_reason
 from peakpoint.base.files import CHUNK, STAGED_PREFIX, Staged, abandoned, fsync_directory, staged_name
 from peakpoint.base.lock import briefly, followed, present
 from peakpoint.checkpointing.storage import journal
-from peakpoint.checkpointing.storage.listing import Index
+from peakpoint.checkpointing.storage.listing import Index, check_outside, is_root
 from peakpoint.checkpointing.storage.manifest import (
     MILESTONE,
     TRAINING,
@@ -44,13 +44,15 @@ class Store:
 
     Only files whose manifest names `run` are ever deleted. `index` has the manifests that were read already.
     Where other processes may write to the run's directory, hold `lock.one_writer` first. Raises
-    CheckpointError when `root` or a tier in it cannot be written to.
+    CheckpointError when `root` or a tier in it cannot be written to, or is new and inside another.
     """
 
     def __init__(self, root: Path, run: str, index: Index | None = None) -> None:
         self._root = root
         self.run = run
         folder = root
+        if not is_root(root):  # one that an earlier version made inside another is still resumed
+            check_outside(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._make_missing()

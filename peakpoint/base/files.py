@@ -95,7 +95,11 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
         self._target = target
         self._published = False
         # Not mkstemp: it makes files that only their owner can read.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as error:
+            error.filename = str(target)  # the name that the caller knows
+            raise
         try_lock(descriptor)
         self._raw = os.fdopen(descriptor, "wb", buffering=0)
         self._file = io.BufferedWriter(self._raw, BUFFER)

@@ -25,3 +25,10 @@ def test_where_hard_links_do_not_work_a_name_that_is_taken_stays(tmp_path, monke
                     staged.create()
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "no" / "a"
+    with pytest.raises(FileNotFoundError) as refused:
+        Staged(path)
+    assert refused.value.filename == str(path)

@@ -35,6 +35,9 @@ def push(options: argparse.Namespace) -> int:
     if options.what:
         _check_named(options.what.split(","), root, found)
     remote = Remote(options.url, timeout_s=options.timeout, attempts=download.ATTEMPTS)
+    if remote.folder:
+        check_folder(remote.folder)
+        listing.check_outside(remote.folder)
     run, what = _run(root)
     if remote.name == run:
         remote = remote.above(1)
@@ -110,6 +113,7 @@ def pull(options: argparse.Namespace) -> int:
     """Download a run, or a file, to a directory; 1 when one of its files is damaged."""
     console = Console(quiet=options.json)
     check_folder(options.directory)
+    listing.check_outside(options.directory)
     source = download.find(options.url)
     done = download.pull(source, options.directory, newest=options.newest, say=console.say)
     for reason in done.refused:
@@ -132,6 +136,7 @@ def unpack(options: argparse.Namespace) -> int:
     """Write the dense `.pt` of a checkpoint, whole or not at all; an existing file is never replaced."""
     source, target = options.path, options.out
     check_new(target)
+    listing.check_outside(target)
     if not source.is_file():
         raise CheckpointError(f"{source} is no file: name a .pt file.{foreign.described(source)}")
     from peakpoint.checkpointing.state import serialize  # late: it needs torch

@@ -7,6 +7,7 @@ from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_new
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.storage import listing
 from peakpoint.commands.arguments import Argument, path_argument, takes
 from peakpoint.commands.common import check_there, print_json
 
@@ -34,6 +35,7 @@ def export(options: argparse.Namespace) -> int:
     """Write the file, whole and compared or not at all; an existing file is never replaced."""
     out, suffix = options.out, SUFFIXES[options.format]
     check_new(out)
+    listing.check_outside(out)
     if out.suffix != suffix:
         raise CheckpointError(f"{out} must end in {suffix}, as files of {options.format} do.")
     if options.format == "torch" and options.opset is not None:

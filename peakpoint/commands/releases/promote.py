@@ -99,12 +99,14 @@ def _checked(options: argparse.Namespace) -> tuple[settings.Settings, Path | Non
 
 
 def _target(folder: Path) -> Path:
-    """Return the checkpoint root of --into, which need not exist yet."""
+    """Return the checkpoint root of --into, which need not exist yet, and lies in no other."""
     try:
-        return listing.checkpoint_root(folder)
+        root = listing.checkpoint_root(folder)
     except CheckpointError:
         check_folder(folder)
-        return folder
+        root = folder
+    listing.check_outside(root)
+    return root
 
 
 def _selected(root: Path, into: Path | None, options: argparse.Namespace) -> Manifest:

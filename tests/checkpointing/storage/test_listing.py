@@ -1,5 +1,6 @@
 """A folder of checkpoints is listed once a save, and a manifest read once while it stays the same."""
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -119,7 +120,7 @@ def test_what_others_do_in_the_folder_is_seen(tmp_path):
     assert known.manifests()[0] is known.manifests()[0]  # not read again
     target.path(first).with_suffix(".json").unlink()
     assert [m.file for m in known.manifests()] == ["training/b.pt"]
-    other = Store(tmp_path / "other", "run")
+    other = Store(tmp_path.with_name("other"), "run")
     saved(other, "training/x.pt")
     put = saved(other, "training/b.pt", epoch=7)
     other.path(put).with_suffix(".json").replace(target.path(second).with_suffix(".json"))
@@ -199,3 +200,22 @@ def test_a_resume_of_a_run_reads_each_manifest_once(whole_run, train, tmp_path, 
     done = train(f"resume={run}{f'/checkpoints/{file}' if file else ''}", "epochs=4", "max_steps=25")
     assert done.code == 0, done.err
     assert {read[name] for name in there if (run / "checkpoints" / "training" / name).exists()} == {1}
+
+
+def test_nothing_new_lies_inside_a_folder_of_checkpoints(tmp_path):
+    saved(Store(tmp_path / "ckpts", "run"))
+    begun = tmp_path / "begun" / "checkpoints"
+    begun.mkdir(parents=True)
+    (begun.parent / "run.json").write_text(json.dumps({"run": "begun"}))
+    foreign = tmp_path / "other" / "training"
+    foreign.mkdir(parents=True)
+    (foreign / "config.json").write_text("{}")  # of another program
+    (tmp_path / "link").symlink_to(tmp_path / "ckpts")
+    for free in ("ckpts", "begun/out", "begun/checkpoints", "other/training/out"):
+        listing.check_outside(tmp_path / free)
+    for taken in ("ckpts/training", "ckpts/a/b.pt", "link/out", "begun/checkpoints/production"):
+        with pytest.raises(CheckpointError, match="lies among the checkpoints under"):
+            listing.check_outside(tmp_path / taken)
+    with pytest.raises(CheckpointError, match="lies among the checkpoints"):
+        Store(tmp_path / "ckpts" / "training" / "new", "run")
+    assert not (tmp_path / "ckpts" / "training" / "new").exists()

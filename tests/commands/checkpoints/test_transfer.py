@@ -468,3 +468,17 @@ def test_what_came_back_can_be_pushed_on(run, url, tmp_path, cli_main):
     assert cli_main("pull", other, tmp_path / "again")[0] == 0
     assert cli_main("verify", tmp_path / "again")[0] == 0
     assert upload.read_mark(place(other))["run"] == "run"
+
+
+def test_a_folder_of_this_machine_is_looked_at_first(run, tmp_path, cli_main, url, pushed):
+    before = contents(tmp_path)
+    inside, file = run / "checkpoints" / "training" / "copy", run / "checkpoints" / "training" / "a.pt"
+    for arguments, words in (
+        (("push", run, f"file://{inside}"), "lies among the checkpoints under"),
+        (("pull", url, inside), "lies among the checkpoints under"),
+        (("push", run, f"file://{file}"), "is a file: name a folder."),
+    ):
+        code, _, err = cli_main(*arguments)
+        assert (code, err.count("\n")) == (1, 1)
+        assert words in err
+    assert contents(tmp_path) == before

@@ -51,6 +51,8 @@ def test_what_cannot_be_unpacked_leaves_nothing(packed, tmp_path, cli_main):
     path, _ = packed
     assert cli_main("unpack", path, tmp_path / "nowhere" / "plain.pt")[0] == 1
     assert cli_main("unpack", tmp_path / "nowhere.pt", tmp_path / "plain.pt")[0] == 1
+    code, _, err = cli_main("unpack", path, path.with_name("plain.pt"))
+    assert (code, "lies among the checkpoints under" in err) == (1, True)
     damage(path)
     code, _, err = cli_main("unpack", path, tmp_path / "plain.pt")
     assert code == 1

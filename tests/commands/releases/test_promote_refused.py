@@ -150,6 +150,10 @@ def test_a_folder_that_cannot_be_written_to(trained, promote, tmp_path):
     before = tree(tmp_path)
     message = refused(promote(trained, "1.0.0", "--into", trained / "run.json" / "prod"))
     assert "run.json is a file: name a folder." in message
+    inside = trained / "checkpoints" / "production"
+    assert f"{inside} lies among the checkpoints under" in refused(
+        promote(trained, "1.0.0", "--into", inside)
+    )
     with files_no_larger_than(20_000):
         message = refused(promote(trained, "1.0.0"))
     assert "could not be written" in message
