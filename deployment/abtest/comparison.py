@@ -13,12 +13,16 @@ from typing import Literal
 
 from mpmath import mp
 
+from peakpoint.base import given
 from peakpoint.base.errors import CheckpointError
+from peakpoint.deployment.abtest.exposure import LARGEST, is_outcome
 from peakpoint.deployment.selection.intervals import Interval, hybrid, quantile
 
 UNKNOWN: Interval = (-math.inf, math.inf)
 LEAST_OF_EACH = 10
 """Successes and failures of an arm, from which on the mean of binary outcomes is nearly normal."""
+LARGE = 1e8
+"""Degrees of freedom from which on Student's t is the normal distribution, to 2e-7 of its quantiles."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,11 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Sample":
-        """Return the sample of these outcomes. Raises CheckpointError for one that is NaN or infinite."""
-        if not all(map(math.isfinite, values)):
-            raise CheckpointError("An outcome is NaN or infinite: leave it out, or log what it stands for.")
+        """Return the sample of these outcomes. Raises CheckpointError for one that cannot be compared."""
+        if not all(map(is_outcome, values)):
+            raise CheckpointError(
+                f"An outcome is NaN, infinite or beyond {LARGEST:g}: leave it out, or log what it stands for."
+            )
         n = len(values)
         mean = statistics.fmean(values) if n else math.nan
         # In exact arithmetic, so that equal values have a variance of exactly 0.
@@ -71,8 +77,14 @@ def compare(
 
 
 def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise CheckpointError(f"alpha={alpha!r} is out of range: it must lie between 0 and 1, such as 0.05.")
+    _check_range("alpha", alpha, 1e-12, 0.5)
+
+
+def _check_range(name: str, value: object, low: float, high: float) -> None:
+    if not given.of_kind(value, float) or not low <= value <= high:  # type: ignore[operator]
+        raise CheckpointError(
+            f"{name}={value!r} is out of range: it must be a number from {low:g} to {high:g}."
+        )
 
 
 def welch(champion: Sample, challenger: Sample, alpha: float) -> Interval:
@@ -80,13 +92,16 @@ def welch(champion: Sample, challenger: Sample, alpha: float) -> Interval:
     a, b = champion.variance / champion.n, challenger.variance / challenger.n
     if a + b == 0:  # nothing varies, so nothing says how far off the means are
         return UNKNOWN
-    dof = (a + b) ** 2 / (a * a / (champion.n - 1) + b * b / (challenger.n - 1))
+    part = a / (a + b)  # squares of the variances themselves may be beyond a float
+    dof = 1 / (part**2 / (champion.n - 1) + (1 - part) ** 2 / (challenger.n - 1))
     difference, half = challenger.mean - champion.mean, _student(dof, alpha) * math.sqrt(a + b)
     return difference - half, difference + half
 
 
 def _student(dof: float, alpha: float) -> float:
     """Return the value that Student's t exceeds in size with probability alpha."""
+    if dof > LARGE:
+        return quantile(alpha)
 
     def excess(t: float) -> float:  # the logarithm, which is nearly straight in both tails
         return mp.log(mp.betainc(dof / 2, 0.5, 0, dof / (dof + t * t), regularized=True) / alpha)
@@ -113,12 +128,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         _check_alpha(self.alpha)
-        if self.planned < 1 or self.least < 2:
-            raise CheckpointError("planned must be at least 1 user and least at least 2: give more.")
-        if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise CheckpointError(
-                f"margin={self.margin!r} is out of range: it must be finite and at least 0."
-            )
+        given.whole("planned", self.planned, least=1)
+        _check_range("planned", self.planned, 1, 1e15)
+        given.whole("least", self.least, least=2)
+        _check_range("margin", self.margin, 0, LARGEST)
 
 
 @dataclass(frozen=True)

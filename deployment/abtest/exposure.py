@@ -7,7 +7,6 @@ whole. Lines are not synced individually: a power cut may lose the last seconds.
 import contextlib
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,13 @@ from peakpoint.deployment.abtest.router import encoded, shares
 
 EXPOSURE = "exposure"
 OUTCOME = "outcome"
+LARGEST = 1e100
+"""Largest size of an outcome; the squares of larger ones are beyond a float."""
+
+
+def is_outcome(value: object) -> bool:
+    """Return whether a value is true, false, or a number that can be compared: NaN and infinity are none."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def design(weights: Mapping[str, float], versions: Mapping[str, str]) -> str:
@@ -55,8 +61,10 @@ class Log:
 
     def outcome(self, user_id: str, value: float) -> None:
         """Log the outcome of a user: True or False, or a number where more is better."""
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise CheckpointError(f"{value!r} is not an outcome: give true, false or a finite number.")
+        if not is_outcome(value):
+            raise CheckpointError(
+                f"{value!r} is not an outcome: give true, false or a number of at most {LARGEST:g} in size."
+            )
         self._append(OUTCOME, user_id, {"value": float(value)})
 
     def _append(self, event: str, user_id: str, facts: Mapping[str, Any]) -> None:
@@ -144,9 +152,9 @@ def _fact(line: str) -> dict[str, Any] | None:
     try:
         fact: dict[str, Any] = json_value(line)
         strings = all(isinstance(fact[name], str) for name in ("experiment", *_STRINGS[fact["event"]]))
-        finite = fact["event"] == EXPOSURE or (
-            isinstance(fact["value"], float) and math.isfinite(fact["value"])
+        comparable = fact["event"] == EXPOSURE or (
+            isinstance(fact["value"], float) and is_outcome(fact["value"])
         )
-        return fact if strings and finite else None
+        return fact if strings and comparable else None
     except (ValueError, TypeError, LookupError):
         return None

@@ -17,7 +17,7 @@ ALPHA = 0.05
 
 def quantile(alpha: float) -> float:
     """Return the value that a standard normal variable exceeds in size with probability alpha."""
-    return NormalDist().inv_cdf(1 - alpha / 2)
+    return -NormalDist().inv_cdf(alpha / 2)  # 1 - alpha / 2 may round to 1
 
 
 def wilson(p: float, n: int, alpha: float) -> Interval:

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.deployment.abtest.comparison import Rule, Sample, compare, decide, sequence
+from peakpoint.deployment.abtest.comparison import Rule, Sample, compare, decide, sequence, welch
 
 RUNS, USERS, EVERY = 400, 3000, 25
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=50)
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss")  # of scipy's, where values are equal
-@given(numbers, numbers, st.floats(1e-4, 0.9))
+@given(numbers, numbers, st.floats(1e-4, 0.5))
 @settings(max_examples=100, deadline=None)
 def test_means_have_scipys_welch_interval(champion, challenger, alpha):
     found = compare(champion, challenger, binary=False, alpha=alpha)
@@ -25,6 +25,22 @@ def test_means_have_scipys_welch_interval(champion, challenger, alpha):
         test = stats.ttest_ind(challenger, champion, equal_var=False)
         reference = test.confidence_interval(1 - alpha)
         assert found.interval == pytest.approx((reference.low, reference.high), rel=1e-7, abs=1e-7)
+
+
+@pytest.mark.parametrize("unit", [1e-150, 1e-100, 1e100 / 3])
+def test_the_interval_of_means_is_in_the_unit_of_the_outcomes(unit):
+    reference = compare([1, 2], [1, 3], binary=False, alpha=0.05)
+    found = compare([unit, 2 * unit], [unit, 3 * unit], binary=False, alpha=0.05)
+    assert found.interval == pytest.approx([unit * end for end in reference.interval], rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [1e-12, 0.05, 0.5])
+@pytest.mark.parametrize("n", [2, 10**7, 10**9, 10**15])
+def test_every_alpha_and_number_of_outcomes_has_an_interval(n, alpha):
+    low, high = welch(Sample(n, 0.0, 1.0), Sample(n, 0.0, 1.0), alpha)
+    expected = stats.t.isf(alpha / 2, 2 * n - 2) * math.sqrt(2 / n)
+    assert (-low, high) == pytest.approx((expected, expected), rel=1e-6)
+    assert math.isfinite(sequence(Sample(n, 0.0, 1.0), Sample(n, 0.0, 1.0), Rule(alpha=alpha))[1])
 
 
 @pytest.mark.parametrize(
@@ -126,9 +142,17 @@ def test_it_is_tightest_at_the_users_that_were_planned(planned, alpha):
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: Sample.of([1.0, math.nan]), "NaN or infinite"),
+        (lambda: Sample.of([1.0, math.nan]), "NaN, infinite"),
         (lambda: compare([0, 1], [0, 0.5], binary=True, alpha=0.05), "neither 0 nor 1"),
+        (lambda: Sample.of([1.0, 1e200]), "beyond 1e"),
         (lambda: compare([0, 1], [0, 1], binary=True, alpha=1), "alpha=1"),
+        (lambda: Rule(alpha="a"), "alpha='a'"),
+        (lambda: Rule(alpha=1e-320), "alpha=1e-320"),
+        (lambda: Rule(planned=math.nan), "planned=nan"),
+        (lambda: Rule(planned="x"), "planned='x'"),
+        (lambda: Rule(planned=10**400), "planned=1000"),
+        (lambda: Rule(least=math.inf), "least=inf"),
+        (lambda: Rule(margin=None), "margin=None"),
         (lambda: Rule(alpha=0.0), "alpha=0.0"),
         (lambda: Rule(planned=0), "planned"),
         (lambda: Rule(least=1), "least"),

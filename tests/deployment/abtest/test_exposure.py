@@ -78,7 +78,7 @@ def test_a_torn_line_is_passed_over_and_the_next_one_stands_on_its_own(log):
     [b"\xff\xfe", b"[1]", b"7", b"null", b"{}", b"[" * 100_000, b'{"event": []}', b'{"event": "exposure"}']
     + [
         json.dumps({"event": "outcome", "experiment": "colours", "user": "ada", "value": value}).encode()
-        for value in (float("nan"), "1", None, True)
+        for value in (float("nan"), "1", None, True, 1e200)
     ],
 )
 def test_a_line_of_another_kind_is_counted_and_passed_over(log, foreign):
@@ -105,7 +105,7 @@ def test_lines_of_several_processes_do_not_mix(log):
     assert (len(found.subjects), found.unreadable) == (900, 0)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, 1e200, 10**400])
 def test_an_outcome_that_is_no_number_is_refused(log, value):
     with pytest.raises(CheckpointError, match="not an outcome"):
         log.outcome("ada", value)
