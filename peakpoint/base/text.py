@@ -17,7 +17,7 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return the end of a message: `: did you mean X?` with the closest known name, or all names."""
     names = sorted(known)
     close = closest(word, names)
-    return f": did you mean {prefix}{close}?" if close else f"; there are: {', '.join(names)}."
+    return f": did you mean {prefix}{close}?" if close else f"; there are: {', '.join(names) or 'none'}."
 
 
 def in_short(names: Sequence[str]) -> str:

@@ -10,19 +10,19 @@ import re
 import shlex
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
-from peakpoint.base import given
+from peakpoint.base import given, registry
 from peakpoint.base.errors import UserError
 from peakpoint.base.text import closest, nearest
 from peakpoint.trainer.config.choices import LISTS, choices, groups, leaves
 from peakpoint.trainer.config.explain import meant
-from peakpoint.trainer.config.hydra_overrides import quote, renamed, split, unquote
+from peakpoint.trainer.config.hydra_overrides import RENAMED, quote, renamed, split, unquote
 from peakpoint.trainer.reports.run_record import RUN
 
 COMPLETION = {"-sc", "--shell-completion"}
@@ -146,10 +146,12 @@ def _override(word: str, sweep: bool) -> str:
         instead = _type(f"{key.strip()}={value.strip()}")
         raise UserError(f"{_type(word)} has spaces around its value: type {instead}")
     if equals and (new := renamed(f"{bare}={value}")):
-        raise UserError(f"{bare} is set as {split(new)[0]}: type {_type(new)}")
+        raise UserError(f"{bare} is set as {_with_choice(new)}")
     root = re.split(r"[./]", bare)[0]
     if not key.startswith("+") and root != "hydra" and root not in _roots():
         found = meant(re.split(r"[./]", bare)[-1], _roots())
+        if found in SEVERAL and value not in choices(found):
+            value = f"[{','.join(choices(found))}]"
         instead = f": did you mean {_type(f'{found}={value}')}?" if found else nearest("", _roots())
         raise UserError(f"{bare} is not a key of this configuration{instead}")
     if value.startswith("="):
@@ -160,9 +162,8 @@ def _override(word: str, sweep: bool) -> str:
         raise UserError(f"{bare} is chosen with a slash: type {_type(f'{group}={value}')}")
     known = leaves()
     named = bare in groups() or bare in PLACES or (bare in known and not _is_text(bare))
-    if bare in groups() and value == "null":
-        also = f": leave it out, or type ~{bare}" if bare not in known else nearest("", choices(bare))
-        raise UserError(f"{key}=null is not a choice{also}")
+    if bare in groups() and value == "null" and bare not in (*known, *SEVERAL):
+        raise UserError(f"{key}=null is not a choice: leave it out, or type ~{bare}")
     if equals and not value and (named or bare == "resume"):
         among = f"; there are: {', '.join(choices(bare))}." if bare in groups() else f": type {bare}=VALUE"
         raise UserError(f"{key}= has no value{among}")
@@ -176,6 +177,8 @@ def _override(word: str, sweep: bool) -> str:
     parsed, quoted = _parsed(word, key, value, text=_is_text(bare))
     if bare in FOLDERS and (parsed.value() in (None, "???") or isinstance(parsed.value(), list | dict)):
         raise UserError(f"{_type(word)} is not the name of a folder: type {bare}=FOLDER")
+    if equals:
+        _refuse_value(word, bare, parsed.value())
     if bare in MADE and unquote(value).startswith("~"):
         return f"{key}={quote(str(given.path(unquote(value))))}"
     if parsed.is_sweep_override() and bare == "resume":
@@ -196,7 +199,41 @@ def _refuse_removal(word: str, bare: str, root: str) -> None:
     if root == "hydra":
         raise UserError(f"{word} would remove what Hydra needs: leave it out, or set it as {bare}=VALUE")
     if bare in known:
-        raise UserError(f"{word} would remove a value that is needed: type {bare}=VALUE to set it.")
+        now = RENAMED.get(bare, bare)
+        raise UserError(f"{word} would remove a value that is needed: type {now}=VALUE to set it.")
+
+
+def _with_choice(override: str) -> str:
+    """Return the end of a message that names another override, and the choices where it has none of them."""
+    key, value = split(override)
+    if key in groups() and not value.startswith("[") and value not in choices(str(key)):
+        return f"{key}{nearest(value, choices(str(key)), f'{key}=')}"
+    return f"{key}: type {_type(override)}"
+
+
+def _refuse_value(word: str, bare: str, value: Any) -> None:
+    """Raise UserError for a choice without a name, and for one value where a list or keys are expected."""
+    listed = bare in SEVERAL or get_origin(leaves().get(bare)) is list
+    scalar = value is None or isinstance(value, str | int | float)
+    if listed and (value is None or (scalar and bare not in groups() and "${" not in str(value))):
+        instead = _type(f"{bare}=[{'' if value is None else value}]")
+        raise UserError(f"{_type(word)} needs brackets: type {instead}")
+    if bare in SEVERAL and isinstance(value, dict) and not any(value.values()):
+        instead = _type(f"{bare}=[{','.join(map(str, value))}]")
+        raise UserError(f"{_type(word)} sets nothing: type {instead}")
+    if bare in groups() or bare in SEVERAL:
+        jobs = value.list if isinstance(value, ChoiceSweep) else [value]
+        names = [name for each in jobs for name in (each if isinstance(each, list) else [each])]
+        if not all(isinstance(name, str | QuotedString | dict | Sweep) and name for name in names):
+            among = nearest("", choices(bare)) if bare in groups() else ": leave it out, or name a module."
+            raise UserError(f"{_type(word)} is not a choice{among}")
+    node, _, name = bare.rpartition(".")
+    kind = next((kind for kind, key in LISTS.items() if key == node), "")
+    if kind and name in registry.table(kind) and scalar:
+        chosen = _type(f"{node.replace('.', '/')}=[NAME]")
+        raise UserError(
+            f"{_type(word)} cannot be: leave it out with ~{bare}, or choose with {chosen} what is to be used."
+        )
 
 
 def _is_text(key: str) -> bool:

@@ -70,6 +70,8 @@ def explain(error: BaseException) -> str:
         return unknown_key(cause.full_key.removesuffix(key), key, map(str, cause.parent_node))
     if "is not Optional" in first:
         return f"{cause.full_key}=null: it needs a value."
+    if "is not a ListConfig" in first:
+        return f"{cause.full_key} is a list: write its values in brackets, as {cause.full_key}=[VALUE]."
     if "missing mandatory value" in first:
         return f"{cause.full_key} has no value."
     kinds = r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)"
@@ -93,11 +95,8 @@ def unknown_key(prefix: str, key: str, known: Iterable[str]) -> str:
     """Return the sentence for a key that does not exist; `prefix` is the path to it with its last dot."""
     there = sorted(known)
     found = meant(key, there, prefix)
-    end = (
-        f": did you mean {found}?"
-        if found and found != f"{prefix}{key}"
-        else f"; there are: {', '.join(there)}."
-    )
+    among = f"; there are: {', '.join(there)}." if there else f": {prefix.rstrip('.')} has none."
+    end = f": did you mean {found}?" if found and found != f"{prefix}{key}" else among
     return f"{prefix}{key} is not a key of this configuration{end}"
 
 

@@ -33,6 +33,9 @@ RENAMED = {
 }
 """The key of an earlier version, or of a value that refers to another -> the one to set."""
 
+_ON, _OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+"""Words for true and false, as a configuration takes them."""
+
 
 def joined(argv: list[str]) -> list[str]:
     """Hydra's options that say where its configuration lies as one argument each: a path may have a `=`."""
@@ -127,14 +130,13 @@ def renamed(override: str) -> str | None:
     if new is None or value.startswith("{"):
         return None
     if key == "tensorboard":
-        return f"{new}=[{','.join(_loggers(value))}]"
+        return f"{new}=[{','.join(_loggers(value))}]" if value.lower() in (*_ON, *_OFF) else None
     return override.replace(str(key), new, 1)
 
 
 def _loggers(tensorboard: Any) -> list[str]:
     """Return the loggers of a run by the switch of earlier versions."""
-    off = str(tensorboard).lower() in ("false", "no", "off", "0")
-    return ["console"] if off else ["console", "tensorboard"]
+    return ["console"] if str(tensorboard).lower() in _OFF else ["console", "tensorboard"]
 
 
 def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,9 @@ def test_every_new_name_is_a_key_and_is_typed_as_it_is():
     register_schemas()
     for old, new in RENAMED.items():
         assert new in leaves()
-        values = ("false", "'logger=[console]'") if old == "tensorboard" else ("5", f"{new}=5")
+        known = {"tensorboard": "false", "pruning.method": "none", "checkpoint.mirror_what": "[last]"}
+        value = known.get(old, "5")
+        values = (value, shlex.quote(f"{new}={'[console]' if old == 'tensorboard' else value}"))
         with pytest.raises(UserError, match=re.escape(f"{old} is set as {new}: type {values[1]}") + "$"):
             commandline.overrides([f"{old}={values[0]}"])
         (typed,) = shlex.split(values[1])

@@ -105,7 +105,10 @@ def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
     [
         ("logger=[tensorbord]", "logger=tensorbord is not a choice: did you mean tensorboard? {own}"),
         ("+logger.mine=3", "logger.mine is not a registered logger; there are: console, tensorboard. {own}"),
-        ("logger.console.bar=true", "logger.console.bar is not a key of this configuration; there are: ."),
+        (
+            "logger.console.bar=true",
+            "logger.console.bar is not a key of this configuration: logger.console has none.",
+        ),
     ],
 )
 def test_a_wrong_logger_is_one_line(train, typed, sentence):
