@@ -4,7 +4,6 @@ An interrupted download continues: the part of a file that is here stays under a
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peakpoint.base import digests, files
-from peakpoint.base.bounded import read_bytes, read_json
+from peakpoint.base.bounded import json_text, read_bytes, read_json
 from peakpoint.base.disk_space import failure, free_room, in_words
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import STAGED_PREFIX, Staged, fsync_directory, fsync_file, write_atomic
@@ -159,7 +158,7 @@ def _ours(source: Source, directory: Path) -> Iterator[None]:
     with one_writer(directory):
         if not (directory / MARK).exists() and not (directory / "run.json").exists():
             mark = {"run": source.run, "name": source.name, "from": source.remote.url}
-            write_atomic(directory / MARK, json.dumps(mark, indent=2) + "\n")
+            write_atomic(directory / MARK, json_text(mark, indent=2) + "\n")
         yield
 
 

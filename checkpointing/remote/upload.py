@@ -11,12 +11,11 @@ place where something relies on it, so there is no moment at which the place hol
 """
 
 import contextlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from peakpoint.base import files, semver
-from peakpoint.base.bounded import Absent, opened, read_bytes
+from peakpoint.base.bounded import LOG, Absent, json_text, opened, read_bytes
 from peakpoint.base.digests import matches
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import try_lock
@@ -84,7 +83,7 @@ class RemoteRun:
             mark = read_mark(self.remote)
         except (Missing, Damaged):  # an upload may have been cut off, or spoilt and never tried again
             mark = {"format": FORMAT, "run": self.run, "name": name}
-            self.remote.write(MARK, sealed(json.dumps(mark, indent=2)).encode())
+            self.remote.write(MARK, sealed(json_text(mark, indent=2)).encode())
         if mark["run"] != self.run:
             raise RemoteError(f"{self.remote.url} is the mirror of run {mark['run']}, not of {self.run}.")
         self._sizes = self.remote.find("checkpoints")
@@ -183,7 +182,7 @@ class RemoteRun:
             return False
         newest += 1
         facts = {"format": FORMAT, "run": self.run, "time": utc_now(), "files": found}
-        self.remote.write(f"record/{newest:06d}.json", sealed(json.dumps(facts, indent=1)).encode())
+        self.remote.write(f"record/{newest:06d}.json", sealed(json_text(facts, LOG, indent=1)).encode())
         self._record = (newest, found)
         for key in self.remote.find("record"):  # the one before stays until the next time
             if number(key) < newest - 1:
@@ -211,7 +210,7 @@ class RemoteRun:
                     "digest": manifest.digest,
                 }
                 facts |= {"bytes": manifest.bytes, "epoch": manifest.epoch, "step": manifest.global_step}
-                self.remote.write(f"pointers/{name}.json", sealed(json.dumps(facts, indent=2)).encode())
+                self.remote.write(f"pointers/{name}.json", sealed(json_text(facts, indent=2)).encode())
                 self._pointed[name] = manifest.digest + manifest.file
 
     def delete_older(self, here: Collection[str], keep: int | None) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base import files
-from peakpoint.base.bounded import Absent, json_value, lines
+from peakpoint.base.bounded import LONGEST, Absent, json_text, json_value, lines
 from peakpoint.base.errors import CheckpointError, SaveFailed, os_reason
 from peakpoint.base.text import utc_now
 
@@ -32,7 +32,7 @@ def append(root: Path, event: str, file: str, reason: str, sequence: int | None 
     """Add a line; an error of the disk is ignored."""
     fact = {"time": utc_now(), "event": event, "file": file, "sequence": sequence, "reason": reason}
     with contextlib.suppress(OSError), _opened(root) as descriptor:
-        files.append_line(descriptor, json.dumps(fact))
+        files.append_line(descriptor, json_text(fact, LONGEST))
 
 
 def record(root: Path, event: str, facts: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ def record(root: Path, event: str, facts: Mapping[str, Any]) -> None:
 
 
 def _sealed(fact: Mapping[str, Any]) -> str:
-    return json.dumps({**fact, CHECK: _seal(fact)}, allow_nan=False)
+    return json_text({**fact, CHECK: _seal(fact)}, LONGEST)
 
 
 def _seal(fact: Mapping[str, Any]) -> str:

@@ -5,18 +5,16 @@ checkpoint. Every index is derived from manifests, never the reverse.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
 from peakpoint.base import digests
-from peakpoint.base.bounded import json_value, read_bytes
+from peakpoint.base.bounded import json_text, json_value, read_bytes
 from peakpoint.base.errors import CheckpointError, FormatError
-from peakpoint.base.text import readable
 
 VERSION = "1.0.0"
 """Version of the layout of a checkpoint's file."""
@@ -82,12 +80,10 @@ class Manifest:
     companions: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
-        """Return readable JSON with NaN and infinity as strings, since JSON has neither."""
-        plain = readable(asdict(self))
-        for name in ("config", "metadata", "companions"):
-            if plain[name] is None:
-                del plain[name]
-        return sealed(json.dumps(plain, indent=2, allow_nan=False))
+        """Return readable JSON. Raises CheckpointError, with the key, for what read_manifest would refuse."""
+        optional = ("config", "metadata", "companions")
+        plain = {key: value for key, value in vars(self).items() if value is not None or key not in optional}
+        return sealed(json_text(plain, LARGEST, indent=2))
 
 
 def file_contents(of: Manifest, **state: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.bounded import json_value, lines
+from peakpoint.base.bounded import LONGEST, json_text, json_value, lines
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import append_line, appending
 from peakpoint.base.text import utc_now
@@ -73,7 +73,7 @@ class Log:
             user_id = hashlib.blake2b(raw, key=self._key, digest_size=16).hexdigest()
         line = {"time": utc_now(), "event": event, "experiment": self.experiment, "user": user_id, **facts}
         with self._opened() as descriptor:
-            append_line(descriptor, json.dumps(line))
+            append_line(descriptor, json_text(line, LONGEST))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

@@ -4,7 +4,6 @@ Its files are written before its manifest, which is the commit mark, and no file
 again. A version that was released stays taken after its files are gone: the journal has it.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from peakpoint.base import semver
+from peakpoint.base.bounded import json_text
 from peakpoint.base.disk_space import check_memory, failure, tensor_bytes
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import Staged
@@ -187,7 +187,7 @@ def _holding(content: bytes) -> Callable[[Staged], object]:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(readable(value), indent=2, allow_nan=False) + "\n").encode()
+    return (json_text(value, indent=2) + "\n").encode()
 
 
 def _weights(release: Release, manifest: Manifest) -> Callable[[Staged], object]:
@@ -196,7 +196,7 @@ def _weights(release: Release, manifest: Manifest) -> Callable[[Staged], object]
         from safetensors.torch import save
 
         tensors: dict[str, Tensor] = forms.plain(release.weights)
-        config = json.dumps(readable(release.config), allow_nan=False)
+        config = json_text(release.config)
         header = {"format": "pt", "version": release.version, "config": config}
         return lambda file: file.write(save(tensors, header))
     state = serialize.snapshot(

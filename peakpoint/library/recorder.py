@@ -107,7 +107,7 @@ class Recorder:
         metadata: Mapping[str, Any] | None,
     ) -> Manifest:
         """Return the manifest of a checkpoint that is still to be written."""
-        return Manifest(
+        role = Manifest(
             file=self.store.free_name(save.tier, save.stem),
             tier=save.tier,
             tags=(save.tag,),
@@ -123,6 +123,8 @@ class Recorder:
             config=_plain("config", config),
             metadata=_plain("metadata", metadata),
         )
+        role.to_json()  # what it cannot hold is refused before the state is copied
+        return role
 
     def save(self, role: Manifest, state: dict[str, Any], model: nn.Module, pointer: str | None) -> Manifest:
         """Save a checkpoint; durable on return.

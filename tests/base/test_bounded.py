@@ -68,7 +68,7 @@ def test_a_file_without_a_size_is_bounded_too():
         ("[" * DEEP, "nested"),
         ('{"a":' * DEEP, "nested"),
         ('{"a":' * 100 + "1" + "}" * 100, "nested"),
-        ('{"a": [' + "9" * 30 + "]}", "63 bits"),
+        ('{"a": [' + "9" * 30 + "]}", "64 bits"),
         ('{"a": ' + "9" * 5000 + "}", "not JSON"),
         ("[1]", "does not hold a JSON object"),
         ("\udcff", "not JSON"),
@@ -86,8 +86,23 @@ def test_nesting_of_as_many_levels_as_may_be_is_read(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a":' * 60 + "1" + "}" * 60)
     assert bounded.read_json(path)["a"]
-    path.write_text('{"digest": "' + "1" * 64 + '", "n": 9223372036854775807}')
-    assert bounded.read_json(path)["n"] == 2**63 - 1
+    path.write_text('{"digest": "' + "1" * 64 + '", "n": 18446744073709551615}')
+    assert bounded.read_json(path)["n"] == 2**64 - 1
+
+
+def test_what_is_written_is_read(tmp_path):
+    deep = {}
+    for _ in range(62):
+        deep = {"a": deep}
+    value = {"seed": 2**64 - 1, "deep": deep, "nan": float("nan")}
+    path = tmp_path / "x.json"
+    path.write_text(bounded.json_text(value))
+    assert bounded.read_json(path) == {**value, "nan": "nan"}
+    loop = {}
+    loop["a"] = [loop, loop]
+    for wrong in (2**64, [{"b": [-(2**64)]}], {"a": {"b": deep}}, loop, "x" * 2000):
+        with pytest.raises(CheckpointError, match=r"^key cannot be saved as JSON: it"):
+            bounded.json_text({"fine": 1, "key": wrong}, 2000)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +111,7 @@ def test_nesting_of_as_many_levels_as_may_be_is_read(tmp_path):
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "uses the alias \\*a"),
         ("[" * DEEP, "nested"),
         ("? " * DEEP, "nested"),
-        ("a: " + ":".join(["1"] * 5000), "63 bits"),
+        ("a: " + ":".join(["1"] * 5000), "64 bits"),
         ("a: !!python/object/apply:os.getcwd []", "constructor"),
         ("a: !" + "x" * 10_000, "constructor"),
         ("a: 1.0e+400\nb: " + ":".join(["59"] * 300) + ".5", "too large"),

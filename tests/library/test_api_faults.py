@@ -94,6 +94,33 @@ def test_running_statistics_that_are_not_finite_make_no_milestone(manager, t):
     assert manager.list_checkpoints()["milestone"] == []
 
 
+@pytest.mark.parametrize("depth", [1, 500])
+def test_what_no_manifest_can_hold_is_refused_before_anything_is_written(manager, root, t, depth):
+    """torch.seed() gives 64 bits, which are kept; more, or deeper, would be unreadable once saved."""
+    notes = {"seed": 2**64 - 1}
+    good = save(manager, t, step=1, metadata=notes, config=notes)
+    assert manager.get_latest_checkpoint("training") == good
+    before = sorted(root.rglob("*"))
+    wrong = 2**64
+    for _ in range(depth):
+        wrong = {"seed": wrong}
+    for refused in (
+        lambda: save(manager, t, step=2, metadata=wrong),
+        lambda: save(manager, t, step=2, config=wrong),
+        lambda: save(manager, t, step=2**64),
+        lambda: manager.save_milestone_checkpoint(t.model, 0.9, "accuracy", 1, metadata=wrong),
+        lambda: manager.save_production_checkpoint(
+            t.model, version="1.0.0", config=wrong, metrics={}, model_card={}
+        ),
+        lambda: manager.save_production_checkpoint(
+            t.model, version="1.0.0", config={}, metrics={}, model_card=wrong
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=r"(metadata|config|step|seed) cannot be saved as JSON"):
+            refused()
+    assert sorted(root.rglob("*")) == before
+
+
 def test_a_full_disk_leaves_the_older_ones(manager, root, t):
     good = save(manager, t, step=1)
     with files_no_larger_than(2000), pytest.raises(CheckpointError, match="could not be written"):

@@ -1,7 +1,6 @@
 """The record of a run: configuration, attempts and status, enough to repeat it."""
 
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -139,7 +138,7 @@ def watched(run: Path) -> tuple[str, str, list[float]]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a JSON file at once."""
-    write_atomic(path, json.dumps(value, indent=2) + "\n")
+    write_atomic(path, bounded.json_text(value, indent=2) + "\n")
 
 
 def typed(kind: str = "task") -> list[str]:
