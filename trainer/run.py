@@ -8,10 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.lock import followed, one_writer
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import RunEnd
 from peakpoint.checkpointing.manager import Manager, Options
+from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.build import Parts, build
 from peakpoint.trainer.config import hydra_overrides, unheeded
@@ -62,7 +64,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
             logger.check(directory)
         with parts.loop.signals():  # before anything is written: a signal then waits for a state to save
             own = start.source == directory / CHECKPOINTS
-            target = Store(directory / CHECKPOINTS, start.record["run"], start.index if own else None)
+            target = _store(directory, start.record["run"], start.index if own else None)
             record_attempt(directory, start, parts, resolved, cfg)
             for doubt in unheeded.doubts(config, plan.typed):
                 log.warning(doubt)
@@ -79,6 +81,13 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
                 ending.finish(target, lost, reason=end.reason, **_facts(parts))
                 # A signal may have come during the report.
                 return 128 + parts.loop.signal if parts.loop.signal else 0
+
+
+def _store(directory: Path, run: str, index: Index | None) -> Store:
+    try:
+        return Store(directory / CHECKPOINTS, run, index)
+    except CheckpointError as error:
+        raise UserError(f"{error} Another directory is named with hydra.run.dir=DIR.") from None
 
 
 @contextlib.contextmanager

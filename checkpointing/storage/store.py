@@ -65,7 +65,7 @@ class Store:
         except OSError as error:
             raise CheckpointError(
                 f"Checkpoints cannot be written to {folder}: {os_reason(error)}. "
-                "Make it writable or choose another directory with hydra.run.dir=DIR."
+                "Make it writable, or choose another directory."
             ) from None
         self._index = index or Index(root)
         self.sequence = max((m.sequence for m in self._index.manifests()), default=0)

@@ -275,4 +275,5 @@ def test_a_file_in_the_place_of_a_tier_is_refused_before_the_first_step(train, t
     done = train(*TINY, "hydra.run.dir=run")
     assert done.code == 1
     assert "Checkpoints cannot be written to" in done.err
+    assert done.err.endswith("directory is named with hydra.run.dir=DIR.\n")
     assert not (tmp_path / "run" / "run.json").exists()

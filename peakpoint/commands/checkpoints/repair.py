@@ -37,6 +37,7 @@ class Repair:
 def repair(options: argparse.Namespace) -> int:
     """Quarantine damaged files, sweep strays, rebuild pointers; 1 when no checkpoint is left."""
     root = checkpoint_root(options.path)
+    console = Console(quiet=options.json)
     with contextlib.nullcontext() if options.dry_run else locked(root), publish.settled(root):
         repairs = list(_strays(root))
         if not options.dry_run:
@@ -50,24 +51,29 @@ def repair(options: argparse.Namespace) -> int:
                 repairs.append(unfinished.get(v.file) or Repair("quarantine", v.file, v.problem, aside))
         repairs += _pointers(root, sound, {v.file for v in verdicts if v.problem})
         repairs += _unjournaled(root, sound)
-        if not options.dry_run:
-            for each in repairs:
-                each.apply()
-        repairs += _changelog(root, options.dry_run)  # last: it describes the repaired folder
+        for each in repairs:
+            _carry_out(each, console, dry=options.dry_run)
+        for each in _changelog(root, options.dry_run):  # last: it describes the repaired folder
+            _carry_out(each, console, dry=options.dry_run)
+            repairs.append(each)
         doubt = troubles(root)
     if options.json:
         print_json([{"action": r.action, "file": r.file, "reason": r.reason} for r in repairs])
         for reason in doubt:
             Console(stderr=True).say(f"not repaired: {reason}")
     else:
-        console = Console()
-        for r in repairs:
-            console.say(f"{r.action}  {r.file}: {r.reason}")
         for reason in doubt:
             console.say(f"not repaired  {reason}")
         done = "to do" if options.dry_run else "done"
         console.say(f"{len(sound)} checkpoints are sound; {len(repairs)} repairs {done}, in {root}")
     return int(bool(doubt) or (bool(verdicts) and not sound))
+
+
+def _carry_out(repair: Repair, console: Console, *, dry: bool) -> None:
+    """Make a repair and say so: what was done is known if a later one fails."""
+    if not dry:
+        repair.apply()
+    console.say(f"{repair.action}  {repair.file}: {repair.reason}")
 
 
 def _strays(root: Path) -> Iterator[Repair]:
@@ -126,7 +132,7 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
     links = [p for tier in TIERS for end in SUFFIXES for p in (root / tier).glob(f"*{end}") if p.is_symlink()]
     for link in sorted(links):
         tier = link.parent.name
-        if (tier, link.name) in wanted:
+        if (tier, link.name) in wanted or f"{tier}/{link.name}" in bad:  # those go to quarantine
             continue
         if tier == PRODUCTION and last.get(link.stem, "") is None:
             reason = f"it names {link.readlink()}, and {link.stem} names no release"
@@ -136,7 +142,7 @@ def _pointers(root: Path, sound: list[Manifest], bad: set[str]) -> Iterator[Repa
             reason = f"it names {link.readlink()}, which is no checkpoint"
         else:
             continue
-        yield Repair("unlink", f"{tier}/{link.name}", reason, link.unlink)
+        yield Repair("unlink", f"{tier}/{link.name}", reason, functools.partial(link.unlink, missing_ok=True))
 
 
 def _unjournaled(root: Path, sound: list[Manifest]) -> Iterator[Repair]:

@@ -84,6 +84,28 @@ def test_what_is_bad_goes_to_quarantine_and_the_pointer_to_the_one_before(traine
     assert "0 repairs done" in cli_main("repair", trained)[1]
 
 
+def test_a_checkpoint_that_became_a_link_to_itself_goes_to_quarantine(trained, cli_main):
+    root = trained / "checkpoints"
+    newest = next(m for m in reversed(listing.manifests(root)) if m.tier == "training")
+    (root / newest.file).unlink()
+    (root / newest.file).symlink_to(root / newest.file)
+    code, out, err = cli_main("repair", trained)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"quarantine  {newest.file}")
+    assert "point  training/latest.pt" in out
+    assert cli_main("repair", trained)[1].startswith(f"{len(listing.manifests(root))} checkpoints are sound")
+
+
+def test_what_was_repaired_before_one_fails_is_printed(trained, cli_main, monkeypatch):
+    root = trained / "checkpoints"
+    newest = next(m for m in reversed(listing.manifests(root)) if m.tier == "training")
+    damage(root / newest.file)
+    monkeypatch.setattr("peakpoint.base.files.set_link", lambda *_: (root / "gone").stat())
+    code, out, err = cli_main("repair", trained)
+    assert (code, out.count("\n"), err.count("\n")) == (1, 1, 1)
+    assert out.startswith(f"quarantine  {newest.file}")
+
+
 def test_strays_of_dead_writers_are_swept_and_those_of_living_ones_stay(trained, cli_main):
     root = trained / "checkpoints"
     program = "import os, sys\nfrom pathlib import Path\nfrom peakpoint.base.files import Staged\n"
