@@ -56,6 +56,16 @@ class Template:
             )
 
 
+def file_stem(text: str) -> str:
+    """Return a name of a file. Raises CheckpointError unless it has at most LONGEST characters."""
+    if not text[:1].isalnum() or len(text) > LONGEST:
+        raise CheckpointError(
+            f"{text} is not a valid name of a file: it must begin with a letter or a digit and have "
+            f"at most {LONGEST} characters."
+        )
+    return text
+
+
 def safe_name(text: str) -> str:
     """Return `text` with `_` for anything but letters, digits, `.`, `_` and `-`."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)

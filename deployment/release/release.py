@@ -21,7 +21,7 @@ from peakpoint.base.text import readable, utc_now
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import aliases, listing, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, file_contents
-from peakpoint.checkpointing.storage.naming import LONGEST, safe_name
+from peakpoint.checkpointing.storage.naming import file_stem, safe_name
 from peakpoint.checkpointing.storage.store import Payload
 from peakpoint.deployment.inference import golden
 from peakpoint.deployment.inference import network as networks
@@ -71,13 +71,7 @@ class Release:
     @property
     def stem(self) -> str:
         """Return the name of its files without a suffix. Raises CheckpointError for an invalid one."""
-        stem = f"{safe_name(self.name)}_v{self.version}"
-        if not stem[0].isalnum() or len(stem) > LONGEST:
-            raise CheckpointError(
-                f"{stem} is not a valid name of a file: it must begin with a letter or a digit and have "
-                f"at most {LONGEST} characters."
-            )
-        return stem
+        return file_stem(f"{safe_name(self.name)}_v{self.version}")
 
     @property
     def file(self) -> str:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, PeakpointError
 from peakpoint.base.files import CONF
-from peakpoint.base.given import INF, require_range
+from peakpoint.base.given import INF, LARGEST_BATCH, require_range
 from peakpoint.base.text import nearest
 from peakpoint.checkpointing.metrics import METRICS, mode_of
 from peakpoint.trainer.config.explain import explain
@@ -137,7 +137,7 @@ class Latency:
     warmup: int
 
     def __post_init__(self) -> None:
-        require_range(self, "latency.", 1, INF, "batch")
+        require_range(self, "latency.", 1, LARGEST_BATCH, "batch")
         require_range(self, "latency.", 2, INF, "repeats")
         require_range(self, "latency.", 0, INF, "warmup")
 

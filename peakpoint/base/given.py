@@ -2,6 +2,7 @@
 
 import operator
 import os
+from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -11,6 +12,8 @@ from peakpoint.base.errors import CheckpointError
 
 INF = float("inf")
 BELOW_ONE = 1 - 1e-9
+LARGEST_BATCH = 1 << 16
+"""Largest number of images at a time whose cost is measured."""
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "None"}
 
 
@@ -47,6 +50,20 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise CheckpointError(f"{name}={value!r} is not a name.")
     return value
+
+
+def flag(name: str, value: object) -> bool:
+    """Return a value that is True or False, also NumPy's. Raises CheckpointError for any other."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise CheckpointError(f"{name}={value!r} is not {WORDS[bool]}: give True or False.")
+    return bool(value)
+
+
+def mapping(name: str, value: object) -> dict[str, Any]:
+    """Return a dict, {} for None. Raises CheckpointError for any other value."""
+    if value is not None and not isinstance(value, Mapping):
+        raise CheckpointError(f"{name} is {_called(value)}: give a dict.")
+    return dict(value or {})
 
 
 def network(value: object) -> None:

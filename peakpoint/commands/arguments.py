@@ -47,6 +47,23 @@ def a_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
+    """Return the type of an argument that is a number from `least` to `most`, both included."""
+
+    def checked(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is not {given.WORDS[kind]}") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text[:80]} is out of range: it must be between {least:,} and {most:,}"
+            )
+        return value
+
+    return checked
+
+
 class Argument:
     """An argument of a command: its names, and the options that argparse's add_argument takes."""
 

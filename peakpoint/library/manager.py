@@ -50,8 +50,9 @@ class CheckpointManager:
         self.root = given.path(checkpoint_dir, "checkpoint_dir")
         keep_last = given.whole("max_training_checkpoints", max_training_checkpoints, least=1)
         self._rolling = Interval(epochs=None, steps=None, keep_last=keep_last)
-        self._save_optimizer, self._save_scheduler = save_optimizer, save_scheduler
-        self._recorder = Recorder(self.root, compress=compress)
+        self._save_optimizer = given.flag("save_optimizer", save_optimizer)
+        self._save_scheduler = given.flag("save_scheduler", save_scheduler)
+        self._recorder = Recorder(self.root, compress=given.flag("compress", compress))
         self._step = max((m.global_step for m in listing.in_tier(self.root, TRAINING)), default=0)
         # Model, optimizer and scheduler of the last training checkpoint, for milestones; weak references.
         self._living: tuple[Any, Any, Any] | None = None
@@ -89,14 +90,14 @@ class CheckpointManager:
         self._step = step
         stem = f"checkpoint_epoch_{epoch:04d}_step_{step:08d}"
         save = Save(Interval.tag, f"step {step} of epoch {epoch}", TRAINING, stem)
-        notes = {**objects.environment(model), **(metadata or {})}
+        notes = {**objects.environment(model), **given.mapping("metadata", metadata)}
         role = self._recorder.role(
             save, epoch=epoch, step=step, metrics=values, config=config, metadata=notes
         )
         state = {
             **self._state(optimizer, scheduler),
             "batch": batch,
-            "epoch_complete": bool(epoch_complete),
+            "epoch_complete": given.flag("epoch_complete", epoch_complete),
         }
         saved = self._recorder.save(role, state, model, pointer="latest")
         mine = self._recorder.mine(TRAINING)
@@ -145,7 +146,7 @@ class CheckpointManager:
         assert isinstance(save, Save)
         known = self._known(model)
         optimizer, scheduler = optimizer or known[0], scheduler or known[1]
-        notes = {**objects.environment(model), **(metadata or {}), MODE: mode}
+        notes = {**objects.environment(model), **given.mapping("metadata", metadata), MODE: mode}
         role = self._recorder.role(
             save, epoch=epoch, step=self._step, metrics=values, config=config, metadata=notes
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from peakpoint.base import given
 from peakpoint.base.disk_space import tensor_bytes
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import one_writer
@@ -22,6 +23,7 @@ from peakpoint.checkpointing.state.objects import git_commit
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.listing import LIBRARY
 from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest, file_contents
+from peakpoint.checkpointing.storage.naming import file_stem
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.inference import builders, golden, network
 from peakpoint.deployment.inference.form import KEPT, Form
@@ -104,11 +106,11 @@ class Recorder:
         step: int,
         metrics: dict[str, float],
         config: Mapping[str, Any] | None,
-        metadata: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any],
     ) -> Manifest:
         """Return the manifest of a checkpoint that is still to be written."""
         role = Manifest(
-            file=self.store.free_name(save.tier, save.stem),
+            file=self.store.free_name(save.tier, file_stem(save.stem)),
             tier=save.tier,
             tags=(save.tag,),
             policies=("",),
@@ -120,8 +122,8 @@ class Recorder:
             metrics=metrics,
             created=utc_now(),
             git_commit=self._git_commit,
-            config=_plain("config", config),
-            metadata=_plain("metadata", metadata),
+            config=None if config is None else given.mapping("config", config),
+            metadata=metadata,
         )
         role.to_json()  # what it cannot hold is refused before the state is copied
         return role
@@ -179,7 +181,7 @@ class Recorder:
     ) -> Manifest:
         """Write the weights alone as a release, with golden outputs for images or for its example inputs."""
         run = self.store.run  # locks the directory
-        config, card = _plain("config", config) or {}, _plain("model_card", card) or {}
+        config, card = given.mapping("config", config), given.mapping("model_card", card)
         objects.check_finite(model)
         facts = {"version": version, "metrics": metrics, "git_commit": self._git_commit}
         made = Release(
@@ -237,9 +239,3 @@ def _digest(copied: Mapping[str, Any]) -> str:
     notes = {key: value for key, value in (copied["metadata"] or {}).items() if key != MODE}
     its_own = ("timestamp", "metrics", "metadata", "rng_state")
     return serialize.digest([notes, {key: value for key, value in copied.items() if key not in its_own}])
-
-
-def _plain(name: str, value: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if value is not None and not isinstance(value, Mapping):
-        raise CheckpointError(f"{name} is of type {type(value).__name__}: give a dict.")
-    return None if value is None else dict(value)

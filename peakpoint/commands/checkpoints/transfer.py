@@ -17,7 +17,7 @@ from peakpoint.checkpointing.storage import foreign, listing
 from peakpoint.checkpointing.storage.listing import releases
 from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TIERS, Manifest
 from peakpoint.checkpointing.storage.naming import safe_name
-from peakpoint.commands.arguments import RUN, Argument, path_argument, takes
+from peakpoint.commands.arguments import RUN, Argument, number, path_argument, takes
 from peakpoint.commands.common import checkpoint_root, contents, print_json, run_of
 
 
@@ -26,7 +26,13 @@ from peakpoint.commands.common import checkpoint_root, contents, print_json, run
     Argument("url", metavar="URL", help="as checkpoint.mirror.url: s3://bucket/folder"),
     Argument("--what", metavar="A,B", help="tiers, roles, policies; what the run mirrors, and releases"),
     Argument("--verify", action="store_true", help="read what is there, and repair it"),
-    Argument("--timeout", type=float, default=20, metavar="S", help="for each answer of the server"),
+    Argument(
+        "--timeout",
+        type=number(float, 0.001, 86_400),
+        default=20,
+        metavar="S",
+        help="for each answer of the server",
+    ),
 )
 def push(options: argparse.Namespace) -> int:
     """Upload the missing checkpoints; 1 when one is refused."""

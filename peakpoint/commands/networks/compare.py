@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peakpoint.base.errors import CheckpointError
+from peakpoint.base.given import LARGEST_BATCH
 from peakpoint.base.terminal import Console
-from peakpoint.commands.arguments import Argument, a_path, takes
+from peakpoint.commands.arguments import Argument, a_path, number, takes
 from peakpoint.commands.common import check_there, print_json
 
 if TYPE_CHECKING:
@@ -24,20 +25,23 @@ SPARSE = "zeros are multiplied like any number here: sparsity shows in `packed`,
     Argument("paths", nargs="+", type=a_path, metavar="PATH", help="a release, a checkpoint, a run, or ONNX"),
     Argument("--split", choices=("val", "test", "none"), default="val", help="for the accuracy"),
     Argument("--data-root", type=a_path, metavar="DIR", help="where the data lie now"),
-    Argument("--batch", type=int, default=32, metavar="N", help="latency of N images, and of 1"),
-    Argument("--rounds", type=int, default=50, metavar="N", help="calls of each network"),
-    Argument("--threads", type=int, metavar="N", help="of the CPU; torch's choice when left out"),
+    Argument(
+        "--batch",
+        type=number(int, 1, LARGEST_BATCH),
+        default=32,
+        metavar="N",
+        help="latency of N images, and of 1",
+    ),
+    Argument("--rounds", type=number(int, 2, 10**6), default=50, metavar="N", help="calls of each network"),
+    Argument(
+        "--threads", type=number(int, 1, 1024), metavar="N", help="of the CPU; torch's choice when left out"
+    ),
     Argument("--device", default="cpu", metavar="NAME", help="such as cuda"),
 )
 def compare(options: argparse.Namespace) -> int:
     """Print tables of the networks' sizes, accuracy and latency."""
     if not 2 <= len(options.paths) <= len(LETTERS):
         raise CheckpointError(f"Name 2 to {len(LETTERS)} networks: the others are compared with the first.")
-    for name, value, least in (("batch", options.batch, 1), ("rounds", options.rounds, 2)):
-        if value < least:
-            raise CheckpointError(f"--{name} {value} is out of range: it must be at least {least}.")
-    if options.threads is not None and options.threads < 1:
-        raise CheckpointError(f"--threads {options.threads} is out of range: it must be at least 1.")
     check_there(*options.paths, options.data_root)
     import torch
 

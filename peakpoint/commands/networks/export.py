@@ -6,9 +6,10 @@ from dataclasses import asdict
 from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import check_new
+from peakpoint.base.given import LARGEST_BATCH
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import listing
-from peakpoint.commands.arguments import Argument, path_argument, takes
+from peakpoint.commands.arguments import Argument, number, path_argument, takes
 from peakpoint.commands.common import check_there, print_json
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -19,16 +20,19 @@ def _batch(text: str) -> int | None:
     """Return the number of images at a time, None for `dynamic`."""
     if text == "dynamic":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither dynamic nor a number of images from 1")
-    return int(text)
+    try:
+        return int(number(int, 1, LARGEST_BATCH)(text))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or dynamic") from None
 
 
 @takes(
     path_argument("path", "PATH", "a release, any checkpoint, a link to one, or a run"),
     path_argument("out", "OUT", "the file to write; it must not exist"),
     Argument("--format", choices=tuple(SUFFIXES), default="onnx"),
-    Argument("--opset", type=int, metavar="N", help="of ONNX; the exporter's choice when left out"),
+    Argument(
+        "--opset", type=number(int, 1, 1000), metavar="N", help="of ONNX; the exporter's choice when left out"
+    ),
     Argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time"),
 )
 def export(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from peakpoint.base.bounded import json_value, lines
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import foreign, listing, locate
-from peakpoint.commands.arguments import Argument, takes
+from peakpoint.commands.arguments import Argument, number, takes
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.config import choices
 
@@ -48,12 +48,12 @@ class Difference:
 
 @takes(
     Argument("overrides", nargs="+", metavar="RUN|KEY=VALUE", help="a run, or as for train"),
-    Argument("--steps", type=int, default=5, metavar="K", help="steps before the kill, and after"),
+    Argument(
+        "--steps", type=number(int, 1, 10**9), default=5, metavar="K", help="steps before the kill, and after"
+    ),
 )
 def prove_resume(options: argparse.Namespace) -> int:
     """Run, kill, resume, compare; 1 when anything differs."""
-    if options.steps < 1:
-        raise CheckpointError(f"--steps {options.steps}: it must be at least 1.")
     saved, own, plugins = _asked(options.overrides)
     with tempfile.TemporaryDirectory(prefix="prove-resume-") as name:
         proof = _proof(Path(name), saved, own, plugins, options.steps)

@@ -4,12 +4,11 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage import aliases
 from peakpoint.checkpointing.storage.listing import checkpoint_root
-from peakpoint.commands.arguments import EVALUATION, RUN, Argument, a_path, takes
+from peakpoint.commands.arguments import EVALUATION, RUN, Argument, a_path, number, takes
 from peakpoint.commands.common import check_there, print_json
 
 if TYPE_CHECKING:
@@ -20,15 +19,19 @@ if TYPE_CHECKING:
     RUN,
     Argument("--alias", default="champion", metavar="NAME", help="which release"),
     Argument("--metric", default="accuracy", metavar="NAME", help="what to compare"),
-    Argument("--threshold", type=float, default=0.05, metavar="X", help="how much worse is still sound"),
+    Argument(
+        "--threshold",
+        type=number(float, 0, 1e9),
+        default=0.05,
+        metavar="X",
+        help="how much worse is still sound",
+    ),
     Argument("--other-data", type=a_path, metavar="PATH", help="newer images: .npz, or as data.root"),
     Argument("--roll-back", action="store_true", help="to the release before, if that is better"),
     *EVALUATION,
 )
 def check(options: argparse.Namespace) -> int:
     """Measure and compare; 1 when it is degraded, also when it was rolled back."""
-    if not options.threshold >= 0:
-        raise CheckpointError(f"--threshold {options.threshold} is out of range: it must be at least 0.")
     aliases.check(options.alias)
     check_there(options.path, options.data_root, options.other_data)
     root = checkpoint_root(options.path)

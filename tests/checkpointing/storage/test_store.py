@@ -133,7 +133,7 @@ def test_a_full_disk(tmp_path):
 def test_a_root_that_cannot_be_written_is_one_clear_line(tmp_path, where):
     (tmp_path / "file").write_text("in the way")
     root = tmp_path / "file" if where == "root" else tmp_path / "file" / "below"
-    with pytest.raises(CheckpointError, match=r"Checkpoints cannot be written to .*choose another directory\.$"):
+    with pytest.raises(CheckpointError, match=r"Checkpoints cannot be .*choose another directory\.$"):
         Store(root, "run")
 
 

@@ -1,6 +1,7 @@
 """export: its output and its JSON, of a real run."""
 
 import json
+import re
 
 import onnxruntime
 import pytest
@@ -52,4 +53,4 @@ def test_a_batch_is_dynamic_or_a_number(batch, tmp_path, capsys, cli_main):
     with pytest.raises(SystemExit) as ended:
         cli_main("export", "a", "b.onnx", f"--batch={batch}")
     assert ended.value.code == 2
-    assert f"{batch!r} is neither dynamic nor a number of images" in capsys.readouterr().err
+    assert re.search("(is not a whole number|is out of range).*, or dynamic", capsys.readouterr().err)

@@ -102,7 +102,10 @@ tie: {metric: loss, within: 0.01, prefer: [sparsity, -bytes]}
         ("verify: {}", "verify.tolerance has no value"),
         ("verify: null", "verify=null: it needs a value"),
         ("verify: {tolerance: -1}", "at least 0"),
-        ("latency: {batch: 0, repeats: 2, warmup: 0}", "latency.batch=0 is out of range: .* at least 1"),
+        (
+            "latency: {batch: 0, repeats: 2, warmup: 0}",
+            "latency.batch=0 is out of range: .*and 65536",
+        ),
         ("latency: {batch: 1, repeats: 1, warmup: 0}", "latency.repeats=1 is out of range: .* at least 2"),
         ("latency: {batch: 1, repeats: 2.5, warmup: 0}", "latency.repeats=2.5 is not a whole number"),
         ("rank: [accuracy", "is not YAML"),
