@@ -1,5 +1,7 @@
 """Checks of a caller's arguments: paths, numbers, networks and optimizers. Needs no torch."""
 
+import contextlib
+import errno
 import operator
 import os
 from collections.abc import Mapping
@@ -8,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, os_reason
 
 INF = float("inf")
 BELOW_ONE = 1 - 1e-9
@@ -18,14 +20,18 @@ WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 
 
 def path(value: object, name: str = "the path") -> Path:
-    """Return a path with `~` expanded. Raises CheckpointError for a value that is not a path."""
+    """Return a path with `~` expanded. Raises CheckpointError for what is no path, and a name too long."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(os.fspath(value)):
         raise CheckpointError(f"{name} is {value!r}: give a path.")
     found = Path(value)
+    with contextlib.suppress(RuntimeError):  # no such user
+        found = found.expanduser()
     try:
-        return found.expanduser()
-    except RuntimeError:  # no such user
-        return found
+        os.lstat(found)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise CheckpointError(f"{name} is {str(found)!r}: {os_reason(error)}.") from None
+    return found
 
 
 def whole(name: str, value: object, least: int = 0) -> int:

@@ -121,6 +121,32 @@ def test_what_no_manifest_can_hold_is_refused_before_anything_is_written(manager
     assert sorted(root.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m, t: CheckpointManager(m.root / ("x" * 300)), "checkpoint_dir is .*choose shorter names"),
+        (lambda m, t: CheckpointManager(m.root, compress="yes"), "compress='yes' is not true or false"),
+        (lambda m, t: CheckpointManager(m.root, save_optimizer=None), "save_optimizer=None is not"),
+        (lambda m, t: CheckpointManager(m.root, save_scheduler=2), "save_scheduler=2 is not"),
+        (lambda m, t: save(m, t, epoch_complete="y"), "epoch_complete='y' is not true or false"),
+        (lambda m, t: save(m, t, metadata="x"), "metadata is of type str: give a dict"),
+        (
+            lambda m, t: m.save_milestone_checkpoint(t.model, 0.9, "a", 1, mode="max", metadata="x"),
+            "metadata is of type str: give a dict",
+        ),
+        (
+            lambda m, t: m.save_milestone_checkpoint(t.model, 0.9, "a" * 300, 1, mode="max"),
+            "not a valid name of a file: .* at most 150 characters",
+        ),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused(manager, root, t, call, sentence):
+    with pytest.raises(CheckpointError, match=sentence) as refusal:
+        call(manager, t)
+    assert "\n" not in str(refusal.value)
+    assert not list(root.rglob("*.pt"))
+
+
 def test_a_full_disk_leaves_the_older_ones(manager, root, t):
     good = save(manager, t, step=1)
     with files_no_larger_than(2000), pytest.raises(CheckpointError, match="could not be written"):
