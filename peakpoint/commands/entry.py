@@ -128,15 +128,16 @@ def _main() -> int:
     try:
         job()
     except MissingConfigException as error:
-        if lacking := advice.lacking(plan):
-            raise UserError(f"{explain(error)} {lacking}") from None
-        raise
+        sentence = advice.with_plugins(explain(error), plan)
+        raise UserError(f"{sentence} {advice.lacking(plan)}".rstrip()) from None
     finally:
         run_directory.discard()
         for folder in sweeps:
             from peakpoint.trainer.sweep import print_table
 
             print_table(folder)
+    if errors and registry.OWN in str(errors[0]):
+        raise UserError(advice.with_plugins(str(errors[0]), plan)) from None
     if errors:
         raise errors[0]
     return max(codes, default=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
+from peakpoint.base import registry
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.config import hydra_overrides, recorded
 from peakpoint.trainer.config.schema import Config
@@ -49,6 +50,20 @@ def _options(argv: list[str]) -> list[str]:
         "config-dir": given.config_dir,
     }
     return [word for name, value in named.items() if value for word in (f"--{name}", value)]
+
+
+def with_plugins(sentence: str, plan: Plan) -> str:
+    """Return a refusal with the plugins of the resumed attempt that this command line leaves out, by name."""
+    attempt = plan.attempt or {}
+    used = registry.recorded({registry.KEY: registry.named(attempt.get("overrides", []))})
+    now = registry.named(plan.argv)
+    if {*used} <= {*now}:
+        return sentence
+    needed = shlex.quote(f"{registry.KEY}=[{','.join(dict.fromkeys([*now, *used]))}]")
+    return sentence.replace(
+        registry.OWN,
+        f"The run used {registry.KEY}=[{','.join(used)}], and this command does not: type {needed}.",
+    )
 
 
 def lacking(plan: Plan) -> str:

@@ -130,6 +130,23 @@ def with_override(run, *overrides):
     (run / "run.json").write_text(json.dumps(record))
 
 
+@pytest.mark.parametrize(
+    ("override", "refusal"),
+    [
+        ("optimizer=of_mine", "optimizer=of_mine is not a choice; there are: "),
+        ("pruning.criterion=of_mine", "pruning.criterion=of_mine is not a choice; there are: "),
+    ],
+)
+def test_the_plugins_of_a_run_are_named_where_others_are_typed(train, finished, override, refusal):
+    with_override(finished, "plugins=[mine]", override)
+    done = train("resume=run", "epochs=4", "plugins=[json]")
+    assert done.err.startswith(f"error: {refusal}")
+    assert done.err.endswith(
+        " The run used plugins=[mine], and this command does not: type 'plugins=[json,mine]'.\n"
+    )
+    assert done.err.count("\n") == 1
+
+
 @pytest.mark.filterwarnings("ignore:Callback FileHandler")
 @pytest.mark.parametrize("hostile", ["experiment", "callback"])
 def test_no_file_beside_a_run_is_executed_by_a_resume(train, finished, tmp_path, hostile):
