@@ -15,12 +15,13 @@ describe; its values are in conf/<group>/<name>.yaml, or the defaults of its fie
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 from peakpoint.base.bounded import literal
 from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.given import of_kind
 from peakpoint.base.text import nearest
 
 T = TypeVar("T")
@@ -168,17 +169,22 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def named(arguments: Iterable[str]) -> list[str]:
-    """Return the modules in the last `plugins=[a,b]` of a command line."""
+    """Return the modules in the last `plugins=[a,b]` of a command line; `load` refuses mistyped ones."""
     found: list[str] = []
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == KEY:
-            found = [name.strip("'\" ") for name in value.strip("[] ").split(",") if name.strip("'\" ")]
+            listed = re.fullmatch(r"\s*\[(.*)\]\s*", value)
+            names = listed[1] if listed else value
+            empty = listed and not names.strip()
+            found = [] if empty else [name.strip("'\" ") for name in names.split(",")]
     return found
 
 
-def load(modules: Iterable[str]) -> None:
-    """Import modules. Raises CheckpointError for one that cannot be imported."""
+def load(modules: Sequence[str]) -> None:
+    """Import modules. Raises CheckpointError for one that cannot be imported, and for what is no list."""
+    if not of_kind(modules, list[str]):
+        raise CheckpointError(f"{KEY}={modules!r} is not a list of names of modules, such as ['my_module'].")
     for module in modules:
         if not _NAME.fullmatch(module):
             raise CheckpointError(f"{KEY}: {module!r} is not the name of a module, such as my_module.")

@@ -1,6 +1,7 @@
 """A network and a data source of a plugin: every command finds them once it is named, and none before."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -174,6 +175,9 @@ def test_a_record_cannot_say_what_is_imported(copied, cli_main):
     [
         ("plugins=[no_such_module_here]", "plugins: no_such_module_here cannot be imported"),
         ("plugins=[mine/net.py]", "plugins: 'mine/net.py' is not the name of a module, such as my_module."),
+        ("plugins=[", "plugins: '[' is not the name of a module"),
+        ("plugins=", "plugins: '' is not the name of a module"),
+        ("plugins=[json,,csv]", "plugins: '' is not the name of a module"),
     ],
 )
 def test_a_plugin_that_is_not_there_is_one_line(copied, cli_main, given, sentence):
@@ -181,7 +185,13 @@ def test_a_plugin_that_is_not_there_is_one_line(copied, cli_main, given, sentenc
     assert (code, out) == (1, "")
     assert sentence in err
     with pytest.raises(CheckpointError, match=r"cannot be imported|is not the name"):
-        load_model(copied, plugins=[given.partition("=")[2].strip("[]")])
+        load_model(copied, plugins=registry.named([given]))
+
+
+@pytest.mark.parametrize("given", ["no_such_module", [5], 5, None])
+def test_plugins_that_are_no_list_of_names_are_one_line(copied, given):
+    with pytest.raises(CheckpointError, match=f"^plugins={re.escape(repr(given))} is not a list of names"):
+        load_model(copied, plugins=given)
 
 
 def test_a_name_that_another_network_has_is_one_line(tmp_path, monkeypatch):

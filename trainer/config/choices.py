@@ -1,6 +1,6 @@
 """List what can be chosen and set: groups of conf/ with their options, and every key with its type."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
@@ -58,7 +58,7 @@ def register_schemas() -> None:
     store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
 
 
-def load_plugins(modules: Iterable[str]) -> None:
+def load_plugins(modules: Sequence[str]) -> None:
     """Import modules, and offer what they register. Raises CheckpointError for one that is not there."""
     registry.load(modules)
     register_schemas()
