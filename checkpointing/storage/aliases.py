@@ -16,10 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base import files
+from peakpoint.base import files, semver
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.lock import briefly
-from peakpoint.checkpointing.storage import journal, listing
+from peakpoint.checkpointing.storage import journal, listing, quarantine
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, Manifest
 
 CHAMPION = "champion"
@@ -109,6 +109,15 @@ def doubts(history: Sequence[Change]) -> list[str]:
     return found
 
 
+def no_release(root: Path, version: str) -> str:
+    """Return the message for a version that is not released, without a remedy, and where its files lie.
+
+    Raises CheckpointError for a text that is no version.
+    """
+    semver.key(version)
+    return f"{root} has no release {version}{quarantine.whereabouts(root, version)}"
+
+
 def release_of(root: Path, alias: str) -> Manifest | None:
     """Return the release that an alias names, not verified, None when it names none.
 
@@ -119,7 +128,10 @@ def release_of(root: Path, alias: str) -> Manifest | None:
         return None
     found = listing.by_version(root).get(version)
     if found is None:
-        raise CheckpointError(f"{alias} is {version}, which is not under {root}: roll back to one that is.")
+        where = quarantine.whereabouts(root, version)
+        raise CheckpointError(
+            f"{alias} is {version}, which is not under {root}{where}: roll back to one that is."
+        )
     return found
 
 
@@ -170,7 +182,7 @@ def assign(
                 f"{alias} was set to {now or 'no release'} while {version} was verified: try again."
             )
         if version is not None and version not in listing.by_version(root):
-            raise CheckpointError(f"{root} has no release {version}: peakpoint ls {root} lists them.")
+            raise CheckpointError(f"{no_release(root, version)}: peakpoint ls {root} lists them.")
         if version != now:
             how = REMOVED if version is None else SET if rolled_back is None else ROLLED_BACK
             plain = reason.encode("utf-8", "replace").decode()  # a command line may bring any bytes

@@ -76,3 +76,15 @@ def pass_over(root: Path, file: str, reason: str) -> None:
         log.warning("%s is damaged and was passed over: %s", file, reason)
     else:
         log.warning("%s is damaged and was moved to %s: %s", file, root / QUARANTINE, reason)
+
+
+def whereabouts(root: Path, version: str) -> str:
+    """Return where the files of a release that is not listed lie, as ` (...)`; empty when they are gone."""
+    for folder, phrase in (
+        (PRODUCTION, "its manifest cannot be read: see peakpoint verify"),
+        (QUARANTINE, f"it was damaged and lies under {QUARANTINE}"),
+    ):
+        names = [path.name for end in ENDS for path in (root / folder).glob(f"*{end}")]
+        if any(name.endswith(f"_v{version}{end}") for name in names for end in ENDS):
+            return f" ({phrase})"
+    return ""

@@ -20,6 +20,7 @@ from peakpoint.checkpointing.state.differences import Pairs, differ, flat, pairs
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.aliases import Change
 from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.quarantine import whereabouts
 from peakpoint.deployment.release import publish
 
 log = logging.getLogger("peakpoint")
@@ -40,8 +41,8 @@ class Entry:
     """A release and its differences from `before`, the previous version, None for the first.
 
     Each difference is a pair of values: `results` of metrics, sparsity and MB, `config` of the resolved
-    training configurations, `network` of the network descriptions. `there` is False for a release whose files
-    are gone, which only the journal records.
+    training configurations, `network` of the network descriptions. `there` is False for a release without a
+    readable manifest, which only the journal records.
     """
 
     version: str
@@ -112,15 +113,15 @@ def text(root: Path) -> str:
     parts = [_HEAD]
     if now := aliases.current(root):
         parts.append("".join(f"- {alias}: {version}\n" for alias, version in sorted(now.items())))
-    parts += map(_section, entries(root))
+    parts += [_section(root, entry) for entry in entries(root)]
     return "\n".join(parts)
 
 
-def _section(entry: Entry) -> str:
+def _section(root: Path, entry: Entry) -> str:
     lines = [f"## [{entry.version}] - {entry.date}", ""]
     lines += [_words(entry.reason), ""] if entry.reason else []
-    size = "" if entry.there else "; its files are gone"
-    lines.append(f"- File: {_code(entry.file)}{size}")
+    lost = "" if entry.there else whereabouts(root, entry.version) or "; its files are gone"
+    lines.append(f"- File: {_code(entry.file)}{lost}")
     origin = [f"{key} {_code(entry.source[key])}" for key in ("run", "file") if entry.source.get(key)]
     origin += [f"commit {_code(entry.git_commit)}"] if entry.git_commit else []
     lines += [f"- From: {', '.join(origin)}"] if origin else []

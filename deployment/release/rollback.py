@@ -37,7 +37,7 @@ def roll_back(root: Path, to: str | None = None, alias: str = CHAMPION, reason: 
         raise CheckpointError(f"{alias} is {version} already.")
     known = listing.by_version(root)
     if version not in known:
-        raise CheckpointError(f"{root} has no release {version}; {_released(root)}.")
+        raise CheckpointError(f"{aliases.no_release(root, version)}; {_released(root)}.")
     manifest = known[version]
     try:
         checked = verified(root, manifest)

@@ -165,7 +165,9 @@ def _proof(folder: Path, saved: list[str], own: list[str], plugins: list[str], k
         )
         if done.returncode != (-signal.SIGKILL if more else 0):
             last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-            raise CheckpointError(f"The {name} run ended with exit code {done.returncode}: {last}")
+            ended = f"ended with exit code {done.returncode}: {last}"
+            why = f"failed: {last.removeprefix('error: ')}" if last.startswith("error: ") else ended
+            raise CheckpointError(f"The {name} run {why}")
 
     train("uninterrupted", *settings, f"hydra.run.dir={folder / 'uninterrupted'}")
     uninterrupted = _steps(folder / "uninterrupted")

@@ -10,6 +10,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.aliases import Change
 from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.checkpointing.storage.quarantine import whereabouts
 from peakpoint.commands.arguments import RUN, Argument, takes
 from peakpoint.commands.common import as_json, checkpoint_root, print_json, verdict
 from peakpoint.deployment.release import changelog as releases_log
@@ -67,7 +68,8 @@ def _missing(root: Path, version: str | None) -> str | None:
         return None
     release = listing.by_version(root).get(version)
     if release is None:
-        return f"there is no release {version} under {root} any more: roll back to another release"
+        where = whereabouts(root, version)
+        return f"there is no release {version} under {root} any more{where}: roll back to another release"
     file = root / release.file
     return None if file.exists() else f"{file} is gone: roll back to another release"
 

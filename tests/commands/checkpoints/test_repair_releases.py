@@ -108,8 +108,16 @@ def test_a_champion_that_is_damaged_goes_to_quarantine_and_is_reported(served, c
     damage(served / "production" / "le_net5_v1.1.0.pt")
     code, out, _ = cli_main("repair", served)
     assert code == 1
-    assert "not repaired  champion: there is no release 1.1.0 under" in out
-    assert "its files are gone" in (served / changelog.CHANGELOG).read_text()
+    lost = " (it was damaged and lies under quarantine)"
+    assert (
+        f"not repaired  champion: there is no release 1.1.0 under {served} any more{lost}: roll back" in out
+    )
+    assert f"`production/le_net5_v1.1.0.pt`{lost}\n" in (served / changelog.CHANGELOG).read_text()
+    for command in (
+        ("alias", served, "challenger_1", "1.1.0"),
+        ("rollback", served, "--alias", "challenger_1", "--to", "1.1.0"),
+    ):
+        assert f"{served} has no release 1.1.0{lost}" in cli_main(*command)[2]
     code, _, err = cli_main("repair", served, "--json")
     assert (code, err.startswith("not repaired: champion: ")) == (1, True)
     roll_back(served)

@@ -112,7 +112,7 @@ def test_a_run_by_its_directory(finished, tmp_path):
     [
         (["nowhere"], "nowhere is neither the directory of a run nor an override"),
         (["model=lenet5", "nowhere"], "nowhere sets nothing: values are set as key=value"),
-        (["optimizer=nope"], "The uninterrupted run ended with exit code 1: error: optimizer=nope is not"),
+        (["optimizer=nope"], "The uninterrupted run failed: optimizer=nope is not"),
         ([*TINY, "--steps", "100"], "The run has 24 steps: use --steps with fewer"),
         ([*TINY, "checkpoint/policy=[best]"], "add interval to checkpoint/policy"),
     ],

@@ -74,6 +74,7 @@ def test_json_of_all(served, cli_main):
     [
         (("best",), "'best' is not an alias: use champion"),
         (("champion", "3.0.0"), "has no release 3.0.0"),
+        (("champion", ""), "'' is not a semantic version"),
         (("champion", "1.1.0"), "champion is 1.1.0 already."),
         (("challenger_1", "--remove"), "challenger_1 names no release already."),
         (("--remove",), "--remove takes the name of an alias"),

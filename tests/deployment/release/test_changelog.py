@@ -97,6 +97,12 @@ def test_a_release_whose_files_are_gone_is_still_reported(served):
     assert "| | 1.0.0 | 1.2.0 | change |" in found["1.2.0"]
 
 
+def test_a_release_whose_manifest_is_damaged_is_not_called_gone(served):
+    (served / "production" / "le_net5_v1.1.0.json").write_text("{")
+    section = sections(changelog.write(served).read_text())["1.1.0"]
+    assert "`production/le_net5_v1.1.0.pt` (its manifest cannot be read: see peakpoint verify)\n" in section
+
+
 def test_it_is_no_source_of_truth(served):
     path = changelog.write(served)
     whole, stamp = path.read_bytes(), path.stat().st_ino

@@ -131,6 +131,7 @@ def test_a_release_that_does_not_say_its_network_is_verified_by_its_digests(tmp_
 def test_what_cannot_be_is_one_line(served):
     refused(served, "champion is 1.2.0 already.", to="1.2.0")
     refused(served, "has no release 3.0.0; there are 1.0.0, 1.1.0, 1.2.0, 1.10.0.", to="3.0.0")
+    refused(served, "'' is not a semantic version", to="")
     gone(served, "1.1.0")
     refused(served, "has no release 1.1.0; there are 1.0.0, 1.2.0, 1.10.0.")
     gone(served, "1.2.0")
