@@ -48,6 +48,11 @@ def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path, cli_main):
     assert not (tmp_path / "a.onnx").exists()
 
 
+def test_no_file_is_made_among_checkpoints(finished, cli_main):
+    code, _, err = cli_main("export", finished, finished / "checkpoints" / "milestone" / "a.onnx")
+    assert (code, "lies among the checkpoints under" in err) == (1, True)
+
+
 @pytest.mark.parametrize("batch", ["many", "1.5", "", "0", "-1"])
 def test_a_batch_is_dynamic_or_a_number(batch, tmp_path, capsys, cli_main):
     with pytest.raises(SystemExit) as ended:
