@@ -156,7 +156,9 @@ def json_text(value: Mapping[str, Any], limit: int = SMALL, indent: int | None =
         try:
             _check([each])
         except ValueError as error:
-            raise CheckpointError(f"{key} cannot be saved as JSON: {error}. Save it as text.") from None
+            raise CheckpointError(
+                f"{key} cannot be saved as JSON: {error}. Give text, or a smaller value."
+            ) from None
     text = json.dumps(readable(value), indent=indent, allow_nan=False)
     if len(text) > limit - _SPARE:
         longest = max(value, key=lambda key: len(json.dumps(readable(value[key]))))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import registry
+from peakpoint.base.bounded import json_text
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.files import CONF
 from peakpoint.base.text import nearest
@@ -29,11 +30,12 @@ from peakpoint.trainer.data.settings import check_fits
 def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     """The composed configuration as plain dataclasses, with ranges, names and rules across fields checked.
 
-    `typed` are the keys of the command line. Raises UserError, or CheckpointError for the template of names:
-    one sentence that names the key and what it may be.
+    `typed` are the keys of the command line. Raises UserError, or CheckpointError for the template of names
+    and too large a number: one sentence that names the key and what it may be.
     """
     _refuse_unknown_keys(cfg, "")
     config = plain(cfg)
+    json_text(flat(cfg))  # what no record of the run can hold is refused before it trains
     _check_names(config)
     _check_pruning(config)
     _check_lengths(config)

@@ -111,6 +111,7 @@ def test_a_key_that_plus_adds_is_refused_at_any_depth(override, sentence):
 INVALID = [
     ("epochs=0", "epochs=0 is out of range: it must be at least 1."),
     ("seed=-1", "seed=-1 is out of range"),
+    (f"epochs={2**64}", "epochs cannot be saved as JSON: it has a number of more than 64 bits"),
     ("optimizer.lr=-1", "optimizer.lr=-1.0 is out of range: it must be at least 0."),
     ("optimizer.lr=nan", "optimizer.lr=nan is out of range"),
     ("optimizer.beta1=1.0", "optimizer.beta1=1.0 is out of range"),
