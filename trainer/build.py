@@ -73,11 +73,11 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         optimizer = build_optimizer(config.optimizer, model)
         ramped = prune_settings(config.pruning, data.steps_per_epoch, total, whole, ramp)
         pruning = Pruner(optimizer, ramped, config.seed) if ramped else None
+        factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
     except ValueError as error:
         raise UserError(str(error)) from None
     if config.optimizer.clip_norm is not None:
         clip_gradients(optimizer, config.optimizer.clip_norm)  # after the pruner, whose weights do not count
-    factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
     scheduler = LambdaLR(optimizer, factor)
     state = TrainState(
         model=torch.compile(model) if config.compile else model,  # type: ignore[arg-type]
@@ -153,6 +153,7 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
     """Return the network, for images (channels, height, width) and a number of classes."""
     cfg.check_size(*image_shape[1:])
     network: nn.Module = cfg.build(image_shape, num_classes)
+    _check_built("model", cfg, isinstance(network, nn.Module), network)
     # Who asks for a network without values, to know its shapes, gets one.
     wanted = torch.get_default_device().type == "meta"
     empty = next((n for n, p in network.named_parameters() if is_lazy(p) or (p.is_meta and not wanted)), None)
@@ -166,6 +167,7 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     """Return the optimizer over the network's parameters; weight decay on matrices and kernels alone."""
     optimizer: Optimizer = cfg.build(param_groups(model, cfg.weight_decay))
+    _check_built("optimizer", cfg, isinstance(optimizer, Optimizer), optimizer)
     keep_strides(optimizer)
     return optimizer
 
@@ -232,4 +234,15 @@ def build_schedule(cfg: Any, steps_per_epoch: int, total: int) -> Factor:
             "the warm-up lasts %d steps, and this run %d: optimizer.lr will not be reached.", warmup, total
         )
     factor: Factor = cfg.build(total, warmup)
+    _check_built("scheduler", cfg, callable(factor), factor)
     return factor
+
+
+def _check_built(kind: str, cfg: Any, fits: bool, found: object) -> None:
+    """Raise ValueError unless what a component's build has returned fits its kind."""
+    if not fits:
+        wanted = {"model": "a torch.nn.Module", "optimizer": "a torch.optim.Optimizer"}
+        raise ValueError(
+            f"{kind}={cfg.name}: its build has returned an object of type {type(found).__name__}: let it "
+            f"return {wanted.get(kind, 'a function of the step')}."
+        )

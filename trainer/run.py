@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from peakpoint.trainer.data.settings import note_root
 from peakpoint.trainer.ending import Ending, read_test_set
 from peakpoint.trainer.listeners import mirror
 from peakpoint.trainer.listeners.console import ConsoleHandler
-from peakpoint.trainer.listeners.events import Attempt, Listener, Publisher
+from peakpoint.trainer.listeners.events import Apart, Attempt, Listener, Publisher
 from peakpoint.trainer.listeners.jsonl import JsonLines
 from peakpoint.trainer.nonfinite import with_last_good
 from peakpoint.trainer.reports import run_record as record
@@ -134,6 +135,7 @@ def _train(
     rows = JsonLines(directory, progress.step, progress.evaluated_steps)
     attempt = Attempt(directory, ending.console, progress.step, parts.total_steps)
     listeners: list[Listener] = [rows, *mirrors]
+    apart: list[Apart] = []
     device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
     log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
     if config.pruning.target:
@@ -144,8 +146,11 @@ def _train(
             100 * config.pruning.target, 100 * share, found.overall_count,
         )  # fmt: skip
     try:
-        listeners.extend(settings.build(attempt) for settings in config.logger.values())
-        publish = Publisher(listeners, manager)
+        for name, settings in config.logger.items():
+            failed = partial(ending.without, f"logger.{name} failed and is left out from here on")
+            listeners.append(settings.build(attempt))
+            apart.append(Apart(listeners[-1], failed))
+        publish = Publisher([rows, *mirrors, *apart], manager)
         end = parts.loop.fit(publish)
         manager.drain()
         if isinstance(end, RunEnd) and config.test:

@@ -15,12 +15,13 @@ describe; its values are in conf/<group>/<name>.yaml, or the defaults of its fie
 import importlib
 import pkgutil
 import re
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 from peakpoint.base.bounded import literal
-from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.errors import CheckpointError, PeakpointError, UserError
 from peakpoint.base.given import of_kind
 from peakpoint.base.text import nearest
 
@@ -182,14 +183,24 @@ def named(arguments: Iterable[str]) -> list[str]:
 
 
 def load(modules: Sequence[str]) -> None:
-    """Import modules. Raises CheckpointError for one that cannot be imported, and for what is no list."""
+    """Import modules. Raises CheckpointError for what is no list, and for one that cannot be imported.
+
+    An error of a module's own code is raised as it is; one that would end the program is a CheckpointError.
+    """
     if not of_kind(modules, list[str]):
         raise CheckpointError(f"{KEY}={modules!r} is not a list of names of modules, such as ['my_module'].")
     for module in modules:
         if not _NAME.fullmatch(module):
             raise CheckpointError(f"{KEY}: {module!r} is not the name of a module, such as my_module.")
+        _LOADED.add(module)
         try:
             importlib.import_module(module)
+        except SystemExit:
+            raise CheckpointError(
+                f"{KEY}: {module} ends the program while it is imported: take its exit out."
+            ) from None
+        except (PeakpointError, SyntaxError) as error:
+            raise CheckpointError(f"{KEY}: {module} cannot be imported: {error}") from None
         except (ImportError, AttributeError) as error:
             lacking = error.name if isinstance(error, ImportError) else getattr(error.obj, "__name__", None)
             ours = str(lacking).split(".")[0] in _OURS
@@ -198,6 +209,18 @@ def load(modules: Sequence[str]) -> None:
             remedy = REGISTER if ours else "It must be on the Python path."
             raise CheckpointError(f"{KEY}: {module} cannot be imported: {error}. {remedy}") from None
 
+
+def raised_in(error: BaseException) -> str:
+    """Return a sentence that names the plugin in whose code an error was raised, "" where it was in none."""
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        name = str(frame.f_globals.get("__name__"))
+        if any(name == module or name.startswith(f"{module}.") for module in _LOADED):
+            return f"It was raised in the plugin {name}: {frame.f_code.co_filename}, line {line}."
+    return ""
+
+
+_LOADED: set[str] = set()
+"""Modules that commands of this process have named."""
 
 REGISTER = "Components are added with @register(kind, name), from peakpoint import register."
 _OURS = ("peakpoint", "trainer", "models", "optimizers", "checkpointing")

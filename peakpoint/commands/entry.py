@@ -47,6 +47,8 @@ def main() -> None:
         except Exception as error:
             sentence = None if debug else _sentence(error)
             if sentence is None:
+                if plugin := registry.raised_in(error):
+                    error.add_note(plugin)  # the last line of the traceback
                 raise
             say_error(sentence)
             code = 1

@@ -6,8 +6,10 @@ from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import registry
+from peakpoint.base.errors import UserError
 from peakpoint.base.files import CONF
 from peakpoint.checkpointing import policies  # noqa: F401 (registers)
 from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
@@ -48,7 +50,7 @@ def register_schemas() -> None:
         for name, settings in registry.table(kind).items():
             if not is_dataclass(settings):
                 continue
-            node: Any = OmegaConf.structured(settings)
+            node = _structured(kind, name, settings)
             if kind not in LISTS:
                 node.name = name
             store.store(group=f"schema/{kind}", name=name, node=node)
@@ -56,6 +58,18 @@ def register_schemas() -> None:
                 store.store(group=group, name=name, node={name: node} if kind in LISTS else node)
     before = {"before": {"_target_": "peakpoint.trainer.run_directory.Before"}}
     store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
+
+
+def _structured(kind: str, name: str, settings: Any) -> Any:
+    """Return a component's class as Hydra stores it. Raises UserError for a field without a type of YAML."""
+    try:
+        return OmegaConf.structured(settings)
+    except OmegaConfBaseException as error:
+        fault = str(error).splitlines()[0].rstrip(".")
+    raise UserError(
+        f"The {kind} {name} ({settings.__module__}.{settings.__qualname__}) cannot be configured: {fault}. "
+        "Give its fields types of YAML, such as int, float, str, bool, list[int] and dict[str, int]."
+    )
 
 
 def load_plugins(modules: Sequence[str]) -> None:

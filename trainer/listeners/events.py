@@ -10,7 +10,8 @@ listeners are chosen with `logger=[console,tensorboard]`, and their settings der
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -86,10 +87,25 @@ class Logger(ABC):
         """Return the listener of an attempt."""
 
 
+class Apart:
+    """Passes events to a listener until its first error, which is raised within `failed`."""
+
+    def __init__(self, listener: Listener, failed: Callable[[], AbstractContextManager[None]]) -> None:
+        self._listener, self._failed, self._works = listener, failed, True
+
+    def __call__(self, event: Published) -> None:
+        """Pass an event on."""
+        if self._works:
+            self._works = False
+            with self._failed():
+                self._listener(event)
+                self._works = True
+
+
 class Publisher:
     """Passes events to every listener, then to the manager, whose facts come back to the listeners."""
 
-    def __init__(self, listeners: Sequence[Listener], manager: "Manager") -> None:
+    def __init__(self, listeners: Sequence[Callable[[Published], None]], manager: "Manager") -> None:
         self._listeners = tuple(listeners)
         self._handle = manager.handle
         manager.subscribe(self.notify)

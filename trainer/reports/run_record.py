@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peakpoint.base import bounded
+from peakpoint.base import bounded, registry
 from peakpoint.base.errors import CheckpointError, PeakpointError, UserError, os_reason
 from peakpoint.base.files import write_atomic
 from peakpoint.base.lock import present
@@ -210,10 +210,10 @@ def set_status(run: Path, state: str, **facts: Any) -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """Return what ended a run, as a sentence; an unexpected error with its type."""
+    """Return what ended a run, as a sentence; an unexpected error with its type and its plugin."""
     if isinstance(error, PeakpointError):
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error} {registry.raised_in(error)}".rstrip()
 
 
 def log_failure(error: BaseException) -> None:

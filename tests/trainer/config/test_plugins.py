@@ -3,6 +3,7 @@
 import pkgutil
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -16,6 +17,7 @@ from peakpoint.checkpointing.policy import Policy
 from peakpoint.models import Model
 from peakpoint.optimizers.pruning.criterion import Criterion
 from peakpoint.optimizers.settings import Optimizer, Scheduler
+from peakpoint.trainer.build import build_model, build_optimizer, build_schedule
 from peakpoint.trainer.config.check import checked
 from peakpoint.trainer.config.choices import choices, register_schemas
 from tests.conftest import TINY, status
@@ -53,8 +55,29 @@ def test_a_bug_in_a_module_is_shown_whole(tmp_path, monkeypatch, code, error):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
     (tmp_path / "broken_plugin.py").write_text(code)
-    with pytest.raises(error):
+    with pytest.raises(error) as shown:
         registry.load(["broken_plugin"])
+    place = f"It was raised in the plugin broken_plugin: {tmp_path / 'broken_plugin.py'}, line 1."
+    assert registry.raised_in(shown.value) == place
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("import sys; sys.exit(3)", "ends the program while it is imported: take its exit out."),
+        ("def f(:", "cannot be imported: invalid syntax (faulty_plugin.py, line 1)"),
+        (
+            "from peakpoint import register; register('optimiser', 'x')",
+            "cannot be imported: There is no kind of component named optimiser: did you mean optimizer?",
+        ),
+    ],
+)
+def test_a_module_that_does_not_register_or_ends_the_program_is_named(tmp_path, monkeypatch, code, fault):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "faulty_plugin.py").write_text(code)
+    with pytest.raises(CheckpointError) as refusal:
+        registry.load(["faulty_plugin"])
+    assert str(refusal.value) == f"plugins: faulty_plugin {fault}"
 
 
 @dataclass(kw_only=True)
@@ -323,3 +346,27 @@ def test_a_network_whose_output_is_no_logits_is_one_line_before_the_first_step(t
     assert re.fullmatch(rf"{sentence}\(16, 4\), a logit for each image and class: .*\.\n", done.err)
     assert status(tmp_path / "run")["state"] == "failed"
     assert list((tmp_path / "run").rglob("*.pt")) == []
+
+
+@pytest.mark.parametrize(
+    ("base", "build"),
+    [
+        (Tiny, lambda made: build_model(made, (1, 8, 8), 4)),
+        (Plain, lambda made: build_optimizer(made, torch.nn.Linear(2, 2))),
+        (Half, lambda made: build_schedule(made, 5, 10)),
+    ],
+)
+def test_what_a_component_builds_is_checked_by_its_kind(base, build):
+    made = type("Nothing", (base,), {"build": lambda *_: None})(name="of_mine")
+    with pytest.raises(ValueError, match="=of_mine: its build has returned an object of type NoneType: let"):
+        build(made)
+
+
+def test_a_field_of_a_type_without_values_is_named_with_its_class(own_components):
+    @register("optimizer", "odd_of_mine")
+    @dataclass(kw_only=True)
+    class Odd(Plain):
+        after: Callable = print
+
+    with pytest.raises(UserError, match=r"^The optimizer odd_of_mine \(.*Odd\) cannot be .* type annotation"):
+        register_schemas()

@@ -49,6 +49,21 @@ class Rows:
 class Broken(Logger):
     def build(self, attempt):
         raise UserError("no room for a logger")
+
+
+@register("logger", "failing")
+@dataclass(kw_only=True)
+class Failing(Logger):
+    def build(self, attempt):
+        return Fails()
+
+
+class Fails:
+    def __call__(self, event):
+        raise RuntimeError("no such place")
+
+    def close(self):
+        pass
 """
 OURS = [word for word in TINY if not word.startswith("logger")]
 CHOSEN = ("plugins=[csv_of_mine]", "logger=[table]")
@@ -89,6 +104,18 @@ def test_where_one_cannot_be_built_the_others_are_closed(train, plugin, tmp_path
     assert (done.code, done.err) == (1, "error: no room for a logger\n")
     assert (tmp_path / "run" / "evaluations.csv").read_text() == "closed\n"
     assert status(tmp_path / "run")["state"] == "failed"
+
+
+def test_a_logger_that_fails_is_left_out_and_training_goes_on(train, plugin, tmp_path):
+    done = train(*OURS, CHOSEN[0], "logger=[failing,table]", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    line = "logger.failing failed and is left out from here on: RuntimeError: no such place It was raised in"
+    assert done.out.count(line) == 1
+    assert len(evaluations(tmp_path / "run" / "evaluations.csv")) == len(rows(tmp_path / "run", "eval"))
+    found = status(tmp_path / "run")
+    assert found["state"] == "finished"
+    assert [note for note in found["notes"] if note.startswith(line)] == found["notes"]
+    assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
