@@ -104,8 +104,8 @@ def _rows(members: list[Manifest], names: dict[Manifest, list[str]]) -> tuple[li
         sparsity = shown("sparsity", m.sparsity)
         why = "; ".join([*names.get(m, []), *m.reasons])
         where = (Path(m.file).name, m.epoch, m.global_step)
-        rows.append([*where, *values, sparsity, f"{m.bytes / 1e6:.1f}", why])
-    return ["file", "epoch", "step", *metrics, "sparsity", "MB", "why"], rows
+        rows.append([*where, *values, sparsity, in_words(m.bytes), why])
+    return ["file", "epoch", "step", *metrics, "sparsity", "size", "why"], rows
 
 
 @takes(path_argument("path", "FILE", "a .pt file, or a link such as latest.pt"))

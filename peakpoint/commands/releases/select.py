@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.terminal import Console, say_error
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, takes
@@ -63,9 +64,9 @@ def _print(found: "Selection") -> None:
     for c in found.candidates:
         file = str(c.path.relative_to(base)) if base else c.manifest.file
         values = [_value(name, c.facts.get(name)) for name in names]
-        rows.append([c.rank or "", file, c.manifest.epoch, *values, f"{c.manifest.bytes / 1e6:.1f}"])
+        rows.append([c.rank or "", file, c.manifest.epoch, *values, in_words(c.manifest.bytes)])
         rejected += [f"rejected  {file}: {'; '.join(c.rejected)}"] if c.rejected else []
-    console.table(["", "file", "epoch", *names, "MB"], rows, words=["file"])
+    console.table(["", "file", "epoch", *names, "size"], rows, words=["file"])
     for line in ("", *rejected):
         console.say(line)
     for note in found.notes:

@@ -51,8 +51,8 @@ class Settings:
         own = asdict(self.card)
         given = {name: value for name, value in own.items() if card.lines_of(value)}
         texts = {name: earlier[name] for name in own if earlier.get(name)} | given
-        hint = "" if file else ", in a file of your own (--card FILE),"
-        card.check(texts, f"them in {file or RELEASE / CARD}{hint} or with --set card.NAME=TEXT")
+        where = file or "a file of your own (--card FILE), in conf/release/card.yaml"
+        card.check(texts, f"them in {where} or with --set card.NAME=TEXT")
         return texts
 
     def __post_init__(self) -> None:

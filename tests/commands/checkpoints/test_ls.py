@@ -191,7 +191,7 @@ def test_each_command_says_what_it_takes(name, capsys):
 def test_without_a_terminal_every_column_is_whole(finished):
     done = command("ls", str(finished), cwd=finished, module="peakpoint")
     header, _, *rows = done.stdout.partition("milestone\n")[2].partition("\n\n")[0].splitlines()
-    assert header.split() == ["file", "epoch", "step", *METRICS, "sparsity", "MB", "why"]
+    assert header.split() == ["file", "epoch", "step", *METRICS, "sparsity", "size", "why"]
     files = {p.name for p in (finished / "checkpoints" / "milestone").glob("*.pt") if not p.is_symlink()}
     assert {row.split()[0] for row in rows} == files
     assert "…" not in done.stdout

@@ -44,7 +44,9 @@ def test_a_card_that_says_too_little(trained, cli_main, texts):
     )
     message = refused(cli_main("promote", trained, "--version", "1.0.0"))
     assert "lacks description, intended_use, limitations, ethical_considerations and license" in message
-    assert "conf/release/card.yaml, in a file of your own (--card FILE), or with --set" in message
+    assert (
+        "write them in a file of your own (--card FILE), in conf/release/card.yaml or with --set" in message
+    )
     assert tree(trained) == before
 
 
