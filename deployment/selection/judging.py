@@ -53,7 +53,7 @@ def failures(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) -
     found = []
     for name, bound in rule.bounds.items():
         if reason := _failure(rule, name, bound, facts, references):
-            found.append(f"{rule.metric} {name} {bound:g}{against}: {reason}")
+            found.append(f"{reason} (rule: {rule.metric} {name} {bound:g}{against})")
     return found
 
 
@@ -70,7 +70,8 @@ def _failure(
         if known < 0 and name.endswith("ratio"):
             return f"a ratio to {known:.6g}, which is below 0, has no meaning"
         reference, beside = known, f", the {rule.vs} {known:.6g}"
-    return None if _met(rule.metric, name, bound, value, reference) else f"it is {value:.6g}{beside}"
+    met = _met(rule.metric, name, bound, value, reference)
+    return None if met else f"{rule.metric} is {value:.6g}{beside}"
 
 
 def missing(facts: Facts, metric: str) -> str:

@@ -124,7 +124,7 @@ def test_what_is_not_there_is_one_line_and_exit_code_1(run, cli_main, tmp_path):
         (["ls", "x", "--josn"], "--josn is not an option: did you mean --json?"),
         (["ls", "x", "y"], "y is one too many; peakpoint ls --help shows what there is."),
         (["export", "x", "y", "--format", "onx"], "onx is not a choice of --format: did you mean onnx?"),
-        (["compare", "x", "--batch", "b"], "argument --batch: invalid int value: 'b'; "
+        (["compare", "x", "--batch", "b"], "argument --batch: 'b' is not a whole number; "
          "peakpoint compare --help shows what there is."),
         (["show\x1b[2J"], "show\\x1b[2J is not a command: did you mean show?"),
     ],

@@ -70,22 +70,24 @@ def test_what_is_not_a_number_never_qualifies(operator, value):
     facts, why = ({}, "m is not recorded") if value is None else ({"m": value}, f"m is {value}")
     against = " vs champion" if operator in MARGINS else ""
     champion = {"champion": {"m": 0.0}}
-    assert failure(operator, 0.0, facts, champion) == f"m {operator} 0{against}: {why}"
+    assert failure(operator, 0.0, facts, champion) == f"{why} (rule: m {operator} 0{against})"
     if against:  # nor can anything be measured against it
-        assert failure(operator, 0.0, {"m": 0.0}, {"champion": facts}).endswith(f"for the champion, {why}")
+        assert failure(operator, 0.0, {"m": 0.0}, {"champion": facts}).startswith(f"for the champion, {why}")
 
 
 def test_a_rule_against_nobody_is_passed_over():
     assert failure("min_delta", 0.0, {}) is None
     assert failure("min_delta", 0.0, {"m": 0.5}, {"champion": {"m": 0.75}}) == (
-        "m min_delta 0 vs champion: it is 0.5, the champion 0.75"
+        "m is 0.5, the champion 0.75 (rule: m min_delta 0 vs champion)"
     )
 
 
 def test_each_bound_has_its_own_sentence():
     rule = Requirement(metric="m", min=0.7, below=1)
-    assert judging.failures(rule, {"m": 0.5}, {}) == ["m min 0.7: it is 0.5"]
-    assert judging.failures(rule, {}, {}) == [f"m {b}: m is not recorded" for b in ("min 0.7", "below 1")]
+    assert judging.failures(rule, {"m": 0.5}, {}) == ["m is 0.5 (rule: m min 0.7)"]
+    assert judging.failures(rule, {}, {}) == [
+        f"m is not recorded (rule: m {bound})" for bound in ("min 0.7", "below 1")
+    ]
 
 
 def test_a_sparsity_is_met_by_the_count_that_a_mask_can_reach():

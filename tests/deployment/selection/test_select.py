@@ -86,7 +86,7 @@ def test_nothing_qualifies_is_reported_with_every_rule_that_rejected(measured_ru
     assert (found.winner, found.measured) == (None, None)
     assert len(found.candidates) == 3
     assert all(candidate.rejected for candidate in found.candidates)
-    assert [r.split(":")[0] for r in reasons(found, EARLY)] == [
+    assert [r.split("(rule: ")[1].rstrip(")") for r in reasons(found, EARLY)] == [
         "accuracy above 0.7",
         "sparsity min 0.5",
         "epoch above 20",
@@ -156,9 +156,9 @@ def test_nan_never_qualifies_and_what_is_missing_is_named(measured_copy):
         [measured_copy],
         by(rank=["f1_score"], require=[{"metric": "accuracy", "min": 0.1}]),
     )
-    assert reasons(found, FINAL) == ["accuracy min 0.1: accuracy is nan"]
+    assert reasons(found, FINAL) == ["accuracy is nan (rule: accuracy min 0.1)"]
     assert reasons(found, EARLY) == [
-        "accuracy min 0.1: accuracy is not recorded",
+        "accuracy is not recorded (rule: accuracy min 0.1)",
         "rank f1_score: f1_score is not recorded",
     ]
     assert found.winner[1].global_step == MIDDLE
@@ -209,7 +209,7 @@ def test_margins_to_the_champion_are_to_its_manifest(measured_copy):
     found = select.choose([measured_copy], by(require=[rule]))
     assert (found.champion, found.notes) == ("1.0.0", ())
     assert steps(found) == [FINAL]
-    wrong = f"accuracy min_delta -0.02 vs champion: it is {middle:.6g}, the champion {final + 0.01:.6g}"
+    wrong = f"accuracy is {middle:.6g}, the champion {final + 0.01:.6g} (rule: accuracy min_delta -0.02 vs champion)"
     assert wrong in reasons(found, MIDDLE)
     size = {"metric": "bytes", "vs": "champion", "max_ratio": 1.0}
     assert not steps(select.choose([measured_copy], by(require=[size])))
@@ -247,7 +247,7 @@ def test_speed_and_size_are_measured_of_those_that_pass_the_rest(measured_run):
     assert facts[FINAL]["weights_bytes"] < facts[MIDDLE]["weights_bytes"] < facts[MIDDLE]["bytes"] / 2
     found = up_to(int(facts[FINAL]["weights_bytes"]))
     assert steps(found) == [FINAL]
-    assert reasons(found, MIDDLE)[0].startswith("weights_bytes max ")
+    assert "(rule: weights_bytes max " in reasons(found, MIDDLE)[0]
     slow = select.choose([measured_run], by(require=[{"metric": "latency_ms", "max": 0}]), dry_run=True)
     assert not steps(slow)
 
