@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base.errors import PeakpointError
-from peakpoint.base.lock import followed
+from peakpoint.base.lock import present
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.policies.sparsity import peak
 from peakpoint.checkpointing.state import objects, serialize
@@ -33,7 +33,7 @@ class Ending:
     @property
     def directory(self) -> Path:
         """Return the run's directory, where it is now."""
-        return followed(self._directory)
+        return present(self._directory, or_named=True)
 
     @contextlib.contextmanager
     def without(self, missing: str) -> Iterator[None]:

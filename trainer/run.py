@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from peakpoint.base.errors import CheckpointError, UserError
-from peakpoint.base.lock import followed, one_writer
+from peakpoint.base.lock import one_writer, present
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import RunEnd
 from peakpoint.checkpointing.manager import Manager, Options
@@ -78,7 +78,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
                     with with_last_good(target.root, target.run, parts.data.num_classes):
                         end, lost = _train(parts, manager, ending, mirrors)
                 if end is None:
-                    return _interrupted(followed(directory), parts)
+                    return _interrupted(present(directory, or_named=True), parts)
                 ending.finish(target, lost, reason=end.reason, **_facts(parts))
                 # A signal may have come during the report.
                 return 128 + parts.loop.signal if parts.loop.signal else 0

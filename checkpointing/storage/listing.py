@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peakpoint.base import bounded, semver
 from peakpoint.base.errors import CheckpointError, FormatError
-from peakpoint.base.lock import followed
+from peakpoint.base.lock import present
 from peakpoint.base.text import in_short
 from peakpoint.checkpointing.storage import foreign
 from peakpoint.checkpointing.storage.manifest import (
@@ -40,7 +40,7 @@ class Index:
 
     def manifests(self) -> list[Manifest]:
         """List the folders, read new manifests, and return every readable one, oldest first."""
-        seen, root = {}, followed(self._root)
+        seen, root = {}, present(self._root, or_named=True)
         for tier in (TRAINING, MILESTONE):
             for name, mark in _manifests(root / tier):
                 file = f"{tier}/{name}"

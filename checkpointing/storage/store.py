@@ -20,7 +20,7 @@ from peakpoint.base.digests import SAVED_WITH
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
 from peakpoint.base.files import CHUNK, STAGED_PREFIX, Staged, abandoned, fsync_directory, staged_name
-from peakpoint.base.lock import briefly, followed, present
+from peakpoint.base.lock import briefly, present
 from peakpoint.checkpointing.storage import journal
 from peakpoint.checkpointing.storage.listing import Index, check_outside, is_root
 from peakpoint.checkpointing.storage.manifest import (
@@ -76,7 +76,7 @@ class Store:
     @property
     def root(self) -> Path:
         """Return the present folder of the tiers: a run's directory may be moved while it is written."""
-        return followed(self._root)
+        return present(self._root, or_named=True)
 
     def check_place(self) -> None:
         """Raise Gone when the run's directory was removed or moved out of reach."""

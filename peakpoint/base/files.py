@@ -83,13 +83,14 @@ def check_folder(path: Path) -> None:
 class Staged(contextlib.AbstractContextManager["Staged"]):
     """A new file beside `target` that takes its name by `publish`, or is removed at the end of the block.
 
-    It is locked while it is open, so that a sweep can tell a living writer from a dead one. `digest` and
-    `size` are those of the bytes passed to `write`.
+    It is locked while it is open, so that a sweep can tell a living writer from a dead one. `size` counts the
+    bytes passed to `write`; `digest` is theirs at the last `sync`, with the name of its algorithm.
     """
 
     def __init__(self, target: Path, end: str = "", algorithm: str = SAVED_WITH) -> None:
         self.path = staged_name(target, end)
         self.size = self._begun = 0
+        self.digest = ""
         self._algorithm, self._hasher = algorithm, HASHERS[algorithm]()
         self._thread = ThreadPoolExecutor(1)
         self._target = target
@@ -128,15 +129,11 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
             self._begun = self.size
         return len(view)
 
-    @property
-    def digest(self) -> str:
-        """Return the digest of the bytes written so far, with the name of its algorithm."""
-        return f"{self._algorithm}:{self._hasher.hexdigest()}"
-
     def sync(self) -> None:
-        """Make what was written durable."""
+        """Make what was written durable, and name its digest."""
         self._file.flush()
         fsync_file(self._raw.fileno(), self.path)
+        self.digest = f"{self._algorithm}:{self._hasher.hexdigest()}"
 
     def publish(self, target: Path | None = None) -> None:
         """Take the target's name, or that of another in the same directory, in one step."""

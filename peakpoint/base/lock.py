@@ -126,23 +126,22 @@ def _identity(directory: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def present(path: Path) -> Path:
+def present(path: Path, *, or_named: bool = False) -> Path:
     """Return the present path of a file below a locked directory that may have been moved.
 
-    Raises FileNotFoundError when that directory was removed, or moved to another file system.
+    Raises FileNotFoundError when that directory was removed, or moved to another file system; with `or_named`
+    it returns the path as it is, for its opener to fail on.
     """
     absolute = Path(os.path.abspath(path))  # noqa: PTH100, as it was named
     for descriptor, held in tuple(_held.items()):
         if absolute.is_relative_to(held.named):
-            place = _followed(descriptor, held)
+            try:
+                place = _followed(descriptor, held)
+            except FileNotFoundError:
+                if or_named:
+                    return path
+                raise
             return path if place == held.named else place / absolute.relative_to(held.named)
-    return path
-
-
-def followed(path: Path) -> Path:
-    """Return the result of `present`, or the path itself where that raises, for its opener to fail on."""
-    with contextlib.suppress(OSError):
-        return present(path)
     return path
 
 

@@ -69,6 +69,9 @@ def test_a_policy_of_ones_own_says_how_many_it_keeps(cli_main):
     @register("policy", "every_evaluation")
     @dataclass(kw_only=True)
     class EveryEvaluation(Policy):
+        def decide(self, event):
+            return []
+
         def at_most(self, run):
             return run.epochs
 
