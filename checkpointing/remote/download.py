@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peakpoint.base import digests, files
-from peakpoint.base.bounded import json_text, read_bytes, read_json
+from peakpoint.base.bounded import read_bytes, read_json
 from peakpoint.base.disk_space import failure, free_room, in_words
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import STAGED_PREFIX, Staged, fsync_directory, fsync_file, write_atomic
 from peakpoint.base.lock import one_writer, try_lock
-from peakpoint.base.text import in_short
+from peakpoint.base.text import in_short, json_text
 from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     MARK,

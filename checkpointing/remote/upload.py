@@ -15,11 +15,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from peakpoint.base import files, semver
-from peakpoint.base.bounded import LOG, Absent, json_text, opened, read_bytes
+from peakpoint.base.bounded import LOG, Absent, opened, read_bytes
 from peakpoint.base.digests import matches
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import try_lock
-from peakpoint.base.text import utc_now
+from peakpoint.base.text import json_text, utc_now
 from peakpoint.checkpointing.remote.client import Differs, Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     FORMAT,

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from peakpoint.base.bounded import DEEPEST, opened
+from peakpoint.base.bounded import opened
 from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.text import DEEPEST
 
 PACKED = 10
 """Largest ratio of the entries' bytes to the file's; torch.save packs nothing."""

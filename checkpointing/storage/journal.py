@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base import files
-from peakpoint.base.bounded import LONGEST, Absent, json_text, json_value, lines
+from peakpoint.base.bounded import LONGEST, Absent, json_value, lines
 from peakpoint.base.errors import CheckpointError, SaveFailed, os_reason
-from peakpoint.base.text import utc_now
+from peakpoint.base.text import json_text, utc_now
 
 JOURNAL = "metadata/journal.jsonl"
 CHECK, NUMBER = "check", "number"

@@ -13,8 +13,9 @@ from types import UnionType
 from typing import Any
 
 from peakpoint.base import digests
-from peakpoint.base.bounded import json_text, json_value, read_bytes
+from peakpoint.base.bounded import json_value, read_bytes
 from peakpoint.base.errors import CheckpointError, FormatError
+from peakpoint.base.text import json_text
 
 VERSION = "1.0.0"
 """Version of the layout of a checkpoint's file."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.bounded import LONGEST, json_text, json_value, lines
+from peakpoint.base.bounded import LONGEST, json_value, lines
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import append_line, appending
-from peakpoint.base.text import utc_now
+from peakpoint.base.text import json_text, utc_now
 from peakpoint.deployment.abtest.router import encoded, shares
 
 EXPOSURE = "exposure"

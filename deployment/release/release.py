@@ -13,11 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from peakpoint.base import semver
-from peakpoint.base.bounded import json_text
 from peakpoint.base.disk_space import check_memory, failure, tensor_bytes
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import Staged
-from peakpoint.base.text import readable, utc_now
+from peakpoint.base.text import json_text, readable, utc_now
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import aliases, listing, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, file_contents

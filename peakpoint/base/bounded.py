@@ -2,14 +2,14 @@
 
 Every file of a run directory, a mirror or a user that is read whole is read here. A pipe would block its
 reader for ever, a device has no end, a few bytes of YAML can expand to gigabytes, and Python's parsers
-recurse until their stack ends. JSON that is read later is made here, within the same bounds.
+recurse until their stack ends. `text.json_text` makes JSON within the same bounds.
 """
 
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,14 @@ from typing import Any
 import yaml
 
 from peakpoint.base.errors import CheckpointError, os_reason
-from peakpoint.base.text import readable
+from peakpoint.base.text import DEEPEST, SMALL, check_bounds
 
-SMALL = 64 << 20
-"""Largest record, card or index in bytes."""
 LONGEST = 16 << 20
 """Largest line in bytes."""
 LOG = 1 << 30
 """Largest file of lines in bytes."""
 WRITTEN = 256 << 10
 """Largest YAML file in bytes, which takes the parser a second."""
-DEEPEST = 64
-"""Deepest nesting of lists and objects."""
-WIDEST = 64
-"""Largest size of an integer in bits: seeds of torch have as many."""
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, ArithmeticError, RecursionError)
 """Exceptions of PyYAML for a text that is not YAML, or not a value."""
@@ -43,8 +37,6 @@ RUN_NAMES = (
 RUN_FOLDERS = ("checkpoints", ".hydra", ".hydra/resume-*")
 """Folders whose entries are folders or records, too."""
 
-_SPARE = 256
-"""Bytes for a digest and a line end."""
 _LONG_NUMBER = re.compile(r"\d{19}")
 
 
@@ -143,44 +135,8 @@ def json_value(data: str | bytes) -> Any:
     except MemoryError:
         raise ValueError("it takes too much memory") from None
     if text.count("[") + text.count("{") > DEEPEST or _LONG_NUMBER.search(text):
-        _check(found)
+        check_bounds(found)
     return found
-
-
-def json_text(value: Mapping[str, Any], limit: int = SMALL, indent: int | None = None) -> str:
-    """Return a value as JSON that is read within the bounds of this module, as `text.readable` says it.
-
-    `limit` is that of its reader in bytes. Raises CheckpointError, which names the key.
-    """
-    for key, each in value.items():
-        try:
-            _check([each])
-        except ValueError as error:
-            raise CheckpointError(
-                f"{key} cannot be saved as JSON: {error}. Give text, or a smaller value."
-            ) from None
-    text = json.dumps(readable(value), indent=indent, allow_nan=False)
-    if len(text) > limit - _SPARE:
-        longest = max(value, key=lambda key: len(json.dumps(readable(value[key]))))
-        raise CheckpointError(f"{longest} cannot be saved as JSON: it takes too many bytes. Leave it out.")
-    return text
-
-
-def _check(value: Any) -> None:
-    """Raise ValueError, with the key, for too deep a nesting and an integer of more than WIDEST bits."""
-    level = [("it", value)]
-    for _ in range(DEEPEST + 1):
-        children: dict[int, tuple[str, Any]] = {}  # by identity: what holds itself twice would double
-        for name, each in level:
-            if isinstance(each, Mapping):
-                children |= {id(child): (f"its {str(key)[:80]}", child) for key, child in each.items()}
-            elif isinstance(each, list | tuple):
-                children |= {id(child): (name, child) for child in each}
-            elif isinstance(each, int) and each.bit_length() > WIDEST:
-                raise ValueError(f"{name} has a number of more than {WIDEST} bits")
-        level = list(children.values())
-    if level:
-        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
 
 def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
@@ -199,7 +155,7 @@ def yaml_value(path: Path, loader: Any = yaml.SafeLoader) -> Any:
     text = yaml_text(path)
     try:
         found = yaml.load(text, Loader=loader)
-        _check(found)
+        check_bounds(found)
     except YAML_ERRORS as error:
         raise not_yaml(path, error) from None
     return found

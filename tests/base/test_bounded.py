@@ -7,6 +7,7 @@ import pytest
 
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError
+from peakpoint.base.text import json_text
 
 DEEP = 100_000
 
@@ -96,13 +97,13 @@ def test_what_is_written_is_read(tmp_path):
         deep = {"a": deep}
     value = {"seed": 2**64 - 1, "deep": deep, "nan": float("nan")}
     path = tmp_path / "x.json"
-    path.write_text(bounded.json_text(value))
+    path.write_text(json_text(value))
     assert bounded.read_json(path) == {**value, "nan": "nan"}
     loop = {}
     loop["a"] = [loop, loop]
     for wrong in (2**64, [{"b": [-(2**64)]}], {"a": {"b": deep}}, loop, "x" * 2000):
         with pytest.raises(CheckpointError, match=r"^key cannot be saved as JSON: it"):
-            bounded.json_text({"fine": 1, "key": wrong}, 2000)
+            json_text({"fine": 1, "key": wrong}, 2000)
 
 
 @pytest.mark.parametrize(

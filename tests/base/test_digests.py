@@ -40,6 +40,7 @@ def test_a_state_is_digested_as_it_is_written(tmp_path, compress):
     state = {"history": [float(i) for i in range(100_000)], "w": weight, "tied": weight}
     with Staged(tmp_path / "x") as staged:
         serialize.dump(state, staged, compress=compress)
+        staged.sync()
         staged.publish()
     assert staged.digest == digests.digest_of(tmp_path / "x", BLAKE3)
     assert torch.equal(serialize.load(tmp_path / "x")["w"], weight)

@@ -12,10 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peakpoint.base import registry
-from peakpoint.base.bounded import json_text
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.files import CONF
-from peakpoint.base.text import nearest
+from peakpoint.base.text import json_text, nearest
 from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.checkpointing.storage.manifest import TIERS
 from peakpoint.checkpointing.storage.naming import Template

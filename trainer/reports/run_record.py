@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peakpoint.base import bounded, registry
+from peakpoint.base import bounded, registry, text
 from peakpoint.base.errors import CheckpointError, PeakpointError, UserError, os_reason
 from peakpoint.base.files import write_atomic
 from peakpoint.base.lock import present
@@ -138,7 +138,7 @@ def watched(run: Path) -> tuple[str, str, list[float]]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a JSON file at once."""
-    write_atomic(path, bounded.json_text(value, indent=2) + "\n")
+    write_atomic(path, text.json_text(value, indent=2) + "\n")
 
 
 def typed(kind: str = "task") -> list[str]:

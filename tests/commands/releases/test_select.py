@@ -34,7 +34,7 @@ def test_every_candidate_is_printed_with_what_rejected_it(cli_main, measured_run
 def test_a_narrow_terminal_cuts_no_reason_off(on_a_terminal, measured_run):
     out = " ".join(on_a_terminal(50, "select", measured_run, "--rules", "best_practice").split())
     assert out.count(" rejected ") == 3
-    assert out.count("; epoch above 20: it is ") == 3
+    assert out.count("(rule: epoch above 20)") == 3
 
 
 def test_json_has_the_same_in_full(cli_main, measured_copy):
