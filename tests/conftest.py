@@ -100,7 +100,7 @@ def complete_run(run: Path, *arguments: str) -> Path:
 
 
 class Screen(io.StringIO):
-    """What a terminal of so many columns would show."""
+    """Return what a terminal of that many columns would show."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ TOOLS = ("mount", "mkfs.ext4", "mkfs.xfs", "eatmydata", "strace", "ssh-keygen")
 
 
 @pytest.mark.parametrize(
-    ("user", "missing", "said"),
+    ("user", "missing", "stated"),
     [
         (0, (), "make test, TEST_ALL=1"),
         (
@@ -68,7 +68,7 @@ TOOLS = ("mount", "mkfs.ext4", "mkfs.xfs", "eatmydata", "strace", "ssh-keygen")
         (1000, ("eatmydata",), "make test, TEST_ALL="),
     ],
 )
-def test_ci_installs_what_the_tests_of_root_need(tmp_path, user, missing, said):
+def test_ci_installs_what_the_tests_of_root_need(tmp_path, user, missing, stated):
     """.ci/run with programs that say how they were called."""
     programs = {
         "id": f"echo {user}",
@@ -92,4 +92,4 @@ def test_ci_installs_what_the_tests_of_root_need(tmp_path, user, missing, said):
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, stated), done.stderr

@@ -128,7 +128,7 @@ class Loop:
         return last
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        """One optimizer step. On CUDA nothing here waits for the device unless steps may be skipped."""
+        """Take one optimizer step. On CUDA nothing here waits for the device unless steps may be skipped."""
         state, parts = self.state, self.settings.grad_accumulation
         if self._skipping:
             self._skipping.remember()
@@ -217,7 +217,7 @@ class Loop:
 
     @property
     def done(self) -> bool:
-        """Whether the last epoch or the last step has been reached."""
+        """Return whether the last epoch or the last step has been reached."""
         progress, limit = self.state.progress, self.settings.max_steps
         return progress.epoch >= self.settings.epochs or (limit is not None and progress.step >= limit)
 

@@ -77,10 +77,10 @@ with steady_output():
     console = Console()
     for number in range(1000):
         print("printed", number, "\\udcff \\u20ac")
-        console.say("said")
+        console.say("stated")
         console.table(["a"], [[number]])
         logging.warning("logged")
-        say_error("told")
+        say_error("reported")
     open(sys.argv[1], "w").write("whole")
     sys.exit(7)
 """
@@ -115,7 +115,7 @@ def test_whatever_becomes_of_the_output_the_program_goes_on(tmp_path, shell):
     )
     assert done.returncode == 7, done.stderr
     assert (tmp_path / "done").read_text() == "whole"
-    assert set(done.stderr.splitlines()) <= {"error: told"}
+    assert set(done.stderr.splitlines()) <= {"error: reported"}
 
 
 def test_the_streams_are_as_they_were_afterwards(capsys):
@@ -130,5 +130,5 @@ def test_the_streams_are_as_they_were_afterwards(capsys):
 def test_a_closed_stream_is_passed_over(tmp_path):
     with (tmp_path / "file").open("w") as file:
         console = Console(file=file)
-    console.say("said")
+    console.say("stated")
     console.table(["a"], [[1]])

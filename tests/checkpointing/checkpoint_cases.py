@@ -51,7 +51,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 class Asks:
-    """A policy that saves at the steps that it is told, under the roles that it is told, and keeps all."""
+    """A policy that saves at given steps, under given roles, and keeps all."""
 
     def __init__(self, saves: dict[int, list[Save]]) -> None:
         self.saves = saves
@@ -118,7 +118,7 @@ class World:
             EvalEnd(self.epochs, step, metrics, sparsity, 0), EpochEnd(self.epochs, step)
         )
 
-    def said(self, kind: type) -> list:
+    def stated(self, kind: type) -> list:
         """The facts of a kind that were published so far, after all is written."""
         self.manager.drain()
         return [fact for fact in self.facts if isinstance(fact, kind)]

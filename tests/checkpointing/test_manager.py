@@ -39,7 +39,7 @@ def test_one_moment_is_one_write_under_many_names(world):
     ]
     assert len({(run.root / m.file).stat().st_ino for m in run.kept}) == 1
     assert len({m.digest for m in run.kept}) == 1
-    (fact,) = run.said(Saved)
+    (fact,) = run.stated(Saved)
     assert fact.file == "training/checkpoint_epoch_0001_step_00000010.pt"
     assert set(fact.tags) == {
         "interval", "best_accuracy", "best_loss", "top_k",
@@ -89,9 +89,9 @@ def test_the_last_three_stay_and_each_goes_only_after_its_successor_is_sound(wor
     names = [f"training/checkpoint_epoch_{e:04d}_step_{10 * e:08d}.pt" for e in range(1, 7)]
     expected = [Saved] * 3 + [Saved, Verified, Deleted] * 3
     assert [type(fact) for fact in run.facts] == expected
-    assert [f.file for f in run.said(Saved)] == names
-    assert [f.file for f in run.said(Verified)] == names[3:]
-    assert [f.file for f in run.said(Deleted)] == names[:3]
+    assert [f.file for f in run.stated(Saved)] == names
+    assert [f.file for f in run.stated(Verified)] == names[3:]
+    assert [f.file for f in run.stated(Deleted)] == names[:3]
 
 
 def test_latest_is_the_newest_state_whatever_was_saved(world):
@@ -194,7 +194,7 @@ def test_the_end_of_a_run_is_saved_unless_it_was_just_saved(world):
         run.epoch(0.5)
     assert [m.epoch for m in run.kept] == [2]
     run.manager.handle(RunEnd(2, 20, "all epochs are done"))
-    assert len(run.said(Saved)) == 1
+    assert len(run.stated(Saved)) == 1
     run.epoch(0.5)
     run.manager.handle(RunEnd(3, 30, "all epochs are done"))
     assert [(m.epoch, m.tags, m.reasons) for m in run.kept][-1] == (3, ("last",), ("the end of the run",))
@@ -202,7 +202,7 @@ def test_the_end_of_a_run_is_saved_unless_it_was_just_saved(world):
     run.attempt()
     run.manager.load_state_dict({})
     run.manager.handle(RunEnd(3, 30, "resumed, and nothing to do"))
-    assert len(run.said(Saved)) == 2
+    assert len(run.stated(Saved)) == 2
 
 
 def test_an_interruption_saves_the_step_in_hand(world):
@@ -248,7 +248,7 @@ def test_of_two_saves_of_one_step_the_newer_stands(world):
     assert points(run.root / "training" / "latest.pt") == run.kept[-1].file.split("/")[1]
 
 
-def test_policies_get_their_counters_back_by_name_and_what_has_no_taker_is_told(world, caplog):
+def test_policies_get_their_counters_back_by_name_and_what_has_no_taker_is_reported(world, caplog):
     caplog.set_level(logging.INFO, "peakpoint")
     run = world(best=case.best(), stop=case.early_stopping(patience=3))
     for accuracy in (0.9, 0.5):

@@ -1,4 +1,4 @@
-"""Real failures and the background: what was there stays, what is lost is told, training goes on."""
+"""Real failures and the background: what was there stays, what is lost is reported, training goes on."""
 
 import errno
 import math
@@ -30,7 +30,7 @@ def test_a_successor_that_is_not_sound_deletes_nothing(world, warnings, monkeypa
     run.epoch(0.6)
     monkeypatch.undo()
     assert [m.epoch for m in run.kept] == [1, 2]
-    assert run.said(Deleted) == []
+    assert run.stated(Deleted) == []
     assert len(warnings()) == 1
     assert "does not match the digest" in warnings()[0]
     assert locate.newest_verified(run.root).manifest.epoch == 1
@@ -105,7 +105,7 @@ def test_with_one_to_keep_and_no_room_for_the_second_the_first_stays(world):
     assert whole(run)
 
 
-def test_a_save_that_fails_stops_the_run_when_told_to(world):
+def test_a_save_that_fails_stops_the_run_when_asked_to(world):
     run = world(interval=case.interval(epochs=1))
     run.attempt(on_error="stop")
     run.epoch(0.5)
@@ -153,7 +153,7 @@ def test_a_rolling_save_that_fails_too_does_not_push_the_peak_out(world, warning
     assert whole(run)
 
 
-def test_a_peak_that_gives_way_to_a_higher_one_is_told(world, warnings):
+def test_a_peak_that_gives_way_to_a_higher_one_is_reported(world, warnings):
     run = world(interval=case.interval(epochs=1), best=case.best(keep=2))
     run.epoch(0.5)
     with files_no_larger_than(1000):
@@ -170,7 +170,7 @@ def test_a_peak_that_gives_way_to_a_higher_one_is_told(world, warnings):
     assert whole(run)
 
 
-def test_a_peak_that_finds_no_room_to_the_end_is_told(world, warnings):
+def test_a_peak_that_finds_no_room_to_the_end_is_reported(world, warnings):
     run = world(best=case.best())
     run.epoch(0.5)
     with files_no_larger_than(1000):
@@ -202,7 +202,7 @@ def test_after_a_loss_the_best_of_the_rest_is_saved(world, warnings):
 
 
 @pytest.mark.parametrize("there", ["another", "none"])
-def test_a_peak_whose_file_is_gone_is_told_at_the_resume_and_is_no_bar(world, warnings, there):
+def test_a_peak_whose_file_is_gone_is_reported_at_the_resume_and_is_no_bar(world, warnings, there):
     """As when the process was killed while the peak waited for a disk, or its file was damaged since."""
     run = world(interval=case.interval(epochs=1), best=case.best(keep=2))
     if there == "another":
@@ -349,7 +349,7 @@ def test_training_waits_for_the_copy_and_for_the_save_before_and_each_wait_is_re
     run.manager.handle(StepEnd(2, 11))
     threading.Timer(0.2, release.set).start()
     run.epoch(0.5)
-    first, second = run.said(Saved)
+    first, second = run.stated(Saved)
     assert first.stall_s < 0.15 < second.stall_s
     assert second.total_s >= second.stall_s
     assert first.total_s > 0.15

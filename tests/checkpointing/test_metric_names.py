@@ -1,4 +1,4 @@
-"""Which way a metric is better: by its name, by what was said before, or refused; everywhere the same."""
+"""Which way a metric is better: by its name, by what was stated before, or refused; everywhere the same."""
 
 import math
 
@@ -89,7 +89,7 @@ def test_rules_do_not_rank_an_error_as_a_success(tmp_path, rank, line):
     assert modes == ["min", "max", "max", "max", "min"]
 
 
-def test_a_mode_against_the_name_is_taken_and_told_once(tmp_path, caplog):
+def test_a_mode_against_the_name_is_taken_and_reported_once(tmp_path, caplog):
     manager, t = CheckpointManager(tmp_path / "c"), Training()
     warn_of_mode.cache_clear()
     for value in (0.9, 0.5):
@@ -97,7 +97,7 @@ def test_a_mode_against_the_name_is_taken_and_told_once(tmp_path, caplog):
     Best(metrics={"valid_acc": Metric(mode="min", min_delta=0.0)}, keep=1)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "mode=min is taken for valid_acc, whose name says that it is better the higher it is."
-    assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2) is None  # said once, it holds
+    assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2) is None  # stated once, it holds
     caplog.clear()
     assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2, mode="max")
     assert caplog.messages == ["mode=max is taken for valid_acc, whose last milestone here had mode=min."]
@@ -120,7 +120,7 @@ def test_every_policy_tells_of_a_mode_against_the_name(policy, caplog):
     ]
 
 
-def test_the_last_mode_that_was_said_of_a_metric_holds(tmp_path):
+def test_the_last_mode_that_was_stated_of_a_metric_holds(tmp_path):
     manager, t = CheckpointManager(tmp_path / "c"), Training()
     for value, mode in ((1.0, "max"), (0.5, "min"), (0.4, None)):
         assert manager.save_milestone_checkpoint(t.model, value, "quality", 1, mode=mode)
@@ -128,7 +128,7 @@ def test_the_last_mode_that_was_said_of_a_metric_holds(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", 5, None])
-def test_the_name_of_a_metric_is_text_whether_or_not_its_mode_is_said(tmp_path, name):
+def test_the_name_of_a_metric_is_text_whether_or_not_its_mode_is_stated(tmp_path, name):
     manager, t = CheckpointManager(tmp_path / "c"), Training()
     for mode in ("max", None):
         with pytest.raises(CheckpointError, match="is not a name"):

@@ -85,7 +85,7 @@ def meanwhile(disk, call):
     return waited
 
 
-def test_a_rolling_save_is_skipped_and_told_and_the_next_is_written(run, disk):
+def test_a_rolling_save_is_skipped_and_reported_and_the_next_is_written(run, disk):
     run.epoch(0.9)
     run.epoch(0.5)  # comes back although nothing is written yet
     run.epoch(0.6)
@@ -94,8 +94,8 @@ def test_a_rolling_save_is_skipped_and_told_and_the_next_is_written(run, disk):
     run.manager.drain()
     run.epoch(0.5)
     assert rolling(run) == [1, 4]
-    assert [fact.file for fact in run.said(Saved)][-1].endswith("epoch_0004_step_00000040.pt")
-    assert len(run.said(Skipped)) == 2
+    assert [fact.file for fact in run.stated(Saved)][-1].endswith("epoch_0004_step_00000040.pt")
+    assert len(run.stated(Skipped)) == 2
     assert whole(run)
 
 
@@ -104,7 +104,7 @@ def test_the_default_is_to_wait(run, disk):
     run.epoch(0.9)
     assert meanwhile(disk, lambda: run.epoch(0.5))
     assert rolling(run) == [1, 2]
-    assert run.said(Skipped) == []
+    assert run.stated(Skipped) == []
 
 
 def test_a_milestone_waits(run, disk):
@@ -112,7 +112,7 @@ def test_a_milestone_waits(run, disk):
     assert meanwhile(disk, lambda: run.epoch(0.9))
     assert rolling(run) == [1, 2]
     assert run.weight_in("milestone/best_accuracy_0.9000_epoch_0002.pt") == 2.0
-    assert run.said(Skipped) == []
+    assert run.stated(Skipped) == []
 
 
 @pytest.mark.parametrize("end", [RunEnd(2, 20, "done"), Interrupted(2, 20, 15)])
@@ -130,7 +130,7 @@ def test_without_a_thread_nothing_is_skipped(run, disk):
     for _ in range(3):
         run.epoch(0.5)
     assert rolling(run) == [1, 2, 3]
-    assert run.said(Skipped) == []
+    assert run.stated(Skipped) == []
 
 
 def test_a_save_that_failed_is_retried_by_the_next_that_is_not_skipped(run, disk):

@@ -28,7 +28,7 @@ def cli_main(capsys):
 
 @pytest.fixture
 def on_a_terminal(monkeypatch):
-    """Run a command as on a terminal of so many columns; returns what that shows."""
+    """Run a command as on a terminal of that many columns; returns what that shows."""
 
     def main(columns, *arguments):
         with redirect_stdout(Screen(monkeypatch, columns)) as screen:

@@ -38,7 +38,7 @@ def script(text: str) -> str:
     return "\n".join(["set -euo pipefail", *lines])
 
 
-def said(line: str, out: str) -> bool:
+def stated(line: str, out: str) -> bool:
     """Whether `out` has the line; `...` stands for anything in it."""
     pattern = ".*".join(map(re.escape, line.split("...")))
     return re.search(rf"^{pattern}$", out, re.MULTILINE) is not None
@@ -63,4 +63,4 @@ def test_each_command_of_the_page_does_what_it_says(tmp_path, s3):
         )  # fmt: skip
         assert done.returncode == 0, (text, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
-        assert [line for line in expected if not said(line, done.stdout)] == [], done.stdout
+        assert [line for line in expected if not stated(line, done.stdout)] == [], done.stdout

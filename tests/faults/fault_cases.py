@@ -121,7 +121,7 @@ class Faulty:
 def in_child(
     work: Callable[[Callable[[str], None]], None], fault: Faulty | None = None
 ) -> tuple[int, list[str]]:
-    """Run `work(say)` in a fork with the fault installed; returns how it ended and what it had said."""
+    """Run `work(say)` in a fork with the fault installed; returns how it ended and what it had stated."""
     reading, writing = os.pipe()
     with FORKING:
         child = os.fork()
@@ -144,9 +144,9 @@ def in_child(
             os._exit(code)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = pipe.read().splitlines()
+        stated = pipe.read().splitlines()
     _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), said
+    return os.waitstatus_to_exitcode(status), stated
 
 
 @contextlib.contextmanager

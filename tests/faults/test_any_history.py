@@ -67,14 +67,14 @@ class History(RuleBasedStateMachine):
                     say(f"{each.epoch}")
                     target.delete(each)
 
-        _, said = in_child(work, Faulty(at, how))
-        for line in said:
+        _, stated = in_child(work, Faulty(at, how))
+        for line in stated:
             if line == "saved":
                 self.promised.add(self.value)
             elif line.isdigit():
                 self.promised.discard(int(line))
                 self.possible.add(int(line))
-        if "saved" not in said:
+        if "saved" not in stated:
             self.possible.add(self.value)
         self.resume()
 

@@ -46,14 +46,14 @@ def prepared(root):
     return target
 
 
-def count(said):
+def count(stated):
     """How many storage operations a child that ended by itself took."""
-    return int(said[-1].removeprefix("count "))
+    return int(stated[-1].removeprefix("count "))
 
 
-def calls(said):
+def calls(stated):
     """Which they were."""
-    return said[-2].split()[1:]
+    return stated[-2].split()[1:]
 
 
 @pytest.fixture(params=["small", "large"])
@@ -75,13 +75,15 @@ def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasti
     for at in itertools.count(1):
         root = tmp_path / f"{at}"
         prepared(root)
-        code, said = in_child(lambda say, root=root: start(root, say, form), Faulty(at, how, lasting=lasting))
-        if code == 0 and at > count(said):
-            assert ("posix_fadvise" in calls(said)) == (form is LARGE)
+        code, stated = in_child(
+            lambda say, root=root: start(root, say, form), Faulty(at, how, lasting=lasting)
+        )
+        if code == 0 and at > count(stated):
+            assert ("posix_fadvise" in calls(stated)) == (form is LARGE)
             break
-        assert code == (KILLED if isinstance(how, str) else 0), (at, said)
-        seen |= set(said)
-        check(root, said)
+        assert code == (KILLED if isinstance(how, str) else 0), (at, stated)
+        seen |= set(stated)
+        check(root, stated)
         target = Store(root, "run")  # the next start
         assert sound_and_tidy(root)
         again = put(target, 4)
@@ -90,10 +92,12 @@ def test_whatever_the_moment_nothing_that_was_saved_is_lost(tmp_path, how, lasti
     assert at > 40
     assert {"saved 3", "shared 3", "deleting 1", "deleting 2"} <= seen
     if isinstance(how, int):
-        told = [line for line in seen if line.startswith(("failed ", "refused "))]
-        assert {line.split()[0] for line in told} == {"failed", "refused"}
-        assert all(os.strerror(how) in line for line in told)
-        written = [line for line in told if " cannot be read: " not in line]  # what was saved is read back
+        reported = [line for line in seen if line.startswith(("failed ", "refused "))]
+        assert {line.split()[0] for line in reported} == {"failed", "refused"}
+        assert all(os.strerror(how) in line for line in reported)
+        written = [
+            line for line in reported if " cannot be read: " not in line
+        ]  # what was saved is read back
         assert all(line.endswith((" are free.", "=DIR.")) for line in written)
 
 
@@ -105,12 +109,12 @@ def start(root, say, form):
         say(f"refused {error}")
 
 
-def check(root, said):
+def check(root, stated):
     """What must hold at once, before anybody has tidied up."""
-    promised = {1, 2} | ({3} if "saved 3" in said else set())
-    promised -= {int(line.split()[1]) for line in said if line.startswith("deleting")}
+    promised = {1, 2} | ({3} if "saved 3" in stated else set())
+    promised -= {int(line.split()[1]) for line in stated if line.startswith("deleting")}
     found = sound(root)
-    assert promised <= set(found), said
+    assert promised <= set(found), stated
     assert set(found) <= {1, 2, 3}
     assert partial(root) == []
     newest = locate.newest_verified(root)

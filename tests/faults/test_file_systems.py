@@ -1,4 +1,4 @@
-"""File systems that refuse what others do: training goes on where nothing is lost, and the reason is told."""
+"""File systems that refuse what others do: training goes on where nothing is lost, and says why."""
 
 import errno
 import logging
@@ -23,7 +23,7 @@ from tests.faults.fault_cases import put, sound, tidy
 
 
 @pytest.fixture(autouse=True)
-def _nothing_told_yet(monkeypatch):
+def _nothing_reported_yet(monkeypatch):
     monkeypatch.setattr(files, "_unsynced", set())
 
 
@@ -46,7 +46,7 @@ def refusing(monkeypatch, number: int, *, directories: bool, regular: bool) -> N
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-def test_a_training_where_nothing_can_be_synced_is_told_so_once_each_and_finishes(tmp_path):
+def test_a_training_where_nothing_can_be_synced_is_reported_once_each_and_finishes(tmp_path):
     """The kernel's own answer, to every fsync."""
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
@@ -65,14 +65,14 @@ def test_a_training_where_nothing_can_be_synced_is_told_so_once_each_and_finishe
         pytest.skip("strace may not trace here")
     assert "INJECTED" in trace.read_text()
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stdout.splitlines() if "does not sync" in line]
-    assert [line.partition("does not sync ")[2].split()[0] for line in told] == ["directories", "files"]
-    assert all("(Invalid argument)" in line and "power cut" in line for line in told)
+    reported = [line for line in done.stdout.splitlines() if "does not sync" in line]
+    assert [line.partition("does not sync ")[2].split()[0] for line in reported] == ["directories", "files"]
+    assert all("(Invalid argument)" in line and "power cut" in line for line in reported)
     assert locate.newest_verified(run / "checkpoints").manifest.global_step == 8
 
 
 @pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES", "EPERM"])
-def test_a_directory_that_cannot_be_synced_is_told_once(tmp_path, monkeypatch, warned, name):
+def test_a_directory_that_cannot_be_synced_is_reported_once(tmp_path, monkeypatch, warned, name):
     refusing(monkeypatch, getattr(errno, name), directories=True, regular=False)
     target = Store(tmp_path, "run")
     for value in range(1, 3):
@@ -80,8 +80,8 @@ def test_a_directory_that_cannot_be_synced_is_told_once(tmp_path, monkeypatch, w
     journal.record(tmp_path, "alias", {"alias": "champion", "version": "1.0.0"})
     assert sound(tmp_path) == [1, 2]
     assert tidy(tmp_path)
-    (told,) = warned()
-    assert f"does not sync directories ({os.strerror(getattr(errno, name))}" in told
+    (reported,) = warned()
+    assert f"does not sync directories ({os.strerror(getattr(errno, name))}" in reported
 
 
 def test_a_directory_that_may_not_be_listed_is_not_synced(tmp_path, monkeypatch, warned):
@@ -122,7 +122,9 @@ def test_any_other_refusal_of_a_sync_is_a_save_that_failed(tmp_path, monkeypatch
         ("ENOSPC", "No space left on device"),
     ],
 )
-def test_a_refusal_says_why_and_what_to_do_wherever_it_is_told(tmp_path, monkeypatch, warned, name, words):
+def test_a_refusal_says_why_and_what_to_do_wherever_it_is_reported(
+    tmp_path, monkeypatch, warned, name, words
+):
     number = getattr(errno, name)
 
     def produce(_):

@@ -11,7 +11,7 @@ from tests.checkpointing.policies import policy_cases as case
 from tests.faults.fault_cases import put
 
 
-def told(root, event):
+def reported(root, event):
     return [(f["file"], f["reason"]) for f in journal.read(root) if f["event"] == event]
 
 
@@ -21,9 +21,9 @@ def test_a_deleted_checkpoint_leaves_the_reason_behind(tmp_path):
     run.epoch(0.6)
     run.manager.close()
     first, second = (f"training/checkpoint_epoch_000{i}_step_000000{i}0.pt" for i in (1, 2))
-    saved = told(tmp_path, "saved")
+    saved = reported(tmp_path, "saved")
     assert [file for file, _ in saved] == [first, second]
-    ((gone, why),) = told(tmp_path, "deleted")
+    ((gone, why),) = reported(tmp_path, "deleted")
     assert gone == first
     assert why == f"no longer kept by interval (saved for: {saved[0][1]}); replaced by {second}"
     assert [f["sequence"] for f in journal.read(tmp_path)] == [1, 2, 1]
@@ -38,10 +38,10 @@ def test_quarantine_and_resume_are_facts_too(tmp_path):
     damage(tmp_path / second.file)
     assert quarantine.set_aside(tmp_path, locate.newest_verified(tmp_path).skipped) == [second.file]
     run.attempt(resumed_from=first.file).manager.load_state_dict({})
-    ((file, reason),) = told(tmp_path, "quarantined")
+    ((file, reason),) = reported(tmp_path, "quarantined")
     assert file == second.file
     assert "does not match the digest" in reason
-    assert told(tmp_path, "resumed") == [(first.file, "the run goes on from it")]
+    assert reported(tmp_path, "resumed") == [(first.file, "the run goes on from it")]
 
 
 def test_a_torn_line_is_passed_over_and_the_next_one_stands_on_its_own(tmp_path):

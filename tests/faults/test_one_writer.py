@@ -1,4 +1,4 @@
-"""One writer a directory, told by name, and no dead one in the way."""
+"""One writer a directory, reported by name, and no dead one in the way."""
 
 import fcntl
 import os
@@ -184,7 +184,7 @@ def test_a_lock_on_a_file_that_was_replaced_is_no_lock(tmp_path, monkeypatch):
     os.close(others[0])
 
 
-def test_where_locks_do_not_work_it_is_said_and_nothing_staged_is_swept(tmp_path, monkeypatch, caplog):
+def test_where_locks_do_not_work_it_is_stated_and_nothing_staged_is_swept(tmp_path, monkeypatch, caplog):
     """Whether the writer of a staged file lives nobody knows, and it may be in the middle of a save."""
 
     def no_locks(descriptor, kind):

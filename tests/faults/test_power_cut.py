@@ -53,18 +53,18 @@ def cut(disk):
         os.close(descriptor)
 
 
-def train(root, said=lambda line: None):
+def train(root, stated=lambda line: None):
     """Three saves, with their pointer and a milestone; the first is let go."""
     target = Store(root, "run")
     for value in (1, 2, 3):
         done = put(target, value)
-        said(f"{value}")
+        stated(f"{value}")
         target.set_pointer("training", "latest", done)
     target.share(done, manifest("milestone/best.pt", epoch=3))
-    said("milestone")
+    stated("milestone")
     store.verify(root, done)
     target.delete(listing.manifests(root)[0], "replaced")
-    said("deleted")
+    stated("deleted")
 
 
 def test_a_save_that_returned_is_there_after_a_power_cut(image, tmp_path):
@@ -145,16 +145,18 @@ def test_a_power_cut_in_the_middle_loses_nothing_that_was_saved(image, tmp_path)
     for at in itertools.count(1):
         subprocess.run(["cp", "--sparse=always", str(image), str(copy)], check=True)
         with powered(copy, tmp_path) as disk:
-            code, said = in_child(lambda say, disk=disk: train(disk / "checkpoints", say), Cutting(at, disk))
+            code, stated = in_child(
+                lambda say, disk=disk: train(disk / "checkpoints", say), Cutting(at, disk)
+            )
         if code != DARK:
             break
-        promised = {int(line) for line in said if line.isdigit()}
-        if "milestone" in said:  # from here on the first one may go
+        promised = {int(line) for line in stated if line.isdigit()}
+        if "milestone" in stated:  # from here on the first one may go
             promised.discard(1)
         with powered(copy, tmp_path) as disk:
             root = disk / "checkpoints"
             found = locate.newest_verified(root)
-            assert promised <= set(sound(root)) <= {1, 2, 3}, (at, said)
+            assert promised <= set(sound(root)) <= {1, 2, 3}, (at, stated)
             assert found.skipped == ()
             Store(root, "run")
             assert promised <= set(sound(root))

@@ -45,11 +45,11 @@ def work(root, say, made):
         say(f"refused {error}")
 
 
-def check(root, said, before):
+def check(root, stated, before):
     """What must hold at once, before anybody has tidied up."""
     versions = sound(root)
-    assert versions in (["1.0.0"], ["1.0.0", "1.1.0"]), said
-    if "released" in said:
+    assert versions in (["1.0.0"], ["1.0.0", "1.1.0"]), stated
+    if "released" in stated:
         assert versions == ["1.0.0", "1.1.0"]
     after = contents(root)
     assert {name: after[name] for name in before} == before
@@ -68,15 +68,15 @@ def test_whatever_the_moment_a_release_is_whole_or_not_there(first, tmp_path, ho
     while True:
         at += 1
         root = copy(first, tmp_path / f"{at}")
-        code, said = in_child(
+        code, stated = in_child(
             lambda say, root=root: work(root, say, SECOND[form]), Faulty(at, how, lasting=lasting)
         )
-        if code == 0 and at > int(said[-1].removeprefix("count ")):
+        if code == 0 and at > int(stated[-1].removeprefix("count ")):
             break
-        assert code == (KILLED if isinstance(how, str) else 0), (at, said)
-        versions = check(root, said, before)
-        seen |= {(line.split()[0], tuple(versions)) for line in said if not line.startswith(("t", "c"))}
-        if isinstance(how, int) and not lasting and "released" not in said:
+        assert code == (KILLED if isinstance(how, str) else 0), (at, stated)
+        versions = check(root, stated, before)
+        seen |= {(line.split()[0], tuple(versions)) for line in stated if not line.startswith(("t", "c"))}
+        if isinstance(how, int) and not lasting and "released" not in stated:
             assert versions == ["1.0.0"]  # refused is not released
             assert contents(root) == before
         again(root, versions, form)
@@ -88,7 +88,7 @@ def test_whatever_the_moment_a_release_is_whole_or_not_there(first, tmp_path, ho
 
 
 def again(root, versions, form):
-    """The next try succeeds, or is told that the last one did; then all is as if nothing had happened."""
+    """The next try succeeds, or is reported that the last one did; then all is as if nothing had happened."""
     if versions == ["1.0.0"]:
         release.write(root, SECOND[form])
     else:

@@ -49,9 +49,9 @@ class History:
                 release.write(self.root, made)
                 say("released")
 
-        _, said = in_child(work, fault)
-        assert "released" not in said or made.version not in self.promised
-        assert "released" not in said or made.version in self.listed()
+        _, stated = in_child(work, fault)
+        assert "released" not in stated or made.version not in self.promised
+        assert "released" not in stated or made.version in self.listed()
 
     def damage(self):
         if sound := sorted(self.promised.keys() & self.listed().keys() - self.harmed):

@@ -103,7 +103,7 @@ def test_a_tier_that_cannot_be_written_to_refuses_a_resume_before_it_trains(trai
 
 
 @pytest.mark.parametrize("gone", ["training", "."])
-def test_a_directory_that_was_removed_is_made_again_and_told(tmp_path, caplog, gone):
+def test_a_directory_that_was_removed_is_made_again_and_reported(tmp_path, caplog, gone):
     target = Store(tmp_path / "checkpoints", "run")
     put(target, 1)
     put(target, 2)
@@ -165,7 +165,7 @@ def trained(tmp_path, caplog):
     run.manager.close()
 
 
-def test_little_room_is_told_early_and_once(trained, caplog, monkeypatch):
+def test_little_room_is_reported_early_and_once(trained, caplog, monkeypatch):
     def room(free, files=10**6):
         real = os.statvfs(trained.root)
         values = list(real)
@@ -193,7 +193,9 @@ def test_little_room_is_told_early_and_once(trained, caplog, monkeypatch):
     assert "Only 3 more files can be created" in warnings()[1]
 
 
-def test_a_run_that_begins_with_too_little_room_is_told_before_the_first_save(tmp_path, caplog, monkeypatch):
+def test_a_run_that_begins_with_too_little_room_is_reported_before_the_first_save(
+    tmp_path, caplog, monkeypatch
+):
     from peakpoint.checkpointing.events import StepEnd
 
     run = World(tmp_path / "checkpoints", interval=case.interval(epochs=1, keep_last=9).build())
@@ -236,10 +238,10 @@ def test_memory_that_is_full(tmp_path, on_error):
     """The snapshot does not fit; the training that goes on is saved again when it does."""
     done = process("-c", MEMORY, tmp_path, on_error)
     assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
-    assert said[-1] == "[1, 3]"
+    stated = done.stdout.splitlines()
+    assert stated[-1] == "[1, 3]"
     if on_error == "stop":
-        assert said[0] == "stopped 400000000 None None"
+        assert stated[0] == "stopped 400000000 None None"
     else:
         assert "it takes 400.0 MB of memory that is not there. Training goes on" in done.stderr
 

@@ -55,13 +55,13 @@ def test_whatever_the_moment_the_alias_is_the_old_or_the_new(prepared, tmp_path,
         at += 1
         root = tmp_path / f"{at}"
         shutil.copytree(prepared, root, symlinks=True)
-        code, said = in_child(lambda say, root=root: work(root, deed, say), Tearing(at, how))
-        if code == 0 and at > int(said[-1].split()[1]):
+        code, stated = in_child(lambda say, root=root: work(root, deed, say), Tearing(at, how))
+        if code == 0 and at > int(stated[-1].split()[1]):
             break
-        assert code in ((KILLED,) if isinstance(how, str) else (0, REFUSED)), (at, said)
+        assert code in ((KILLED,) if isinstance(how, str) else (0, REFUSED)), (at, stated)
         found = history(root)
         assert found in (old, new)
-        assert found == new or "done" not in said
+        assert found == new or "done" not in stated
         seen.add((tuple(found), code))
         assert changelog.text(root)
         # The next one stands on its own, whatever was left behind.

@@ -202,7 +202,7 @@ def test_two_managers_of_one_process_share_the_order(root, t):
     assert sequences == [1, 2, 3]
 
 
-def test_an_unwritable_directory_is_told_before_training(tmp_path):
+def test_an_unwritable_directory_is_reported_before_training(tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     # Root may write into any folder, but not to a file system that is mounted read-only.

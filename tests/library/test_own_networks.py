@@ -98,12 +98,12 @@ def test_from_development_to_production(own, tmp_path, capsys):
 
     # Another process has neither the network nor its class.
     code = f"load_model({str(path.resolve())!r}"
-    said = elsewhere(f"{code})", tmp_path)
-    assert said.startswith(
+    stated = elsewhere(f"{code})", tmp_path)
+    assert stated.startswith(
         "peakpoint.base.errors.UnregisteredError: There is no model named text_transformer; there are: "
     )
-    assert "add plugins=[module] to the command" in said
-    assert said.endswith("build the network yourself, and load_checkpoint(path, model).")
+    assert "add plugins=[module] to the command" in stated
+    assert stated.endswith("build the network yourself, and load_checkpoint(path, model).")
     here = f"network = load_model({str(path)!r}, plugins=['my_text'])"
     here += f"\nprint(network(torch.tensor({TOKENS.tolist()}))['logits'].tolist())"
     assert torch.allclose(torch.tensor(json.loads(elsewhere(here, tmp_path))), logits(model), atol=1e-6)
@@ -125,9 +125,9 @@ def test_golden_outputs_of_an_example(own, capsys, monkeypatch, tmp_path):
     with pytest.raises(UnregisteredError):
         release.verify(root, made, run=True)
     assert main(["verify", "--golden", "--json", "checkpoints/prod"]) == 0
-    (said,) = json.loads(capsys.readouterr().out)
-    assert (said["verified"], said["problem"]) == (True, None)
-    assert said["not_run"].startswith("its network is not registered here. There is no model named text_tr")
+    (stated,) = json.loads(capsys.readouterr().out)
+    assert (stated["verified"], stated["problem"]) == (True, None)
+    assert stated["not_run"].startswith("its network is not registered here. There is no model named text_tr")
     assert main(["verify", "--golden", "checkpoints/prod"]) == 0
     assert "0 releases agree with their golden outputs, 1 not run" in capsys.readouterr().out
 

@@ -27,7 +27,7 @@ from peakpoint.trainer.data.settings import check_fits
 
 
 def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
-    """The composed configuration as plain dataclasses, with ranges, names and rules across fields checked.
+    """Return the composed configuration as dataclasses: ranges, names and rules across fields are checked.
 
     `typed` are the keys of the command line. Raises UserError, or CheckpointError for the template of names
     and too large a number: one sentence that names the key and what it may be.

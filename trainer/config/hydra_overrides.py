@@ -83,7 +83,7 @@ def _belongs(override: str, group: str, members: Sequence[str]) -> bool:
 
 
 def split(argument: str) -> tuple[str | None, str]:
-    """An argument as (key, value) of an override, without `+` and `~`; (None, ...) when it is not one."""
+    """Return (key, value) of an override, without `+` and `~`; (None, ...) when it is not one."""
     match = re.match(r"^(?:\+\+?|~)?([\w./@:-]+?)(?:=(.*))?$", argument, re.DOTALL)
     if match is None or argument.startswith("-") or (match[2] is None and not argument.startswith("~")):
         return None, argument

@@ -80,7 +80,7 @@ def needs_word(overrides: Sequence[Any]) -> list[str]:
 
 
 def data_root(overrides: Sequence[Any]) -> str | None:
-    """Where the data lie by the overrides of an attempt, of those that `taken` takes; None by conf/."""
+    """Return the data.root that an attempt overrides and `taken` takes; None where conf/ decides."""
     found = None
     for override in overrides:
         parsed = OverridesParser.create().parse_override(override)

@@ -78,7 +78,7 @@ def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator
 
 
 def load_npz(path: Path) -> Images:
-    """An .npz of images (N, H, W, C) or (N, H, W), labels (N,) and perhaps classes. Raises UserError."""
+    """Read an .npz of images (N, H, W, C) or (N, H, W), labels (N,) and perhaps classes. Raises UserError."""
     classes = _npz_classes(path)
     images = _npz_array(path, "images")
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -117,7 +117,7 @@ def _as_bytes(images: np.ndarray) -> str:
 
 
 def _npz_classes(path: Path) -> tuple[str, ...]:
-    """The names in `classes`, or else those of train.npz beside it, or numbers up to its highest label."""
+    """Return the names in `classes`, those of train.npz beside it, or numbers up to the highest label."""
     with _opened(path) as archive:
         named = "classes" in archive.files
     if named:
@@ -163,7 +163,7 @@ def _npz_array(path: Path, key: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """The archive, read without pickle. Whatever is wrong with it becomes one UserError."""
+    """Open the archive without pickle. Whatever is wrong with it becomes one UserError."""
     try:
         with bounded.opened(path) as file:
             if file.peek(2)[:2] != b"PK":  # NumPy takes anything else for a pickle, and advises to load it
@@ -180,7 +180,7 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
 
 
 def from_digits(*, train: bool) -> Images:
-    """The training or the test split of scikit-learn's digits. Raises UserError without scikit-learn."""
+    """Return a split of scikit-learn's digits. Raises UserError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -194,7 +194,7 @@ def from_digits(*, train: bool) -> Images:
 
 
 def from_synthetic(*, train: bool, count: int, num_classes: int, channels: int, side: int) -> Images:
-    """Each image is its class's smooth pattern, a weaker one of another class, and noise."""
+    """Make images, each of which is its class's smooth pattern, a weaker one of another class, and noise."""
     generator = torch.Generator().manual_seed(_BUNDLED_SEED)
     coarse = torch.randint(-32, 33, (num_classes, channels, 4, 4), generator=generator)
     smooth = F.interpolate(coarse.double(), size=(side, side), mode="bilinear", align_corners=False)

@@ -119,7 +119,7 @@ class DataModule:
         return self._in_order(store, torch.arange(len(store.labels)))
 
     def read_test(self) -> Images:
-        """The test set, read at the first call and kept: its shape and classes are checked, nothing else.
+        """Return the test set, read at the first call and kept; its shape and classes are checked.
 
         Raises UserError when it cannot be read, or is not like the training set.
         """

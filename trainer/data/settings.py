@@ -51,17 +51,17 @@ class Data(ABC):
 
     @property
     def folder(self) -> Path:
-        """The folder `root`. Raises CheckpointError when it is not a path."""
+        """Return the folder `root`. Raises CheckpointError when it is not a path."""
         return given.path(self.root, "data.root")
 
     @property
     def facts(self) -> Facts:
-        """What is known before anything is read."""
+        """Return what is known before anything is read."""
         return Facts()
 
     @abstractmethod
     def read(self, split: str) -> "Images":
-        """All images of a split, `train` (the validation part included) or `test`. Raises UserError."""
+        """Return all images of `train` (the validation part included) or `test`. Raises UserError."""
 
 
 def check_fits(cfg: Data, batch_size: int, images: int | None, side: int | None) -> None:

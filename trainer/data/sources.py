@@ -67,7 +67,7 @@ class ImageFolder(Data):
 
     @property
     def facts(self) -> Facts:
-        """What is known before anything is read: images are cut to `image_size` while they are."""
+        """Return what is known before anything is read: images are cut to `image_size` while they are."""
         return Facts(side=self.image_size)
 
     def read(self, split: str) -> "Images":
@@ -121,7 +121,7 @@ class Synthetic(Data):
 
     @property
     def facts(self) -> Facts:
-        """What is known before anything is read."""
+        """Return what is known before anything is read."""
         return Facts(
             images=self.train_size, side=self.native_size, channels=self.channels, classes=self.num_classes
         )

@@ -25,7 +25,7 @@ _PROGRAMS = {"peakpoint": ["peakpoint", "train"], "__main__.py": ["python", "-m"
 
 
 def command(directory: Path, *more: str) -> str:
-    """The line that resumes a run when it is pasted into a shell of this directory, with `more` overrides.
+    """Return the line that resumes a run from a shell in this directory, with `more` overrides.
 
     A record is not trusted for the place of the configuration, modules to import, environment variables and
     mirrors: the line gives them itself.

@@ -69,7 +69,7 @@ def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]
 
 
 def _changed(cfg: DictConfig, saved: DictConfig) -> list[str]:
-    """The keys whose values differ, less the settings that only one of the two versions of Peakpoint has."""
+    """Return the keys whose values differ, less the settings that one of the two versions lacks."""
     old, new = flat(saved), flat(cfg)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     # An empty node is a leaf: where the other configuration has leaves in it, they are what changed.
@@ -78,7 +78,7 @@ def _changed(cfg: DictConfig, saved: DictConfig) -> list[str]:
 
 
 def _of_one_version(key: str, cfg: DictConfig, saved: DictConfig) -> bool:
-    """Whether a key is a setting that the other configuration cannot have: one of its typed node lacks it."""
+    """Return whether a key is a setting that the typed node of the other configuration lacks."""
     new: Any = cfg
     old: Any = saved
     for name in key.split("."):

@@ -1,4 +1,4 @@
-"""Saved state meets another optimizer or schedule: what does not belong is said, or refused untouched."""
+"""Saved state meets another optimizer or schedule: what does not belong is stated, or refused untouched."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_the_same_moments_serve_a_relative(manager, t, made, caplog):
     other.epoch(0)
 
 
-def test_state_beside_that_of_the_parameters_is_told_when_nothing_takes_it(manager, t, caplog):
+def test_state_beside_that_of_the_parameters_is_reported_when_nothing_takes_it(manager, t, caplog):
     """A pruner's masks, as those of a run of the trainer."""
 
     def pruned(model):
@@ -143,14 +143,14 @@ def test_an_optimizer_that_lacks_something_of_its_state_is_as_it_was(manager, t)
     assert differences(other.state(), before) == []
 
 
-def test_what_the_settings_do_not_need_is_told_and_dropped():
+def test_what_the_settings_do_not_need_is_reported_and_dropped():
     network = nn.Linear(2, 2)
     network(torch.ones(1, 2)).sum().backward()
     saved = torch.optim.AdamW(network.parameters(), amsgrad=True)
     saved.step()
     living = torch.optim.AdamW(network.parameters())
-    (told,) = optimizer_state.load(living, saved.state_dict(), keep_settings=True)
-    assert told.endswith("what the checkpoint has, dropped: max_exp_avg_sq.")
+    (reported,) = optimizer_state.load(living, saved.state_dict(), keep_settings=True)
+    assert reported.endswith("what the checkpoint has, dropped: max_exp_avg_sq.")
     assert [set(state) for state in living.state.values()] == [{"step", "exp_avg", "exp_avg_sq"}] * 2
 
 
@@ -160,14 +160,14 @@ def test_what_begins_as_a_copy_is_no_alias():
     saved = torch.optim.AdamW(network.parameters())
     saved.step()
     living = torch.optim.AdamW(network.parameters(), amsgrad=True)
-    (told,) = optimizer_state.load(living, saved.state_dict(), keep_settings=True)
-    assert told.endswith("max_exp_avg_sq begins as exp_avg_sq.")
+    (reported,) = optimizer_state.load(living, saved.state_dict(), keep_settings=True)
+    assert reported.endswith("max_exp_avg_sq begins as exp_avg_sq.")
     for state in living.state.values():
         assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
         assert state["max_exp_avg_sq"].data_ptr() != state["exp_avg_sq"].data_ptr()
 
 
-def test_a_schedule_without_a_taker_is_told_by_a_resume_alone(manager, t, caplog):
+def test_a_schedule_without_a_taker_is_reported_by_a_resume_alone(manager, t, caplog):
     path = save(manager, t, scheduler=t.scheduler)
     assert load_checkpoint(path, t.model, t.optimizer)["not_restored"] == []
     assert caplog.messages == []
@@ -175,7 +175,7 @@ def test_a_schedule_without_a_taker_is_told_by_a_resume_alone(manager, t, caplog
     assert "no scheduler was given to take it" in caplog.text
 
 
-def test_another_schedule_is_told_and_starts_anew(manager, t, caplog):
+def test_another_schedule_is_reported_and_starts_anew(manager, t, caplog):
     t.epoch(0)
     path = save(manager, t, scheduler=t.scheduler)
     other = Training(1)

@@ -233,7 +233,7 @@ class Refusing(io.BytesIO):
 
 
 @pytest.mark.parametrize("at", range(1, 30))
-def test_a_write_that_fails_is_told_as_what_it_is(at):
+def test_a_write_that_fails_is_reported_as_what_it_is(at):
     with pytest.raises(OSError, match="No space left"):
         serialize.dump({"a": torch.ones(1000), "b": torch.ones(5)}, Refusing(at))
 
@@ -256,7 +256,7 @@ class Evil:
         return (pathlib.Path.touch, (pathlib.Path("pwned"),))
 
 
-def test_what_torch_refuses_is_told_without_its_advice_to_execute_it(tmp_path):
+def test_what_torch_refuses_is_reported_without_its_advice_to_execute_it(tmp_path):
     path = tmp_path / "x.pt"
     torch.save({"args": argparse.Namespace(lr=1)}, path)
     with pytest.raises(CheckpointError) as refusal:

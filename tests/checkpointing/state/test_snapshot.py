@@ -151,13 +151,13 @@ def test_a_quantized_tensor():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason=HAS_CUDA)
-def test_where_no_memory_can_be_pinned_other_serves_and_it_is_told_once(warnings):
+def test_where_no_memory_can_be_pinned_other_serves_and_it_is_reported_once(warnings):
     buffers = SnapshotBuffers()
     for form in [(torch.float32, torch.Size([2, 3]), (1, 2), True)] * 2:
         buffer = buffers._new(form)
         assert (buffer.dtype, buffer.shape, buffer.stride()) == form[:3]
-    (told,) = warnings()
-    assert told.startswith("No pinned memory for snapshots, so that they take longer: ")
+    (reported,) = warnings()
+    assert reported.startswith("No pinned memory for snapshots, so that they take longer: ")
 
 
 @pytest.fixture
@@ -251,5 +251,5 @@ def test_on_cuda_the_stall_of_a_save_is_what_the_stream_waited(world):
     run.weight = torch.zeros(1 << 26, device="cuda")
     run.epoch(0.5)
     run.epoch(0.5)
-    *_, second = run.said(Saved)
+    *_, second = run.stated(Saved)
     assert 268e6 / 200e9 < second.stall_s < second.total_s  # faster than any bus: then it was not measured

@@ -1,4 +1,4 @@
-"""Aliases: the journal is their only record, and whatever happens to it is told or does no harm."""
+"""Aliases: the journal is their only record, and damage to it is reported or does no harm."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_a_line_says_what_when_and_why_and_nobody(served):
     assert list(fact) == ["number", "time", "event", "alias", "version", "before", "how", "reason", "check"]
 
 
-def test_a_release_that_is_not_there_is_refused_and_one_that_went_is_told(served):
+def test_a_release_that_is_not_there_is_refused_and_one_that_went_is_reported(served):
     with pytest.raises(CheckpointError, match=r"has no release 2\.0\.0"):
         aliases.assign(served, "champion", "2.0.0", "")
     aliases.assign(served, "champion", "1.1.0", "")
@@ -141,7 +141,7 @@ def test_processes_that_set_one_alias_at_once_are_serialised(served):
         ended = list(pool.map(lambda which: in_child(lambda say: work(which, say)), range(4)))
     assert [code for code, _ in ended] == [0] * 4
     found = list(aliases.changes(served, "champion"))
-    assert len(found) == sum(len(said) for _, said in ended) > 12
+    assert len(found) == sum(len(stated) for _, stated in ended) > 12
     assert [c.before for c in found] == [None, *(c.version for c in found[:-1])]
     numbers = [fact["number"] for fact in journal.vouched(served)]
     assert numbers == list(range(1, len(VERSIONS) + len(found) + 1))
@@ -167,7 +167,7 @@ def three(root):
 def test_no_flipped_bit_changes_an_answer(served):
     path = three(served)
     whole, facts = path.read_bytes(), journal.vouched(served)
-    told = 0
+    reported = 0
     for bit in range(8 * len(whole)):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
@@ -175,9 +175,9 @@ def test_no_flipped_bit_changes_an_answer(served):
         try:
             assert journal.vouched(served) == facts, (bit, bytes(data))
         except CheckpointError:
-            told += 1
+            reported += 1
     sealed = sum(len(line) for line in whole.splitlines() if b'"check"' in line)
-    assert told >= 8 * sealed
+    assert reported >= 8 * sealed
 
 
 def test_a_last_line_that_was_cut_short_is_as_if_it_had_not_been_written(served):
@@ -206,7 +206,7 @@ def test_a_last_line_that_was_cut_short_is_as_if_it_had_not_been_written(served)
     ],
     ids=["changed", "put in again", "written twice", "moved", "without a digest"],
 )
-def test_a_tampered_line_is_told_in_one_line_and_nothing_is_answered(served, tamper, what):
+def test_a_tampered_line_is_reported_in_one_line_and_nothing_is_answered(served, tamper, what):
     path = three(served)
     found = lines(served)
     path.write_text("\n".join(tamper(found)) + "\n")
@@ -235,7 +235,7 @@ def test_lines_of_somebody_else_are_passed_over(served, line):
     assert history(served)[-1] == "1.0.0"
 
 
-def test_a_line_of_another_version_is_told(tmp_path):
+def test_a_line_of_another_version_is_reported(tmp_path):
     journal.record(tmp_path, "alias", {"name": "champion"})
     with pytest.raises(CheckpointError, match="use the version of Peakpoint that wrote it"):
         aliases.current(tmp_path)
@@ -249,7 +249,7 @@ def test_a_journal_that_cannot_be_read_is_not_one_without_aliases(served):
         aliases.current(served)
 
 
-def test_a_full_disk_is_told_and_the_alias_stays(served):
+def test_a_full_disk_is_reported_and_the_alias_stays(served):
     path = three(served)
     with files_no_larger_than(path.stat().st_size + 50), pytest.raises(SaveFailed, match="cannot be written"):
         aliases.assign(served, "champion", "1.0.0", "")
@@ -283,33 +283,33 @@ def change(version, how="set", before=None):
     ],
 )
 def test_the_release_before_is_never_one_that_was_rolled_back_from(named, before):
-    told, now = [], None
+    reported, now = [], None
     for word in named.split():
         version = None if word == "-" else word.removeprefix("<")
-        told.append(change(version, "rolled back" if word[0] == "<" else "set", now))
+        reported.append(change(version, "rolled back" if word[0] == "<" else "set", now))
         now = version
-    assert aliases.before(told) == before
+    assert aliases.before(reported) == before
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["1.0", "1.1", "1.2", None, "back"]), max_size=14))
 def test_going_back_again_and_again_ends_and_never_meets_what_was_left(deeds):
     """Whatever was set before: each step back is to another release that once had the alias."""
-    told: list[aliases.Change] = []
+    reported: list[aliases.Change] = []
     for deed in [*deeds, *["back"] * 5]:
-        now = told[-1].version if told else None
-        version = aliases.before(told) if deed == "back" else deed
+        now = reported[-1].version if reported else None
+        version = aliases.before(reported) if deed == "back" else deed
         if deed == "back" and version is None:
             continue
         if version != now:
-            told.append(change(version, "rolled back" if deed == "back" else "set", now))
-    last = max((i for i, each in enumerate(told) if each.how == "set"), default=0)
-    back = [each.version for each in told[last + 1 :]]
-    left = [each.before for each in told[last + 1 :]]
+            reported.append(change(version, "rolled back" if deed == "back" else "set", now))
+    last = max((i for i, each in enumerate(reported) if each.how == "set"), default=0)
+    back = [each.version for each in reported[last + 1 :]]
+    left = [each.before for each in reported[last + 1 :]]
     assert not set(back) & {version for version in left if version is not None} - set(back[:-1])
     assert len(back) == len(set(back))
-    assert aliases.before(told) is None
-    assert set(back) <= {each.version for each in told[: last + 1]}
+    assert aliases.before(reported) is None
+    assert set(back) <= {each.version for each in reported[: last + 1]}
 
 
 def test_no_staged_link_is_left(served):

@@ -90,8 +90,8 @@ def test_weights_of_others_are_loaded_with_one_warning(name, tmp_path, warnings)
     fresh = small()
     state = load_checkpoint(path, fresh)
     assert not differences(fresh.state_dict(), model.state_dict())
-    (said,) = warnings()
-    assert said.startswith(f"{path} has no manifest: it is loaded, and nothing vouches for its bytes.")
+    (stated,) = warnings()
+    assert stated.startswith(f"{path} has no manifest: it is loaded, and nothing vouches for its bytes.")
     assert isinstance(state["metrics"], dict)
     assert state.get("epoch", 3) in (3, 0)
 
@@ -264,9 +264,9 @@ def test_each_entry_says_what_the_file_is(name, tmp_path, capsys):
         del commands["compare"]
     for command, more in commands.items():
         code = main([command, str(path), *map(str, more)])
-        said = capsys.readouterr()
+        stated = capsys.readouterr()
         assert code == 1
-        assert sentence in said.out + said.err, command
+        assert sentence in stated.out + stated.err, command
     done = run_main(f"resume={path}")
     assert (done.code, done.out) == (1, "")
     assert sentence in done.err

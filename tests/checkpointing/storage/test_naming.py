@@ -35,13 +35,13 @@ def test_what_a_template_makes(text, name):
     assert stem(text, {"accuracy": 0.7468, "val/top 5": 0.9, "loss": math.nan}) == name
 
 
-def test_without_an_evaluation_what_was_not_measured_is_said_to_be():
+def test_without_an_evaluation_what_was_not_measured_is_stated():
     assert stem(GUIDE, {}, sparsity=None) == "resnet50_adamwprune_cifar100_epoch63_accna"
     assert stem("{epoch}_{sparsity:.2f}", {}, sparsity=None) == "63_na"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "stated"),
     [
         ("{modle}", r"\{modle\} is not a field; there are: model, optimizer, data, seed, epoch"),
         ("{}", "is not a field"),
@@ -61,8 +61,8 @@ def test_without_an_evaluation_what_was_not_measured_is_said_to_be():
         ("{accuracy:.999999999f}", "may have a format such as"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_one_line(text, said):
-    with pytest.raises(CheckpointError, match=said) as refusal:
+def test_a_template_that_cannot_be_used_is_one_line(text, stated):
+    with pytest.raises(CheckpointError, match=stated) as refusal:
         Template(text, FACTS).check(["accuracy"])
     assert str(refusal.value).startswith(f"checkpoint.name={text}")
     assert "\n" not in str(refusal.value)

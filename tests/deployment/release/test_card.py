@@ -103,7 +103,7 @@ def test_every_section_is_there_and_filled():
         "| Source | file milestone/a.pt |",
     ):
         assert line in text
-    assert "Out of scope" not in text  # nothing was said
+    assert "Out of scope" not in text  # nothing was stated
 
 
 def test_the_card_for_machines_is_strict_json_with_the_names_of_the_guide():
