@@ -207,7 +207,7 @@ def test_a_signal_while_evaluating_saves_the_epoch_without_an_evaluation(tmp_pat
     assert (progress["epoch"], progress["batch"], progress["step"]) == (0, 8, 8)
     again = parts("eval_batch_size=2")
     again.state.restore(serialize.load(tmp_path / "training" / "latest.pt"))
-    ran = fit(again, tmp_path / "again")
+    ran = fit(again, tmp_path.with_name("again"))
     assert [(e.epoch, e.step) for e in ran.of(EvalEnd)] == [(1, 8), (2, 16), (3, 24)]
 
 

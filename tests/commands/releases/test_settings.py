@@ -75,7 +75,7 @@ def test_a_text_is_taken_as_it_is_written(text, tmp_path):
         ("split=train", "split=train is not a choice: it must be val or test."),
         ("format=null", "--set format=null: it needs a value."),
         ("card=null", "--set card=null: it needs a value."),
-        ("card.tags=3", "--set card.tags: "),
+        ("card.tags=3", "--set card.tags is a list"),
         ("card.limitations=[1, 2]", "card.limitations=[1, 2] is neither a text nor a list of texts."),
         ("format={a: [}", "--set format={a: [} cannot be read: "),
         ("sign.key=x", "--set sign"),
