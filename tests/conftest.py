@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if os.environ.get("TEST_CUDA") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import copy
 import io
 import json
 import logging
@@ -120,12 +121,18 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done
 
 @pytest.fixture
 def own_components(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is registered within the test is forgotten."""
+    """What is registered within the test is forgotten, by Hydra's store of choices too."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
     from peakpoint.base import registry
     from peakpoint.trainer.config import check  # noqa: F401 (registers ours before)
 
     kept = {kind: dict(components) for kind, components in registry._COMPONENTS.items()}
     monkeypatch.setattr(registry, "_COMPONENTS", kept)
+    Plugins.instance()  # stores Hydra's own once in a process
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
 
 
 @pytest.fixture(scope="session")
