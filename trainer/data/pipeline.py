@@ -18,7 +18,7 @@ from torch import Tensor
 from peakpoint.base.digests import stable_number
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.augmentation import Preparation
-from peakpoint.trainer.data.images import Images, stratified_split
+from peakpoint.trainer.data.images import Images, stratified_split, with_noise
 from peakpoint.trainer.data.settings import TEST, TRAIN, Data, check_fits
 
 log = logging.getLogger("peakpoint")
@@ -85,7 +85,8 @@ class DataModule:
         self.classes, self.num_classes = source.classes, len(source.classes)
         self._train, self._val = train, val
         self._test: Images | None = None
-        self._store = ImageStore(source, device)
+        noise = generator_for("labels", seed)
+        self._store = ImageStore(with_noise(source, train, cfg.label_noise, noise), device)
         self._preparation = Preparation(cfg, source, train, device, layout)
         self.image_shape = self._preparation.image_shape
         self.mean, self.std = (
