@@ -127,6 +127,8 @@ def _read(config: c.Config, device: torch.device) -> DataModule:
         device=device,
         channels_last=config.channels_last,
     )
+    if config.label_noise:
+        data.add_label_noise(config.label_noise)
     if config.test:
         try:
             data.read_test()

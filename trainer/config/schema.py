@@ -163,6 +163,7 @@ class Config:
     eval_batch_size: int
     grad_accumulation: int
     label_smoothing: float
+    label_noise: float
     seed: int
     device: Device
     precision: Precision
@@ -182,7 +183,7 @@ class Config:
     def __post_init__(self) -> None:
         require_range(self, "", 1, INF, "epochs max_steps batch_size eval_batch_size grad_accumulation")
         require_range(self, "", 1, INF, "threads log_every max_skipped")
-        require_range(self, "", 0, BELOW_ONE, "label_smoothing")
+        require_range(self, "", 0, BELOW_ONE, "label_smoothing label_noise")
         require_range(self, "", 0, 2**31 - 1, "seed")
         require(
             self.batch_size % self.grad_accumulation == 0,

@@ -8,7 +8,7 @@ import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -75,20 +75,6 @@ def stratified_split(labels: Tensor, fraction: float, generator: torch.Generator
     for group, size in zip(grouped.split(counts), take, strict=True):
         held_out[group[:size]] = True
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
-
-
-def with_noise(source: Images, train: Tensor, share: float, generator: torch.Generator) -> Images:
-    """Return images of which that share of the training part has another label, drawn among the others.
-
-    Symmetric label noise, as in Zhang et al. 2017 (arXiv:1611.03530); validation and test labels stay.
-    """
-    if not share:
-        return source
-    chosen = train[torch.randperm(len(train), generator=generator)[: round(share * len(train))]]
-    labels, classes = source.labels.clone(), len(source.classes)
-    shift = torch.randint(1, classes, (len(chosen),), generator=generator)
-    labels[chosen] = (labels[chosen] + shift) % classes
-    return replace(source, labels=labels)
 
 
 def load_npz(path: Path) -> Images:

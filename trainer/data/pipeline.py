@@ -18,7 +18,7 @@ from torch import Tensor
 from peakpoint.base.digests import stable_number
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.augmentation import Preparation
-from peakpoint.trainer.data.images import Images, stratified_split, with_noise
+from peakpoint.trainer.data.images import Images, stratified_split
 from peakpoint.trainer.data.settings import TEST, TRAIN, Data, check_fits
 
 log = logging.getLogger("peakpoint")
@@ -85,8 +85,7 @@ class DataModule:
         self.classes, self.num_classes = source.classes, len(source.classes)
         self._train, self._val = train, val
         self._test: Images | None = None
-        noise = generator_for("labels", seed)
-        self._store = ImageStore(with_noise(source, train, cfg.label_noise, noise), device)
+        self._store = ImageStore(source, device)
         self._preparation = Preparation(cfg, source, train, device, layout)
         self.image_shape = self._preparation.image_shape
         self.mean, self.std = (
@@ -100,6 +99,20 @@ class DataModule:
             "train_size": len(train),
             "val_size": len(val),
         }
+
+    def add_label_noise(self, share: float) -> None:
+        """Give that share of the training images another label, drawn among the other classes by the seed.
+
+        Symmetric label noise as of Zhang et al. 2017 (arXiv:1611.03530); validation and test labels stay.
+        """
+        generator = generator_for("labels", self.seed)
+        chosen = self._train[torch.randperm(len(self._train), generator=generator)]
+        chosen = chosen[: round(share * len(chosen))]
+        shift = torch.randint(1, max(2, self.num_classes), (len(chosen),), generator=generator)
+        labels = self._store.labels.clone()  # the source may keep its own
+        chosen = chosen.to(labels.device)
+        labels[chosen] = (labels[chosen] + shift.to(labels.device)) % self.num_classes
+        self._store.labels = labels
 
     def train_batches(self, epoch: int, start: int = 0) -> Batches:
         """Return batches start, start + 1, ... of an epoch, without making those before."""

@@ -43,11 +43,9 @@ class Data(ABC):
     crop_padding: int
     flip: bool
     cutout: int
-    label_noise: float = 0.0  # for plugins that were written before it
 
     def __post_init__(self) -> None:
         require_range(self, "data.", 1e-9, 0.9, "val_fraction")
-        require_range(self, "data.", 0, 0.9, "label_noise")
         require_range(self, "data.", 1, INF, "image_size")
         require_range(self, "data.", 0, INF, "crop_padding cutout")
 

@@ -17,7 +17,7 @@ from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TRAI
 from peakpoint.checkpointing.storage.quarantine import QUARANTINE
 from peakpoint.trainer.config.hydra_overrides import OWN, flat, under
 
-FROZEN = ("model", "data", "seed", "batch_size", "optimizer.name")
+FROZEN = ("model", "data", "label_noise", "seed", "batch_size", "optimizer.name")
 """What a resumed run may not change: it would no longer be the same run."""
 FREE = ("data.root",)
 """What may change below a frozen key."""

@@ -12,13 +12,7 @@ from peakpoint.trainer.data.settings import Data
 
 
 def config(name: str, root: Path | str = "", **changed) -> Data:
-    values = {
-        "val_fraction": 0.1,
-        "image_size": None,
-        "crop_padding": 0,
-        "flip": False,
-        "cutout": 0,
-    }
+    values = {"val_fraction": 0.1, "image_size": None, "crop_padding": 0, "flip": False, "cutout": 0}
     made: Data = registry.find("data", name)(name=name, root=str(root), **(values | changed))
     return made
 
