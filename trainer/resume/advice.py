@@ -20,7 +20,6 @@ from peakpoint.trainer.resume.plan import Plan
 SEARCHED = "hydra.searchpath"
 """The override that names more folders of the configuration."""
 PLACES = ("--config-path", "--config-name", "--config-dir")
-LENGTH = ("epochs", "max_steps")
 _PROGRAMS = {"peakpoint": ["peakpoint", "train"], "__main__.py": ["python", "-m", "peakpoint", "train"]}
 
 
@@ -123,9 +122,7 @@ def finished(cfg: DictConfig, config: Config, plan: Plan) -> str | None:
     where = f"epoch {epoch + bool(status.get('batch'))}, step {step}"
     done = f"{plan.run} is finished at {where}: {status['reason']}."
     advice = f"To train on: {command(plan.run, *more)} with {bounds or 'another setting of what ended it'}."
-    changed = (
-        refusals.asked(cfg, run_record.saved_config(plan.run, plan.attempt), plan.typed) if asked else []
-    )
-    if idle := [key for key in changed if key not in LENGTH]:
+    saved = run_record.saved_config(plan.run, plan.attempt)
+    if idle := refusals.asked(cfg, saved, plan.typed) if asked else []:
         raise UserError(f"{done} No step is left for {', '.join(idle)} to change. {advice}")
     return f"{done} {advice}"
