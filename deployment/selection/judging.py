@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.metrics import bad_loss
+from peakpoint.checkpointing.metrics import bad_loss, shown
 from peakpoint.checkpointing.policies.sparsity import SLACK
 from peakpoint.checkpointing.policy import order, ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -105,6 +105,18 @@ def by_rank(found: Sequence[Candidate], keys: Sequence[Key]) -> list[Candidate]:
         return (*(order(one.facts[key.metric], key.mode) for key in keys), *one.later())
 
     return sorted(found, key=place, reverse=True)
+
+
+def tie_in_words(tie: Tie | None, chosen: Candidate, first: Candidate) -> str:
+    """Return the sentence for a tie that put a candidate before the first of the ranking."""
+    assert tie
+    within = f"{tie.within:g}" if tie.confidence is None else f"the {tie.confidence:.0%} confidence interval"
+    values = [shown(tie.metric, one.facts[tie.metric]) for one in (chosen, first)]
+    return (
+        f"tie: {chosen.manifest.file} with {tie.metric} {values[0]} is preferred to {first.manifest.file} "
+        f"with {values[1]}, which differs by no more than {within}: by {', '.join(map(str, tie.prefer))}. "
+        "tie: null in --rules takes the better one."
+    )
 
 
 def by_preference(ranking: Sequence[Candidate], tie: Tie, samples: int | None) -> list[Candidate]:

@@ -170,7 +170,7 @@ class _Judge:
         left = list(qualified)
         while left:
             ranking = judging.by_rank(left, self.rules.rank)
-            doubtful = ranking[0]
+            doubtful = first = ranking[0]
             try:
                 ranking = self._tied_first(ranking)
                 doubtful = ranking[0]
@@ -183,6 +183,8 @@ class _Judge:
                 continue
             for number, candidate in enumerate(ranking, 1):
                 candidate.rank = number
+            if doubtful is not first:
+                self.notes.append(judging.tie_in_words(self.rules.tie, doubtful, first))
             return measured
         return None
 

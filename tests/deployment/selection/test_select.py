@@ -1,6 +1,7 @@
 """Selection on a real run: who is chosen, who is rejected and why, and what is measured again."""
 
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -181,6 +182,13 @@ def test_within_the_interval_the_sparser_is_preferred(measured_copy):
     tie = {"metric": "accuracy", "confidence": 0.95, "prefer": {"metric": "sparsity", "mode": "min"}}
     found = select.choose([measured_copy], by(tie=tie))
     assert steps(found) == [MIDDLE, FINAL, EARLY]
+    names = [re.escape(at(measured_copy, step).manifest.file) for step in (MIDDLE, FINAL)]
+    (note,) = (note for note in found.notes if note.startswith("tie: "))
+    assert re.match(
+        f"tie: {names[0]} with accuracy 61.67% is preferred to {names[1]} with 63.33%, which differs by no "
+        "more than the 95% confidence interval: by -sparsity. tie: null",
+        note,
+    )
     assert steps(select.choose([measured_copy], by(tie={**tie, "prefer": "sparsity"}))) == [
         FINAL,
         MIDDLE,

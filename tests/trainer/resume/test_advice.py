@@ -53,7 +53,10 @@ def test_what_a_policy_ended_goes_on_with_another_setting(train, tmp_path):
         (["epochs=9"], "No step is left for epochs to change. To train on: "),
         (["epochs=1", "max_steps=3"], "No step is left for epochs, max_steps to change. To train on: "),
         (["optimizer.lr=0.5"], "No step is left for optimizer.lr to change. To train on: "),
-        (["epochs=9", "checkpoint.keep_last=7"], "No step is left for checkpoint.keep_last, epochs to change"),
+        (
+            ["epochs=9", "checkpoint.keep_last=7"],
+            "No step is left for checkpoint.keep_last, epochs to change",
+        ),
         (["pruning=magnitude"], "No step is left for pruning.frequency, pruning.target to change"),
     ],
 )
