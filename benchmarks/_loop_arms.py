@@ -32,7 +32,7 @@ from peakpoint.trainer.config.choices import register_schemas
 from peakpoint.trainer.config.schema import Config, Precision
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation import autocast_for
-from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
+from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener, LogLines
 from peakpoint.trainer.listeners.events import Listener, Publisher
 from peakpoint.trainer.listeners.jsonl import JsonLines
 from peakpoint.trainer.listeners.tensorboard import TensorBoard
@@ -140,7 +140,7 @@ def ours(trial: Trial) -> None:
         closing(Manager(store, parts.policies, parts.state.gather, options=options)) as manager,
     ):
         trial.batches.settle = manager.drain
-        listeners: list[Listener] = [lines, tensorboard, console]
+        listeners: list[Listener] = [lines, LogLines(parts.total_steps), tensorboard, console]
         parts.loop.fit(Publisher(listeners, manager))
 
 

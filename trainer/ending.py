@@ -106,7 +106,8 @@ def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Endin
     def test(which: str, epoch: int, step: int, file: str | None) -> None:
         metrics = loop.evaluate(parts.data.test_batches())
         if loop.signal is None:
-            publish.notify(Tested(which, epoch, step, metrics, loop.zeros().prunable, file))
+            samples = len(parts.data.read_test().labels)
+            publish.notify(Tested(which, epoch, step, metrics, loop.zeros().prunable, samples, file))
 
     with ending.without("the final weights were not tested"):
         test("final", progress.number, progress.step, None)

@@ -23,7 +23,7 @@ from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.data.settings import note_root
 from peakpoint.trainer.ending import Ending, read_test_set
 from peakpoint.trainer.listeners import mirror
-from peakpoint.trainer.listeners.console import ConsoleHandler
+from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleLogger, LogLines
 from peakpoint.trainer.listeners.events import Apart, Attempt, Listener, Publisher
 from peakpoint.trainer.listeners.jsonl import JsonLines
 from peakpoint.trainer.nonfinite import with_last_good
@@ -45,8 +45,9 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
     start that is refused leaves every byte as it was.
     """
     remote = mirror.connect(config.checkpoint.mirror)
-    console = Console()
-    with one_writer(directory), _logging_to(console):
+    watched = any(isinstance(logger, ConsoleLogger) for logger in config.logger.values())
+    console = Console(quiet=not watched)
+    with one_writer(directory), _logging_to(console if watched else Console(), watched):
         if plan.run and (done := advice.finished(cfg, config, plan)):
             log.info(done)
             return 0
@@ -134,7 +135,8 @@ def _train(
     config, directory, progress = ending.config, ending.directory, parts.state.progress
     rows = JsonLines(directory, progress.step, progress.evaluated_steps)
     attempt = Attempt(directory, ending.console, progress.step, parts.total_steps)
-    listeners: list[Listener] = [rows, *mirrors]
+    ours: list[Listener] = [rows, LogLines(parts.total_steps), *mirrors]
+    listeners = [*ours]
     apart: list[Apart] = []
     device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
     log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
@@ -150,7 +152,7 @@ def _train(
             failed = partial(ending.without, f"logger.{name} failed and is left out from here on")
             listeners.append(settings.build(attempt))
             apart.append(Apart(listeners[-1], failed))
-        publish = Publisher([rows, *mirrors, *apart], manager)
+        publish = Publisher([*ours, *apart], manager)
         end = parts.loop.fit(publish)
         manager.drain()
         if isinstance(end, RunEnd) and config.test:
@@ -170,7 +172,7 @@ def _train(
 def _interrupted(directory: Path, parts: Parts) -> int:
     number, facts = parts.loop.signal or 0, _facts(parts)
     record.end(directory, "interrupted", signal=number, **facts)
-    log.info("interrupted at step %d; to go on: %s", facts["step"], advice.command(directory))
+    log.warning("interrupted at step %d; to go on: %s", facts["step"], advice.command(directory))
     return 128 + number
 
 
@@ -180,8 +182,8 @@ def _facts(parts: Parts) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _logging_to(console: Console) -> Iterator[None]:
-    handler = ConsoleHandler(console)
+def _logging_to(console: Console, every_line: bool) -> Iterator[None]:
+    handler = ConsoleHandler(console, logging.INFO if every_line else logging.WARNING)
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)
     try:

@@ -72,8 +72,8 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         raise UserError(f"There is no kind of component named {kind}{nearest(kind, KINDS)}")
 
     def add(component: T) -> T:
-        if name in _COMPONENTS[kind] and _origin(component) != _origin(_COMPONENTS[kind][name]):
-            raise UserError(f"The {kind} {name} is already registered: choose another name.")
+        if name in _COMPONENTS[kind] and _origin(component) != (other := _origin(_COMPONENTS[kind][name])):
+            raise UserError(f"The {kind} {name} is already registered, by {other[0]}: choose another name.")
         if fault := _fault(KINDS[kind], component):
             raise UserError(f"The {kind} {name} ({'.'.join(_origin(component))}) {fault}.")
         _COMPONENTS[kind][name] = component

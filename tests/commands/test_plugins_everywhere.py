@@ -202,5 +202,8 @@ def test_a_name_that_another_network_has_is_one_line(tmp_path, monkeypatch):
     done = run_main("plugins=[clashing_plugin]", f"hydra.run.dir={tmp_path / 'run'}")
     assert (done.code, done.out) == (1, "")
     named = "plugins: clashing_plugin cannot be imported"
-    assert done.err == f"error: {named}: The model lenet5 is already registered: choose another name.\n"
+    place = "peakpoint.models.catalogue.lenet"
+    assert done.err == (
+        f"error: {named}: The model lenet5 is already registered, by {place}: choose another name.\n"
+    )
     registry._COMPONENTS["data"].pop("bars", None)

@@ -28,7 +28,9 @@ def test_option_that_is_not_given():
 
 
 def test_a_taken_name_is_refused():
-    with pytest.raises(UserError, match="The model lenet5 is already registered: choose another name"):
+    with pytest.raises(
+        UserError, match=r"The model lenet5 is already registered, by peakpoint\.models\.\S+: "
+    ):
         register("model", "lenet5")(lambda: None)
 
 

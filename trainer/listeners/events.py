@@ -41,13 +41,14 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """The test set was read with the weights of a checkpoint; `which` is `selected` or `final`."""
+    """The test set of `samples` images was read with the weights of a checkpoint, `selected` or `final`."""
 
     which: str
     epoch: int
     step: int
     metrics: Mapping[str, float]
     sparsity: float
+    samples: int
     file: str | None
 
 

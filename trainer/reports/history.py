@@ -102,7 +102,9 @@ def _add(history: History, row: dict[str, Any]) -> None:
     elif row["kind"] == "test":
         metrics = {name: float(value) for name, value in row["metrics"].items()}
         position = {name: int(row[name]) for name in ("epoch", "step")}
-        history.tests[str(row["which"])] = {**position, "metrics": metrics, "file": row.get("file")}
+        samples = row.get("samples")  # rows of earlier versions have none
+        more = {"samples": samples if type(samples) is int else None, "file": row.get("file")}
+        history.tests[str(row["which"])] = {**position, "metrics": metrics, **more}
 
 
 def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:

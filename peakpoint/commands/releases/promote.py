@@ -159,7 +159,8 @@ def _prepared(
     objects.check_finite(rebuilt)
     where = {"data_root": options.data_root, "device": options.device}
     measured = evaluate.measure(rebuilt, trained_with, split=chosen.split, **where)
-    recorded = (manifest.metrics if chosen.split == "val" else record.tests()) or {}
+    tested = record.tested()
+    recorded = manifest.metrics if chosen.split == "val" else tested.metrics if tested else {}
     if wrong := differences(recorded, measured.metrics, chosen.tolerance):
         remedy = "" if form.dtype == "float32" else f" It may be the cost of {form.dtype}: try dtype=float32."
         raise CheckpointError(

@@ -94,18 +94,21 @@ class RunRecord:
         rows = peak_rows(self.history.evals, monitor["metric"], monitor["mode"], [target])
         return [{"metric": monitor["metric"], **vars(row)} for row in rows]
 
-    def tests(self) -> dict[str, float] | None:
-        """Return the metrics of the test set, None unless the run evaluated it with these weights."""
+    def tested(self) -> Result | None:
+        """Return the result on the test set, None unless the run evaluated it with these weights."""
         tests = self.history.tests.values() if self.history else ()
-        return next((t["metrics"] for t in tests if t["step"] == self.manifest.global_step), None)
+        found = next((t for t in tests if t["step"] == self.manifest.global_step), None)
+        if found is None:
+            return None
+        return Result("test", found["samples"], found["metrics"], "the checkpoint, at the end of the run")
 
     def results(self, measured: Result) -> list[Result]:
         """Return the results measured for the release, then the recorded ones."""
         found = [measured]
         if self.earlier:
             return found
-        if (tests := self.tests()) and measured.split != "test":
-            found.append(Result("test", None, tests, "the checkpoint, at the end of the run"))
+        if (tested := self.tested()) and measured.split != "test":
+            found.append(tested)
         if measured.split != "val" and self.manifest.metrics:
             found.append(Result("val", None, dict(self.manifest.metrics), "the checkpoint, in training"))
         return found

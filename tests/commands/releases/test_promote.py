@@ -52,7 +52,7 @@ def test_the_card_is_filled_from_the_record(trained, promote):
     assert found["performance"] == pytest.approx(dict(source.metrics))
     test_rows = [json.loads(row) for row in (trained / "metrics.jsonl").read_text().splitlines()]
     tested = next(r for r in test_rows if r["kind"] == "test" and r["which"] == "selected")
-    assert [(r["split"], r["samples"]) for r in found["results"]] == [("val", 14), ("test", None)]
+    assert [(r["split"], r["samples"]) for r in found["results"]] == [("val", 14), ("test", 40)]
     assert found["results"][1]["metrics"] == tested["metrics"]
     assert found["sparsity"] == pytest.approx(source.sparsity)
     weights = list(load_model(root / "production" / "lenet5_v1.0.0.pt").parameters())

@@ -80,8 +80,10 @@ def test_the_overrides_of_a_resumed_run_are_recorded(resumed):
 
 
 def test_the_test_set_is_of_the_same_weights_or_not_reported(resumed):
-    assert of(resumed).tests().keys() == {"loss", "accuracy", "top5_accuracy", "f1_score"}
-    assert of(resumed, global_step=23).tests() is None
+    tested = of(resumed).tested()
+    assert tested.metrics.keys() == {"loss", "accuracy", "top5_accuracy", "f1_score"}
+    assert tested.samples == json.loads((resumed / "run.json").read_text())["config"]["data"]["test_size"]
+    assert of(resumed, global_step=23).tested() is None
 
 
 @pytest.mark.parametrize("attempts", [None, [], [{}], [{"started": "x"}]])
@@ -100,4 +102,4 @@ def test_a_run_without_metrics_has_no_peaks_and_broken_ones_are_reported(resumed
     assert of(resumed).peaks() == []  # it was killed before its first evaluation
     (resumed / "metrics.jsonl").unlink()
     assert of(resumed).peaks() == []
-    assert of(resumed).tests() is None
+    assert of(resumed).tested() is None

@@ -187,7 +187,9 @@ def test_a_component_without_values_or_without_its_schema_says_how_its_file_begi
 
 @pytest.mark.usefixtures("registered")
 def test_a_component_does_not_take_the_name_of_another():
-    with pytest.raises(UserError, match=r"^The policy best is already registered: choose another name\.$"):
+    with pytest.raises(
+        UserError, match=r"^The policy best is already registered, by \S+\.best: choose another name\.$"
+    ):
         register("policy", "best")(Never)
     register("policy", "never_of_mine")(Never)  # a module imported twice
     assert registry.find("policy", "best") is not Never

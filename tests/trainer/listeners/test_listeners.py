@@ -20,7 +20,7 @@ from peakpoint.checkpointing.events import (
     Verified,
 )
 from peakpoint.trainer.listeners import events
-from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener
+from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener, LogLines
 from peakpoint.trainer.listeners.events import Logged
 from peakpoint.trainer.listeners.jsonl import JsonLines, row
 from peakpoint.trainer.listeners.tensorboard import TensorBoard
@@ -40,7 +40,7 @@ EVENTS = [
     Deleted("training/b.pt"),
     RunEnd(2, 16, "all epochs are done"),
     Interrupted(2, 16, 15),
-    events.Tested("selected", 2, 16, METRICS, 0.7, "a.pt"),
+    events.Tested("selected", 2, 16, METRICS, 0.7, 40, "a.pt"),
 ]
 
 
@@ -64,7 +64,7 @@ def test_events_with_numbers_have_a_row_each(tmp_path):
          "stall_s": 0.01, "total_s": 0.5},
         {"kind": "skipped save", "epoch": 2, "step": 17, "tags": ["interval", "wall_clock"]},
         {"kind": "test", "which": "selected", "epoch": 2, "step": 16, "metrics": METRICS, "sparsity": 0.7,
-         "file": "a.pt"},
+         "samples": 40, "file": "a.pt"},
     ]  # fmt: skip
     assert [e for e in EVENTS if row(e) is None] == [e for e in EVENTS if type(e) in (
         StepEnd, EpochEnd, Verified, Deleted, RunEnd, Interrupted)]  # fmt: skip
@@ -187,10 +187,11 @@ def console():
 
 def test_each_thing_is_one_line(console):
     made, shown = console
-    listener = ConsoleListener(made, total_steps=24, start_step=0)
+    listeners = [LogLines(24), ConsoleListener(made, total_steps=24, start_step=0)]
     for event in EVENTS:
-        listener(event)
-    listener.close()
+        for listener in listeners:
+            listener(event)
+    listeners[1].close()
     lines = shown().splitlines()
     assert lines == [
         "epoch 1 step 3/24 loss 2.5000 lr 1.00e-03 100 images/s",
@@ -210,11 +211,11 @@ def test_on_a_terminal_there_is_a_bar_and_it_goes_away(monkeypatch):
         listener(event)
     listener.close()
     assert "/24" in file.getvalue()
+    assert "loss 2.5000, 100 images/s" in file.getvalue()
     assert file.getvalue().rstrip().endswith(("\x1b[2K", "\x1b[?25h"))
 
 
 def test_brackets_in_a_line_are_text(console):
-    made, shown = console
-    listener = ConsoleListener(made, total_steps=1, start_step=0)
-    listener(RunEnd(1, 1, "see [red] and [/x]"))
+    _, shown = console
+    LogLines(1)(RunEnd(1, 1, "see [red] and [/x]"))
     assert shown() == "training ended at epoch 1, step 1: see [red] and [/x]\n"

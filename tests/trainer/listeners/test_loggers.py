@@ -120,8 +120,11 @@ def test_a_logger_that_fails_is_left_out_and_training_goes_on(train, plugin, tmp
 
 def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
     done = train(*OURS, "logger=[]", "max_steps=4", "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [line for line in done.out.splitlines() if "cannot stop this run" in line]
     assert rows(tmp_path / "run", "eval")
+    logged = (tmp_path / "run" / "train.log").read_text()
+    assert all(word in logged for word in ("DEBUG epoch 1 step", "INFO saved", "INFO test, final"))
     assert not (tmp_path / "run" / "tensorboard").exists()
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
     assert recorded["logger"] == {}
