@@ -1,12 +1,13 @@
 """The metrics of a classifier over a split; each has a record in checkpointing/metrics.py."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from peakpoint.base.disk_space import is_out_of_memory
 from peakpoint.base.errors import UserError
 
 
@@ -69,6 +70,25 @@ class Classification:
             "top5_accuracy": top5 / self.count,
             "f1_score": macro_f1,
         }
+
+
+@contextmanager
+def explaining_torch() -> Iterator[None]:
+    """Within: memory that is short and a normalisation over one value are a UserError with its remedy."""
+    try:
+        yield
+    except (ValueError, RuntimeError, MemoryError) as error:
+        if str(error).startswith("Expected more than 1"):
+            raise UserError(
+                f"A normalisation layer has nothing to normalise over: {error}. Use a batch_size of twice "
+                "grad_accumulation or more, or larger images."
+            ) from None
+        if is_out_of_memory(error):
+            raise UserError(
+                "The network and a batch do not fit in memory: raise grad_accumulation, which cuts a batch "
+                "into parts, or lower batch_size and eval_batch_size."
+            ) from None
+        raise
 
 
 def check_logits(logits: object, images: int, classes: int) -> None:

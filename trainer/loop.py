@@ -19,7 +19,13 @@ from peakpoint.optimizers.parameters import Zeros, zeros
 from peakpoint.optimizers.pruning.criterion import ScoreError
 from peakpoint.trainer import signals
 from peakpoint.trainer.data.pipeline import DataModule
-from peakpoint.trainer.evaluation import Classification, autocast_for, check_logits, evaluate
+from peakpoint.trainer.evaluation import (
+    Classification,
+    autocast_for,
+    check_logits,
+    evaluate,
+    explaining_torch,
+)
 from peakpoint.trainer.listeners.events import Logged, Publisher
 from peakpoint.trainer.nonfinite import REMEDY, DivergedError, Skipping, check_alive
 from peakpoint.trainer.state import TrainState
@@ -68,8 +74,7 @@ class Loop:
         reason = "all epochs are done"
         while not self.done:
             epoch = progress.epoch + 1
-            with _explaining_normalisation():
-                last = self._train_epoch(epoch, publish)
+            last = self._train_epoch(epoch, publish)
             try:
                 metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
                 if math.isfinite(metrics.get("loss", math.nan)):  # else check_alive follows the evaluation
@@ -95,6 +100,7 @@ class Loop:
         publish(end)
         return end
 
+    @explaining_torch()
     def _train_epoch(self, epoch: int, publish: Publisher) -> list[Event]:
         """Train one epoch; returns the StepEnd of its last step, to be published with the evaluation.
 
@@ -190,6 +196,7 @@ class Loop:
         if self._skipping and whole_epoch:
             raise self._skipping.over()
 
+    @explaining_torch()
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Return the metrics over `batches`; empty when a signal cuts it short."""
         return evaluate(
@@ -233,17 +240,3 @@ class Loop:
         with signals.handled(note):
             signals.check()
             yield
-
-
-@contextmanager
-def _explaining_normalisation() -> Iterator[None]:
-    """Within: the error of a normalisation over a single value is a UserError; any step may raise it."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1"):
-            raise
-        raise UserError(
-            f"A normalisation layer has nothing to normalise over: {error}. Use a batch_size of twice "
-            "grad_accumulation or more, or larger images."
-        ) from None

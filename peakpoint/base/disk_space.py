@@ -66,10 +66,15 @@ def tensor_bytes(state: Any) -> int:
     return size if isinstance(size, int) else 0
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory was short; torch's is a plain RuntimeError on the CPU."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate" in words or "out of memory" in words
+
+
 def check_memory(error: Exception, needed: int) -> None:
     """Raise SaveFailed when `error` says that a copy of `needed` bytes did not fit in memory."""
-    words = str(error).lower()  # torch raises a plain RuntimeError on the CPU
-    if isinstance(error, MemoryError) or "allocate" in words or "out of memory" in words:
+    if is_out_of_memory(error):
         raise SaveFailed(
             f"A checkpoint could not be copied: it takes {in_words(needed)} of memory that is not there.",
             needed=needed,

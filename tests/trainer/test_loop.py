@@ -156,6 +156,18 @@ def test_a_normalisation_over_a_single_value_is_one_line(options):
         made.loop.fit(lambda *_: None)
 
 
+@pytest.mark.parametrize("during", ["train", "val"])
+def test_a_batch_that_does_not_fit_in_memory_is_one_line(tmp_path, during):
+    made = parts(*DENSE)
+
+    def too_large(*_):
+        yield torch.empty(2**50), torch.zeros(1)  # torch itself raises, as for any tensor
+
+    setattr(made.data, f"{during}_batches", too_large)
+    with pytest.raises(UserError, match=r"^The network and a batch do not fit in memory: raise grad_acc"):
+        fit(made, tmp_path)
+
+
 def test_max_steps_ends_within_an_epoch_and_a_larger_one_goes_on(train, tmp_path):
     done = train(*TINY, "max_steps=5", "hydra.run.dir=run")
     assert done.code == 0, done.err
