@@ -103,12 +103,19 @@ def train(directory: Path, break_at: int | None = None) -> nn.Module:
         saved = manager.save_milestone_checkpoint(model, found, "accuracy", epoch, config=CONFIG)
         print(f"  epoch {epoch}: accuracy {found:.4f}{' (best so far)' if saved else ''}")
 
+    release(manager)
+    manager.close()
+    return model
+
+
+def release(manager: CheckpointManager) -> None:
+    """Release the best checkpoint as version 1.0.0, and print the files of each tier."""
     best = manager.get_latest_checkpoint("milestone")
     assert best is not None
-    release = build()[0]
-    facts = manager.load_checkpoint(best, release)
+    model = build()[0]
+    facts = manager.load_checkpoint(best, model)
     manager.save_production_checkpoint(
-        release,
+        model,
         version="1.0.0",
         config=CONFIG,
         metrics=facts["metrics"],
@@ -116,8 +123,6 @@ def train(directory: Path, break_at: int | None = None) -> nn.Module:
     )
     for tier, files in manager.list_checkpoints().items():
         print(f"  {tier}: {', '.join(file.name for file in files)}")
-    manager.close()
-    return model
 
 
 def main(directory: Path) -> bool:

@@ -1,5 +1,6 @@
-"""What the pages name is there, and the plugin of the guide trains with its own range, state and command."""
+"""What the pages name is there, and the guide's plugins of an optimizer and a logger train as shown."""
 
+import json
 import re
 
 import pytest
@@ -30,10 +31,27 @@ def test_each_import_on_a_page_works():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_plugin_of_the_guide_trains_prunes_and_refuses_what_is_out_of_its_range(tmp_path):
+def write_plugin(name, directory):
+    """Write the guide's example of that file name."""
     guide = (ROOT / "docs" / "guide.md").read_text()
-    code = re.search(r"^```python\n# my_optimizer.py\n(.*?)^```", guide, re.M | re.DOTALL)[1]
-    (tmp_path / "my_optimizer.py").write_text(code)
+    code = re.search(rf"^```python\n# {name}\n(.*?)^```", guide, re.M | re.DOTALL)[1]
+    (directory / name).write_text(code)
+
+
+def test_the_logger_of_the_guide_writes_a_line_for_each_evaluation(tmp_path):
+    write_plugin("my_logger.py", tmp_path)
+    command = [ROOT / "train.py", *TINY, "plugins=[my_logger]", "logger=[csv]", "logger.csv.metric=loss"]
+    trained = process(*command, "hydra.run.dir=run", cwd=tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert trained.returncode == 0, trained.stderr
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    losses = [str(record["metrics"]["loss"]) for record in records if record["kind"] == "eval"]
+    rows = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()
+    assert losses
+    assert [row.split(",")[1] for row in rows] == losses
+
+
+def test_the_plugin_of_the_guide_trains_prunes_and_refuses_what_is_out_of_its_range(tmp_path):
+    write_plugin("my_optimizer.py", tmp_path)
     path = f"{ROOT}:{tmp_path}"
     tiny = [option for option in TINY if not option.startswith(("optimizer", "pruning"))]
     command = [ROOT / "train.py", *tiny, "plugins=[my_optimizer]", "optimizer=lion"]
