@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,8 +155,7 @@ def loop_settings(config: c.Config) -> LoopSettings:
 def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Return the network, for images (channels, height, width) and a number of classes."""
     cfg.check_size(*image_shape[1:])
-    network: nn.Module = cfg.build(image_shape, num_classes)
-    _check_built("model", cfg, isinstance(network, nn.Module), network)
+    network: nn.Module = check_built("model", cfg.name, cfg.build(image_shape, num_classes))
     # Who asks for a network without values, to know its shapes, gets one.
     wanted = torch.get_default_device().type == "meta"
     empty = next((n for n, p in network.named_parameters() if is_lazy(p) or (p.is_meta and not wanted)), None)
@@ -168,8 +168,8 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     """Return the optimizer over the network's parameters; weight decay on matrices and kernels alone."""
-    optimizer: Optimizer = cfg.build(param_groups(model, cfg.weight_decay))
-    _check_built("optimizer", cfg, isinstance(optimizer, Optimizer), optimizer)
+    built = cfg.build(param_groups(model, cfg.weight_decay))
+    optimizer: Optimizer = check_built("optimizer", cfg.name, built)
     keep_strides(optimizer)
     return optimizer
 
@@ -235,16 +235,28 @@ def build_schedule(cfg: Any, steps_per_epoch: int, total: int) -> Factor:
         log.warning(
             "the warm-up lasts %d steps, and this run %d: optimizer.lr will not be reached.", warmup, total
         )
-    factor: Factor = cfg.build(total, warmup)
-    _check_built("scheduler", cfg, callable(factor), factor)
+    factor: Factor = check_built("scheduler", cfg.name, cfg.build(total, warmup))
     return factor
 
 
-def _check_built(kind: str, cfg: Any, fits: bool, found: object) -> None:
-    """Raise ValueError unless what a component's build has returned fits its kind."""
-    if not fits:
-        wanted = {"model": "a torch.nn.Module", "optimizer": "a torch.optim.Optimizer"}
-        raise ValueError(
-            f"{kind}={cfg.name}: its build has returned an object of type {type(found).__name__}: let it "
-            f"return {wanted.get(kind, 'a function of the step')}."
+_BUILT: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "model": ("a torch.nn.Module", lambda found: isinstance(found, nn.Module)),
+    "optimizer": ("a torch.optim.Optimizer", lambda found: isinstance(found, Optimizer)),
+    "scheduler": ("a function of the step", callable),
+    "logger": (
+        "an object with __call__ and close",
+        lambda found: callable(found) and callable(getattr(found, "close", None)),
+    ),
+}
+"""Kind of component -> what its build returns, in words and as a test."""
+
+
+def check_built(kind: str, name: str, found: Any) -> Any:
+    """Return what a component's build has returned. Raises UserError unless it fits its kind."""
+    wanted, fits = _BUILT[kind]
+    if not fits(found):
+        raise UserError(
+            f"The build of the {kind} {name} has returned an object of type {type(found).__name__}: let it "
+            f"return {wanted}."
         )
+    return found

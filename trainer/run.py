@@ -16,7 +16,7 @@ from peakpoint.checkpointing.events import RunEnd
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.trainer.build import Parts, build
+from peakpoint.trainer.build import Parts, build, check_built
 from peakpoint.trainer.config import hydra_overrides, unheeded
 from peakpoint.trainer.config.check import name_template, plain
 from peakpoint.trainer.config.schema import Config
@@ -144,13 +144,13 @@ def _train(
         found = parts.loop.zeros()
         share = found.prunable_count / found.overall_count
         log.info(
-            "to prune: %.2f%% of the weights of layers, which are %.2f%% of all %d parameters",
-            100 * config.pruning.target, 100 * share, found.overall_count,
+            "pruning target: %.2f%% of %d prunable weights (%.2f%% of all parameters)",
+            100 * config.pruning.target, found.prunable_count, 100 * share,
         )  # fmt: skip
     try:
         for name, settings in config.logger.items():
             failed = partial(ending.without, f"logger.{name} failed and is left out from here on")
-            listeners.append(settings.build(attempt))
+            listeners.append(check_built("logger", name, settings.build(attempt)))
             apart.append(Apart(listeners[-1], failed))
         publish = Publisher([*ours, *apart], manager)
         end = parts.loop.fit(publish)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.text import nearest
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
+from peakpoint.deployment.inference.form import SPLITS
 from peakpoint.deployment.inference.network import Description, prepare
 from peakpoint.trainer.data import sources  # noqa: F401 (registers)
 from peakpoint.trainer.data.images import load_npz
 from peakpoint.trainer.data.pipeline import Batches, DataModule
 from peakpoint.trainer.data.settings import TEST, note_root
 from peakpoint.trainer.evaluation import Classification, autocast_for, evaluate
-
-SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def batches(data: DataModule, split: str) -> Batches:
     The first call for the test split reads it. Raises CheckpointError.
     """
     if split not in SPLITS:
-        raise CheckpointError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+        raise CheckpointError(f"split={split} is not a choice{nearest(split, SPLITS)}")
     return data.val_batches() if split == "val" else data.test_batches()
 
 

@@ -79,8 +79,10 @@ def load_plugins(modules: Sequence[str]) -> None:
 
 
 def all_choices() -> str:
-    """Return a line for each group with its options, for --help."""
-    return "\n".join(f"{name}: {', '.join(choices(name))}" for name in groups())
+    """Return a line for each group, and for each component of pruning, with its options, for --help."""
+    named = {name: choices(name) for name in groups()}
+    named |= {f"pruning.{kind}": sorted(registry.table(kind)) for kind in c.PRUNING}
+    return "\n".join(f"{name}: {', '.join(options)}" for name, options in named.items())
 
 
 def groups() -> list[str]:

@@ -11,6 +11,7 @@ from peakpoint.base.given import LARGEST_BATCH
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Argument, a_path, number, takes
 from peakpoint.commands.common import check_there, print_json
+from peakpoint.deployment.inference.form import SPLITS
 
 if TYPE_CHECKING:
     from peakpoint.deployment.inference.timing import Latency
@@ -23,7 +24,7 @@ SPARSE = "zeros are multiplied like any number here: sparsity shows in `packed`,
 
 @takes(
     Argument("paths", nargs="+", type=a_path, metavar="PATH", help="a release, a checkpoint, a run, or ONNX"),
-    Argument("--split", choices=("val", "test", "none"), default="val", help="for the accuracy"),
+    Argument("--split", choices=(*SPLITS, "none"), default="val", help="for the accuracy"),
     Argument("--data-root", type=a_path, metavar="DIR", help="where the data lie now"),
     Argument(
         "--batch",

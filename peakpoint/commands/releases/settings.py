@@ -16,7 +16,8 @@ from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, PeakpointError
 from peakpoint.base.files import CONF
 from peakpoint.base.given import require_range
-from peakpoint.deployment.inference.form import Form
+from peakpoint.base.text import nearest
+from peakpoint.deployment.inference.form import SPLITS, Form
 from peakpoint.deployment.release import card
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.hydra_overrides import quote
@@ -56,7 +57,7 @@ class Settings:
         return texts
 
     def __post_init__(self) -> None:
-        require(self.split in ("val", "test"), f"split={self.split} is not a choice: it must be val or test.")
+        require(self.split in SPLITS, f"split={self.split} is not a choice{nearest(self.split, SPLITS)}")
         require_range(self, "", 1, 1024, "golden")
         require_range(self, "", 0, 1, "tolerance")
         self.form()

@@ -22,8 +22,14 @@ REFUSED = [
     ("promote {run} --version 1.0.0 --card card.yaml --rules nowhere.yaml", "nowhere.yaml"),
     ("promote {run} --version 1.0.0 --card card.yaml --rules wrong.yaml", "wrong.yaml"),
     ("promote {run} --version 1.0.0 --card card.yaml --alias hero", "'hero' is not an alias"),
-    ("promote {run} --version 1.0.0 --card card.yaml --set dtype=float8", "dtype=float8 is not one of"),
-    ("promote {run} --version 1.0.0 --card card.yaml --set format=onnx", "is not one of pt, safetensors."),
+    (
+        "promote {run} --version 1.0.0 --card card.yaml --set dtype=float8",
+        "dtype=float8 is not a choice:",
+    ),
+    (
+        "promote {run} --version 1.0.0 --card card.yaml --set format=onnx",
+        "; there are: pt, safetensors.",
+    ),
     (
         "promote {run} --version 1.0.0 --card card.yaml --set format=safetensors --set compress=true",
         "cannot be compressed",

@@ -72,7 +72,7 @@ def test_a_text_is_taken_as_it_is_written(text, tmp_path):
         ("tolerance=-1", "tolerance=-1.0 is out of range"),
         ("golden=0", "golden=0 is out of range: it must be between 1 and 1024."),
         ("golden=100000", "golden=100000 is out of range"),
-        ("split=train", "split=train is not a choice: it must be val or test."),
+        ("split=tset", "split=tset is not a choice: did you mean test?"),
         ("format=null", "--set format=null: it needs a value."),
         ("card=null", "--set card=null: it needs a value."),
         ("card.tags=3", "--set card.tags is a list"),
@@ -118,3 +118,4 @@ def test_a_file_of_texts_that_is_not_there(tmp_path):
 def test_the_trainer_does_not_offer_it():
     assert "release" not in all_choices()
     assert "checkpoint/policy: " in all_choices()
+    assert "pruning.schedule: convex, cosine, cubic, linear" in all_choices()

@@ -360,7 +360,7 @@ def test_a_network_whose_output_is_no_logits_is_one_line_before_the_first_step(t
 )
 def test_what_a_component_builds_is_checked_by_its_kind(base, build):
     made = type("Nothing", (base,), {"build": lambda *_: None})(name="of_mine")
-    with pytest.raises(ValueError, match="=of_mine: its build has returned an object of type NoneType: let"):
+    with pytest.raises(UserError, match=r"^The build of the .* of_mine has returned an object of type NoneT"):
         build(made)
 
 

@@ -58,6 +58,13 @@ class Failing(Logger):
         return Fails()
 
 
+@register("logger", "nothing")
+@dataclass(kw_only=True)
+class Nothing(Logger):
+    def build(self, attempt):
+        pass
+
+
 class Fails:
     def __call__(self, event):
         raise RuntimeError("no such place")
@@ -99,9 +106,20 @@ def test_a_plugin_adds_a_logger_which_is_closed_and_resumed(train, plugin, tmp_p
     assert not (run / "tensorboard").exists()
 
 
-def test_where_one_cannot_be_built_the_others_are_closed(train, plugin, tmp_path):
-    done = train(*OURS, CHOSEN[0], "logger=[table,broken]", "hydra.run.dir=run")
-    assert (done.code, done.err) == (1, "error: no room for a logger\n")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("broken", "no room for a logger"),
+        (
+            "nothing",
+            "The build of the logger nothing has returned an object of type NoneType: let it return an "
+            "object with __call__ and close.",
+        ),
+    ],
+)
+def test_where_one_cannot_be_built_the_others_are_closed(train, plugin, tmp_path, name, sentence):
+    done = train(*OURS, CHOSEN[0], f"logger=[table,{name}]", "hydra.run.dir=run")
+    assert (done.code, done.err) == (1, f"error: {sentence}\n")
     assert (tmp_path / "run" / "evaluations.csv").read_text() == "closed\n"
     assert status(tmp_path / "run")["state"] == "failed"
 
