@@ -5,9 +5,12 @@ its arguments; docs/cli.md shows what each prints.
 """
 
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from types import FrameType
 
 from peakpoint.base import registry
 from peakpoint.base.errors import PeakpointError, os_reason
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["train"]:  # Hydra reads sys.argv, and has a help of its own
         sys.argv[1:] = given[1:]
         importlib.import_module("peakpoint.commands.train").main()
-    with steady_output():
+    with steady_output(), _unwound():
         try:
             refuse_passwords(given)
             return _run(given)
@@ -63,6 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
         return 1
+
+
+@contextmanager
+def _unwound() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP exit with 128 + their number, so that what it began is cleared away."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    ended = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in ended:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ended:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _run(given: list[str]) -> int:
