@@ -19,7 +19,8 @@ from benchmarks._harness import arguments, ratio, show, summary, timed, turns
 from peakpoint.models import create
 from peakpoint.optimizers.parameters import param_groups
 from peakpoint.optimizers.pruning.lowest_k import select_keys, sort_keys
-from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings, zero_unkept
+from peakpoint.optimizers.pruning.masks import zero_unkept
+from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
 
 
 def network(device: str) -> nn.Module:

@@ -21,6 +21,7 @@ from peakpoint.optimizers.parameters import param_groups
 from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
 from peakpoint.optimizers.settings import Factor
 from peakpoint.trainer.config import schema as c
+from peakpoint.trainer.config.check import policies
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.loop import Loop, LoopSettings
 from peakpoint.trainer.resume.pruning import FROM_THE_START, Ramp
@@ -105,8 +106,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         mask_version=lambda: pruning.mask_version if pruning else 0,
         skipped=lambda: _skip(scheduler, pruning),
     )
-    named = {name: settings.build() for name, settings in config.checkpoint.policy.items()}
-    return Parts(data, state, loop, named, total)
+    return Parts(data, state, loop, policies(config.checkpoint), total)
 
 
 def _skip(scheduler: LambdaLR, pruning: Pruner | None) -> None:

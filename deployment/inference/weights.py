@@ -13,7 +13,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage.manifest import SAFETENSORS
 from peakpoint.deployment.inference import form
-from peakpoint.optimizers.pruning.pruner import unpack
+from peakpoint.optimizers.pruning.masks import unpack
 
 log = logging.getLogger("peakpoint")
 

@@ -16,6 +16,7 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.files import CONF
 from peakpoint.base.text import json_text, nearest
 from peakpoint.checkpointing.metrics import METRICS
+from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.storage.manifest import TIERS
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.trainer.config import schema as c
@@ -189,9 +190,21 @@ def _check_images(config: c.Config) -> None:
             raise UserError(str(error)) from None
 
 
+def policies(checkpoint: c.Checkpoint) -> dict[str, Policy]:
+    """Return the policies of a run by name. Raises UserError for a build that returns something else."""
+    built = {name: settings.build() for name, settings in checkpoint.policy.items()}
+    for name, policy in built.items():
+        c.require(
+            isinstance(policy, Policy),
+            f"The build of the policy {name} has returned an object of type {type(policy).__name__}: let it "
+            "return a Policy.",
+        )
+    return built
+
+
 def _check_mirror(checkpoint: c.Checkpoint) -> None:
     """Require that checkpoint.mirror.what names what this run saves."""
-    built = {name: settings.build() for name, settings in checkpoint.policy.items()}
+    built = policies(checkpoint)
     known = {*TIERS, *built, *(tag for policy in built.values() for tag in policy.tags)}
     for word in checkpoint.mirror.what:
         c.require(

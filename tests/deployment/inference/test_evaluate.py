@@ -66,7 +66,7 @@ def test_data_that_was_moved_is_found_and_other_data_refused(measured_run, tmp_p
 def test_wrong_splits_and_devices_are_one_line(measured_run):
     root, manifest, facts = evaluated(measured_run)
     weights = network.load(root, manifest)
-    with pytest.raises(CheckpointError, match="val, test"):
+    with pytest.raises(CheckpointError, match="test, val"):
         evaluate.measure(weights, facts, split="train")
     if not torch.cuda.is_available():
         assert evaluate.usable("auto") == torch.device("cpu")

@@ -18,7 +18,7 @@ def saved(pruned_run):
 
 def masks(saved):
     """Return the bool mask of each pruned weight, by the pruner's own reading."""
-    from peakpoint.optimizers.pruning.pruner import unpack
+    from peakpoint.optimizers.pruning.masks import unpack
 
     optimizer = saved["optimizer_state_dict"]
     (group,) = [g for g in optimizer["param_groups"] if g["prunable"]]

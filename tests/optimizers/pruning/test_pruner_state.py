@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from peakpoint.optimizers.pruning.pruner import pack, unpack
+from peakpoint.optimizers.pruning.masks import pack, unpack
 from tests.optimizers.optimizer_cases import (
     OPTIMIZERS,
     built,

@@ -364,6 +364,16 @@ def test_what_a_component_builds_is_checked_by_its_kind(base, build):
         build(made)
 
 
+def test_what_a_policy_builds_is_checked_before_torch_is_there(train, own_components, tmp_path):
+    register("policy", "nothing_of_mine")(type("Nothing", (Never,), {"build": lambda _: None}))
+    done = train(*TINY, "checkpoint/policy=[nothing_of_mine]", "hydra.run.dir=run")
+    sentence = (
+        "The build of the policy nothing_of_mine has returned an object of type NoneType: let it return a"
+    )
+    assert (done.code, done.err) == (1, f"error: {sentence} Policy.\n")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_field_of_a_type_without_values_is_named_with_its_class(own_components):
     @register("optimizer", "odd_of_mine")
     @dataclass(kw_only=True)
