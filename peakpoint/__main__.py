@@ -23,7 +23,7 @@ PLUGINS = "plugins=[module] imports modules of your own first, as for train: net
 
 COMMANDS = {
     "train": ("train", "train and prune a network, or resume a run: KEY=VALUE as in conf/"),
-    "report": ("report", "the peak of a run against its end, its tests, and its curves"),
+    "report": ("report", "the peak of a run against its end, its tests and curves; of several, a table"),
     "ls": ("checkpoints.ls", "a table of a run's checkpoints: what is kept, and why"),
     "show": ("checkpoints.ls", "one checkpoint, its digest checked"),
     "verify": ("checkpoints.verify", "check digests; exit code 1 if anything is bad"),

@@ -171,7 +171,7 @@ def process(*arguments: Any, cwd: Path | None = None, **environment: str) -> sub
 
 def rows(run: Path, *kinds: str) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl of these kinds, without what measures time."""
-    timing = {"images_per_second", "stall_s", "total_s"}
+    timing = {"images_per_second", "stall_s", "total_s", "seconds"}
     found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in row.items() if k not in timing} for row in found if row["kind"] in kinds]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.errors import PeakpointError
+from peakpoint.base.errors import PeakpointError, UserError
 from peakpoint.base.lock import present
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.policies.sparsity import peak
@@ -19,6 +19,7 @@ from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.listeners.events import Publisher, Tested
 from peakpoint.trainer.reports import plots, run_record, tables
+from peakpoint.trainer.reports.history import objective, read_rows
 
 log = logging.getLogger("peakpoint")
 
@@ -58,6 +59,10 @@ class Ending:
         `kept` holds its checkpoints, and `lost` counts the rows that metrics.jsonl lacks.
         """
         known = len(self.notes)
+        monitor, target = self.config.checkpoint.monitor, self.config.pruning.target
+        with contextlib.suppress(UserError):  # the report says what is wrong with metrics.jsonl
+            evals = read_rows(self.directory).evals
+            facts["objective"] = objective(evals, monitor.metric, monitor.mode, target)
         self._record(facts)
         if lost:
             self.note(f"no report: {self.directory / run_record.METRICS} lacks {lost} rows.")

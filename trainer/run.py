@@ -33,6 +33,7 @@ from peakpoint.trainer.resume.plan import Plan
 from peakpoint.trainer.run_directory import refuse_taken
 from peakpoint.trainer.start import CHECKPOINTS, Start, find_start, record_attempt, restore
 from peakpoint.trainer.state import read_checkpoint
+from peakpoint.trainer.usage import Usage
 
 log = logging.getLogger("peakpoint")
 
@@ -67,20 +68,20 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         with parts.loop.signals():  # before anything is written: a signal then waits for a state to save
             own = start.source == directory / CHECKPOINTS
             target = _store(directory, start.record["run"], start.index if own else None)
-            record_attempt(directory, start, parts, resolved, cfg)
+            usage = record_attempt(directory, start, parts, resolved, cfg)
             for doubt in unheeded.doubts(config, plan.typed):
                 log.warning(doubt)
             ending = Ending(config, directory, console)
             with mirror.uploading(config.checkpoint.mirror, remote, target) as mirrors:
-                with _recording(directory):
+                with _recording(directory, usage):
                     manager = _manager(config, parts, start, target)
                     if saved:
                         manager.load_state_dict(saved["policies"])
                     with with_last_good(target.root, target.run, parts.data.num_classes):
-                        end, lost = _train(parts, manager, ending, mirrors)
+                        end, lost = _train(parts, manager, ending, mirrors, usage)
                 if end is None:
-                    return _interrupted(present(directory, or_named=True), parts)
-                ending.finish(target, lost, reason=end.reason, **_facts(parts))
+                    return _interrupted(present(directory, or_named=True), parts, usage)
+                ending.finish(target, lost, reason=end.reason, **_facts(parts), **usage.facts())
                 # A signal may have come during the report.
                 return 128 + parts.loop.signal if parts.loop.signal else 0
 
@@ -93,14 +94,14 @@ def _store(directory: Path, run: str, index: Index | None) -> Store:
 
 
 @contextlib.contextmanager
-def _recording(directory: Path) -> Iterator[None]:
+def _recording(directory: Path, usage: Usage) -> Iterator[None]:
     """Within: an error that ends the run is recorded in status.json and train.log."""
     try:
         yield
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         record.log_failure(error)
-        record.end(directory, state, error=record.sentence(error))
+        record.end(directory, state, error=record.sentence(error), **usage.facts())
         raise
 
 
@@ -126,14 +127,14 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
 
 
 def _train(
-    parts: Parts, manager: Manager, ending: Ending, mirrors: Sequence[Listener]
+    parts: Parts, manager: Manager, ending: Ending, mirrors: Sequence[Listener], usage: Usage
 ) -> tuple[RunEnd | None, int]:
     """Train, then evaluate the test set.
 
     Returns the end, None when a signal came first, and the number of rows that metrics.jsonl lacks.
     """
     config, directory, progress = ending.config, ending.directory, parts.state.progress
-    rows = JsonLines(directory, progress.step, progress.evaluated_steps)
+    rows = JsonLines(directory, progress.step, progress.evaluated_steps, usage.seconds)
     attempt = Attempt(directory, ending.console, progress.step, parts.total_steps)
     ours: list[Listener] = [rows, LogLines(parts.total_steps), *mirrors]
     listeners = [*ours]
@@ -169,8 +170,8 @@ def _train(
     return finished, rows.missing
 
 
-def _interrupted(directory: Path, parts: Parts) -> int:
-    number, facts = parts.loop.signal or 0, _facts(parts)
+def _interrupted(directory: Path, parts: Parts, usage: Usage) -> int:
+    number, facts = parts.loop.signal or 0, {**_facts(parts), **usage.facts()}
     record.end(directory, "interrupted", signal=number, **facts)
     log.warning("interrupted at step %d; to go on: %s", facts["step"], advice.command(directory))
     return 128 + number

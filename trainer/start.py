@@ -24,6 +24,7 @@ from peakpoint.trainer.listeners.retrying_file import open_logs
 from peakpoint.trainer.reports import run_record as record
 from peakpoint.trainer.resume import advice, refusals
 from peakpoint.trainer.resume.plan import Plan
+from peakpoint.trainer.usage import Usage
 
 log = logging.getLogger("peakpoint")
 CHECKPOINTS = "checkpoints"
@@ -149,10 +150,11 @@ def restore(start: Start, config: Config, parts: Parts, saved: dict[str, Any] | 
 
 def record_attempt(
     directory: Path, start: Start, parts: Parts, resolved: dict[str, Any], cfg: DictConfig
-) -> None:
+) -> Usage:
     """Write run.json, status.json and the configuration: this attempt is added, earlier ones stay.
 
-    From here on the start is accepted. Files that a killed process left half-written are removed.
+    From here on the start is accepted. Files that a killed process left half-written are removed. Returns the
+    count of the run's time and memory, which begins.
     """
     run_directory.accept()
     saved = directory / record.HYDRA
@@ -176,5 +178,7 @@ def record_attempt(
     else:
         facts = {**facts, record.NOW: resolved}
     # First the status: a run killed between the two writes must not look finished.
-    record.set_status(directory, "running", **record.holder())
+    usage = Usage(directory, parts.loop.device)
+    record.set_status(directory, "running", **record.holder(), **usage.facts())
     record.write_json(directory / record.RUN, facts)
+    return usage

@@ -1,6 +1,7 @@
 """metrics.jsonl: a row for each event, and what becomes of rows that a resumed run writes again."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,23 @@ def row(event: Published) -> dict[str, Any] | None:
 class JsonLines:
     """Appends a row for each event to metrics.jsonl, whole in the file before the next event.
 
-    Rows that cannot be written wait; `missing` counts them.
+    Rows that cannot be written wait; `missing` counts them. The row of an evaluation has the `seconds` of the
+    run at it, where `clock` returns them.
     """
 
-    def __init__(self, run: Path, step: int, evaluated: set[int]) -> None:
+    def __init__(
+        self, run: Path, step: int, evaluated: set[int], clock: Callable[[], float] | None = None
+    ) -> None:
         path = run / METRICS
         if path.exists():
             _set_aside(path, step, evaluated)
-        self._file = RetryingFile(path)
+        self._file, self._clock = RetryingFile(path), clock
 
     def __call__(self, event: Published) -> None:
         """Write an event."""
         if (values := row(event)) is not None:
+            if self._clock and isinstance(event, EvalEnd):
+                values["seconds"] = self._clock()
             self._file.write(f"{json.dumps(readable(values))}\n".encode())
 
     @property

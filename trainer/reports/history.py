@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from peakpoint.checkpointing.storage import foreign
 
 @dataclass(frozen=True)
 class History:
-    """The rows of metrics.jsonl by kind, oldest first; `unreadable` counts torn lines but the last."""
+    """The rows of metrics.jsonl by kind, oldest first; `unreadable` counts torn lines but the last.
+
+    `seconds` are those of the run at each evaluation, of all attempts; earlier versions recorded none.
+    """
 
     evals: list[EvalEnd]
     train: list[dict[str, Any]]
     tests: dict[str, dict[str, Any]]
     unreadable: int
+    seconds: list[float] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:
@@ -33,7 +37,8 @@ class History:
 class PeakRow:
     """Peak against final within a scope; `final` is NaN when the last value was not finite.
 
-    `degradation` is what was lost since the peak, in units of the metric, and not negative.
+    `degradation` is what was lost since the peak, in units of the metric, and not negative. `sparsity` is
+    that of the prunable weights at the peak.
     """
 
     scope: str
@@ -41,6 +46,7 @@ class PeakRow:
     best: float
     final: float
     degradation: float
+    sparsity: float
 
 
 def read_history(run: Path) -> History:
@@ -76,7 +82,7 @@ def read_rows(run: Path) -> History:
             raise UserError(
                 f"{path}, line {number} is not a row of metrics ({type(error).__name__}: {error})."
             ) from None
-    return History(history.evals, history.train, history.tests, unreadable)
+    return replace(history, unreadable=unreadable)
 
 
 def _add(history: History, row: dict[str, Any]) -> None:
@@ -93,6 +99,8 @@ def _add(history: History, row: dict[str, Any]) -> None:
         while history.evals and history.evals[-1].step >= event.step:
             history.evals.pop()
         history.evals.append(event)
+        if (seconds := row.get("seconds")) is not None:
+            history.seconds.append(float(seconds))
     elif row["kind"] == "train":
         plain = {name: float(row[name]) for name in ("step", "loss", "lr")}
         plain["skipped"] = int(row.get("skipped", 0))
@@ -119,14 +127,24 @@ def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterabl
         scopes.append((name, [e for e in evals if e.sparsity >= target - SLACK]))
     rows = []
     for scope, members in scopes:
-        values = [(value, e.epoch) for e in members if (value := ranked(e.metrics, metric)) is not None]
+        values = [(value, e) for e in members if (value := ranked(e.metrics, metric)) is not None]
         if not values:
             continue
-        best, epoch = max(values, key=lambda pair: (order(pair[0], mode), -pair[1]))
+        best, peak = max(values, key=lambda pair: (order(pair[0], mode), -pair[1].step))
         last = ranked(members[-1].metrics, metric)
         final = math.nan if last is None else last
-        rows.append(PeakRow(scope, epoch, best, final, best - final if mode == "max" else final - best))
+        lost = best - final if mode == "max" else final - best
+        rows.append(PeakRow(scope, peak.epoch, best, final, lost, peak.sparsity))
     return rows
+
+
+def objective(evals: Sequence[EvalEnd], metric: str, mode: str, target: float) -> float | None:
+    """Return the value that a run is ranked by: the best at its target sparsity, else the best of all.
+
+    None when no evaluation has a finite value.
+    """
+    rows = peak_rows(evals, metric, mode, [target])
+    return rows[-1].best if rows else None
 
 
 def peaks(history: History, metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:

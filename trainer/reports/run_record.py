@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import math
 import os
 import platform
 import shlex
@@ -100,6 +101,12 @@ def read_status(run: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{run / STATUS} is not the status of a run: it was written by something else.")
     return found
+
+
+def number(status: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a status; None where it has none, or something else."""
+    value: Any = status.get(name)
+    return value if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def saved_config(run: Path, attempt: Mapping[str, Any]) -> DictConfig:
