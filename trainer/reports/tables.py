@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base.terminal import Console
+from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.checkpointing.metrics import shown
+from peakpoint.checkpointing.policies.sparsity import SLACK
 from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.trainer.reports.history import peaks, read_history
+from peakpoint.trainer.reports.history import PeakRow, peaks, read_history
 
 
 def print_report(
@@ -45,7 +47,7 @@ def print_report(
         console.say("")
         _print_kept(console, run, metric, kept)
     last = history.evals[-1]
-    notes = []
+    notes = [*_incomparable(history.evals, rows)]
     if last.sparsity > 0 and last.overall is not None:
         share = f"{last.sparsity:.2%} of the prunable weights, {last.overall:.2%} of all parameters"
         notes.append(f"Zeros at the end: {share}.")
@@ -58,6 +60,18 @@ def print_report(
     for note in notes:
         console.say("")
         console.say(note)
+
+
+def _incomparable(evals: Sequence[EvalEnd], rows: Sequence[PeakRow]) -> Iterable[str]:
+    """Yield the warning for an overall peak of a network that was less sparse than the target."""
+    at = {e.epoch: e.sparsity for e in evals}
+    peak, target = rows[0], rows[-1]
+    if at[peak.best_epoch] < at[target.best_epoch] - SLACK:
+        zeros = shown("sparsity", at[peak.best_epoch])
+        yield (
+            f"Compare within a row: the overall peak has {zeros} zeros, and a network of {target.scope} has "
+            "fewer weights to be as good with."
+        )
 
 
 def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifest]) -> None:
