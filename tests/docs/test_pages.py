@@ -1,10 +1,12 @@
-"""What the pages name is there, and the guide's plugins of an optimizer and a logger train as shown."""
+"""What the pages name is there, the plugins of the guide train, and the tables of cli.md are real."""
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 
+from peakpoint.__main__ import main
 from tests.conftest import ROOT, TINY, process
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
@@ -61,3 +63,19 @@ def test_the_plugin_of_the_guide_trains_prunes_and_refuses_what_is_out_of_its_ra
     assert wrong.stderr == "error: optimizer.beta=1.5 is out of range: it must be between 0 and 1.\n"
     wrong = process(*command, "pruning=state", cwd=tmp_path, PYTHONPATH=path)
     assert "exp_avg_sq, which optimizer=lion does not have" in wrong.stderr
+
+
+def heads(output):
+    """Return the columns of each table: the words above a rule."""
+    lines = output.splitlines()
+    return [above.split() for above, below in pairwise(lines) if below and set(below) == {"\u2500"}]
+
+
+def test_ls_and_select_print_the_columns_that_the_page_shows(train, capsys):
+    page = (ROOT / "docs" / "cli.md").read_text()
+    command = re.search(r"^```bash\npython train.py (.*?)^```", page, re.M | re.DOTALL)[1]
+    assert train(*command.replace("\\\n", "").split()).code == 0
+    for name in ("ls", "select"):
+        sample = re.search(rf"^\$ peakpoint {name} outputs/run\n(.*?)^```", page, re.M | re.DOTALL)[1]
+        assert main([name, "outputs/run"]) == 0
+        assert heads(sample) == heads(capsys.readouterr().out)[:1]
