@@ -68,10 +68,7 @@ def _incomparable(evals: Sequence[EvalEnd], rows: Sequence[PeakRow]) -> Iterable
     peak, target = rows[0], rows[-1]
     if at[peak.best_epoch] < at[target.best_epoch] - SLACK:
         zeros = shown("sparsity", at[peak.best_epoch])
-        yield (
-            f"Compare within a row: the overall peak has {zeros} zeros, and a network of {target.scope} has "
-            "fewer weights to be as good with."
-        )
+        yield f"The overall peak has {zeros} zeros, fewer than the target: not comparable."
 
 
 def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifest]) -> None:

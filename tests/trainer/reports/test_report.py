@@ -132,7 +132,7 @@ def test_a_target_counts_only_what_reached_it():
 def test_an_overall_peak_of_a_less_sparse_network_is_not_compared(tmp_path, early, says):
     rows = [eval_row(1, early, sparsity=0.4), eval_row(2, 0.8, sparsity=0.7), eval_row(3, 0.7, sparsity=0.7)]
     text = printed(written(tmp_path, rows))
-    assert ("Compare within a row: the overall peak has 40.00% zeros" in text) is says
+    assert ("The overall peak has 40.00% zeros, fewer than the target: not comparable." in text) is says
 
 
 def test_no_finite_value_has_no_row():
