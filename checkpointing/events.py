@@ -34,7 +34,8 @@ class EvalEnd:
 
     `sparsity` is the measured fraction of zeros among the prunable weights, `overall` that among all
     parameters where it is known; `mask_version` grows by one whenever the pruning mask changes, so equal
-    versions mean an unchanged mask.
+    versions mean an unchanged mask. `digests` are those of the `weights`, with their masks, and of the
+    `batches` of the epoch so far; None where nobody takes them.
     """
 
     epoch: int
@@ -43,6 +44,7 @@ class EvalEnd:
     sparsity: float
     mask_version: int
     overall: float | None = None
+    digests: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

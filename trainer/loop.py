@@ -211,7 +211,8 @@ class Loop:
         """Record the evaluation; returns its event, and EpochEnd if all batches were used."""
         progress, found = self.state.progress, self.zeros()
         version = self.mask_version()
-        measured = EvalEnd(epoch, progress.step, metrics, found.prunable, version, found.overall)
+        digests = {"weights": self.state.digest(), "batches": self.data.seen()}
+        measured = EvalEnd(epoch, progress.step, metrics, found.prunable, version, found.overall, digests)
         progress.note_evaluation(progress.step)
         if progress.batch < self.data.steps_per_epoch:
             return [measured]

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from peakpoint.base.errors import UserError, restoring
-from peakpoint.checkpointing.state import objects, optimizer_state, serialize
+from peakpoint.checkpointing.state import objects, optimizer_state, serialize, witness
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 from peakpoint.optimizers.pruning.pruner import Pruner
 
@@ -199,6 +199,12 @@ class TrainState:
             "config": self.config,
             "metadata": {**self.metadata, **self.arithmetic},
         }
+
+    def digest(self) -> str:
+        """Return the digest of the weights, buffers and masks, equal for equal bits on any device."""
+        masks = self.pruner.masks if self.pruner else []
+        named = ((f"mask.{number}", mask) for number, mask in enumerate(masks))
+        return witness.digest_of((*objects.weights(self.model).items(), *named))
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Restore the objects; settings stay those of the configuration.

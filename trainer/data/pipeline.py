@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from peakpoint.base import digests
 from peakpoint.base.digests import stable_number
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.augmentation import Preparation
@@ -85,6 +86,7 @@ class DataModule:
         self.classes, self.num_classes = source.classes, len(source.classes)
         self._train, self._val = train, val
         self._test: Images | None = None
+        self._seen = digests.hasher(digests.BLAKE3)
         self._store = ImageStore(source, device)
         self._preparation = Preparation(cfg, source, train, device, layout)
         self.image_shape = self._preparation.image_shape
@@ -118,10 +120,21 @@ class DataModule:
         """Return batches start, start + 1, ... of an epoch, without making those before."""
         drawn = self._preparation.draw(self._train, generator_for("epoch", self.seed, epoch))
         order, choices = drawn[0].to(self._store.images.device), drawn[1:].to(self._store.device)
+        rows = memoryview(drawn.T.contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        seen = self._seen = digests.hasher(digests.BLAKE3)
+        seen.update(rows[: start * self.batch_size])
         for step in range(start, self.steps_per_epoch):
             batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            seen.update(rows[batch])
             pixels, labels = self._store.gather(order[batch])
             yield self._preparation.augmented(pixels, choices[:, batch]), labels
+
+    def seen(self) -> str:
+        """Return the digest of the latest epoch's batches so far: which images, and how each is augmented.
+
+        Those before a `start` count as well, so that a resumed epoch has the digest of an uninterrupted one.
+        """
+        return digests.named(self._seen)
 
     def val_batches(self) -> Batches:
         """Return all of the validation part, in fixed order, not augmented."""

@@ -25,6 +25,8 @@ def row(event: Published) -> dict[str, Any] | None:
     facts = {field.name: getattr(event, field.name) for field in fields(event)}
     if isinstance(event, EvalEnd) and (overall := facts.pop("overall")) is not None:
         facts["sparsity_of_all"] = overall
+    if facts.get("digests", ...) is None:
+        del facts["digests"]
     return {"kind": kind, **facts}
 
 

@@ -324,3 +324,23 @@ def test_classes_of_one_image_leave_no_validation(cfg, tmp_path):
 
 def test_as_many_images_as_a_batch_are_enough(cfg):
     assert len(list(islice(make(cfg, batch_size=96).train_batches(1), 2))) == 1
+
+
+# The digest of the batches
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_the_digest_of_the_batches_does_not_depend_on_where_an_epoch_is_resumed(cfg, start):
+    whole, resumed = make(cfg), make(cfg)
+    list(whole.train_batches(4))
+    list(resumed.train_batches(4, start))
+    assert whole.seen() == resumed.seen()
+
+
+def test_the_digest_of_the_batches_tells_their_number_their_epoch_and_the_seed(cfg):
+    found = set()
+    for seed, epoch, count in [(3, 1, 2), (3, 1, 3), (3, 2, 2), (4, 1, 2)]:
+        data = make(cfg, seed)
+        assert len(list(islice(data.train_batches(epoch), count))) == count
+        found.add(data.seen())
+    assert len(found) == 4
