@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from peakpoint.base import bounded, semver
-from peakpoint.base.errors import CheckpointError, FormatError
+from peakpoint.base.errors import CheckpointError, Undamaged
 from peakpoint.base.lock import present
 from peakpoint.base.text import in_short
 from peakpoint.checkpointing.storage import foreign
@@ -57,12 +57,12 @@ class Index:
     def unreadable(self, *, only_looks: bool = False) -> list[tuple[str, str]]:
         """Return the files whose manifests could not be read last time, each with the reason.
 
-        Raises FormatError for an intact manifest of another version, which must not be moved as damaged;
-        with `only_looks`, for callers that move nothing, it is returned with the others.
+        Raises Undamaged for one that another version wrote or this process may not read, which must not be
+        moved as damaged; with `only_looks`, for callers that move nothing, it is returned with the others.
         """
         found = []
         for file, (_, read) in sorted(self._read.items()):
-            if isinstance(read, FormatError) and not only_looks:
+            if isinstance(read, Undamaged) and not only_looks:
                 raise read
             if isinstance(read, CheckpointError):
                 found.append((f"{file.removesuffix('.json')}.pt", str(read)))
@@ -198,14 +198,14 @@ def by_version(root: Path) -> dict[str, Manifest]:
 def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[str, str]]:
     """Return the files under `production` whose manifests cannot be read or name no release, with reasons.
 
-    Raises FormatError as Index.unreadable does.
+    Raises Undamaged as Index.unreadable does.
     """
     found = []
     for path in manifest_files(root, PRODUCTION):
         try:
             semver.key(version_of(read_manifest(path)))
         except CheckpointError as error:
-            if isinstance(error, FormatError) and not only_looks:
+            if isinstance(error, Undamaged) and not only_looks:
                 raise
             found.append((f"{PRODUCTION}/{described_by(path).name}", str(error)))
     return found
@@ -219,7 +219,7 @@ def manifests(root: Path) -> list[Manifest]:
 def unreadable(root: Path) -> list[tuple[str, str]]:
     """Return the files under `root` whose manifests cannot be read, each with the reason.
 
-    Raises FormatError as Index.unreadable does.
+    Raises Undamaged as Index.unreadable does.
     """
     index = Index(root)
     index.manifests()

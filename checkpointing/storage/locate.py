@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from peakpoint.base.errors import CheckpointError, FormatError
+from peakpoint.base.errors import CheckpointError, Undamaged
 from peakpoint.checkpointing.storage import aliases, foreign, listing, store
 from peakpoint.checkpointing.storage.listing import Index, check_tier, in_tier, own
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, Manifest, read_manifest
@@ -55,12 +55,17 @@ def newest(root: Path, candidates: Iterable[Manifest]) -> Manifest | None:
 
 
 def _last_sound(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | None, list[tuple[str, str]]]:
-    """Return the last of `candidates` that verifies, and the damaged files after it with the reason."""
+    """Return the last of `candidates` that verifies, and the damaged files after it with the reason.
+
+    Raises Undamaged for one that cannot be read here: to take an older one would lose what it holds.
+    """
     damaged: list[tuple[str, str]] = []
     for manifest in reversed(list(candidates)):
         try:
             if (sound := verified(root, manifest)) is not None:
                 return sound, damaged
+        except Undamaged:
+            raise
         except CheckpointError as error:
             damaged.append((manifest.file, str(error)))
     return None, damaged
@@ -69,7 +74,8 @@ def _last_sound(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | 
 def newest_verified(root: Path, run: str | None = None, index: Index | None = None) -> Found:
     """Return the newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
 
-    `index` has the manifests that were read already. Raises FormatError when another version wrote here.
+    `index` has the manifests that were read already. Raises Undamaged for what cannot be
+    read here.
     """
     index = index or Index(root)
     found = index.manifests()
@@ -104,11 +110,16 @@ def verified(root: Path, manifest: Manifest) -> Manifest | None:
     raise CheckpointError(f"{root / manifest.file} is replaced each time that it is read: read it later.")
 
 
-def verdict(root: Path, manifest: Manifest) -> str | None:
-    """Return what is wrong with a checkpoint; None when it verifies, or its writer deleted it."""
+def verdict(root: Path, manifest: Manifest, *, only_looks: bool = True) -> str | None:
+    """Return what is wrong with a checkpoint; None when it verifies, or its writer deleted it.
+
+    Raises Undamaged for one that cannot be read here, unless `only_looks`.
+    """
     try:
         verified(root, manifest)
     except CheckpointError as error:
+        if isinstance(error, Undamaged) and not only_looks:
+            raise
         return str(error)
     return None
 
@@ -136,7 +147,7 @@ def _pass_unreadable(root: Path, tier: str) -> None:
     for path in listing.manifest_files(root, tier):
         try:
             read_manifest(path)
-        except FormatError:
+        except Undamaged:
             raise
         except CheckpointError as error:
             if os.path.lexists(path):  # else its writer deleted it after it was listed

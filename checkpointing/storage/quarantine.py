@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from peakpoint.base.errors import CheckpointError, FormatError
+from peakpoint.base.errors import CheckpointError, Undamaged
 from peakpoint.base.lock import alone, briefly
 from peakpoint.checkpointing.storage import journal, listing, store
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, read_manifest
@@ -40,7 +40,7 @@ def _is_damaged(root: Path, file: str) -> bool:
         return False
     try:
         store.verify(root, read_manifest(mark))
-    except FormatError:
+    except Undamaged:
         return False
     except CheckpointError:
         return True

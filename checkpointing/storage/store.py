@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from peakpoint.base import digests, files
-from peakpoint.base.bounded import read_json
+from peakpoint.base.bounded import read_json, unread
 from peakpoint.base.digests import SAVED_WITH
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
@@ -296,7 +296,8 @@ def _claimed(claim: Path) -> tuple[str, str] | None:
 def verify(root: Path, manifest: Manifest, threads: int = digests.ALL) -> None:
     """Check the bytes of a checkpoint, of a release every file, against its manifest.
 
-    `threads` is 1 where a training goes on beside it. Raises CheckpointError with the first fault.
+    `threads` is 1 where a training goes on beside it. Raises CheckpointError with the first fault,
+    Undamaged where it says nothing of the bytes.
     """
     path = root / manifest.file
     try:
@@ -308,4 +309,4 @@ def verify(root: Path, manifest: Manifest, threads: int = digests.ALL) -> None:
             if not digests.matches(path, digest, threads):
                 raise CheckpointError(f"{path} does not match the digest in its manifest: its bytes changed.")
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {os_reason(error)}.") from None
+        raise unread(path, error) from None

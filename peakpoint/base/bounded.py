@@ -5,6 +5,7 @@ reader for ever, a device has no end, a few bytes of YAML can expand to gigabyte
 recurse until their stack ends. `text.json_text` makes JSON within the same bounds.
 """
 
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.errors import CheckpointError, Denied, os_reason
 from peakpoint.base.text import DEEPEST, SMALL, check_bounds
 
 LONGEST = 16 << 20
@@ -37,6 +38,9 @@ RUN_NAMES = (
 RUN_FOLDERS = ("checkpoints", ".hydra", ".hydra/resume-*")
 """Folders whose entries are folders or records, too."""
 
+_DENIALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+"""Refusals of the operating system that depend on who reads, and when; not on the file."""
+
 _LONG_NUMBER = re.compile(r"\d{19}")
 
 
@@ -45,7 +49,10 @@ class Absent(CheckpointError):  # noqa: N818 (the name says what is wrong)
 
 
 def opened(path: Path) -> BufferedReader:
-    """Open a regular file for reading. Raises Absent when there is none, CheckpointError for another kind."""
+    """Open a regular file for reading.
+
+    Raises Absent when there is none, Denied when this process may not, CheckpointError for another kind.
+    """
     try:
         # Opening a device can already have effects: the name is checked first, then the open file.
         _regular(path, path.stat().st_mode)
@@ -86,6 +93,8 @@ def refuse_links(directory: Path) -> None:
 def unread(path: Path, error: OSError | ValueError) -> CheckpointError:
     """Return the error for a file that cannot be read, one line."""
     kind = Absent if isinstance(error, FileNotFoundError) else CheckpointError
+    if getattr(error, "errno", None) in _DENIALS:
+        kind = Denied
     return kind(f"{path} cannot be read: {os_reason(error)}.")
 
 

@@ -65,8 +65,16 @@ class SaveFailed(CheckpointError):  # noqa: N818 (the name says what happened)
         self.errno = errno
 
 
-class FormatError(CheckpointError):
+class Undamaged(CheckpointError):  # noqa: N818 (the name says what follows)
+    """A file that cannot be read here though nothing shows that it is damaged: it is never moved."""
+
+
+class FormatError(Undamaged):
     """A sound manifest of a format that this version does not read: nothing is wrong with the file."""
+
+
+class Denied(Undamaged):
+    """The operating system does not let this process read a file, which says nothing of its bytes."""
 
 
 class UnregisteredError(CheckpointError):

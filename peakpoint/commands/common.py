@@ -50,8 +50,8 @@ def _has_manifests(root: Path) -> bool:
 def everything(root: Path, *, only_looks: bool = True) -> tuple[list[Manifest], list[tuple[str, str]]]:
     """Return the checkpoints with a readable manifest, oldest first, then the releases by version.
 
-    The second list has the files whose manifests cannot be read, each with the reason; those of another
-    format raise FormatError unless `only_looks`.
+    The second list has the files whose manifests cannot be read, each with the reason; those that nothing
+    shows to be damaged raise Undamaged unless `only_looks`.
     """
     index = Index(root)
     found = [*index.manifests(), *releases(root)]

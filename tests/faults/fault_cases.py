@@ -1,6 +1,7 @@
 """Storage that fails at a chosen operation, in a process of its own."""
 
 import contextlib
+import ctypes
 import io
 import os
 import signal
@@ -162,6 +163,22 @@ def mounted(disk: Path, options: str):
         yield disk
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@contextlib.contextmanager
+def ordinary_user():
+    """Within: the permissions of files hold for this thread, also where root runs the tests."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface, this thread
+    before, reduced = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None)
+    assert libc.capget(header, before) == 0
+    reduced[:] = before[:]
+    reduced[0] &= ~0b110  # effective: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, reduced) == 0
+    try:
+        yield
+    finally:
+        libc.capset(header, before)
 
 
 HOLD = """

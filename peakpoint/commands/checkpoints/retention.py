@@ -96,8 +96,8 @@ def why(options: argparse.Namespace) -> int:
     root, manifest = manifest_of(path)
     if manifest.tier == PRODUCTION:
         return alias.why(root, manifest, options.json)
-    if wrong := verdict(root, manifest):
-        raise CheckpointError(f"{wrong} The next start moves it to quarantine.")
+    if wrong := verdict(root, manifest, only_looks=False):
+        raise CheckpointError(f"{wrong} `peakpoint repair` moves it to quarantine.")
     kept, unknown = None, ""
     try:
         now = retention(root, manifest.run)

@@ -152,15 +152,14 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
 def examine(root: Path, *, only_looks: bool = True) -> Iterator[Verdict]:
     """Yield every checkpoint under a root, oldest first, then files without a readable manifest.
 
-    Raises FormatError as `everything` does.
+    Raises Undamaged as `everything` does.
     """
-    known: dict[tuple[object, ...], str | None] = {}
+    sound: set[tuple[object, ...]] = set()
     found, unreadable = everything(root, only_looks=only_looks)
     for manifest in found:
-        identity = _identity(root, manifest)
-        if identity not in known:
-            known[identity] = verdict(root, manifest)
-        problem = known[identity]
+        identity, problem = _identity(root, manifest), None
+        if identity not in sound and not (problem := verdict(root, manifest, only_looks=only_looks)):
+            sound.add(identity)
         # A run that is being written may have deleted it since it was listed.
         if problem is None or (root / manifest.file).with_suffix(".json").exists():
             yield Verdict(root, manifest.file, manifest, problem)

@@ -11,12 +11,13 @@ import torch
 
 from peakpoint.base import files
 from peakpoint.base.digests import BLAKE3, digest_of
-from peakpoint.base.errors import CheckpointError, FormatError, SaveFailed
+from peakpoint.base.errors import CheckpointError, Denied, FormatError, SaveFailed
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import listing, locate, quarantine, store
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, files_no_larger_than, manifest, saved
+from tests.faults.fault_cases import ordinary_user
 
 
 @pytest.fixture
@@ -340,6 +341,20 @@ def test_what_another_version_wrote_is_not_taken_for_damaged(target):
     assert Store(target.root, "run").sequence == 1  # its place in the order is not given twice
     assert sorted(p.name for p in mark.parent.iterdir()) == ["a.json", "a.pt"]
     assert not (target.root / "quarantine").exists()
+
+
+@pytest.mark.parametrize("end", [".pt", ".json"])
+def test_what_may_not_be_read_is_not_taken_for_damaged(target, end):
+    saved(target, "training/a.pt")
+    path = target.path(saved(target, "training/b.pt"))
+    path.with_suffix(end).chmod(0)
+    with ordinary_user(), pytest.raises(Denied, match=rf"b\{end} cannot be read: Permission denied\."):
+        locate.newest_verified(target.root)
+    with ordinary_user():
+        assert quarantine.set_aside(target.root, [("training/b.pt", "a reader thought so")]) == []
+        with pytest.raises(Denied):
+            locate.locate(target.root / "training" / "latest.pt")
+    assert locate.newest_verified(target.root).manifest.file == "training/b.pt"
 
 
 LARGE = {"w": torch.arange(12_000_000, dtype=torch.float32)}  # 48 MB

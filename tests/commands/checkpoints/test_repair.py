@@ -11,6 +11,7 @@ from peakpoint.checkpointing.storage import listing, locate, store
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage, saved
 from tests.conftest import process
+from tests.faults.fault_cases import ordinary_user
 
 
 def tree(run):
@@ -94,6 +95,20 @@ def test_a_checkpoint_that_became_a_link_to_itself_goes_to_quarantine(trained, c
     assert out.startswith(f"quarantine  {newest.file}")
     assert "point  training/latest.pt" in out
     assert cli_main("repair", trained)[1].startswith(f"{len(listing.manifests(root))} checkpoints are sound")
+
+
+def test_a_checkpoint_that_may_not_be_read_is_named_and_stays(trained, cli_main):
+    root, was = trained / "checkpoints", tree(trained)
+    newest = next(m for m in reversed(listing.manifests(root)) if m.tier == "training")
+    path = root / newest.file
+    path.chmod(0)
+    denied = f"error: {path} cannot be read: Permission denied.\n"
+    with ordinary_user():
+        for command in (("repair", trained), ("repair", trained, "--dry-run"), ("why", path)):
+            assert cli_main(*command) == (1, "", denied)
+        assert f"bad: {path} cannot be read: Permission denied." in cli_main("verify", trained)[1]
+    path.chmod(0o644)
+    assert tree(trained) == was
 
 
 def test_what_was_repaired_before_one_fails_is_printed(trained, cli_main, monkeypatch):
