@@ -13,6 +13,7 @@ from typing import Any
 
 from peakpoint.base import semver
 from peakpoint.base.bounded import read_bytes
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import sweep, write_atomic
 from peakpoint.base.lock import briefly
@@ -32,6 +33,8 @@ _HEAD = """# Changelog
 Generated from the manifests and the journal in this folder: do not edit. Newest version first; what changed
 is against the version before. Times are UTC.
 """
+BYTES = "bytes"
+"""Name of the file's size among the results."""
 _LONGEST = 80
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -40,7 +43,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 class Entry:
     """A release and its differences from `before`, the previous version, None for the first.
 
-    Each difference is a pair of values: `results` of metrics, sparsity and MB, `config` of the resolved
+    Each difference is a pair of values: `results` of metrics, sparsity and bytes, `config` of the resolved
     training configurations, `network` of the network descriptions. `there` is False for a release without a
     readable manifest, which only the journal records.
     """
@@ -99,7 +102,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _results(manifest: Manifest | None) -> dict[str, float | None]:
     if manifest is None:
         return {}
-    return {**manifest.metrics, "sparsity": manifest.sparsity, "MB": manifest.bytes / 1e6}
+    return {**manifest.metrics, "sparsity": manifest.sparsity, BYTES: manifest.bytes}
 
 
 def _trained_with(manifest: Manifest) -> dict[str, Any]:
@@ -150,11 +153,18 @@ def _table(entry: Entry) -> list[str]:
     columns = [entry.version] if entry.before is None else [entry.before, entry.version, "change"]
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for name, (old, new) in entry.results.items():
-        change = "" if old is None or new is None else f"{new - old:+.4g}" if new != old else "0"
-        values = [*("" if value is None else f"{value:.6g}" for value in (old, new)), change]
+        show = in_words if name == BYTES else "{:.6g}".format
+        values = ["" if value is None else show(value) for value in (old, new)]
+        values.append("" if old is None or new is None else _change(name, new - old))
         shown = values[1:2] if entry.before is None else values
-        lines.append(f"| {_words(name)} | {' | '.join(shown)} |")
+        lines.append(f"| {'size' if name == BYTES else _words(name)} | {' | '.join(shown)} |")
     return lines
+
+
+def _change(name: str, by: float) -> str:
+    if name == BYTES and by:
+        return f"{'+' if by > 0 else '-'}{in_words(abs(int(by)))}"
+    return f"{by:+.4g}" if by else "0"
 
 
 def _words(value: str) -> str:

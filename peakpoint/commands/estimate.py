@@ -54,9 +54,11 @@ def estimate(options: argparse.Namespace) -> int:
     compressed = f"at sparsity {sparsity:g} compressed"
     rows: list[list[object]] = []
     for name, number in [("one checkpoint", 1), *kept.items(), ("peak on disk", count)]:
-        values = ["-"] * 3 if number is None else [str(number), _mb(number * dense), _mb(number * packed)]
+        values: list[object] = (
+            ["-"] * 3 if number is None else [number, in_words(number * dense), in_words(number * packed)]
+        )
         rows.append([name, *values])
-    console.table(["", "checkpoints at most", "MB", f"MB, {compressed}"], rows)
+    console.table(["", "checkpoints at most", "dense", compressed], rows)
     console.say("At most: roles that share a checkpoint share its bytes.")
     return 0
 
@@ -167,7 +169,3 @@ def _kept(config: Any, batches: int) -> dict[str, int | None]:
     run = Outlook(epochs, steps, config.pruning.target)
     kept = {name: policy.at_most(run) for name, policy in config.checkpoint.policy.items()}
     return {**kept, NEWEST: 1, IN_FLIGHT: 1}
-
-
-def _mb(size: float) -> str:
-    return f"{size / 1e6:,.2f}" if size < 1e7 else f"{size / 1e6:,.0f}"

@@ -86,7 +86,8 @@ def test_the_run_of_the_defaults_without_its_data(cli_main):
     assert code == 0
     for word in (
         "resnet50, adamwprune: 23,705,252 parameters",
-        "one checkpoint",
+        "                 checkpoints at most      dense   ",
+        "one checkpoint                     1   284.9 MB   ",
         "in flight",
         "peak on disk",
     ):

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.checkpointing.metrics import shown
@@ -77,8 +78,8 @@ def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifes
     for number, m in enumerate(ordered, 1):
         sparsity = shown("sparsity", m.sparsity)
         value = shown(metric, ranked(m.metrics, metric))
-        rows.append([number, m.epoch, value, sparsity, f"{m.bytes / 1e6:.1f}", "; ".join(m.reasons)])
-    console.table(["Kept", "epoch", metric, "sparsity", "MB", "why"], rows, words=["why"])
+        rows.append([number, m.epoch, value, sparsity, in_words(m.bytes), "; ".join(m.reasons)])
+    console.table(["Kept", "epoch", metric, "sparsity", "size", "why"], rows, words=["why"])
     console.say("")
     for number, m in enumerate(ordered, 1):
         console.say(f"{number}  {run / 'checkpoints' / m.file}")

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.given import LARGEST_BATCH
 from peakpoint.base.terminal import Console
@@ -96,7 +97,7 @@ def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
         console.say(f"{letter}  {row.network.label}{_which(row.network)}")
     named = list(zip(LETTERS, rows, strict=False))
     batches = list(rows[0].latency)
-    sizes = ["", "file MB", "weights MB", "packed MB", "weights", "not zero", "sparsity"]
+    sizes = ["", "file", "weights", "packed", "parameters", "not zero", "sparsity"]
     console.table(sizes, [[letter, *_sizes(row.size)] for letter, row in named], title="size")
     if rows[0].accuracy:
         columns = ["", "right on", "accuracy", "less A's", "p"]
@@ -126,9 +127,8 @@ def _which(network: "Network") -> str:
 
 
 def _sizes(size: "Size") -> list[str]:
-    in_mb = (size.file_bytes, size.weights_bytes, size.packed_bytes)
     return [
-        *(f"{each / 1e6:,.2f}" for each in in_mb),
+        *map(in_words, (size.file_bytes, size.weights_bytes, size.packed_bytes)),
         f"{size.parameters:,}",
         f"{size.nonzero:,}",
         f"{size.sparsity:.4f}",

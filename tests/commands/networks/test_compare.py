@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.deployment.inference import network
 
 
@@ -23,6 +24,7 @@ def test_the_tables_of_two_networks(pair, cli_main):
     cells = [line.split() for line in lines if line[:2] in ("A ", "B ")][2:]
     sizes, accuracies, times = cells[:2], cells[2:4], cells[4:]
     manifest = network.best(pair[0] / "checkpoints")
+    assert " ".join(sizes[0][1:3]) == in_words((pair[0] / "checkpoints" / manifest.file).stat().st_size)
     assert sizes[0][-1] == f"{manifest.sparsity:.4f}"
     assert accuracies[0][2] == f"{manifest.metrics['accuracy']:.4f}"
     assert accuracies[0][-2:] == ["-", "-"]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.deployment.inference import network
@@ -50,8 +51,9 @@ def test_it_says_what_changed_from_run_to_run(runs):
     old, new = first.sparsity, second.sparsity
     assert old == pytest.approx(0.5, abs=0.01)
     assert f"| sparsity | {old:.6g} | {new:.6g} | {new - old:+.4g} |" in found["2.0.0"]
-    old, new = first.bytes / 1e6, second.bytes / 1e6
-    assert f"| MB | {old:.6g} | {new:.6g} | {new - old:+.4g} |" in found["2.0.0"]
+    old, new = first.bytes, second.bytes
+    change = f"{'+' if new > old else '-'}{in_words(abs(new - old))}"
+    assert f"| size | {in_words(old)} | {in_words(new)} | {change} |" in found["2.0.0"]
     assert "- `pruning.target`: `0.5` to `0.8`\n" in found["2.0.0"]
     assert "- `seed`: `0` to `3`\n" in found["2.0.0"]
     assert "`epochs`" not in found["2.0.0"]

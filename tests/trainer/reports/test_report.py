@@ -202,7 +202,7 @@ def test_the_tables(tmp_path):
     assert not any("0.90" in line for line in lines)
     tests = [line for line in lines if line[:1] in (["selected"], ["final"])]
     assert tests == [["selected", "2", "84.00%", "0.5000"], ["final", "3", "80.00%", "nan"]]
-    row = "1 2 85.47% 50.00% 94.6 accuracy 0.8547 beats 0.5000 of epoch 1"
+    row = "1 2 85.47% 50.00% 94.6 MB accuracy 0.8547 beats 0.5000 of epoch 1"
     assert row.split() in lines
 
 
