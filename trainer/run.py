@@ -45,7 +45,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
     went wrong as one line. From the moment the attempt is recorded it is also in status.json and train.log; a
     start that is refused leaves every byte as it was.
     """
-    remote = mirror.connect(config.checkpoint.mirror)
+    remote = mirror.connect(config.checkpoint.mirror, directory)
     watched = any(isinstance(logger, ConsoleLogger) for logger in config.logger.values())
     console = Console(quiet=not watched)
     with one_writer(directory), _logging_to(console if watched else Console(), watched):

@@ -107,6 +107,15 @@ def check_outside(path: Path) -> None:
             raise CheckpointError(f"{path} lies among the checkpoints under {root}: choose another place.")
 
 
+def check_apart(place: Path, run: Path) -> None:
+    """Raise CheckpointError for the folder of a mirror that lies in or around the run directory `run`."""
+    mirror, directory = Path(os.path.realpath(place)), Path(os.path.realpath(run))
+    if mirror.is_relative_to(directory) or directory.is_relative_to(mirror):
+        raise CheckpointError(
+            f"The mirror {place} and the run directory {run} lie one within the other: choose another place."
+        )
+
+
 def _is_in_use(root: Path) -> bool:
     """Return whether a folder is that of a run or holds a checkpoint; its name alone may be a coincidence."""
     if root.name == "checkpoints" and run_id(root) is not None:

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from peakpoint.checkpointing.events import Saved
 from peakpoint.checkpointing.remote.background import Mirror
 from peakpoint.checkpointing.remote.client import Remote
+from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.config import schema
 from peakpoint.trainer.listeners.events import Listener, Published
@@ -28,11 +30,18 @@ class _Waking:
         """Do nothing: the mirror is closed after the record of the run."""
 
 
-def connect(settings: schema.Mirror) -> Remote | None:
-    """Return the mirror, not contacted yet, or None. Raises CheckpointError for a URL that cannot be used."""
+def connect(settings: schema.Mirror, directory: Path) -> Remote | None:
+    """Return the mirror of the run in `directory`, not contacted yet, or None.
+
+    Raises CheckpointError for a URL that cannot be used.
+    """
     if settings.url is None:
         return None
-    return Remote(settings.url, timeout_s=settings.timeout_s, key="checkpoint.mirror.url")
+    remote = Remote(settings.url, timeout_s=settings.timeout_s, key="checkpoint.mirror.url")
+    if remote.folder:
+        listing.check_outside(remote.folder / "run")
+        listing.check_apart(remote.folder, directory)
+    return remote
 
 
 @contextlib.contextmanager

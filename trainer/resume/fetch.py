@@ -26,6 +26,8 @@ def fetched(argv: list[str], url: str) -> list[str]:
         raise UserError(f"hydra.run.dir={named[-1]}: with resume=URL name a directory as it is.")
     here = f"outputs/{safe_name(source.name)}-{source.run[:8]}"
     directory = given.path(named[-1] if named else here)
+    if source.remote.folder:
+        listing.check_apart(source.remote.folder, directory)
     file = _pulled(source, directory)
     if not (directory / RUN).is_file():
         raise UserError(

@@ -41,12 +41,13 @@ def push(options: argparse.Namespace) -> int:
     if options.what:
         _check_named(options.what.split(","), root, found)
     remote = Remote(options.url, timeout_s=options.timeout, attempts=download.ATTEMPTS)
-    if remote.folder:
-        check_folder(remote.folder)
-        listing.check_outside(remote.folder)
     run, what = _run(root)
     if remote.name == run:
         remote = remote.above(1)
+    if remote.folder:
+        check_folder(remote.folder)
+        listing.check_outside(remote.folder / run)
+        listing.check_apart(remote.folder, run_of(root))
     what = options.what.split(",") if options.what else what
     console = Console(quiet=options.json)
     copies = RemoteRun(remote, run)
@@ -121,6 +122,8 @@ def pull(options: argparse.Namespace) -> int:
     check_folder(options.directory)
     listing.check_outside(options.directory)
     source = download.find(options.url)
+    if source.remote.folder:
+        listing.check_apart(source.remote.folder, options.directory)
     done = download.pull(source, options.directory, newest=options.newest, say=console.say)
     for reason in done.refused:
         console.say(f"refused  {reason}")

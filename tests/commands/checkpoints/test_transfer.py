@@ -475,10 +475,24 @@ def test_a_folder_of_this_machine_is_looked_at_first(run, tmp_path, cli_main, ur
     inside, file = run / "checkpoints" / "training" / "copy", run / "checkpoints" / "training" / "a.pt"
     for arguments, words in (
         (("push", run, f"file://{inside}"), "lies among the checkpoints under"),
+        (("push", run, f"file://{run / 'checkpoints'}"), "lies among the checkpoints under"),
+        (("push", run, f"file://{run}/mirror"), "lie one within the other"),
+        (("push", run, f"file://{tmp_path}"), "lie one within the other"),
         (("pull", url, inside), "lies among the checkpoints under"),
         (("push", run, f"file://{file}"), "is a file: name a folder."),
     ):
         code, _, err = cli_main(*arguments)
         assert (code, err.count("\n")) == (1, 1)
         assert words in err
+    assert contents(tmp_path) == before
+
+
+def test_a_run_is_not_pulled_into_or_around_its_mirror(run, tmp_path, cli_main):
+    far = tmp_path / "far"
+    assert cli_main("push", run, f"file://{far}")[0] == 0
+    before = contents(tmp_path)
+    for directory in (far / "run" / "back", tmp_path):
+        code, _, err = cli_main("pull", f"file://{far}", directory)
+        assert (code, err.count("\n")) == (1, 1)
+        assert "lie one within the other: choose another place" in err
     assert contents(tmp_path) == before

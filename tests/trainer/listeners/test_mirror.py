@@ -12,6 +12,8 @@ from peakpoint.checkpointing.remote.client import Remote
 from peakpoint.checkpointing.remote.layout import newest_record, read_index
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import MILESTONE
+from peakpoint.checkpointing.storage.store import Store
+from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT, TINY, status
 from tests.remotes import Fault
 
@@ -22,8 +24,8 @@ def mirrored(run, url):
     place = Remote(url, timeout_s=5).below(listing.manifests(run / "checkpoints")[0].run)
     found, bad = read_index(place, place.find("checkpoints"))
     assert not bad
-    for manifest in found.values():
-        place.verify(f"checkpoints/{manifest.file}", manifest.digest, manifest.bytes)
+    for m in found.values():
+        place.verify(f"checkpoints/{m.file}", m.digest, m.bytes)
     return here, {file: m.digest for file, m in found.items()}, place
 
 
@@ -139,6 +141,26 @@ def test_wrong_settings_are_one_line_before_training(train, tmp_path, override, 
     assert done.err.count("\n") == 1
     assert "hunter22" not in done.err
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("", "lie one within the other: choose another place"),
+        ("/run/mirror", "lie one within the other: choose another place"),
+        ("/run/checkpoints", "lie one within the other: choose another place"),
+        ("/other/checkpoints", "lies among the checkpoints under"),
+    ],
+)
+def test_a_mirror_lies_apart_from_runs(train, tmp_path, place, says):
+    Store(tmp_path / "other" / "checkpoints", "run").save(
+        [manifest("training/a.pt")], lambda f: f.write(b"x")
+    )
+    done = train(*TINY, f"checkpoint.mirror.url=file://{tmp_path}{place}", "hydra.run.dir=run")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert says in done.err
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("mode", [[], ["-m", "seed=1,2"]])
