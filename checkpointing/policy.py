@@ -50,11 +50,16 @@ Decision = Save | Stop
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """A run as it is planned: its evaluations, its optimizer steps, and the sparsity that it reaches."""
+    """A run as it is planned: epochs, optimizer steps, evaluations, and the sparsity that it reaches.
+
+    `ramp_end` is the step at which pruning ends, 0 for dense training.
+    """
 
     epochs: int
     steps: int
+    evaluations: int
     sparsity: float
+    ramp_end: int = 0
 
 
 class Policy(ABC):
@@ -77,6 +82,9 @@ class Policy(ABC):
         """Return a policy with these settings and no history."""
         made: Policy = replace(self)  # type: ignore[type-var]
         return made
+
+    def prepare(self, run: Outlook) -> None:  # noqa: B027
+        """Learn what is planned; called once, before the first event, in runs of the trainer."""
 
     def at_most(self, run: Outlook) -> int | None:  # noqa: ARG002
         """Return the largest number of checkpoints kept at once, None where it is not known."""

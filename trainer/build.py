@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from peakpoint.base.errors import UserError
-from peakpoint.checkpointing.policy import Policy
+from peakpoint.checkpointing.policy import Outlook, Policy
 from peakpoint.optimizers.clipping import clip_gradients
 from peakpoint.optimizers.kernels import keep_strides
 from peakpoint.optimizers.parameters import param_groups
@@ -106,7 +106,19 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         mask_version=lambda: pruning.mask_version if pruning else 0,
         skipped=lambda: _skip(scheduler, pruning),
     )
-    return Parts(data, state, loop, policies(config.checkpoint), total)
+    named = policies(config.checkpoint)
+    planned = outlook(config, data.steps_per_epoch, ramped.end_step if ramped else 0)
+    for policy in named.values():
+        policy.prepare(planned)
+    return Parts(data, state, loop, named, total)
+
+
+def outlook(config: c.Config, steps_per_epoch: int, ramp_end: int = 0) -> Outlook:
+    """Return the run as it is planned, whose evaluations are an upper bound."""
+    whole = config.epochs * steps_per_epoch
+    steps = min(whole, config.max_steps or whole)
+    epochs = -(-steps // steps_per_epoch)
+    return Outlook(epochs, steps, epochs, config.pruning.target, ramp_end)
 
 
 def _skip(scheduler: LambdaLR, pruning: Pruner | None) -> None:

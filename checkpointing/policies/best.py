@@ -53,7 +53,7 @@ class Best(Ranked):
 
     def at_most(self, run: Outlook) -> int:
         """Return the largest number of checkpoints kept at once."""
-        return len(self.metrics) * min(run.epochs, self.keep or run.epochs)
+        return len(self.metrics) * min(run.evaluations, self.keep or run.evaluations)
 
     def decide(self, event: Event) -> list[Decision]:
         """Return a save for each metric that improved."""

@@ -65,7 +65,7 @@ class Sparsity(Ranked):
     def at_most(self, run: Outlook) -> int:
         """Return the largest number of checkpoints kept at once."""
         reached = {round(t, 6) for t in self.targets if 0 < t <= run.sparsity + SLACK}
-        return len(reached) * min(run.epochs, self.keep or run.epochs)
+        return len(reached) * min(run.evaluations, self.keep or run.evaluations)
 
     def decide(self, event: Event) -> list[Decision]:
         """Return a save for each target that is met with a better value than before."""

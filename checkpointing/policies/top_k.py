@@ -41,7 +41,7 @@ class TopK(Policy):
 
     def at_most(self, run: Outlook) -> int:
         """Return the largest number of checkpoints kept at once."""
-        return min(run.epochs, self.k)
+        return min(run.evaluations, self.k)
 
     @property
     def watched(self) -> Collection[str]:

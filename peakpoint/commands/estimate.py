@@ -9,7 +9,6 @@ from peakpoint.base import registry
 from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
-from peakpoint.checkpointing.policy import Outlook
 from peakpoint.commands.arguments import Argument, takes
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.config import choices
@@ -164,8 +163,8 @@ def _source(data: Any) -> tuple[tuple[int, int, int], int, int]:
 
 def _kept(config: Any, batches: int) -> dict[str, int | None]:
     """Return the most checkpoints that each policy keeps at once; None for a policy that is not known."""
-    steps = config.epochs * batches if config.max_steps is None else config.max_steps
-    epochs = min(config.epochs, -(-steps // batches)) if batches else config.epochs
-    run = Outlook(epochs, steps, config.pruning.target)
+    from peakpoint.trainer.build import outlook
+
+    run = outlook(config, max(1, batches))
     kept = {name: policy.at_most(run) for name, policy in config.checkpoint.policy.items()}
     return {**kept, NEWEST: 1, IN_FLIGHT: 1}

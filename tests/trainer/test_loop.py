@@ -201,6 +201,20 @@ def test_early_stopping_ends_the_run(tmp_path):
     assert "has not improved" in ran.end.reason
 
 
+def test_early_stopping_does_not_cut_a_ramp_short(tmp_path):
+    """The accuracy falls while the network is pruned, and stays after it."""
+    options = (
+        "checkpoint/policy=[early_stopping]",
+        "checkpoint.policy.early_stopping.patience=1",
+        "epochs=8",
+    )
+    still = ("optimizer.lr=0", "optimizer.weight_decay=0", "pruning.target=0.7", "pruning.end_epoch=4")
+    made = parts(*options, *still)
+    assert fit(made, tmp_path / "waits").end.epoch == 5  # the first evaluation that counts, and one no better
+    never = parts(*options, *still, "checkpoint.policy.early_stopping.from_epoch=0")
+    assert fit(never, tmp_path / "counts").end.epoch < 4
+
+
 def test_a_signal_while_evaluating_saves_the_epoch_without_an_evaluation(tmp_path):
     made = parts("eval_batch_size=2")
     batches = made.data.val_batches

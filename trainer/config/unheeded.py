@@ -44,11 +44,16 @@ def doubts(config: c.Config, typed: Collection[str]) -> list[str]:
     found = []
     for name, settings in config.checkpoint.policy.items():
         key = f"checkpoint.policy.{name}"
-        if isinstance(settings, EarlyStopping) and settings.patience >= config.epochs:
-            found.append(
-                f"{key} cannot stop this run: patience={settings.patience}, and there are "
-                f"{config.epochs} evaluations."
-            )
+        if isinstance(settings, EarlyStopping):
+            first = settings.from_epoch or 0
+            bounds = (settings.stop_at, settings.diverged_at)
+            counted = config.epochs - max(0, first - 1)
+            if counted <= 0 or (bounds == (None, None) and settings.patience >= counted):
+                since = f" from epoch {first} on" if first > 1 else ""
+                found.append(
+                    f"{key} cannot stop this run: patience={settings.patience}, and there are "
+                    f"{max(0, counted)} evaluations{since}."
+                )
         if isinstance(settings, Sparsity) and f"{key}.targets" in typed:
             slack = settings.tolerance if settings.rule == "window" else 0.0
             high = [t for t in settings.targets if t - slack > config.pruning.target]

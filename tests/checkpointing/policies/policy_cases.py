@@ -63,8 +63,8 @@ def kept(policy: Policy, manifests):
     return sorted(m.sequence for m in policy.keeps(manifests))
 
 
-def interval(epochs=None, steps=None, keep_last=3):
-    return Interval(epochs=epochs, steps=steps, keep_last=keep_last)
+def interval(epochs=None, steps=None, keep_last=3, keep_every=None):
+    return Interval(epochs=epochs, steps=steps, keep_last=keep_last, keep_every=keep_every)
 
 
 def wall_clock(minutes=60.0, keep_last=3):
@@ -98,5 +98,5 @@ def sparsity(
     )
 
 
-def early_stopping(patience=3, min_delta=0.0, mode="max"):
-    return EarlyStopping(metric="accuracy", mode=mode, patience=patience, min_delta=min_delta)
+def early_stopping(patience=3, min_delta=0.0, mode="max", **bounds):
+    return EarlyStopping(metric="accuracy", mode=mode, patience=patience, min_delta=min_delta, **bounds)

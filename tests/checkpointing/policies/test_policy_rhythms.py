@@ -3,7 +3,7 @@
 import pytest
 
 from peakpoint.checkpointing.events import EpochEnd, Interrupted, RunEnd, StepEnd
-from peakpoint.checkpointing.policy import Save
+from peakpoint.checkpointing.policy import Outlook, Save
 from peakpoint.checkpointing.storage.manifest import TRAINING
 from tests.checkpointing.policies import policy_cases as case
 
@@ -44,6 +44,38 @@ def test_the_newest_by_sequence_are_kept_and_nothing_of_others():
     assert case.kept(case.wall_clock(keep_last=1), manifests) == [5]
     assert case.kept(policy, manifests[:1]) == [4]
     assert case.kept(policy, []) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "events", "for_good"),
+    [
+        (case.interval(epochs=2, keep_every=3), [EpochEnd(n, 10 * n) for n in range(1, 14)], [6, 12]),
+        (case.interval(steps=5, keep_every=2), [StepEnd(1, n) for n in range(1, 31)], [10, 20, 30]),
+        (case.interval(epochs=1), [EpochEnd(n, 10 * n) for n in range(1, 9)], []),
+    ],
+)
+def test_every_nth_save_is_marked_as_kept_for_good(settings, events, for_good):
+    marked = [
+        event.epoch if isinstance(event, EpochEnd) else event.step
+        for event, saves in zip(events, case.answers(settings.build(), events), strict=True)
+        if "interval_kept" in [save.tag for save in saves]
+    ]
+    assert marked == for_good
+
+
+def test_what_is_kept_for_good_stays_while_the_setting_does():
+    tags = {n: ("interval", "interval_kept") if n % 3 == 0 else ("interval",) for n in range(1, 10)}
+    manifests = [case.manifest(n, *each) for n, each in tags.items()]
+    keeping = case.interval(epochs=1, keep_last=2, keep_every=3)
+    assert case.kept(keeping, manifests) == [3, 6, 8, 9]
+    assert keeping.keeps(manifests)[manifests[2]] == "kept for good by interval"
+    assert case.kept(case.interval(epochs=1, keep_last=2), manifests) == [8, 9]
+
+
+@pytest.mark.parametrize(("keep_every", "count"), [(None, 3), (4, 5), (1, 10)])
+def test_the_estimate_counts_what_is_kept_for_good(keep_every, count):
+    planned = Outlook(epochs=10, steps=100, evaluations=10, sparsity=0.0)
+    assert case.interval(epochs=1, keep_every=keep_every).at_most(planned) == count
 
 
 class Clock:

@@ -21,6 +21,12 @@ CONF = Path(__file__).parents[3] / "conf" / "checkpoint" / "policy"
         (lambda: case.interval(epochs=0), "interval.epochs=0", "at least 1"),
         (lambda: case.interval(steps=-5), "interval.steps=-5", "at least 1"),
         (lambda: case.interval(keep_last=0), "interval.keep_last=0", "at least 1"),
+        (lambda: case.interval(epochs=1, keep_every=0), "interval.keep_every=0", "at least 1"),
+        (
+            lambda: case.interval(keep_every=2),
+            "interval.keep_every=2",
+            "null where epochs and steps are",
+        ),
         (lambda: case.wall_clock(minutes=0), "wall_clock.minutes=0", "above 0"),
         (lambda: case.wall_clock(minutes=case.NAN), "wall_clock.minutes=nan", "above 0"),
         (lambda: case.wall_clock(keep_last=0), "wall_clock.keep_last=0", "at least 1"),
@@ -50,6 +56,14 @@ CONF = Path(__file__).parents[3] / "conf" / "checkpoint" / "policy"
         (lambda: case.sparsity(0.5, min_delta=case.INF), "sparsity.min_delta=inf", "at least 0 and finite"),
         (lambda: case.early_stopping(patience=0), "early_stopping.patience=0", "at least 1"),
         (lambda: case.early_stopping(mode="x"), "early_stopping.mode=x", "max or min"),
+        (lambda: case.early_stopping(from_epoch=-1), "early_stopping.from_epoch=-1", "at least 0"),
+        (lambda: case.early_stopping(stop_at=case.NAN), "early_stopping.stop_at=nan", "finite"),
+        (lambda: case.early_stopping(diverged_at=-case.INF), "early_stopping.diverged_at=-inf", "finite"),
+        (
+            lambda: case.early_stopping(mode="min", stop_at=0.5, diverged_at=0.5),
+            "early_stopping.stop_at=0.5",
+            "better than diverged_at=0.5 with mode=min",
+        ),
         (lambda: case.early_stopping(min_delta=-1), "early_stopping.min_delta=-1", "at least 0 and finite"),
     ],
 )
@@ -83,9 +97,10 @@ def test_every_policy_has_a_file_and_the_file_has_every_value():
 
 
 def test_settings_hold_no_values():
+    """None alone, for off, where records of earlier versions lack the setting."""
     for settings_class in (*registry.table("policy").values(), Metric):
         for field in dataclasses.fields(settings_class):
-            assert field.default is dataclasses.MISSING
+            assert field.default in (dataclasses.MISSING, None)
             assert field.default_factory is dataclasses.MISSING
 
 
