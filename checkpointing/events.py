@@ -35,7 +35,8 @@ class EvalEnd:
     `sparsity` is the measured fraction of zeros among the prunable weights, `overall` that among all
     parameters where it is known; `mask_version` grows by one whenever the pruning mask changes, so equal
     versions mean an unchanged mask. `digests` are those of the `weights`, with their masks, and of the
-    `batches` of the epoch so far; None where nobody takes them.
+    `batches` of the epoch so far; None where nobody takes them. `layers` has the share of zeros of each
+    prunable weight by its name, None where nothing is pruned.
     """
 
     epoch: int
@@ -45,6 +46,7 @@ class EvalEnd:
     mask_version: int
     overall: float | None = None
     digests: Mapping[str, str] | None = None
+    layers: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 _KEY = "spam"
@@ -12,19 +13,46 @@ _SETTLE = 20
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
-def clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
+class GradientNorm:
+    """The global norm of the gradients at a step that wants it, before they are clipped."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._norm: Tensor | None = None
+
+    def note(self, norm: Tensor) -> None:
+        """Keep the norm of the step in hand, a scalar on the device, which is not waited for."""
+        self._norm, self.wanted = norm, False
+
+    def take(self) -> float | None:
+        """Return the norm of the step that wanted it, None when it was skipped. Waits for the device."""
+        norm, self._norm, self.wanted = self._norm, None, False
+        return None if norm is None else float(norm)
+
+
+def clip_gradients(optimizer: Optimizer, max_norm: float | None) -> GradientNorm:
     """Have every step of `optimizer` first scale its gradients to a global norm of at most `max_norm`.
 
-    Hooks run in the order of their registration: call this after attaching a Pruner, so that the gradients
-    of pruned weights do not count. (Pascanu et al. 2013, arXiv:1211.5063.)
+    Returns the norm, which is measured at the steps that want it; with a `max_norm` of None that is all that
+    is done. Hooks run in the order of their registration: call this after attaching a Pruner, so that the
+    gradients of pruned weights do not count. (Pascanu et al. 2013, arXiv:1211.5063.)
     """
+    found = GradientNorm()
 
     def clip(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        _require_unscaled(optimizer)
+        if max_norm is None and not found.wanted:
+            return
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch.nn.utils.clip_grad_norm_(params, max_norm)
+        if max_norm is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        else:
+            _require_unscaled(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(params, max_norm)
+        if found.wanted:
+            found.note(norm)
 
     optimizer.register_step_pre_hook(clip)
+    return found
 
 
 def _require_unscaled(optimizer: Optimizer) -> None:

@@ -33,12 +33,13 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 @dataclass(frozen=True)
 class Used:
-    """A parameter as its layer uses it.
+    """A parameter as its layer uses it, by the canonical `name` that it has there.
 
     `value` is the parameter itself, or what is made of others, `sources`, whose names and values are not
     its own. `kind` is weight, embedding or other; `trainable` says that a source has a gradient.
     """
 
+    name: str
     value: Tensor
     kind: str
     sources: tuple[Tensor, ...]
@@ -56,12 +57,16 @@ class Used:
 
 @dataclass(frozen=True)
 class Zeros:
-    """How many zeros there are among the prunable weights and among all parameters."""
+    """How many zeros there are among the prunable weights and among all parameters.
+
+    `layers` has the share of zeros of each prunable weight by its canonical name, in the network's order.
+    """
 
     prunable: float
     prunable_count: int
     overall: float
     overall_count: int
+    layers: dict[str, float]
 
 
 def used(model: nn.Module) -> list[Used]:
@@ -71,27 +76,28 @@ def used(model: nn.Module) -> list[Used]:
     too is an embedding.
     """
     found: dict[tuple[int, ...], Used] = {}
-    for one in (each for module in model.modules() for each in _of(module)):
+    for one in (each for path, module in model.named_modules() for each in _of(path, module)):
         key = tuple(map(id, one.sources))
         if key not in found or (found[key].kind == "weight" != one.kind):
             found[key] = one
     return list(found.values())
 
 
-def _of(module: nn.Module) -> Iterator[Used]:
+def _of(path: str, module: nn.Module) -> Iterator[Used]:
     if isinstance(module, parametrize.ParametrizationList):
         return  # its parameters are the sources of the layer that holds it
+    path = f"{path}." if path else ""
     buffers = dict(module.named_buffers(recurse=False))
     for name, value in module.named_parameters(recurse=False):
         plain = name.removesuffix("_orig")
         mask = buffers.get(f"{plain}_mask") if plain != name else None
         hooked = _made_before_each_call(module, name)
         if mask is not None and mask.shape == value.shape:
-            yield Used(value.detach() * mask, _kind(module, plain), (value,))
+            yield Used(canonical(path + plain), value.detach() * mask, _kind(module, plain), (value,))
         elif hooked is not None:
-            yield Used(value.detach(), _kind(module, hooked), (value,))
+            yield Used(canonical(path + hooked), value.detach(), _kind(module, hooked), (value,))
         else:
-            yield Used(value, _kind(module, name), (value,))
+            yield Used(canonical(path + name), value, _kind(module, name), (value,))
     if parametrize.is_parametrized(module):
         made = module.parametrizations
         assert isinstance(made, nn.ModuleDict)
@@ -99,7 +105,9 @@ def _of(module: nn.Module) -> Iterator[Used]:
             with torch.no_grad():
                 # A copy: in training a spectral norm changes by being looked at.
                 value = copy.deepcopy(parametrization).eval()()
-            yield Used(value, _kind(module, name), tuple(parametrization.parameters()))
+            yield Used(
+                canonical(path + name), value, _kind(module, name), tuple(parametrization.parameters())
+            )
 
 
 def _made_before_each_call(module: nn.Module, name: str) -> str | None:
@@ -152,6 +160,11 @@ def count(found: list[Used], chosen: list[bool]) -> Zeros:
         of_chosen,
         sum(gone) / sum(sizes) if found else 0.0,
         sum(sizes),
+        {
+            one.name: zero / size
+            for one, zero, size, take in zip(found, gone, sizes, chosen, strict=True)
+            if take and size
+        },
     )
 
 

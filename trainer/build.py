@@ -78,8 +78,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if config.optimizer.clip_norm is not None:
-        clip_gradients(optimizer, config.optimizer.clip_norm)  # after the pruner, whose weights do not count
+    norm = clip_gradients(optimizer, config.optimizer.clip_norm)  # after the pruner: pruned ones do not count
     scheduler = LambdaLR(optimizer, factor)
     state = TrainState(
         model=torch.compile(model) if config.compile else model,  # type: ignore[arg-type]
@@ -103,6 +102,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         data,
         loop_settings(config),
         device=device,
+        gradient_norm=norm,
         mask_version=lambda: pruning.mask_version if pruning else 0,
         skipped=lambda: _skip(scheduler, pruning),
     )

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base.errors import PeakpointError, UserError
+from peakpoint.base.files import write_atomic
 from peakpoint.base.lock import present
 from peakpoint.base.terminal import Console
+from peakpoint.base.text import json_text
 from peakpoint.checkpointing.policies.sparsity import peak
 from peakpoint.checkpointing.state import objects, serialize
 from peakpoint.checkpointing.storage import store
@@ -17,6 +19,7 @@ from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.build import Parts
 from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
+from peakpoint.trainer.evaluation import Classification
 from peakpoint.trainer.listeners.events import Publisher, Tested
 from peakpoint.trainer.reports import plots, run_record, tables
 from peakpoint.trainer.reports.history import objective, read_rows
@@ -109,10 +112,14 @@ def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Endin
     loop, progress = parts.loop, parts.state.progress
 
     def test(which: str, epoch: int, step: int, file: str | None) -> None:
-        metrics = loop.evaluate(parts.data.test_batches())
+        counts = Classification(parts.data.num_classes, loop.device, confusion=True)
+        metrics = loop.evaluate(parts.data.test_batches(), counts)
         if loop.signal is None:
-            samples = len(parts.data.read_test().labels)
-            publish.notify(Tested(which, epoch, step, metrics, loop.zeros().prunable, samples, file))
+            publish.notify(Tested(which, epoch, step, metrics, loop.zeros().prunable, counts.count, file))
+            position = {"which": which, "epoch": epoch, "step": step}
+            found = {**position, "classes": list(parts.data.classes), "cells": counts.cells()}
+            with ending.without(f"no {run_record.CONFUSION}"):
+                write_atomic(ending.directory / run_record.CONFUSION, json_text(found))
 
     with ending.without("the final weights were not tested"):
         test("final", progress.number, progress.step, None)

@@ -15,10 +15,10 @@ class Classification:
     """Metrics of a classifier over the batches of one evaluation.
 
     Sums stay on the device in float64 and int64: `update` never waits for it, `compute` does once. `count` is
-    how many samples there were.
+    how many samples there were; with `confusion` their labels and predictions are kept, for `cells`.
     """
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
+    def __init__(self, num_classes: int, device: torch.device, *, confusion: bool = False) -> None:
         self.num_classes = num_classes
         self._k = min(5, num_classes)
         self.count = 0
@@ -29,6 +29,7 @@ class Classification:
         self._labelled = torch.zeros(num_classes, dtype=torch.int64, device=device)
         self._predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
         self._right = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self._pairs: list[Tensor] | None = [] if confusion else None
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -46,6 +47,21 @@ class Classification:
         self._labelled.index_add_(0, labels, torch.ones_like(labels))
         self._predicted.index_add_(0, top[:, 0], torch.ones_like(labels))
         self._right.index_add_(0, labels, first)
+        if self._pairs is not None:
+            none = torch.full_like(labels, self.num_classes)
+            predicted = torch.where(logits.isnan().any(dim=1), none, top[:, 0])
+            self._pairs.append(labels * (self.num_classes + 1) + predicted)
+
+    def cells(self) -> list[list[int]]:
+        """Return the confusion matrix as [label, prediction, samples] where there are samples.
+
+        A prediction of `num_classes` stands for none. Raises ValueError without `confusion`.
+        """
+        if self._pairs is None:
+            raise ValueError("The predictions were not kept: ask for the confusion.")
+        pairs, counts = torch.cat(self._pairs).unique(return_counts=True)
+        width = self.num_classes + 1
+        return torch.stack([pairs // width, pairs % width, counts], dim=1).tolist()
 
     def compute(self) -> dict[str, float]:
         """Return the metrics so far; all but the loss are fractions in [0, 1].

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
 from peakpoint.checkpointing.state.objects import unwrap
+from peakpoint.optimizers.clipping import GradientNorm
 from peakpoint.optimizers.parameters import Zeros, zeros
 from peakpoint.optimizers.pruning.criterion import ScoreError
 from peakpoint.trainer import signals
@@ -55,11 +56,13 @@ class Loop:
         settings: LoopSettings,
         *,
         device: torch.device,
+        gradient_norm: GradientNorm,
         mask_version: Callable[[], int],
         skipped: Callable[[], None],
     ) -> None:
         self.state, self.data, self.settings = state, data, settings
         self.device = device
+        self.gradient_norm = gradient_norm
         self.mask_version = mask_version
         self.skipped = skipped
         self.signal: int | None = None
@@ -114,16 +117,18 @@ class Loop:
         last: list[Event] = []
         self.state.model.train()
         for images, labels in self.data.train_batches(epoch, progress.batch):
+            logged = (progress.step + 1) % log_every == 0 or progress.batch + 1 == per_epoch
+            self.gradient_norm.wanted = logged
             self._step(images, labels)
             progress.batch += 1
             progress.step += 1
-            if progress.step % log_every == 0 or progress.batch == per_epoch:
+            if logged:
                 self._check_finite(f"by step {progress.step}")
-                loss, now = meter.take(), time.perf_counter()
+                (loss, accuracy), norm, now = meter.take(), self.gradient_norm.take(), time.perf_counter()
                 rate = (progress.step - first) * self.data.batch_size / (now - since)
                 since, first = now, progress.step
                 lr = self.state.optimizer.param_groups[0]["lr"]
-                publish.notify(Logged(epoch, progress.step, loss, lr, rate, progress.skipped))
+                publish.notify(Logged(epoch, progress.step, loss, lr, rate, progress.skipped, accuracy, norm))
             if progress.step >= limit or progress.batch == per_epoch:
                 last = [StepEnd(epoch, progress.step)]
                 break
@@ -139,6 +144,7 @@ class Loop:
         if self._skipping:
             self._skipping.remember()
         total: Tensor | None = None
+        predicted: list[tuple[Tensor, Tensor]] = []
         # One part is neither cut nor divided, for the same reason.
         whole = [(images, labels)]
         pieces = whole if parts == 1 else zip(images.chunk(parts), labels.chunk(parts), strict=True)
@@ -151,8 +157,11 @@ class Loop:
                 loss = loss / parts
             loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
+            predicted.append((logits, y))
         assert total is not None
         if self._usable(total):
+            for logits, y in predicted:
+                state.meter.predicted(logits, y)
             try:
                 state.optimizer.step()
                 state.scheduler.step()
@@ -197,12 +206,14 @@ class Loop:
             raise self._skipping.over()
 
     @explaining_torch()
-    def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return the metrics over `batches`; empty when a signal cuts it short."""
+    def evaluate(
+        self, batches: Iterator[tuple[Tensor, Tensor]], into: Classification | None = None
+    ) -> dict[str, float]:
+        """Return the metrics over `batches`, counted in `into`; empty when a signal cuts it short."""
         return evaluate(
             self.state.model,
             batches,
-            Classification(self.data.num_classes, self.device),
+            into or Classification(self.data.num_classes, self.device),
             autocast=self._autocast,
             cut_short=lambda: self.signal is not None,
         )
@@ -212,7 +223,10 @@ class Loop:
         progress, found = self.state.progress, self.zeros()
         version = self.mask_version()
         digests = {"weights": self.state.digest(), "batches": self.data.seen()}
-        measured = EvalEnd(epoch, progress.step, metrics, found.prunable, version, found.overall, digests)
+        layers = found.layers if found.prunable else None
+        measured = EvalEnd(
+            epoch, progress.step, metrics, found.prunable, version, found.overall, digests, layers
+        )
         progress.note_evaluation(progress.step)
         if progress.batch < self.data.steps_per_epoch:
             return [measured]

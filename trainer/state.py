@@ -79,36 +79,70 @@ class Progress:
             self.note_evaluation(evaluation["step"])
 
 
+_BATCHES = 16
+"""Batches whose predictions are compared with their labels at once: one by one it shows in a short step."""
+
+
 class Meter:
-    """The mean of the training losses since the last `take`."""
+    """The mean training loss, and the share of correct predictions, since the last `take`."""
 
     def __init__(self) -> None:
         self._sum: Tensor | float = 0.0
         self._count = 0
+        self._correct: Tensor | int = 0
+        self._images = 0
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, loss: Tensor | float) -> None:
         """Add one loss: a scalar on the device, which is not waited for, or a number."""
         self._sum = self._sum + loss
         self._count += 1
 
+    def predicted(self, logits: Tensor, labels: Tensor) -> None:
+        """Add predictions: logits (batch, classes) and labels (batch,) on the device, not waited for."""
+        self._waiting.append((logits.detach(), labels))
+        if len(self._waiting) == _BATCHES:
+            self._compare()
+
+    def _compare(self) -> None:
+        if self._waiting:
+            logits, labels = map(torch.cat, zip(*self._waiting, strict=True))
+            self._correct = self._correct + (logits.argmax(1) == labels).sum()
+            self._images += len(labels)
+            self._waiting = []
+
     def finite(self) -> bool:
         """Return whether every loss since the last `take` was finite. Waits for the device."""
         return math.isfinite(float(self._sum))
 
-    def take(self) -> float:
-        """Return the mean, NaN of nothing; starts anew. Waits for the device."""
-        mean = float(self._sum) / self._count if self._count else float("nan")
-        self._sum, self._count = 0.0, 0
-        return mean
+    def take(self) -> tuple[float, float]:
+        """Return mean loss and accuracy, NaN of nothing; starts anew. Waits for the device."""
+        self._compare()
+        loss = float(self._sum) / self._count if self._count else math.nan
+        accuracy = int(self._correct) / self._images if self._images else math.nan
+        self._sum, self._count, self._correct, self._images = 0.0, 0, 0, 0
+        return loss, accuracy
 
     def state_dict(self) -> dict[str, Any]:
-        """Return sum and count."""
-        return {"sum": float(self._sum), "count": self._count}
+        """Return the sums and counts."""
+        self._compare()
+        return {
+            "sum": float(self._sum),
+            "count": self._count,
+            "correct": int(self._correct),
+            "images": self._images,
+        }
 
     @restoring("train_loss")
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load a saved sum and count. Raises CheckpointError for a state of another form."""
+        """Load saved sums and counts, those of predictions absent from earlier versions.
+
+        Raises CheckpointError for a state of another form.
+        """
         self._sum, self._count = float(state["sum"]), operator.index(state["count"])
+        self._correct = operator.index(state.get("correct", 0))
+        self._images = operator.index(state.get("images", 0))
+        self._waiting = []
 
 
 @dataclass(frozen=True)

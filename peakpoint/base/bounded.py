@@ -33,6 +33,7 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, ArithmeticError, RecursionError)
 RUN_NAMES = (
     *("checkpoints", "training", "milestone", "production", "metadata", "quarantine"),
     *(".hydra", "tensorboard", "run.json", "status.json", "metrics.jsonl"),
+    *("confusion.json", "report", "report.html"),
 )
 """Folders and records of a run or of a checkpoint folder."""
 RUN_FOLDERS = ("checkpoints", ".hydra", ".hydra/resume-*")

@@ -197,3 +197,15 @@ def test_gradients_that_a_scaler_left_scaled_are_refused():
     scaler.scale(weight.sum()).backward()
     with pytest.raises(ValueError, match="unscale_"):
         scaler.step(optimizer)
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_the_norm_before_clipping_is_measured_where_it_is_wanted(max_norm):
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    norm = clip_gradients(optimizer, max_norm)
+    for wanted in (True, False):
+        norm.wanted = wanted
+        weight.grad = torch.tensor([3.0, 4.0])
+        optimizer.step()
+        assert norm.take() == (5.0 if wanted else None)

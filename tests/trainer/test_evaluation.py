@@ -98,3 +98,13 @@ def test_update_never_waits_for_the_gpu():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert metrics.compute() == pytest.approx(measure(*batches(10, 50)), rel=1e-6)
+
+
+def test_the_cells_of_the_confusion_matrix():
+    metrics = Classification(3, torch.device("cpu"), confusion=True)
+    logits = torch.eye(3)[[0, 1, 1, 2]]
+    logits[3, 0] = torch.nan
+    metrics.update(logits, torch.tensor([0, 0, 0, 2]))
+    assert metrics.cells() == [[0, 0, 1], [0, 1, 2], [2, 3, 1]]
+    with pytest.raises(ValueError, match="confusion"):
+        Classification(3, torch.device("cpu")).cells()

@@ -68,9 +68,9 @@ def test_one_more_part_is_saved_under_its_name_and_restored(tmp_path):
         made.state.parts["average"] = Meter()
     first.state.parts["average"].add(0.25)
     saved = interrupted(first, tmp_path, 3)
-    assert saved["average"] == {"sum": 0.25, "count": 1}
+    assert saved["average"] == {"sum": 0.25, "count": 1, "correct": 0, "images": 0}
     again.state.restore(saved)
-    assert again.state.parts["average"].take() == 0.25
+    assert again.state.parts["average"].take()[0] == 0.25
     with pytest.raises(UserError, match="The checkpoint has no average: it cannot be resumed from"):
         again.state.restore({k: v for k, v in saved.items() if k != "average"})
 
@@ -212,12 +212,33 @@ def test_a_seed_decides_every_generator():
 
 def test_the_mean_of_the_losses_since_it_was_taken():
     meter = Meter()
-    assert np.isnan(meter.take())
+    assert np.isnan(meter.take()).all()
     for loss in (1.0, 2.0):
         meter.add(torch.tensor(loss))
     other = Meter()
     other.load_state_dict(copy.deepcopy(meter.state_dict()))
     for each in (meter, other):
         each.add(torch.tensor(6.0))
-        assert each.take() == 3.0
-        assert np.isnan(each.take())
+        assert each.take()[0] == 3.0
+        assert np.isnan(each.take()).all()
+
+
+@pytest.mark.parametrize("batches", [1, 16, 19])
+def test_the_share_of_correct_predictions_since_it_was_taken_also_over_a_resume(batches):
+    logits, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    meter, other = Meter(), Meter()
+    for _ in range(batches):
+        meter.predicted(logits, labels)
+    other.load_state_dict(copy.deepcopy(meter.state_dict()))
+    for each in (meter, other):
+        each.predicted(logits, torch.arange(4))
+        assert each.take()[1] == (3 * batches + 4) / (4 * batches + 4)
+        assert np.isnan(each.take()[1])
+
+
+def test_the_meter_of_an_earlier_version_has_no_predictions():
+    meter = Meter()
+    meter.load_state_dict({"sum": 3.0, "count": 2})
+    loss, accuracy = meter.take()
+    assert loss == 1.5
+    assert np.isnan(accuracy)

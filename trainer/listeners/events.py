@@ -26,9 +26,10 @@ if TYPE_CHECKING:  # torch comes with it
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """The mean training loss since the last one, and the rate in images per second.
+    """The mean training loss and accuracy since the last one, and the rate in images per second.
 
-    `skipped` is how many steps were left out since the run began, as they were not finite.
+    `skipped` is how many steps were left out since the run began, as they were not finite. `grad_norm` is
+    the global norm of the gradients at this step, before clipping; None when the step was skipped.
     """
 
     epoch: int
@@ -37,6 +38,8 @@ class Logged:
     lr: float
     images_per_second: float
     skipped: int = 0
+    accuracy: float | None = None
+    grad_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

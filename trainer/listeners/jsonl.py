@@ -16,6 +16,8 @@ from peakpoint.trainer.reports.run_record import METRICS
 
 KINDS = {Logged: "train", EvalEnd: "eval", Tested: "test", Saved: "save", Skipped: "skipped save"}
 """The events that have a row, and its `kind`; the names of its other values are those of the event."""
+OPTIONAL = ("accuracy", "grad_norm", "digests", "layers")
+"""Values that a row has where they are known."""
 
 
 def row(event: Published) -> dict[str, Any] | None:
@@ -25,9 +27,10 @@ def row(event: Published) -> dict[str, Any] | None:
     facts = {field.name: getattr(event, field.name) for field in fields(event)}
     if isinstance(event, EvalEnd) and (overall := facts.pop("overall")) is not None:
         facts["sparsity_of_all"] = overall
-    if facts.get("digests", ...) is None:
-        del facts["digests"]
-    return {"kind": kind, **facts}
+    return {
+        "kind": kind,
+        **{name: value for name, value in facts.items() if value is not None or name not in OPTIONAL},
+    }
 
 
 class JsonLines:

@@ -24,6 +24,7 @@ class History:
     evals: list[EvalEnd]
     train: list[dict[str, Any]]
     tests: dict[str, dict[str, Any]]
+    saves: list[dict[str, float]]
     unreadable: int
     seconds: list[float] = field(default_factory=list)
 
@@ -68,7 +69,7 @@ def read_rows(run: Path) -> History:
         lines = list(bounded.lines(path))
     except CheckpointError as error:
         raise UserError(f"{error} Name the directory of a run.{foreign.described(run)}") from None
-    history = History([], [], {}, 0)
+    history = History([], [], {}, [], 0)
     unreadable = 0
     for number, line in enumerate(lines, 1):
         try:
@@ -95,6 +96,7 @@ def _add(history: History, row: dict[str, Any]) -> None:
             float(row["sparsity"]),
             row["mask_version"],
             row.get("sparsity_of_all"),
+            layers={name: float(value) for name, value in row.get("layers", {}).items()} or None,
         )
         while history.evals and history.evals[-1].step >= event.step:
             history.evals.pop()
@@ -104,6 +106,8 @@ def _add(history: History, row: dict[str, Any]) -> None:
     elif row["kind"] == "train":
         plain = {name: float(row[name]) for name in ("step", "loss", "lr")}
         plain["skipped"] = int(row.get("skipped", 0))
+        for name in ("accuracy", "grad_norm"):  # earlier versions have neither
+            plain[name] = math.nan if row.get(name) is None else float(row[name])
         while history.train and history.train[-1]["step"] >= plain["step"]:
             history.train.pop()
         history.train.append(plain)
@@ -113,6 +117,8 @@ def _add(history: History, row: dict[str, Any]) -> None:
         samples = row.get("samples")  # rows of earlier versions have none
         more = {"samples": samples if type(samples) is int else None, "file": row.get("file")}
         history.tests[str(row["which"])] = {**position, "metrics": metrics, **more}
+    elif row["kind"] == "save":
+        history.saves.append({name: float(row.get(name, 0)) for name in ("bytes", "stall_s", "total_s")})
 
 
 def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterable[float]) -> list[PeakRow]:

@@ -32,6 +32,8 @@ file_only = logging.getLogger("train.log")  # for what the console shows otherwi
 
 HYDRA = ".hydra"
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
+CONFUSION = "confusion.json"
+"""The labels and predictions of the test set, by the network that was tested last: that selected, if any."""
 NOW = "config_now"
 """The entry of run.json with the configuration of the latest attempt, where an earlier one was another."""
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "tensorboard", "peakpoint")
