@@ -28,7 +28,7 @@ from peakpoint.trainer.listeners.events import Apart, Attempt, Listener, Publish
 from peakpoint.trainer.listeners.jsonl import JsonLines
 from peakpoint.trainer.nonfinite import with_last_good
 from peakpoint.trainer.reports import run_record as record
-from peakpoint.trainer.resume import advice, pruning
+from peakpoint.trainer.resume import advice, pruning, reproduction
 from peakpoint.trainer.resume.plan import Plan
 from peakpoint.trainer.run_directory import refuse_taken
 from peakpoint.trainer.start import CHECKPOINTS, Start, find_start, record_attempt, restore
@@ -39,7 +39,9 @@ log = logging.getLogger("peakpoint")
 
 
 def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
-    """Train in `directory` and report; returns the exit code: 0, or 128 + the signal that ended it.
+    """Train in `directory` and report; returns the exit code.
+
+    It is 0, or 128 + the signal that ended it, or 1 for a reproduction that differs from its run.
 
     `config` is `cfg`, the configuration as composed, checked. Raises UserError or CheckpointError with what
     went wrong as one line. From the moment the attempt is recorded it is also in status.json and train.log; a
@@ -58,10 +60,16 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         saved = read_checkpoint(start.source / start.manifest.file) if start.manifest else None
         effective, ramp = pruning.resumed(cfg, saved)
         config = plain(effective)
-        if plan.run:
+        repetition = reproduction.begin(cfg, plan.reproduces, plan.typed) if plan.reproduces else None
+        if plan.run or repetition:
             note_root(config.data.root, by_record=plan.root_recorded)
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
+        if repetition:
+            start.record["reproduces"] = repetition.begun(
+                {**record.code(), **record.machine(), "data": parts.data.fingerprint},
+                repeatable=parts.loop.device.type == "cpu" or config.deterministic,
+            )
         restore(start, config, parts, saved, named=plan.file is not None)
         for logger in config.logger.values():
             logger.check(directory)
@@ -82,6 +90,8 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
                 if end is None:
                     return _interrupted(present(directory, or_named=True), parts, usage)
                 ending.finish(target, lost, reason=end.reason, **_facts(parts), **usage.facts())
+                if repetition and not parts.loop.signal:
+                    return repetition.ended(ending.directory, start.record["reproduces"])
                 # A signal may have come during the report.
                 return 128 + parts.loop.signal if parts.loop.signal else 0
 

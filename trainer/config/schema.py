@@ -177,6 +177,7 @@ class Config:
     test: bool
     plot: bool
     resume: str | None
+    reproduce: str | None
     accept_drift: bool
     plugins: list[str]
 

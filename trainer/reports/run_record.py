@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import socket
@@ -270,6 +271,15 @@ def code() -> dict[str, Any]:
     }
 
 
+def _cpu() -> str | None:
+    """Return the name of the processor, None where the system does not say."""
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or None
+
+
 def machine() -> dict[str, Any]:
     """Return packages, interpreter and machine."""
     import torch
@@ -286,6 +296,8 @@ def machine() -> dict[str, Any]:
         "hardware": {
             "platform": platform.platform(),
             "machine": platform.machine(),
+            "cpu": _cpu(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "cpu_count": os.cpu_count(),
             "cpu_threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

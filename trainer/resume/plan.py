@@ -1,8 +1,8 @@
-"""resume=DIR|FILE|URL|latest: what a resumed command line means.
+"""resume=DIR|FILE|URL|latest and reproduce=DIR: what such a command line means.
 
 Hydra composes a configuration from a command line, so a resumed run is given one: the overrides of the run's
-latest attempt, then the new ones, in the same directory. Nothing of the earlier record is overwritten, and
-nothing that a run directory holds is executed.
+latest attempt, then the new ones, in the same directory; a reproduction has them in a new one. Nothing of the
+earlier record is overwritten, and nothing that a run directory holds is executed.
 """
 
 import os
@@ -36,7 +36,8 @@ class Plan:
 
     `run` is the directory of the resumed run, or None for a fresh start; `file` the checkpoint given by name,
     or None for the newest that verifies; `typed` the keys on this command line; `attempt` the recorded one
-    whose overrides are used; `root_recorded`: only the record names the folder of the data.
+    whose overrides are used; `root_recorded`: only the record names the folder of the data. `reproduces` is
+    the directory of the run that a fresh start repeats.
     """
 
     argv: list[str]
@@ -45,21 +46,27 @@ class Plan:
     typed: tuple[str, ...] = ()
     attempt: dict[str, Any] | None = None
     root_recorded: bool = False
+    reproduces: Path | None = None
 
 
 def make_plan(argv: list[str]) -> Plan:
-    """Expand resume= in a command line (without the program's name). Raises UserError."""
+    """Expand resume= or reproduce= in a command line (without the program's name). Raises UserError."""
     argv = joined(argv)
-    values = [value for key, value in map(split, argv) if key == "resume"]
-    if not values or unquote(values[-1]) in ("", "null"):
+    values, repeated = _values(argv, "resume"), _values(argv, "reproduce")
+    if not values and not repeated:
         return Plan(argv, typed=keys(argv))
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
-        raise UserError("resume= goes on with one run: leave out --multirun.")
+        what = "resume= goes on with" if values else "reproduce= repeats"
+        raise UserError(f"{what} one run: leave out --multirun.")
+    if values and repeated:
+        raise UserError("resume= goes on with a run and reproduce= repeats one: leave out one of them.")
+    if repeated:
+        return _repetition(argv, unquote(repeated[-1]))
     if is_url(unquote(values[-1])):
         from peakpoint.trainer.resume.fetch import fetched  # late: fsspec costs a tenth of a second
 
         argv = fetched(argv, unquote(values[-1]))
-        values = [value for key, value in map(split, argv) if key == "resume"]
+        values = _values(argv, "resume")
     run, file = locate(unquote(values[-1]))
     attempt = last_attempt(run)
     if file is not None:
@@ -67,16 +74,42 @@ def make_plan(argv: list[str]) -> Plan:
             run / "checkpoints", file, f"{shlex.quote(override(run))} goes on from its newest checkpoint"
         )
     typed = keys(argv)
+    argv, saved = _with_record(argv, run, attempt)
+    argv.append(f"resume={quote(str(file or run))}")
+    if "hydra.run.dir" not in typed:
+        argv.append(f"hydra.run.dir={quote(str(run))}")
+    return Plan(argv, run, file, typed, attempt, recorded.data_root(saved) is not None)
+
+
+def _values(argv: list[str], key: str) -> list[str]:
+    """Return the values of a key on a command line, without one that is null."""
+    found = [value for name, value in map(split, argv) if name == key]
+    return found if found and unquote(found[-1]) not in ("", "null") else []
+
+
+def _repetition(argv: list[str], value: str) -> Plan:
+    """Return the plan of a fresh run by the record of another. Raises UserError."""
+    if is_url(value):
+        raise UserError(f"reproduce={value} is a URL: pull the run first, with peakpoint pull.")
+    run, file = locate(value)
+    if file is not None:
+        raise UserError(f"reproduce= repeats a run from its start: name its directory, {run}.")
+    attempt = last_attempt(run)
+    typed = keys(argv)
+    argv, saved = _with_record(argv, run, attempt)
+    argv.append(f"reproduce={quote(str(run))}")
+    known = recorded.data_root(saved) is not None
+    return Plan(argv, typed=typed, attempt=attempt, root_recorded=known, reproduces=run)
+
+
+def _with_record(argv: list[str], run: Path, attempt: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return a command line with the recorded overrides before what is typed, and these overrides."""
     overrides = [a for a in argv if split(a)[0] is not None]
     saved = outliving(recorded.overrides(attempt), overrides, attempt.get("choices", {}))
     saved = recorded.taken(saved, run / RUN)
     first = next(i for i, a in enumerate(argv) if split(a)[0] is not None)
-    rest = [a for a in argv[first:] if split(a)[0] != "resume"]
-    source = str(file or run)
-    argv = [*argv[:first], *saved, *rest, f"resume={quote(source)}"]
-    if "hydra.run.dir" not in typed:
-        argv.append(f"hydra.run.dir={quote(str(run))}")
-    return Plan(argv, run, file, typed, attempt, recorded.data_root(saved) is not None)
+    rest = [a for a in argv[first:] if split(a)[0] not in ("resume", "reproduce")]
+    return [*argv[:first], *saved, *rest], saved
 
 
 def locate(value: str) -> tuple[Path, Path | None]:

@@ -31,7 +31,7 @@ def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) ->
     """
     old, new = flat(saved), flat(cfg)
     wanted = asked(cfg, saved, typed)
-    changed = _changed(cfg, saved)
+    changed = changed_keys(cfg, saved)
     drift = [key for key in changed if key not in wanted]
     if drift and not cfg.accept_drift:
         key = drift[0]
@@ -56,7 +56,7 @@ def _gone(key: str, new: Mapping[str, Any]) -> str | None:
 def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]:
     """Return the keys that a command line changed. Raises UserError for a change that is not allowed."""
     old, new = flat(saved), flat(cfg)
-    changed = _changed(cfg, saved)
+    changed = changed_keys(cfg, saved)
     for key in sorted(changed, key=lambda key: not key.endswith(".name")):
         if under(key, FROZEN) and not under(key, FREE):
             raise UserError(
@@ -68,7 +68,7 @@ def asked(cfg: DictConfig, saved: DictConfig, typed: Sequence[str]) -> list[str]
     return [key for key in changed if free or under(key, tuple(typed))]
 
 
-def _changed(cfg: DictConfig, saved: DictConfig) -> list[str]:
+def changed_keys(cfg: DictConfig, saved: DictConfig) -> list[str]:
     """Return the keys whose values differ, less the settings that one of the two versions lacks."""
     old, new = flat(saved), flat(cfg)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
