@@ -37,29 +37,14 @@ class Before(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Note which directories are new; that of a sweep has its own record."""
-        with _refusing(config):
-            directory = _expanded("hydra.run.dir", config.hydra.run.dir)
+        with refusing(config):
+            directory = expanded("hydra.run.dir", config.hydra.run.dir)
             if os.path.lexists(directory / SWEEP) and not os.path.lexists(directory / run_record.RUN):
                 raise UserError(f"{directory} holds a sweep: choose another hydra.run.dir.")
-            _note(directory)
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Take the sweep's directory: two sweeps in one would overwrite each other's record."""
-        with _refusing(config):
-            directory = _expanded("hydra.sweep.dir", config.hydra.sweep.dir)
-            _note(directory)
-            refuse_taken(directory.resolve())
-            directory.mkdir(parents=True, exist_ok=True)
-            try:
-                (directory / SWEEP).touch(exist_ok=False)
-            except FileExistsError:
-                raise UserError(
-                    f"{directory} holds a sweep already: choose another hydra.sweep.dir."
-                ) from None
-            _made.insert(0, directory / SWEEP)
+            note(directory)
 
 
-def _expanded(key: str, directory: str) -> Path:
+def expanded(key: str, directory: str) -> Path:
     """Return a directory that Hydra will make. `~` was expanded where it was typed, and is refused in conf/.
 
     Raises UserError, also where something else lies there: a file, a link to nothing.
@@ -74,7 +59,8 @@ def _expanded(key: str, directory: str) -> Path:
 
 
 @contextlib.contextmanager
-def _refusing(config: DictConfig) -> Iterator[None]:
+def refusing(config: DictConfig) -> Iterator[None]:
+    """Within: an error is one line and exit code 1, and ${hydra:...} has the values of `config`."""
     hydra = HydraConfig.instance()
     before = hydra.cfg
     hydra.set_config(config)  # ${hydra:...} in the name of the directory
@@ -110,7 +96,8 @@ def _check_writers(config: DictConfig) -> None:
                 )
 
 
-def _note(directory: Path) -> None:
+def note(directory: Path) -> None:
+    """Note which directories are new: they are removed again if the start is refused."""
     _made[:] = [path for path in (directory, *directory.parents) if not path.exists()]
 
 
@@ -137,8 +124,6 @@ def accept() -> None:
 def discard() -> None:
     """Remove what was made for a start that was refused."""
     made, _made[:] = _made[:], []
-    if made and made[0].name == SWEEP and len(list(made[0].parent.iterdir())) == 1:
-        made[0].unlink()
     for path in made:
         with contextlib.suppress(OSError):  # it holds something
             path.rmdir()

@@ -103,19 +103,17 @@ def _main() -> int:
         return 0
     codes: list[int] = []
     errors: list[Exception] = []
-    sweeps: set[Path] = set()
+    argv, process = list(sys.argv), os.getpid()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> float | None:  # a launcher may run it elsewhere
         hydra_cfg = HydraConfig.get()
-        directory = Path(hydra_cfg.runtime.output_dir).resolve()  # a link may lead elsewhere later
         if hydra_cfg.mode is RunMode.MULTIRUN:
             with signals.deferred():
-                from peakpoint.trainer.sweep import run_job
+                from peakpoint.trainer.sweep.job import run_job
 
-            sweeps.add(Path(hydra_cfg.sweep.dir))
-            codes.append(run_job(cfg, directory))
-            return
+            return run_job(cfg, argv, here=os.getpid() == process)
+        directory = Path(hydra_cfg.runtime.output_dir).resolve()  # a link may lead elsewhere later
         try:
             config = checked(cfg, plan.typed)  # these two before torch is imported
             if directory != plan.run:
@@ -126,6 +124,7 @@ def _main() -> int:
             codes.append(run(config, cfg, plan, directory))
         except EXPECTED as error:  # past Hydra, which would add lines of its own
             errors.append(error)
+        return None
 
     try:
         job()
@@ -134,10 +133,8 @@ def _main() -> int:
         raise UserError(f"{sentence} {advice.lacking(plan)}".rstrip()) from None
     finally:
         run_directory.discard()
-        for folder in sweeps:
-            from peakpoint.trainer.sweep import print_table
-
-            print_table(folder)
+        if sweep := sys.modules.get("peakpoint.trainer.sweep.start"):
+            codes.append(sweep.end())
     if errors and registry.OWN in str(errors[0]):
         raise UserError(advice.with_plugins(str(errors[0]), plan)) from None
     if errors:

@@ -56,7 +56,10 @@ def register_schemas() -> None:
             store.store(group=f"schema/{kind}", name=name, node=node)
             if not (CONF / group / f"{name}.yaml").exists():
                 store.store(group=group, name=name, node={name: node} if kind in LISTS else node)
-    before = {"before": {"_target_": "peakpoint.trainer.run_directory.Before"}}
+    before = {
+        "run": {"_target_": "peakpoint.trainer.run_directory.Before"},
+        "sweep": {"_target_": "peakpoint.trainer.sweep.start.BeforeSweep"},
+    }
     store.store(group="hydra/callbacks", name="peakpoint", node=before, package="hydra.callbacks")
 
 

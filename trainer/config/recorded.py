@@ -10,10 +10,12 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -72,6 +74,22 @@ def taken(overrides: Sequence[Any], where: Path) -> list[str]:
             f"only at your word: add {shlex.join(asked)} to the command."
         )
     return list(overrides)
+
+
+def values_of(word: str) -> list[str]:
+    """Return an override of a sweep as one override for each of its values, any other as it is.
+
+    One that does not list its values, or has too many, stays whole, and `taken` refuses it.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+        value: Any = parsed.value()
+        if not isinstance(value, ChoiceSweep | RangeSweep) or value.shuffle:
+            return [word]
+        values = list(islice(parsed.sweep_string_iterator(), MOST + 1))
+    except (HydraException, OmegaConfBaseException, ValueError, ArithmeticError, RecursionError):
+        return [word]
+    return [f"{parsed.get_key_element()}={value}" for value in values] if len(values) <= MOST else [word]
 
 
 def needs_word(overrides: Sequence[Any]) -> list[str]:

@@ -179,6 +179,7 @@ class Config:
     resume: str | None
     reproduce: str | None
     accept_drift: bool
+    retry_failed: bool
     plugins: list[str]
 
     def __post_init__(self) -> None:

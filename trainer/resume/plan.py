@@ -28,6 +28,8 @@ from peakpoint.trainer.config.hydra_overrides import (
 )
 from peakpoint.trainer.reports.run_record import RUN, read_run
 from peakpoint.trainer.resume import refusals
+from peakpoint.trainer.sweep.record import NAME as SWEEP
+from peakpoint.trainer.sweep.record import read as read_sweep
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def make_plan(argv: list[str]) -> Plan:
     values, repeated = _values(argv, "resume"), _values(argv, "reproduce")
     if not values and not repeated:
         return Plan(argv, typed=keys(argv))
+    if (folder := _sweep(unquote(values[-1]))) is not None:
+        return _plan_of_sweep(argv, folder)
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         what = "resume= goes on with" if values else "reproduce= repeats"
         raise UserError(f"{what} one run: leave out --multirun.")
@@ -110,6 +114,29 @@ def _with_record(argv: list[str], run: Path, attempt: dict[str, Any]) -> tuple[l
     first = next(i for i, a in enumerate(argv) if split(a)[0] is not None)
     rest = [a for a in argv[first:] if split(a)[0] not in ("resume", "reproduce")]
     return [*argv[:first], *saved, *rest], saved
+
+
+def _sweep(value: str) -> Path | None:
+    """Return the directory of a sweep that a value names, None where it names something else."""
+    if value == "latest" or is_url(value):
+        return None
+    folder = given.path(value).resolve()
+    names = [name for name in (SWEEP, RUN) if os.path.lexists(folder / name)]
+    return folder if names == [SWEEP] else None
+
+
+def _plan_of_sweep(argv: list[str], folder: Path) -> Plan:
+    """Return the command line that goes on with a sweep: its recorded overrides, then the new ones.
+
+    What the record says of a launcher is not used: its settings may be commands.
+    """
+    typed = [a for a in argv if split(a)[0] not in (None, "resume")]
+    flags = [a for a in argv if split(a)[0] is None and a not in ("-m", "--multirun")]
+    saved = outliving(read_sweep(folder)["overrides"], typed, {})
+    recorded.taken([each for word in saved for each in recorded.values_of(word)], folder / SWEEP)
+    return Plan(
+        ["--multirun", *flags, *saved, *typed, f"hydra.sweep.dir={quote(str(folder))}"], typed=keys(argv)
+    )
 
 
 def locate(value: str) -> tuple[Path, Path | None]:

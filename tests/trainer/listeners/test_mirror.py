@@ -214,10 +214,13 @@ def test_no_file_of_a_sweep_holds_a_password_that_one_job_or_the_environment_bri
         "# @package _global_\ncheckpoint: {mirror: {url: '${oc.env:PLACE}'}}\n"
     )
     monkeypatch.setenv("PLACE", "s3://AKIAXY:hunter22@bucket/x")
-    done = train("-m", *TINY, "--config-dir=mine", "experiment=a,b", "hydra.sweep.dir=sweep", "max_steps=1")
-    assert done.code == 1
-    assert done.err.count("holds a password, which would be written down") == 2
-    assert "hunter22" not in done.out + done.err
+    sweep = ("-m", *TINY, "--config-dir=mine", "hydra.sweep.dir=sweep", "max_steps=1")
+    for jobs in ("experiment=a,b", "experiment=b"):
+        done = train(*sweep, jobs)
+        assert done.code == 1
+        assert done.err.count("holds a password, which would be written down") == 1
+        assert "hunter22" not in done.out + done.err
+        assert (tmp_path / "sweep").exists() == (jobs == "experiment=b")
     written = [path for path in tmp_path.glob("sweep/**/*") if path.is_file()]
     assert {path.name for path in written} >= {"multirun.yaml", "status.json", "train.log"}
     assert not [path for path in written if b"hunter22" in path.read_bytes()]

@@ -206,6 +206,7 @@ def config(**changes):
         "link": "${epochs}",
         "resume": None,
         "accept_drift": False,
+        "retry_failed": False,
     }
     cfg = OmegaConf.create(plain)
     for key, value in changes.items():

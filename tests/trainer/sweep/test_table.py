@@ -2,14 +2,14 @@
 
 import shutil
 
-from peakpoint.trainer.sweep import print_table
+from peakpoint.__main__ import main
 from tests.conftest import rows
 
 
 def test_jobs_of_one_objective_stand_in_the_order_of_their_numbers(whole_run, tmp_path, capsys):
     for job in ("10", "2"):
         shutil.copytree(whole_run, tmp_path / job, ignore=shutil.ignore_patterns("checkpoints"))
-    print_table(tmp_path)
+    assert main(["report", str(tmp_path)]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines() if "finished" in line]
     assert [cells[0] for cells in table] == ["2", "10"]
     evals = rows(whole_run, "eval")
