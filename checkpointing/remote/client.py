@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 
 from peakpoint.base import digests
 from peakpoint.base.errors import CheckpointError
+from peakpoint.base.text import SMALL
 from peakpoint.checkpointing.remote.urls import S3, check_url, shown
 
 CHUNK = 8 << 20
-SMALL = 64 << 20
-"""Largest manifest, pointer or record in bytes."""
 LISTING = 10 << 20
 """Bytes assumed for the time limit of a list, or of a copy within the place."""
 SLOWEST = 100_000

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peakpoint.base import digests, files
-from peakpoint.base.bounded import read_bytes, read_json
+from peakpoint.base.bounded import LOG, read_bytes, read_json
 from peakpoint.base.disk_space import failure, free_room, in_words
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import STAGED_PREFIX, Staged, fsync_directory, fsync_file, write_atomic
@@ -259,12 +259,12 @@ def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
         del texts[name]
     for name, text in texts.items():
         path = directory / name
-        if name.endswith(".jsonl") and path.exists() and not text.encode().startswith(read_bytes(path)):
+        if name.endswith(".jsonl") and path.exists() and not text.encode().startswith(read_bytes(path, LOG)):
             return  # this directory has gone on by itself
     for name, text in sorted(texts.items(), key=lambda item: item[0] == "run.json"):  # the last: all is here
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or read_bytes(path) != text.encode():
+        if not path.exists() or read_bytes(path, LOG) != text.encode():
             write_atomic(path, text)
 
 

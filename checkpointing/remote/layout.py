@@ -5,6 +5,7 @@ upload.py says what lies there, and in which order it is written.
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, TypeVar
 
 from peakpoint.base import bounded
 from peakpoint.base.bounded import LOG
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.remote.client import SMALL, Differs, Missing, Remote, RemoteError
+from peakpoint.base.text import SMALL
+from peakpoint.checkpointing.remote.client import Differs, Missing, Remote, RemoteError
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.manifest import (
     LARGEST,
@@ -24,6 +27,8 @@ from peakpoint.checkpointing.storage.manifest import (
     parse_manifest,
     unsealed,
 )
+
+log = logging.getLogger("peakpoint")
 
 FORMAT = 1
 MARK = "mirror.json"
@@ -148,14 +153,21 @@ def record_of(root: Path) -> dict[str, str]:
 
 
 def newest_record(remote: Remote) -> tuple[int, dict[str, str]]:
-    """Return the highest number of a record in a run's folder, and the texts of the newest sound one."""
+    """Return the highest number of a record in a run's folder, and the texts of the newest sound one.
+
+    Logs a warning for each that is passed over.
+    """
     sizes = remote.find("record")
-    keys = [k for k, size in sizes.items() if re.fullmatch(r"\d{6,9}\.json", k) and size <= SMALL]
-    keys.sort(key=number, reverse=True)
+    keys = sorted((k for k in sizes if re.fullmatch(r"\d{6,9}\.json", k)), key=number, reverse=True)
     for key in keys:
-        with contextlib.suppress(Missing, *BAD):
-            found = _read(remote, f"record/{key}", unsealed)["files"]
-            return number(keys[0]), {str(k): str(v) for k, v in found.items()}
+        with contextlib.suppress(Missing):
+            try:
+                if sizes[key] > SMALL:
+                    raise ValueError(f"it has {in_words(sizes[key])}, and a record {in_words(SMALL)} at most")
+                found = _read(remote, f"record/{key}", unsealed)["files"]
+                return number(keys[0]), {str(k): str(v) for k, v in found.items()}
+            except BAD as error:
+                log.warning("%s/record/%s is passed over: %s.", remote.url, key, str(error).rstrip("."))
     return number(keys[0]) if keys else 0, {}
 
 

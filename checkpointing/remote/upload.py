@@ -11,15 +11,17 @@ place where something relies on it, so there is no moment at which the place hol
 """
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from peakpoint.base import files, semver
 from peakpoint.base.bounded import LOG, Absent, opened, read_bytes
 from peakpoint.base.digests import matches
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.lock import try_lock
-from peakpoint.base.text import json_text, utc_now
+from peakpoint.base.text import SMALL, json_text, utc_now
 from peakpoint.checkpointing.remote.client import Differs, Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import (
     FORMAT,
@@ -42,6 +44,8 @@ from peakpoint.checkpointing.storage.manifest import (
     Manifest,
     sealed,
 )
+
+log = logging.getLogger("peakpoint")
 
 SIGNATURE = 1 << 20
 """Largest signature in bytes."""
@@ -76,6 +80,7 @@ class RemoteRun:
         self._sizes: dict[str, int] = {}
         self._pointed: dict[str, str] = {}
         self._record: tuple[int, Mapping[str, str]] = (0, {})
+        self._too_large = False
 
     def open(self, name: str) -> None:
         """Read what is there; `name` is that of the run's directory, for people."""
@@ -175,14 +180,27 @@ class RemoteRun:
         self._remove(there)
 
     def put_record(self, root: Path) -> bool:
-        """Upload what a resume needs beside checkpoints; returns whether it had changed."""
+        """Upload what a resume needs beside checkpoints; returns whether it had changed.
+
+        One that is too large to be read again is not uploaded: a warning says so, and the one before stays.
+        """
         found = record_of(root)
         newest, before = self._record
         if not found or found == before:
             return False
         newest += 1
         facts = {"format": FORMAT, "run": self.run, "time": utc_now(), "files": found}
-        self.remote.write(f"record/{newest:06d}.json", sealed(json_text(facts, LOG, indent=1)).encode())
+        text = sealed(json_text(facts, LOG, indent=1)).encode()
+        if len(text) > SMALL:
+            if not self._too_large:
+                log.warning(
+                    "The record of the run is not copied to %s: run.json, .hydra and the logs have %s, and a "
+                    "record %s at most. The one before stays; checkpoints are copied.",
+                    *(self.remote.url, in_words(len(text)), in_words(SMALL)),
+                )
+            self._too_large = True
+            return False
+        self.remote.write(f"record/{newest:06d}.json", text)
         self._record = (newest, found)
         for key in self.remote.find("record"):  # the one before stays until the next time
             if number(key) < newest - 1:

@@ -11,7 +11,7 @@ import pytest
 
 from peakpoint.base import digests
 from peakpoint.base.digests import of_bytes
-from peakpoint.checkpointing.remote import background, upload
+from peakpoint.checkpointing.remote import background, layout, upload
 from peakpoint.checkpointing.remote.background import Mirror
 from peakpoint.checkpointing.remote.client import Remote, RemoteError
 from peakpoint.checkpointing.remote.layout import newest_record, read_index
@@ -440,6 +440,36 @@ def test_the_record_is_of_one_moment_and_the_newest_sound_one_counts(far):
     number, texts = newest_record(place)
     assert number == 3
     assert json.loads(texts["run.json"])["number"] == 1
+
+
+def test_a_record_that_could_not_be_read_again_is_not_uploaded(far, monkeypatch, caplog):
+    log = far.root.parent / "metrics.jsonl"
+    log.write_text("{}\n")
+    far.save()
+    far.copy()
+    for module in (upload, layout):
+        monkeypatch.setattr(module, "SMALL", 10_000)
+    for _ in range(2):
+        log.write_text(log.read_text() + "{}\n" * 4000)
+        far.save()
+        far.copy()
+    assert len(far.there()) == 3
+    place = far.remote().below("run")
+    assert newest_record(place)[1]["metrics.jsonl"] == "{}\n"
+    assert "The record of the run is not copied" in caplog.text
+    assert "passed over" not in caplog.text
+
+
+def test_a_record_that_is_too_large_is_passed_over_aloud(far, monkeypatch, caplog):
+    far.save()
+    far.copy()
+    place = far.remote().below("run")
+    place.write("record/000009.json", b" " * 10_001)
+    monkeypatch.setattr(layout, "SMALL", 10_000)
+    number, texts = newest_record(place)
+    assert number == 9
+    assert texts
+    assert "000009.json is passed over: it has 10.0 kB, and a record 10.0 kB at most." in caplog.text
 
 
 def test_the_record_is_not_sent_again_for_what_is_not_copied(away, s3):
