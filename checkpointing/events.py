@@ -4,6 +4,7 @@
         for batch in epoch:
             forward, backward, optimizer step
             StepEnd                      after each optimizer step; the last of an epoch with what follows
+            EvalEnd                      with its StepEnd, every eval_every_steps within an epoch
         evaluate on the validation split
         EvalEnd                          with the metrics and the measured sparsity
         EpochEnd                         at the same moment as EvalEnd: all three share one checkpoint

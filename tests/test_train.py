@@ -60,7 +60,7 @@ def test_a_run_leaves_its_record(whole_run):
     assert record["attempts"][0]["overrides"][: len(TINY)] == list(TINY)
     assert status(whole_run)["state"] == "finished"
     assert (whole_run / ".hydra" / "config.yaml").exists()
-    assert "epoch 3: accuracy" in (whole_run / "train.log").read_text()
+    assert "epoch 3 step 24 validation: accuracy" in (whole_run / "train.log").read_text()
     assert [r["epoch"] for r in rows(whole_run, "eval")] == [1, 2, 3]
     assert {r["which"] for r in rows(whole_run, "test")} == {"selected", "final"}
 
@@ -246,6 +246,27 @@ def test_a_moment_is_saved_once_whatever_the_rhythm(train, tmp_path, end):
     written = [row for row in rows(tmp_path / "run", "save") if "training" in row["file"]]
     assert len(written) == len(steps)
     assert {"interval"} == {tag for m in training[:-1] for tag in m.tags}
+
+
+def test_a_checkpoint_of_an_evaluation_within_an_epoch_resumes_exactly(train, tmp_path):
+    """Step 12 is such an evaluation, in the middle of the second epoch; the tables name the step."""
+    run, fork = tmp_path / "run", tmp_path / "fork"
+    chosen = (
+        "eval_every_steps=4",
+        "checkpoint.interval_steps=12",
+        "checkpoint.keep_last=9",
+        "optimizer.lr=0.01",
+    )
+    first = train(*TINY, *chosen, f"hydra.run.dir={run}")
+    assert first.code == 0, first.err
+    assert [row["step"] for row in rows(run, "eval")] == [4, 8, 12, 16, 20, 24]
+    assert "validation" in first.out
+    assert ", step " in first.out
+    file = run / "checkpoints" / "training" / "checkpoint_epoch_0002_step_00000012.pt"
+    again = train(f"resume={file}", f"hydra.run.dir={fork}")
+    assert again.code == 0, again.err
+    assert rows(fork, "eval") == rows(run, "eval")[3:]
+    assert differences(load_newest(run)["model_state_dict"], load_newest(fork)["model_state_dict"]) == []
 
 
 def test_what_fails_in_an_evaluation_costs_no_step(train, tmp_path, monkeypatch):

@@ -118,7 +118,8 @@ def outlook(config: c.Config, steps_per_epoch: int, ramp_end: int = 0) -> Outloo
     whole = config.epochs * steps_per_epoch
     steps = min(whole, config.max_steps or whole)
     epochs = -(-steps // steps_per_epoch)
-    return Outlook(epochs, steps, epochs, config.pruning.target, ramp_end)
+    evaluations = epochs + (steps // config.eval_every_steps if config.eval_every_steps else 0)
+    return Outlook(epochs, steps, evaluations, config.pruning.target, ramp_end)
 
 
 def _skip(scheduler: LambdaLR, pruning: Pruner | None) -> None:
@@ -161,6 +162,7 @@ def loop_settings(config: c.Config) -> LoopSettings:
         skip_nonfinite=config.nonfinite is c.Nonfinite.skip,
         max_skipped=config.max_skipped,
         log_every=config.log_every,
+        eval_every_steps=config.eval_every_steps,
     )
 
 

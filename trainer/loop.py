@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Interrupted, RunEnd, StepEnd
+from peakpoint.checkpointing.policy import Stop
 from peakpoint.checkpointing.state.objects import unwrap
 from peakpoint.optimizers.clipping import GradientNorm
 from peakpoint.optimizers.parameters import Zeros, zeros
@@ -34,7 +35,10 @@ from peakpoint.trainer.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """How long and how to train; max_steps None means as long as `epochs` takes."""
+    """How long and how to train; max_steps None means as long as `epochs` takes.
+
+    `eval_every_steps` is the period of evaluations within an epoch, None for none.
+    """
 
     epochs: int
     max_steps: int | None
@@ -44,6 +48,7 @@ class LoopSettings:
     skip_nonfinite: bool
     max_skipped: int
     log_every: int
+    eval_every_steps: int | None
 
 
 class Loop:
@@ -78,21 +83,11 @@ class Loop:
         while not self.done:
             epoch = progress.epoch + 1
             last = self._train_epoch(epoch, publish)
-            try:
-                metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
-                if math.isfinite(metrics.get("loss", math.nan)):  # else check_alive follows the evaluation
-                    check_alive(self.state.model, progress.step)
-            except BaseException:
-                publish(*last)
-                raise
-            if self.signal is not None:
-                cut = Interrupted(epoch, progress.step, self.signal)
-                publish(*last, cut)
-                return cut
-            stop = publish(*last, *self._epoch_done(epoch, metrics))
-            self._check_alive(metrics)
-            if stop:
-                reason = stop.reason
+            ended = self._evaluate_at(epoch, last, publish) if isinstance(last, list) else last
+            if isinstance(ended, Interrupted):
+                return ended
+            if ended:
+                reason = ended.reason
                 break
         else:
             if progress.epoch < settings.epochs:
@@ -103,16 +98,39 @@ class Loop:
         publish(end)
         return end
 
+    def _evaluate_at(self, epoch: int, taken: list[Event], publish: Publisher) -> Stop | Interrupted | None:
+        """Evaluate on the validation split and publish it with `taken`, the step just taken.
+
+        Returns a policy's Stop, or Interrupted, published, when a signal came. An evaluation changes no
+        weights: published apart from its step, the same state would be saved twice.
+        """
+        progress = self.state.progress
+        try:
+            metrics = {} if self.signal is not None else self.evaluate(self.data.val_batches())
+            if math.isfinite(metrics.get("loss", math.nan)):  # else check_alive follows the evaluation
+                check_alive(self.state.model, progress.step)
+        except BaseException:
+            publish(*taken)
+            raise
+        if self.signal is not None:
+            cut = Interrupted(epoch, progress.step, self.signal)
+            publish(*taken, cut)
+            return cut
+        stop = publish(*taken, *self._evaluated(epoch, metrics))
+        self._check_alive(metrics)
+        return stop
+
     @explaining_torch()
-    def _train_epoch(self, epoch: int, publish: Publisher) -> list[Event]:
+    def _train_epoch(self, epoch: int, publish: Publisher) -> list[Event] | Stop | Interrupted:
         """Train one epoch; returns the StepEnd of its last step, to be published with the evaluation.
 
-        An evaluation changes no weights: published apart, the same state would be saved twice.
+        Returns what ended the run instead, when an evaluation within the epoch did.
         """
         progress, meter = self.state.progress, self.state.meter
         log_every, per_epoch = self.settings.log_every, self.data.steps_per_epoch
         # Once an epoch, not once a step: in a step of half a millisecond it shows.
         limit = math.inf if self.settings.max_steps is None else self.settings.max_steps
+        eval_every = self.settings.eval_every_steps
         since, first = time.perf_counter(), progress.step
         last: list[Event] = []
         self.state.model.train()
@@ -132,7 +150,14 @@ class Loop:
             if progress.step >= limit or progress.batch == per_epoch:
                 last = [StepEnd(epoch, progress.step)]
                 break
-            publish(StepEnd(epoch, progress.step))
+            if eval_every and progress.step % eval_every == 0:
+                paused = time.perf_counter()
+                if end := self._evaluate_at(epoch, [StepEnd(epoch, progress.step)], publish):
+                    return end
+                self.state.model.train()
+                since += time.perf_counter() - paused  # the rate is that of training
+            else:
+                publish(StepEnd(epoch, progress.step))
             if self.signal is not None:
                 break
         self._check_finite(f"by step {progress.step}")
@@ -218,7 +243,7 @@ class Loop:
             cut_short=lambda: self.signal is not None,
         )
 
-    def _epoch_done(self, epoch: int, metrics: dict[str, float]) -> list[Event]:
+    def _evaluated(self, epoch: int, metrics: dict[str, float]) -> list[Event]:
         """Record the evaluation; returns its event, and EpochEnd if all batches were used."""
         progress, found = self.state.progress, self.zeros()
         version = self.mask_version()

@@ -52,12 +52,15 @@ class Progress:
         return {step for first, last, stride in self.evaluated for step in range(first, last + 1, stride)}
 
     def note_evaluation(self, step: int) -> None:
-        """Add a step, later than those before, to those that were evaluated."""
-        if self.evaluated:
-            first, last, stride = self.evaluated[-1]
-            if first == last or step == last + stride:
-                self.evaluated[-1] = [first, step, step - last]
-                return
+        """Add a step, later than those before, to those that were evaluated.
+
+        Ends of epochs and evaluations within them are two rhythms, so either of the last two ranges grows.
+        """
+        latest = self.evaluated[-2:]
+        going_on = [ranges for ranges in latest if step == ranges[1] + ranges[2] and ranges[0] != ranges[1]]
+        for ranges in going_on or [each for each in latest if each[0] == each[1]]:
+            ranges[1:] = [step, step - ranges[1]]
+            return
         self.evaluated.append([step, step, 1])
 
     def state_dict(self) -> dict[str, Any]:

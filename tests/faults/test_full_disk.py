@@ -136,7 +136,7 @@ def test_when_there_is_room_again_nothing_of_the_record_is_missing(disk, train_w
     assert status(run)["state"] == "finished"
     assert (run / "curves.png").exists()
     log = (run / "train.log").read_text()
-    assert "epoch 2: accuracy" in log
+    assert "epoch 2 step 16 validation: accuracy" in log
     assert "No space left on device" in log
     assert tensorboard_steps(run) == [row["step"] for row in rows(undisturbed, "train")]
 

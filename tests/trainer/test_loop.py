@@ -17,7 +17,7 @@ from peakpoint.trainer.listeners.events import Logged
 from tests.conftest import TINY, rows
 from tests.skips import NO_CUDA
 from tests.states import differences, load_newest, newest
-from tests.trainer.parts import fit, parts
+from tests.trainer.parts import fit, interrupted, parts
 from tests.trainer.test_skipped_steps import poisoned
 
 DENSE = ("optimizer=sgd", "model.dropout=0", "epochs=1")
@@ -251,3 +251,74 @@ def test_on_cuda_a_step_that_does_not_log_waits_for_nothing(precision):
             made.loop._step(*next(batches))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+WITHIN = (
+    "eval_every_steps=3",
+    "checkpoint/policy=[best,top_k,sparsity,interval]",
+    "checkpoint.interval_steps=6",
+)
+
+
+def test_evaluations_within_an_epoch_share_the_moment_of_their_step(tmp_path):
+    ran = fit(parts("eval_every_steps=4", "epochs=2", "checkpoint.interval_steps=4"), tmp_path)
+    found = [(type(e).__name__, e.step) for e in ran.heard if isinstance(e, EvalEnd | EpochEnd)]
+    assert found == [
+        ("EvalEnd", 4),
+        ("EvalEnd", 8),
+        ("EpochEnd", 8),
+        ("EvalEnd", 12),
+        ("EvalEnd", 16),
+        ("EpochEnd", 16),
+    ]
+    saved = [e.file for e in ran.of(Saved) if e.file.startswith("training/")]
+    assert [name[-11:-3] for name in saved] == ["00000004", "00000008", "00000012", "00000016"]
+    assert ran.parts.state.progress.evaluated_steps == {4, 8, 12, 16}
+
+
+def test_an_evaluation_within_an_epoch_changes_no_step(tmp_path):
+    plain = parts(*WITHIN, "eval_every_steps=null")
+    fit(plain, tmp_path / "a")
+    within = parts(*WITHIN)  # built after that run: dropout draws from the generator that this seeds
+    ran = fit(within, tmp_path / "b")
+    assert [e.step for e in ran.of(EvalEnd)] == [3, 6, 8, 9, 12, 15, 16, 18, 21, 24]
+    assert torch.equal(weights(plain), weights(within))
+    assert within.state.progress.evaluated_steps == {3, 6, 8, 9, 12, 15, 16, 18, 21, 24}
+
+
+def test_early_stopping_ends_a_run_within_an_epoch(tmp_path):
+    options = ("checkpoint/policy=[early_stopping]", "checkpoint.policy.early_stopping.patience=1")
+    made = parts(
+        *options, "eval_every_steps=3", "optimizer=sgd", "optimizer.lr=0", "optimizer.weight_decay=0"
+    )
+    ran = fit(made, tmp_path)
+    assert (ran.end.epoch, ran.end.step) == (1, 6)
+
+
+@pytest.mark.parametrize("step", [6, 12, 13])
+def test_a_run_with_evaluations_within_epochs_resumes_bit_for_bit(tmp_path, step):
+    """Also from the checkpoint of such an evaluation, which has its policies' counters and metrics."""
+    whole = parts(*WITHIN)
+    full = fit(whole, tmp_path / "whole")
+    saved = interrupted(parts(*WITHIN), tmp_path / "cut", step)
+    again = parts(*WITHIN)
+    again.state.restore(saved)
+    for name, policy in again.policies.items():
+        policy.load_state_dict(saved["policies"][name])
+    rest = fit(again, tmp_path / "rest")
+    assert torch.equal(weights(whole), weights(again))
+    assert [e for e in rest.of(EvalEnd) if e.step > step] == [e for e in full.of(EvalEnd) if e.step > step]
+
+
+def test_a_signal_in_an_evaluation_within_an_epoch_keeps_the_step(tmp_path):
+    made = parts(*WITHIN)
+    evaluate = made.loop.evaluate
+
+    def cut_short(batches):
+        made.loop.signal = 15
+        return evaluate(batches)
+
+    made.loop.evaluate = cut_short
+    ran = fit(made, tmp_path)
+    assert ran.end == Interrupted(1, 3, 15)
+    assert serialize.load(tmp_path / "training" / "latest.pt")["progress"]["batch"] == 3

@@ -71,3 +71,11 @@ def test_a_checkpoint_does_not_grow_with_the_number_of_evaluations(train, tmp_pa
     assert (first["epoch"], last["epoch"]) == (2, 11)
     assert last["evaluated"] == [[8, 88, 8], [90, 90, 1]]
     assert len(repr(last)) < len(repr(first)) + 30
+
+
+def test_two_rhythms_of_evaluations_do_not_grow_with_the_run():
+    progress, steps = Progress(), sorted({*range(100, 39_001, 100), *range(391, 39_101, 391)})
+    for step in steps:
+        progress.note_evaluation(step)
+    assert progress.evaluated_steps == set(steps)
+    assert len(progress.evaluated) < 8

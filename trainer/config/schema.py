@@ -174,6 +174,7 @@ class Config:
     nonfinite: Nonfinite
     max_skipped: int
     log_every: int
+    eval_every_steps: int | None
     test: bool
     plot: bool
     resume: str | None
@@ -184,7 +185,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_range(self, "", 1, INF, "epochs max_steps batch_size eval_batch_size grad_accumulation")
-        require_range(self, "", 1, INF, "threads log_every max_skipped")
+        require_range(self, "", 1, INF, "threads log_every eval_every_steps max_skipped")
         require_range(self, "", 0, BELOW_ONE, "label_smoothing label_noise")
         require_range(self, "", 0, 2**31 - 1, "seed")
         require(

@@ -44,7 +44,7 @@ def doubts(config: c.Config, typed: Collection[str]) -> list[str]:
     found = []
     for name, settings in config.checkpoint.policy.items():
         key = f"checkpoint.policy.{name}"
-        if isinstance(settings, EarlyStopping):
+        if isinstance(settings, EarlyStopping) and config.eval_every_steps is None:
             first = settings.from_epoch or 0
             bounds = (settings.stop_at, settings.diverged_at)
             counted = config.epochs - max(0, first - 1)

@@ -46,7 +46,8 @@ class LogLines:
         elif isinstance(event, EvalEnd):
             values = (f"{m.short} {shown(m.name, event.metrics[m.name])}" for m in METRICS.values())
             log.info(
-                f"epoch {event.epoch}: {', '.join(values)}, sparsity {event.sparsity:.2%}{_of_all(event)}"
+                f"epoch {event.epoch} step {event.step} validation: {', '.join(values)}, "
+                f"sparsity {event.sparsity:.2%}{_of_all(event)}"
             )
         elif isinstance(event, Saved):
             log.info(

@@ -38,8 +38,8 @@ class History:
 class PeakRow:
     """Peak against final within a scope; `final` is NaN when the last value was not finite.
 
-    `degradation` is what was lost since the peak, in units of the metric, and not negative. `sparsity` is
-    that of the prunable weights at the peak.
+    `best_step` is the step of the peak, `degradation` what was lost since, in units of the metric and not
+    negative. `sparsity` is that of the prunable weights at the peak.
     """
 
     scope: str
@@ -48,6 +48,7 @@ class PeakRow:
     final: float
     degradation: float
     sparsity: float
+    best_step: int
 
 
 def read_history(run: Path) -> History:
@@ -140,7 +141,7 @@ def peak_rows(evals: Sequence[EvalEnd], metric: str, mode: str, targets: Iterabl
         last = ranked(members[-1].metrics, metric)
         final = math.nan if last is None else last
         lost = best - final if mode == "max" else final - best
-        rows.append(PeakRow(scope, peak.epoch, best, final, lost, peak.sparsity))
+        rows.append(PeakRow(scope, peak.epoch, best, final, lost, peak.sparsity, peak.step))
     return rows
 
 

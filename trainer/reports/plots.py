@@ -47,7 +47,7 @@ def plot(run: Path, metric: str, mode: str) -> Path | None:
 def _plot_metric(axes: "Axes", evals: list[EvalEnd], metric: str, row: PeakRow, mode: str) -> None:
     """Draw the metric over epochs with its peak and final value, and the sparsity when there is any."""
     scale = 100 if is_fraction(metric) else 1
-    epochs = [e.epoch for e in evals]
+    epochs = _epochs(evals)
     values = [_finite(e.metrics.get(metric)) * scale for e in evals]
     axes.plot(epochs, values, color="tab:blue", marker=_marker(evals))
     axes.set_ylabel(f"validation {metric}" + (" (%)" if scale == 100 else ""))
@@ -55,11 +55,16 @@ def _plot_metric(axes: "Axes", evals: list[EvalEnd], metric: str, row: PeakRow, 
     axes.set_title(f"validation {metric}: peak {best} at epoch {row.best_epoch}, final {final}")
     axes.margins(y=0.15)
     marks = [
-        ("peak", row.best_epoch, row.best, mode == "max"),
+        (
+            "peak",
+            next(x for x, e in zip(epochs, evals, strict=True) if e.step == row.best_step),
+            row.best,
+            mode == "max",
+        ),
         ("final", epochs[-1], row.final, mode != "max"),
     ]
     for name, epoch, value, above in marks:
-        if name == "final" and (math.isnan(value) or epoch == row.best_epoch):
+        if name == "final" and (math.isnan(value) or evals[-1].step == row.best_step):
             continue
         axes.plot([epoch], [value * scale], "o", color="tab:red" if name == "peak" else "black", zorder=5)
         axes.annotate(
@@ -85,14 +90,12 @@ def _plot_metric(axes: "Axes", evals: list[EvalEnd], metric: str, row: PeakRow, 
 def _plot_training(axes: "Axes", history: History) -> None:
     """Draw training and validation loss over epochs, and the learning rate."""
     evals, train = history.evals, history.train
-    steps_per_epoch = max(e.step / max(1, e.epoch) for e in evals) or 1
+    steps_per_epoch = _steps_per_epoch(evals)
     epochs = [row["step"] / steps_per_epoch for row in train]
     losses = [_finite(row["loss"]) for row in train]
     axes.plot(epochs, losses, color="tab:gray", lw=0.8, label="training loss")
     losses = [_finite(e.metrics.get("loss")) for e in evals]
-    axes.plot(
-        [e.epoch for e in evals], losses, color="tab:orange", marker=_marker(evals), label="validation loss"
-    )
+    axes.plot(_epochs(evals), losses, color="tab:orange", marker=_marker(evals), label="validation loss")
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
@@ -102,6 +105,15 @@ def _plot_training(axes: "Axes", history: History) -> None:
         right.plot(epochs, [_finite(row["lr"]) for row in train], color="tab:purple", ls=":")
         right.set_ylabel("learning rate, dotted", color="tab:purple")
         right.set_ylim(bottom=0)
+
+
+def _steps_per_epoch(evals: list[EvalEnd]) -> float:
+    return max(e.step / max(1, e.epoch) for e in evals) or 1
+
+
+def _epochs(evals: list[EvalEnd]) -> list[float]:
+    """Return when each evaluation was, in epochs; within an epoch it is a fraction."""
+    return [e.step / _steps_per_epoch(evals) for e in evals]
 
 
 def _marker(evals: list[EvalEnd]) -> str:

@@ -195,7 +195,7 @@ def test_each_thing_is_one_line(console):
     lines = shown().splitlines()
     assert lines == [
         "epoch 1 step 3/24 loss 2.5000 lr 1.00e-03 100 images/s",
-        "epoch 2: accuracy 50.00%, top-5 90.00%, F1 40.00%, loss 1.2500, sparsity 70.00%",
+        "epoch 2 step 16 validation: accuracy 50.00%, top-5 90.00%, F1 40.00%, loss 1.2500, sparsity 70.00%",
         "saved training/a.pt (interval, best): 1.0 kB in 0.50 s, training waited 0.010 s",
         "epoch 2 step 17 is not saved (interval, wall_clock): the save before it is still being written",
         "training ended at epoch 2, step 16: all epochs are done",

@@ -121,9 +121,9 @@ def test_a_target_counts_only_what_reached_it():
     evals = evaluations((0.9, 0.0), (0.8, 0.5), (0.78, 0.7 - 5e-7), (0.75, 0.7), (0.6, 0.4))
     rows = peak_rows(evals, "accuracy", "max", [0.7, 0.5, 0.9, 0.0, 0.7, 0.975])
     assert rows == [
-        PeakRow("overall", 1, 0.9, 0.6, pytest.approx(0.3), 0.0),
-        PeakRow("sparsity >= 0.50", 2, 0.8, 0.75, pytest.approx(0.05), 0.5),
-        PeakRow("sparsity >= 0.70", 3, 0.78, 0.75, pytest.approx(0.03), 0.7 - 5e-7),
+        PeakRow("overall", 1, 0.9, 0.6, pytest.approx(0.3), 0.0, evals[0].step),
+        PeakRow("sparsity >= 0.50", 2, 0.8, 0.75, pytest.approx(0.05), 0.5, evals[1].step),
+        PeakRow("sparsity >= 0.70", 3, 0.78, 0.75, pytest.approx(0.03), 0.7 - 5e-7, evals[2].step),
     ]
     assert peak_rows(evaluations((0.9, 0.98)), "accuracy", "max", [0.975])[1].scope == "sparsity >= 0.975"
 
@@ -282,6 +282,7 @@ def test_the_command_as_json(tmp_path, capsys):
         "final": 0.6,
         "degradation": pytest.approx(0.08761),
         "sparsity": 0.5,
+        "best_step": 20,
     }
     assert found["tests"]["final"]["metrics"] == {"accuracy": 0.8, "loss": "nan"}
     assert [m["file"] for m in found["kept"]] == [kept.file]
