@@ -103,7 +103,7 @@ def test_no_folder_has_more_than_a_dozen_modules():
     ("module", "absent"),
     [
         ("peakpoint", "torch"),
-        ("peakpoint.__main__", "torch"),
+        ("peakpoint.commands.dispatch", "torch"),
         ("peakpoint.commands.train", "hydra"),
         ("peakpoint.commands.entry", "torch"),
         ("peakpoint.trainer.config.check", "torch"),
@@ -121,7 +121,7 @@ def test_a_module_starts_without_what_is_slow_to_import(module, absent):
 def test_the_help_of_every_command_comes_without_torch():
     code = (
         "import sys\n"
-        "from peakpoint.__main__ import COMMANDS, _command\n"
+        "from peakpoint.commands.dispatch import COMMANDS, _command\n"
         "for name in set(COMMANDS) - {'train'}: _command(name)[0].format_help()\n"
         "sys.exit('torch' in sys.modules)"
     )

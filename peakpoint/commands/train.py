@@ -13,4 +13,6 @@ def main() -> None:
     except signals.Ended as end:
         sys.stderr.write("Interrupted before the run began; nothing was written.\n")
         sys.exit(128 + end.number)
+    except KeyboardInterrupt:  # before signals were deferred
+        sys.exit(130)
     run()

@@ -7,8 +7,8 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from peakpoint import __main__ as cli
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.commands import dispatch as cli
 from tests.checkpointing.checkpoint_cases import manifest, saved
 from tests.conftest import TINY, Screen, complete_run
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from peakpoint.__main__ import main
+from peakpoint.commands.dispatch import main
 from tests.conftest import ROOT, TINY, process
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]

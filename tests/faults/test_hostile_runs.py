@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from peakpoint import __main__ as cli
 from peakpoint import load_model
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import archive, serialize
 from peakpoint.checkpointing.state.packing import MARK
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.commands import dispatch as cli
 from tests.states import newest
 
 DEEP = 100_000
@@ -243,7 +243,7 @@ def test_one_bad_status_does_not_end_the_table_of_a_sweep(tree, capsys):
     [('{"kind": "eval"}', 1), ('{"kind": "train", "step": [1]}', 1), ("5", 1), ("[" * DEEP, 0)],
 )
 def test_metrics_of_any_kind_are_one_line_of_a_report(tree, capsys, row, ends):
-    from peakpoint.__main__ import main
+    from peakpoint.commands.dispatch import main
 
     with (tree / "first" / "metrics.jsonl").open("a") as file:
         file.write(f"{row}\n")

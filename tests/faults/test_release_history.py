@@ -5,11 +5,11 @@ from random import Random
 
 import pytest
 
-from peakpoint import __main__ as cli
 from peakpoint.base.digests import SHA256, digest_of
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.storage import listing
+from peakpoint.commands import dispatch as cli
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage
 from tests.checkpointing.publish_cases import PLAIN, SAFE, files, journaled, small

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from peakpoint import CheckpointError, CheckpointManager, load_model, register
-from peakpoint.__main__ import main
 from peakpoint.base import registry
 from peakpoint.base.errors import UnregisteredError
 from peakpoint.checkpointing.storage import locate
 from peakpoint.checkpointing.storage.manifest import read_manifest
+from peakpoint.commands.dispatch import main
 from peakpoint.deployment.release import release
 from tests.conftest import ROOT, process
 from tests.states import differences

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from peakpoint import __main__ as cli
 from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.manifest import sealed
+from peakpoint.commands import dispatch as cli
 from peakpoint.deployment.inference.network import best
 from peakpoint.library.manager import CheckpointManager
 from peakpoint.trainer.nonfinite import last_good

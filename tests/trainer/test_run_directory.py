@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from peakpoint.__main__ import main as cli
-from peakpoint.__main__ import main as ls_main
 from peakpoint.base.lock import one_writer
+from peakpoint.commands.dispatch import main as cli
+from peakpoint.commands.dispatch import main as ls_main
 from tests.conftest import TINY, run_main, status
 from tests.states import newest
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from peakpoint.__main__ import main
 from peakpoint.checkpointing.policies.sparsity import tag
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import listing
+from peakpoint.commands.dispatch import main
 from peakpoint.optimizers.parameters import prunable_weights
 from tests.conftest import TINY, rows, status
 from tests.states import differences

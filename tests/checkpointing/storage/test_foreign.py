@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from peakpoint import CheckpointError, CheckpointManager, load_checkpoint, load_model, resume_training
-from peakpoint.__main__ import main
 from peakpoint.checkpointing.storage import foreign
+from peakpoint.commands.dispatch import main
 from peakpoint.deployment.release import release
 from tests.checkpointing import publish_cases
 from tests.conftest import run_main

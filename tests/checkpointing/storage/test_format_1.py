@@ -5,11 +5,11 @@ import uuid
 
 import pytest
 
-from peakpoint import __main__ as cli
 from peakpoint.base.digests import SHA256, digest_of
 from peakpoint.checkpointing.storage import listing, store
 from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.commands import dispatch as cli
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage, manifest, saved
 from tests.checkpointing.publish_cases import small

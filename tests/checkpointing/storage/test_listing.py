@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from peakpoint import CheckpointManager
-from peakpoint.__main__ import main
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.remote import background
 from peakpoint.checkpointing.remote.client import Remote
 from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.commands.dispatch import main
 from tests.checkpointing.checkpoint_cases import World, saved
 from tests.checkpointing.policies import policy_cases as case
 from tests.faults.fault_cases import put

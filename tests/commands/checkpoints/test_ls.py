@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from peakpoint import __main__ as cli
 from peakpoint.base.disk_space import in_words
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.commands import dispatch as cli
 from tests.checkpointing.checkpoint_cases import damage, saved
 from tests.conftest import command, process
 
@@ -145,7 +145,9 @@ def test_a_tilde_that_no_shell_expanded_is_the_home_directory(run, cli_main, mon
     "arguments", [["ls", "."], ["show", "checkpoints/training/latest.pt"], ["verify", "."], ["repair", "."]]
 )
 def test_as_a_program_it_needs_no_torch(run, arguments):
-    program = f"import sys, peakpoint.__main__ as m; m.main({arguments}); sys.exit('torch' in sys.modules)"
+    program = (
+        f"import sys, peakpoint.commands.dispatch as m; m.main({arguments}); sys.exit('torch' in sys.modules)"
+    )
     done = process("-c", program, cwd=run)
     assert done.returncode == 0
 

@@ -165,7 +165,7 @@ def test_a_file_that_is_gone_needs_no_torch(generous, cli_main):
     gone = generous.kept[0].file
     cli_main("gc", generous.root)
     arguments = ["why", str(generous.root / gone)]
-    program = f"import sys; from peakpoint.__main__ import main; code = main({arguments})"
+    program = f"import sys; from peakpoint.commands.dispatch import main; code = main({arguments})"
     program += "; sys.exit(code or 'torch' in sys.modules)"
     done = process("-c", program)
     assert done.returncode == 0

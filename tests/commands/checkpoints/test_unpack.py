@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from peakpoint.__main__ import main as cli
 from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import listing
 from peakpoint.checkpointing.storage.store import Store
+from peakpoint.commands.dispatch import main as cli
 from tests.checkpointing.checkpoint_cases import damage, manifest
 from tests.states import differences
 

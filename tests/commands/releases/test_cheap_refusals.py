@@ -78,7 +78,7 @@ REFUSED = [
 
 ASK = """
 import contextlib, io, json, sys
-from peakpoint.__main__ import main
+from peakpoint.commands.dispatch import main
 
 answers = []
 for arguments in json.loads(sys.stdin.read()):

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
+from peakpoint.commands.dispatch import main
 from peakpoint.deployment.inference import evaluate
 from peakpoint.trainer.data import torchvision
 from peakpoint.trainer.data.settings import note_root

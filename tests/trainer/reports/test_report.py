@@ -11,12 +11,12 @@ import matplotlib as mpl
 import pytest
 from matplotlib.image import imread
 
-from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage.manifest import Manifest
+from peakpoint.commands.dispatch import main
 from peakpoint.trainer.reports.history import PeakRow, peak_rows, read_history
 from peakpoint.trainer.reports.plots import plot
 from peakpoint.trainer.reports.tables import print_report
@@ -257,7 +257,7 @@ def test_the_command_prints_and_draws_without_torch_or_pyplot(tmp_path):
     run = written(tmp_path / "run", ROWS)
     kept = manifest(run, "best_accuracy_0.8547_epoch_0002")
     code = (
-        "import sys; from peakpoint.__main__ import main; status = main(['report', sys.argv[1]]);"
+        "import sys; from peakpoint.commands.dispatch import main; status = main(['report', sys.argv[1]]);"
         "print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules]); sys.exit(status)"
     )
     done = process("-c", code, run)

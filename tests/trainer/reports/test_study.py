@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from peakpoint.__main__ import main
 from peakpoint.base.errors import UserError
+from peakpoint.commands.dispatch import main
 from peakpoint.trainer.reports import study
 from peakpoint.trainer.reports.study_table import duration, write_csv
 from tests.conftest import rows, status

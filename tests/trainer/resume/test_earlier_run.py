@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from peakpoint import load_model
-from peakpoint.__main__ import main
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import listing
+from peakpoint.commands.dispatch import main
 from peakpoint.deployment.inference import evaluate
 from tests.conftest import ROOT, status
 from tests.states import load_newest, newest

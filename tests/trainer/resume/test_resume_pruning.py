@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from peakpoint.__main__ import main
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.storage import listing
+from peakpoint.commands.dispatch import main
 from tests.conftest import TINY, complete_run, rows, run_main
 from tests.states import differences, load_newest, newest
 
