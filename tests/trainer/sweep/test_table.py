@@ -2,7 +2,7 @@
 
 import shutil
 
-from peakpoint.__main__ import main
+from peakpoint.commands.dispatch import main
 from tests.conftest import rows
 
 
