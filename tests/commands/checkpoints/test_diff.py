@@ -62,7 +62,7 @@ def test_what_was_zero_has_changed_beyond_measure(tmp_path, cli_main):
 
 
 def test_what_was_set_differently_is_named(whole_run, finished, cli_main):
-    found = compared(cli_main, whole_run, finished)
+    found = compared(cli_main, whole_run / "checkpoints", finished / "checkpoints")
     assert found["config"] == {
         "checkpoint.interval_steps": [1, 4],
         "checkpoint.keep_last": [100, 2],
