@@ -67,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say_error(f"{where}{os_reason(error)}.")
         except KeyboardInterrupt:
             return 130
+        except Exception as error:  # a bug: of Peakpoint, or of a plugin
+            if plugin := registry.raised_in(error):
+                error.add_note(plugin)  # the last line of the traceback
+            raise
         return 1
 
 

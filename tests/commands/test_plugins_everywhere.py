@@ -141,6 +141,16 @@ def test_python_finds_it_too(copied):
     assert (loaded[1].out_features, loaded[3].bias) == (12, None)
 
 
+def test_a_fault_of_the_plugin_is_said_to_be_its_own(copied, cli_main, monkeypatch):
+    registry.load([NAME])
+    code = compile("def build(self, *_):\n    raise ZeroDivisionError", "mine.py", "exec")
+    exec(code, vars(sys.modules[NAME]))  # with the globals of the plugin
+    monkeypatch.setattr(sys.modules[NAME].Stripes, "read", sys.modules[NAME].build)
+    with pytest.raises(ZeroDivisionError) as shown:
+        cli_main(*PROMOTE, NAMED)
+    assert shown.value.__notes__ == [f"It was raised in the plugin {NAME}: mine.py, line 2."]
+
+
 def test_a_rollback_does_not_need_the_code(copied, cli_main):
     assert cli_main(*PROMOTE, NAMED)[0] == 0
     assert cli_main(*PROMOTE[:3], "1.0.1", *PROMOTE[4:], NAMED)[0] == 0
