@@ -57,7 +57,7 @@ def make_plan(argv: list[str]) -> Plan:
     values, repeated = _values(argv, "resume"), _values(argv, "reproduce")
     if not values and not repeated:
         return Plan(argv, typed=keys(argv))
-    if (folder := _sweep(unquote(values[-1]))) is not None:
+    if values and not repeated and (folder := _sweep(unquote(values[-1]))) is not None:
         return _plan_of_sweep(argv, folder)
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         what = "resume= goes on with" if values else "reproduce= repeats"
