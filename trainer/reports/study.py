@@ -149,6 +149,9 @@ def read_result(run: Path) -> Result:
         metric, mode, (target, *_) = run_record.watched(run)
         known |= {"metric": metric, "mode": mode, "target": target}
         history = read_history(run)
+        # A run that was killed, or still trains, recorded in its status only how it began.
+        timed = [known["seconds"] or 0.0, *filter(math.isfinite, history.seconds)]
+        known["seconds"] = max(timed) or None
     except (UserError, CheckpointError) as error:
         return Result(**{**known, "note": known.get("note") or str(error)})
     rows = peak_rows(history.evals, metric, mode, [target])
