@@ -19,7 +19,7 @@ from peakpoint.trainer.reports.history import History, read_history
 def trained(seed: int, folder: Path, threads: int) -> History:
     """Return the metrics of the demo with a seed."""
     run = folder / str(seed)
-    words = ["experiment=demo", f"seed={seed}", f"threads={threads}", "plot=false", "logger=[]"]
+    words = ["experiment=demo", f"seed={seed}", f"threads={threads}", "report=false", "logger=[]"]
     command = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={run}"]
     subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
     return read_history(run)

@@ -30,7 +30,7 @@ STEPS_PER_EPOCH = 8
 SETTINGS = (
     "model=lenet5", "model.dropout=0.3", "data=synthetic", "data.train_size=144", "data.test_size=40",
     "data.num_classes=4", "data.native_size=12", "data.val_fraction=0.1", "batch_size=16", "log_every=1",
-    "pruning.frequency=2", "logger=[console]", "plot=false", "threads=1", "checkpoint.interval_steps=1",
+    "pruning.frequency=2", "logger=[console]", "report=false", "threads=1", "checkpoint.interval_steps=1",
     "checkpoint/policy=[interval,best,top_k,sparsity]",
 )  # fmt: skip
 REPEATED = 2

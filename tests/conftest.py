@@ -51,7 +51,7 @@ TINY = (
     "log_every=3",
     "pruning.frequency=2",
     "logger=[console]",
-    "plot=false",
+    "report=false",
     "threads=1",
     "checkpoint/policy=[interval,best,top_k,sparsity,early_stopping]",
 )

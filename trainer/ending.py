@@ -21,7 +21,7 @@ from peakpoint.trainer.config.explain import explain
 from peakpoint.trainer.config.schema import Config
 from peakpoint.trainer.evaluation import Classification
 from peakpoint.trainer.listeners.events import Publisher, Tested
-from peakpoint.trainer.reports import plots, run_record, tables
+from peakpoint.trainer.reports import page, run_record, tables
 from peakpoint.trainer.reports.history import objective, read_rows
 
 log = logging.getLogger("peakpoint")
@@ -79,7 +79,7 @@ class Ending:
         run_record.end(self.directory, "finished", **facts, **notes)
 
     def _report(self, kept: Store) -> None:
-        """Print the peak against the final epoch and what is kept, and draw the curves."""
+        """Print the peak against the final epoch and what is kept, and write report.html."""
         monitor, targets = self.config.checkpoint.monitor, [self.config.pruning.target]
         for policy in self.config.checkpoint.policy.values():
             targets += getattr(policy, "targets", [])
@@ -87,12 +87,9 @@ class Ending:
         with self.without("no report"):
             files = kept.mine()
             tables.print_report(self.console, self.directory, **watched, targets=targets, kept=files)
-        if self.config.plot:
-            with self.without("no curves"):
-                if curves := plots.plot(self.directory, monitor.metric, monitor.mode):
-                    log.info("curves: %s", curves)
-                else:
-                    log.info("no curves.png, since matplotlib is not installed")
+        if self.config.report:
+            with self.without("no report.html"):
+                log.info("report: %s", page.write([self.directory], self.directory))
 
 
 def select(config: Config, target: Store) -> Manifest | None:

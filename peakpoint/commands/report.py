@@ -1,6 +1,9 @@
 """report: the peak of a run against its end, its tests and its kept files. Needs no torch."""
 
 import argparse
+import contextlib
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from peakpoint.base.errors import UserError
@@ -9,19 +12,29 @@ from peakpoint.checkpointing.metrics import direction
 from peakpoint.checkpointing.storage import listing
 from peakpoint.commands.arguments import Argument, a_path, takes
 from peakpoint.commands.common import print_json
-from peakpoint.trainer.reports import plots, run_record, study, study_table, tables
+from peakpoint.trainer.reports import page, run_record, study, study_table, tables
 from peakpoint.trainer.reports.history import read_history
+
+EVERY = 5
+"""Seconds between two looks at a run that is watched."""
 
 
 @takes(
     Argument("paths", nargs="+", type=a_path, metavar="RUN", help="a run, several, or a sweep's folder"),
     Argument("--metric", help="the metric to report; without it the one that the run monitored"),
+    Argument("--watch", action="store_true", help="write report.html anew while the run trains"),
+    Argument("--out", type=a_path, metavar="DIR", help="where report.html of several runs is written"),
 )
 def report(options: argparse.Namespace) -> int:
-    """Print the report of a run and draw its curves, or the table of several. Raises UserError."""
+    """Print the report of a run, or the table of several, and write report.html. Raises UserError."""
     [first, *others] = options.paths
+    if options.watch and (others or not study.is_run(first)):
+        raise UserError("--watch is for one run: name its directory.")
     if others or not study.is_run(first):
         return _report_several(options)
+    if options.watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(first)
     return _report_one(first, options)
 
 
@@ -37,6 +50,11 @@ def _report_several(options: argparse.Namespace) -> int:
     else:
         title = str(options.paths[0]) if len(options.paths) == 1 else ""
         study_table.print_study(Console(), results, title)
+    if options.out or len(options.paths) == 1:
+        out = options.out or options.paths[0]
+        if not out.is_dir():
+            raise UserError(f"{out} is not a directory: make it, or name another.")
+        _write_page(options.paths, out, options)
     return 0
 
 
@@ -53,8 +71,33 @@ def _report_one(run: Path, options: argparse.Namespace) -> int:
     else:
         console = Console()
         tables.print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)
-    curves = plots.plot(run, metric, mode)
-    if curves and not options.json:
-        console.say("")
-        console.say(f"Curves: {curves}")
+    _write_page([run], run, options)
     return 0
+
+
+def _write_page(paths: Sequence[Path], out: Path, options: argparse.Namespace) -> None:
+    written = page.write(paths, out)
+    if not options.json:
+        console = Console()
+        console.say("")
+        console.say(f"Report: {written}")
+
+
+def _watch(run: Path) -> None:
+    """Write the page anew whenever the run has written something, until it ends."""
+    before: object = None
+    running = True
+    while running:
+        running = study.read_result(run).state == "running"
+        now = [(file.stat().st_mtime_ns, file.stat().st_size) for file in _watched(run)]
+        if now != before:
+            written = page.write([run], run, refresh=EVERY if running else None)
+            if before is None:
+                Console().say(f"Report: {written}, renewed until the run ends or Ctrl-C.")
+            before = now
+        if running:
+            time.sleep(EVERY)
+
+
+def _watched(run: Path) -> list[Path]:
+    return [file for name in (run_record.METRICS, run_record.STATUS) if (file := run / name).exists()]

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, TINY, rows, run_main, status
 from tests.faults.fault_cases import mounted, tidy
 
 RUN = (
-    *[o for o in TINY if not o.startswith(("logger", "log_every", "plot", "checkpoint/policy"))],
+    *[o for o in TINY if not o.startswith(("logger", "log_every", "report", "checkpoint/policy"))],
     "log_every=1",
     "checkpoint/policy=[best,interval,sparsity]",
     "checkpoint.interval_steps=4",
@@ -134,7 +134,7 @@ def test_when_there_is_room_again_nothing_of_the_record_is_missing(disk, train_w
     assert [r["which"] for r in lines(run) if r["kind"] == "test"] == ["final", "selected"]
     assert {4, 8, 20, 24} <= set(verified(run))
     assert status(run)["state"] == "finished"
-    assert (run / "curves.png").exists()
+    assert (run / "report.html").exists()
     log = (run / "train.log").read_text()
     assert "epoch 2 step 16 validation: accuracy" in log
     assert "No space left on device" in log

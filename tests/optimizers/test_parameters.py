@@ -187,7 +187,7 @@ def test_the_order_of_the_trainers_networks_is_that_of_checkpoints_already_writt
 
 def test_a_run_says_how_much_of_all_parameters_is_pruned(train, tmp_path):
     base = """model=lenet5 data=synthetic data.train_size=144 data.test_size=40 data.num_classes=4
-        data.native_size=12 epochs=1 batch_size=16 logger=[console] plot=false threads=1 device=cpu"""
+        data.native_size=12 epochs=1 batch_size=16 logger=[console] report=false threads=1 device=cpu"""
     done = train(*base.split(), "pruning.target=0.5", "pruning.end_fraction=0.5", "hydra.run.dir=run")
     assert done.code == 0, done.err
     line = r"pruning target: 50\.00% of \d+ prunable weights \(9\d\.\d\d% of all parameters\)"

@@ -26,7 +26,7 @@ SMALL = (
     "max_steps=2",
     "batch_size=4",
     "logger=[console]",
-    "plot=false",
+    "report=false",
     "threads=1",
 )
 DENSE = ("optimizer=sgd", "data.crop_padding=0")
@@ -220,10 +220,13 @@ def breaks(place, error):
 BUG = ZeroDivisionError("a bug")
 FAILURES = {
     "the selected checkpoint": (damage_milestones, ["the selected checkpoint was not tested: "]),
-    "the record": (lambda run, _: (run / "metrics.jsonl").unlink(), ["no report: ", "no curves: "]),
-    "the image": (lambda run, _: (run / "curves.png").mkdir(), ["no curves: .*png cannot be written: "]),
+    "the record": (lambda run, _: (run / "metrics.jsonl").unlink(), ["no report: "]),
+    "the page": (
+        lambda run, _: (run / "report.html").mkdir(),
+        ["no report.html: .*cannot be written: "],
+    ),
     "the report": (breaks("reports.tables.print_report", BUG), ["no report: ZeroDivisionError: a bug"]),
-    "the curves": (breaks("reports.plots.plot", BUG), ["no curves: ZeroDivisionError: a bug"]),
+    "the charts": (breaks("reports.charts.run.charts", BUG), ["no report.html: ZeroDivisionError: a bug"]),
     "a listener": (
         breaks("listeners.tensorboard.TensorBoard.close", OSError(5, "Input/output error")),
         ["TensorBoard was not closed: "],
@@ -236,7 +239,7 @@ def test_what_fails_at_the_end_is_a_note_and_the_run_is_finished(ended, tmp_path
     pytest.importorskip("matplotlib")
     fail, sentences = FAILURES[what]
     run = tmp_path / "run"
-    done = ended(lambda: fail(run, monkeypatch), "plot=true", "logger=[console,tensorboard]")
+    done = ended(lambda: fail(run, monkeypatch), "report=true", "logger=[console,tensorboard]")
     assert (done.code, done.err) == (0, "")
     found = notes(run)
     assert len(found) == len(sentences)
@@ -306,11 +309,14 @@ def test_tensorboard_that_cannot_write_is_refused_before_anything_begins(train, 
     assert wrong == "package" or status(tmp_path / "run")["state"] == "finished"
 
 
-def test_curves_without_their_package_are_one_line(train, tmp_path, monkeypatch):
+def test_without_matplotlib_the_page_has_its_tables_and_names_the_extra(train, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    done = train(*TINY, "max_steps=2", "plot=true", "hydra.run.dir=run")
+    done = train(*TINY, "max_steps=2", "report=true", "hydra.run.dir=run")
     assert done.code == 0
-    assert "no curves.png, since matplotlib is not installed" in done.out.splitlines()
+    written = (tmp_path / "run" / "report.html").read_text()
+    assert "peakpoint[report]" in written
+    assert "best epoch" in written
+    assert "<svg" not in written
 
 
 LOSS = ("checkpoint.monitor.metric=loss", "checkpoint.monitor.mode=min")

@@ -44,7 +44,7 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(train, tmp_path, ch
     data = {"images": generator.integers(0, 255, (60, 12, 12, 3), np.uint8), "labels": np.arange(60) % 3}
     for split in ("train", "test"):
         np.savez(tmp_path / f"{split}.npz", **data)
-    base = ["model=lenet5", "data=npz", "data.root=.", "batch_size=8", "logger=[console]", "plot=false"]
+    base = ["model=lenet5", "data=npz", "data.root=.", "batch_size=8", "logger=[console]", "report=false"]
     done = train(*base, "max_steps=2", "epochs=1", "threads=1", "hydra.run.dir=run")
     assert done.code == 0, done.err
     data[changed] = data[changed][::-1].copy()

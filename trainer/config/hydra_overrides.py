@@ -30,6 +30,7 @@ RENAMED = {
     "checkpoint.policy.interval.steps": "checkpoint.interval_steps",
     "checkpoint.policy.wall_clock.minutes": "checkpoint.interval_minutes",
     "tensorboard": "logger",
+    "plot": "report",
 }
 """The key of an earlier version, or of a value that refers to another -> the one to set."""
 

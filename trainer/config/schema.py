@@ -176,7 +176,7 @@ class Config:
     log_every: int
     eval_every_steps: int | None
     test: bool
-    plot: bool
+    report: bool
     resume: str | None
     reproduce: str | None
     accept_drift: bool

@@ -22,17 +22,17 @@ _MEANS = ("over seeds", "n", "at target", "overall", "final", "test", "sparsity"
 def print_study(console: Console, results: Sequence[Result], title: str = "") -> None:
     """Print a row for each run, the best objective first, then means over seeds, and notes of what failed."""
     found = ranked(results)
-    own = _own_overrides(found)
+    own = own_overrides(found)
     names = _names(found)
     rows = [[name, " ".join(words), *_cells(r)] for name, words, r in zip(names, own, found, strict=True)]
     console.table(_RUNS, rows, title=title, words=["overrides", "state"])
     groups = grouped(found)
     if any(len(group.results) > 1 for group in groups):
         console.say("")
-        shared = _shared(found)
+        everywhere = shared(found)
         console.table(
             _MEANS,
-            [[" ".join(w for w in g.overrides if w not in shared) or "all", *_means(g)] for g in groups],
+            [[" ".join(w for w in g.overrides if w not in everywhere) or "all", *_means(g)] for g in groups],
         )
     notes = [(name, result) for name, result in zip(names, found, strict=True) if result.note]
     for name, result in notes:
@@ -45,15 +45,16 @@ def _names(results: Sequence[Result]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(result.run) for result in results]
 
 
-def _shared(results: Sequence[Result]) -> set[str]:
+def shared(results: Sequence[Result]) -> set[str]:
     """Return the overrides that all runs have, where there are several."""
     known = [set(result.overrides) for result in results if result.overrides]
     return set.intersection(*known) if len(known) > 1 else set()
 
 
-def _own_overrides(results: Sequence[Result]) -> list[list[str]]:
-    shared = _shared(results)
-    return [[word for word in result.overrides if word not in shared] for result in results]
+def own_overrides(results: Sequence[Result]) -> list[list[str]]:
+    """Return the overrides of each run without those that all have."""
+    everywhere = shared(results)
+    return [[word for word in result.overrides if word not in everywhere] for result in results]
 
 
 def _cells(result: Result) -> list[str]:

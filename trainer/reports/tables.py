@@ -32,7 +32,7 @@ def print_report(
         [
             [
                 row.scope,
-                _when(history.evals, row),
+                when(history.evals, row),
                 *(shown(metric, v) for v in (row.best, row.final, row.degradation)),
             ]
             for row in rows
@@ -52,7 +52,7 @@ def print_report(
         console.say("")
         _print_kept(console, run, metric, kept)
     last = history.evals[-1]
-    notes = [*_incomparable(rows)]
+    notes = [*incomparable(rows)]
     if last.sparsity > 0 and last.overall is not None:
         share = f"{last.sparsity:.2%} of the prunable weights, {last.overall:.2%} of all parameters"
         notes.append(f"Zeros at the end: {share}.")
@@ -67,13 +67,13 @@ def print_report(
         console.say(note)
 
 
-def _when(evals: Sequence[EvalEnd], row: PeakRow) -> str:
+def when(evals: Sequence[EvalEnd], row: PeakRow) -> str:
     """Return the epoch of a peak, with its step where the epoch had several evaluations."""
     several = sum(e.epoch == row.best_epoch for e in evals) > 1
     return f"{row.best_epoch}, step {row.best_step}" if several else str(row.best_epoch)
 
 
-def _incomparable(rows: Sequence[PeakRow]) -> Iterable[str]:
+def incomparable(rows: Sequence[PeakRow]) -> Iterable[str]:
     """Yield the warning for an overall peak of a network that was less sparse than the target."""
     peak, target = rows[0], rows[-1]
     if peak.sparsity < target.sparsity - SLACK:

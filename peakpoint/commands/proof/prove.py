@@ -206,7 +206,7 @@ def _settings(overrides: list[str], steps: int) -> list[str]:
         "checkpoint.mirror.url=null",
         "test=false",
         "logger=[]",
-        "plot=false",
+        "report=false",
     ]
     if not any(split(o)[0] == "deterministic" for o in overrides):
         chosen.append("deterministic=true")

@@ -12,7 +12,7 @@ from peakpoint.base.errors import UserError
 from peakpoint.trainer.data import image_folder, pixels
 from tests.conftest import rows
 
-RUN = """model=lenet5 batch_size=4 epochs=1 device=cpu threads=1 plot=false logger=[console]
+RUN = """model=lenet5 batch_size=4 epochs=1 device=cpu threads=1 report=false logger=[console]
     data=image_folder data.root=images data.crop_padding=0 data.flip=false hydra.run.dir=run"""
 SIDE = 12
 

@@ -4,12 +4,9 @@ import io
 import json
 import math
 import re
-import sys
 from pathlib import Path
 
-import matplotlib as mpl
 import pytest
-from matplotlib.image import imread
 
 from peakpoint.base.errors import UserError
 from peakpoint.base.terminal import Console
@@ -18,7 +15,6 @@ from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.commands.dispatch import main
 from peakpoint.trainer.reports.history import PeakRow, peak_rows, read_history
-from peakpoint.trainer.reports.plots import plot
 from peakpoint.trainer.reports.tables import print_report
 from tests.conftest import Screen, process
 
@@ -224,35 +220,6 @@ def test_an_unknown_metric_names_those_there_are(tmp_path):
         printed(run, metric="acc")
 
 
-def test_the_curves_are_a_picture_and_leave_matplotlib_as_it_was(tmp_path):
-    settings = mpl.rcParams.copy()
-    run = written(tmp_path, ROWS)
-    assert plot(run, "accuracy", "max") == run / "curves.png"
-    height, width, _ = imread(run / "curves.png").shape
-    assert (width, height) == (1080, 840)
-    assert sorted(p.name for p in run.iterdir()) == ["curves.png", "metrics.jsonl", "run.json"]
-    assert mpl.rcParams.copy() == settings
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [eval_row(1, 0.5)],
-        [eval_row(1, "nan"), eval_row(2, 0.0), eval_row(3, 0.4, loss="inf")],
-        [train_row(1, "nan"), eval_row(1, 0.5, sparsity=0.9), train_row(11, "inf")],
-    ],
-)
-def test_odd_runs_can_be_drawn(tmp_path, rows):
-    assert plot(written(tmp_path, rows), "accuracy", "max").stat().st_size > 1000
-
-
-def test_without_matplotlib_there_are_no_curves(tmp_path, monkeypatch):
-    run = written(tmp_path, ROWS)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert plot(run, "accuracy", "max") is None
-    assert not (run / "curves.png").exists()
-
-
 def test_the_command_prints_and_draws_without_torch_or_pyplot(tmp_path):
     run = written(tmp_path / "run", ROWS)
     kept = manifest(run, "best_accuracy_0.8547_epoch_0002")
@@ -261,10 +228,10 @@ def test_the_command_prints_and_draws_without_torch_or_pyplot(tmp_path):
         "print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules]); sys.exit(status)"
     )
     done = process("-c", code, run)
-    assert done.stdout.splitlines()[-2:] == [f"Curves: {run / 'curves.png'}", "[]"]
+    assert done.stdout.splitlines()[-2:] == [f"Report: {run / 'report.html'}", "[]"]
     assert str(run / "checkpoints" / kept.file) in done.stdout
     assert done.stdout.count("sparsity >= ") == 2
-    assert (run / "curves.png").exists()
+    assert (run / "report" / "metric.png").exists()
 
 
 def test_the_command_as_json(tmp_path, capsys):

@@ -1,0 +1,167 @@
+"""report.html: escaped, complete, of any run, and in a real browser."""
+
+import json
+import shutil
+import subprocess
+import threading
+import xml.etree.ElementTree as ET
+
+import matplotlib as mpl
+import pytest
+
+from peakpoint.base.errors import UserError
+from peakpoint.commands.dispatch import main
+from peakpoint.trainer.reports import page
+from tests.trainer.reports.test_report import eval_row, train_row, written
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = "<script>document.title='owned'</script>\x1b[31m$\\frac{" + "x" * 3000
+NETWORK = ("src=", "http:", "https:", "@import", "url(http")
+
+
+@pytest.fixture(scope="module")
+def made(pruned_run, tmp_path_factory):
+    """The page of a pruned run, in a folder of its own."""
+    return page.write([pruned_run], tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_of_a_run_has_all_its_charts_which_lie_beside_it(made):
+    names = ["metric", "loss", "sparsity", "pareto", "layers", "lr", "grad_norm", "stalls", "confusion"]
+    files = sorted(file.name for file in (made.parent / "report").iterdir())
+    assert files == sorted(f"{name}.{end}" for name in names for end in ("png", "svg"))
+    text = made.read_text()
+    for heading in ("Peak and final", "Learning curves", "Sparsity", "Storage", "Record"):
+        assert f"<h2>{heading}</h2>" in text
+    assert text.count("<svg") == len(names)
+
+
+def test_a_kept_checkpoint_says_why_when_it_is_pointed_at(made):
+    found = ET.parse(made.parent / "report" / "sparsity.svg")
+    tips = [title.text for title in found.iter("{http://www.w3.org/2000/svg}title")]
+    assert any("best_accuracy" in tip and ": " in tip for tip in tips)
+
+
+def test_the_page_names_nothing_outside_itself_and_its_ids_are_its_own(made):
+    text = made.read_text()
+    body = text.replace("http://www.w3.org/", "").replace("script-src", "")
+    assert not [word for word in NETWORK if word in body]
+    ids = [part.split('"')[0] for part in text.split(' id="')[1:]]
+    assert len(ids) == len(set(ids))
+
+
+def test_matplotlib_is_left_as_it_was(pruned_run, tmp_path):
+    settings = mpl.rcParams.copy()
+    page.write([pruned_run], tmp_path)
+    assert mpl.rcParams.copy() == settings
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        [eval_row(1, 0.5)],
+        [train_row(1, "nan")],
+        [eval_row(1, "nan"), eval_row(2, 0.0), eval_row(3, 0.4, loss="inf")],
+        [train_row(1, "nan"), eval_row(1, 0.5, sparsity=0.9), train_row(11, "inf")],
+        [train_row(1, 1e300), eval_row(1, 1e308, loss=-1e308)],
+    ],
+)
+def test_odd_runs_have_a_page(tmp_path, found):
+    run = written(tmp_path, found)
+    assert page.write([run], run).stat().st_size > 1000
+
+
+def test_a_run_without_its_record_has_a_page_that_says_so(tmp_path):
+    run = written(tmp_path, [eval_row(1, 0.5)])
+    (run / "run.json").unlink()
+    (run / "confusion.json").write_text('{"cells": [[9, 9, "x"]], "classes": ["a"], "which": "final"}')
+    text = page.write([run], run).read_text()
+    assert "run.json cannot be read" in text
+    assert "is not a confusion matrix" in text
+
+
+def hostile(folder):
+    """A run whose every text is an attack."""
+    run = written(folder, [eval_row(1, 0.5), {**eval_row(2, 0.4, sparsity=0.5), "layers": {HOSTILE: 0.5}}])
+    record = json.loads((run / "run.json").read_text())
+    record |= {"attempts": [{"overrides": [f"model={HOSTILE}"], "command": HOSTILE}], "python": HOSTILE}
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "status.json").write_text(json.dumps({"state": "failed", "error": HOSTILE}))
+    return run
+
+
+def test_what_a_stranger_wrote_is_text(tmp_path):
+    run = hostile(tmp_path / "run")
+    for paths in ([run], [run, hostile(tmp_path / "other")]):
+        text = page.write(paths, tmp_path).read_text()
+        assert text.count("<script>") == 1
+        assert "\x1b" not in text
+        assert "&lt;script&gt;document.title" in text
+
+
+def test_a_folder_of_charts_that_leads_elsewhere_is_refused(tmp_path):
+    run = written(tmp_path / "run", [eval_row(1, 0.5)])
+    (tmp_path / "elsewhere").mkdir()
+    (run / "report").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="report"):
+        page.write([tmp_path / "run"], run)
+
+
+def test_the_page_of_several_runs(whole_run, pruned_run, tmp_path):
+    text = page.write([whole_run, pruned_run, hostile(tmp_path / "bad")], tmp_path).read_text()
+    for heading in ("Peak and final by optimizer", "Means over seeds", "Runs", "Failed and unfinished"):
+        assert f"<h2>{heading}</h2>" in text
+    assert (tmp_path / "report" / "peaks.svg").exists()
+
+
+def test_a_run_is_watched_until_it_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("peakpoint.commands.report.EVERY", 0.05)
+    run = written(tmp_path, [eval_row(1, 0.5)])
+    (run / "status.json").write_text('{"state": "running"}')
+    refreshed = []
+
+    def end():
+        refreshed.append('http-equiv="refresh"' in (run / "report.html").read_text())
+        (run / "status.json").write_text('{"state": "failed", "error": "done"}')
+
+    timer = threading.Timer(2.5, end)
+    timer.start()
+    try:
+        assert main(["report", str(run), "--watch"]) == 0
+    finally:
+        timer.join()
+    assert refreshed == [True]
+    assert 'http-equiv="refresh"' not in (run / "report.html").read_text()
+    assert "best epoch" in capsys.readouterr().out
+
+
+def opened(file, folder, width=1440):
+    """What a browser makes of a page: its DOM, its console, and the URLs that the page asked for."""
+    log = folder / "net.json"
+    flags = f"""--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
+        --disable-background-networking --disable-component-update --enable-logging=stderr
+        --window-size={width},900 --user-data-dir={folder / "profile"} --log-net-log={log} --dump-dom"""
+    done = subprocess.run(
+        [BROWSER, *flags.split(), file.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    asked = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    # The browser's own requests have no origin.
+    ours = {each["url"] for each in asked if each.get("initiator", "not an origin") != "not an origin"}
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], ours
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_browser_loads_nothing_and_logs_no_error(made, tmp_path):
+    dom, console, asked = opened(made, tmp_path, 375)
+    assert 'role="button"' in dom  # the script has run
+    assert console == []
+    assert not [url for url in asked if not url.startswith(("file:", "data:"))]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_page_that_loads_something_or_fails_is_noticed(tmp_path):
+    url = "http://127.0.0.1:9/x.png"
+    (tmp_path / "bad.html").write_text(f"<img src='{url}'><script>nothing()</script>")
+    _, console, asked = opened(tmp_path / "bad.html", tmp_path)
+    assert any("nothing is not defined" in line for line in console)
+    assert url in asked
