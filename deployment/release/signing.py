@@ -13,6 +13,8 @@ from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import write_atomic
 from peakpoint.checkpointing.storage.manifest import LARGEST
 
+LINE = "a line of it is a name and a public key, such as `ada@lab ssh-ed25519 AAAA...`"
+"""What a list of allowed signers holds."""
 NAMESPACE = "peakpoint"
 """Namespace of the signatures: one made for git or mail is not accepted."""
 
@@ -38,9 +40,9 @@ def sign(manifest: Path, key: Path) -> Path:
 
 
 def check_allowed(allowed: Path) -> None:
-    """Raise CheckpointError unless this list of allowed signers exists."""
+    """Raise CheckpointError unless this list of allowed signers is a file."""
     if not allowed.is_file():
-        raise CheckpointError(f"{allowed} does not exist: name a file of allowed signers, as ssh-keygen has.")
+        raise CheckpointError(f"{allowed} is not a file: name a list of allowed signers; {LINE}.")
 
 
 def signer(manifest: Path, allowed: Path) -> str:
@@ -56,7 +58,9 @@ def signer(manifest: Path, allowed: Path) -> str:
     found = _run(["find-principals", "-s", str(signature), "-f", str(allowed)], b"")
     lines = found.stdout.decode(errors="replace").splitlines()
     if found.returncode or not lines:
-        raise CheckpointError(f"{manifest} is signed with a key that {allowed} does not list.")
+        wrong = [line for line in _lines(found) if line.startswith(f"{allowed}:")]
+        unread = f" {wrong[0]}: {LINE}." if wrong else ""
+        raise CheckpointError(f"{manifest} is signed with a key that {allowed} does not list.{unread}")
     name = lines[0].split(",")[0]
     checked = _run(["verify", "-f", str(allowed), "-I", name, *common], read_bytes(manifest, LARGEST))
     if checked.returncode:
@@ -73,12 +77,14 @@ def _signature(data: bytes, key: Path) -> str:
         raise CheckpointError(f"{key} does not exist: sign= takes the file of an SSH key.")
     done = _run(["sign", "-f", str(key), "-n", NAMESPACE], data)
     if done.returncode:
-        lines = done.stderr.decode(errors="replace").splitlines()
-        reasons = [
-            line.strip() for line in lines if not line.startswith("@") and "standard input" not in line
-        ]
+        reasons = [line for line in _lines(done) if not line.startswith("@") and "standard input" not in line]
         raise CheckpointError(f"{key} cannot sign: {' '.join(reasons) or 'ssh-keygen failed'}.")
     return done.stdout.decode()
+
+
+def _lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    """Return what ssh-keygen wrote to its standard error."""
+    return [line.strip() for line in done.stderr.decode(errors="replace").splitlines()]
 
 
 def _run(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:

@@ -64,7 +64,7 @@ def test_a_release_without_a_signature(trained, promote, tmp_path, cli_main):
     bad = [v for v in json.loads(out) if v["problem"]]
     assert (code, [v["file"] for v in bad]) == (1, ["production/lenet5_v1.0.0.pt"])
     assert "is not signed" in bad[0]["problem"]
-    assert "does not exist: name a file of allowed signers" in refused(
+    assert "is not a file: name a list of allowed signers" in refused(
         cli_main("verify", trained, "--allowed-signers", tmp_path / "nothing")
     )
 

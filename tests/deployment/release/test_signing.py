@@ -60,10 +60,12 @@ def test_what_is_not_signed_as_it_must_be_is_refused(manifest, key, tmp_path):
     assert "was changed after it was signed" in refusal(signing.signer, manifest, allowed)
     signing.sign(manifest, key)
     stranger = allow(tmp_path / "strangers", ("eve@lab", make_key(tmp_path / "eve")))
-    assert "signed with a key that" in refusal(signing.signer, manifest, stranger)
+    assert refusal(signing.signer, manifest, stranger).endswith(f"a key that {stranger} does not list.")
+    public = tmp_path / "eve.pub"  # no list
+    assert f"{public}:1: " in refusal(signing.signer, manifest, public)
     signing.signature_of(manifest).write_text("not a signature")
     assert str(manifest) in refusal(signing.signer, manifest, allowed)
-    assert "does not exist: name a file of allowed signers" in refusal(
+    assert "is not a file: name a list of allowed signers" in refusal(
         signing.signer, manifest, tmp_path / "nothing"
     )
 
