@@ -51,7 +51,7 @@ def test_a_skip_fails_where_everything_can_run(tmp_path, asked, code, counts):
             assert f"Skipped: {reason}. With TEST_ALL=1 every test must run" in done.stdout
 
 
-TOOLS = ("mount", "mkfs.ext4", "mkfs.xfs", "eatmydata", "strace", "ssh-keygen")
+TOOLS = ("mount", "mkfs.ext4", "mkfs.xfs", "eatmydata", "strace", "ssh-keygen", "chromium")
 
 
 @pytest.mark.parametrize(
