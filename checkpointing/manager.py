@@ -290,7 +290,7 @@ class Manager:
         load_counters(self.policies, state)
         for name in sorted(self.policies.keys() - state.keys()):
             log.info("checkpoint policy %s is new: it starts from nothing", name)
-        for name in sorted(state.keys() - self.policies.keys()):
+        for name in sorted(name for name in state.keys() - self.policies.keys() if state[name]):
             log.warning(
                 "checkpoint policy %s is no longer configured: its counters are dropped, its files stay",
                 name,

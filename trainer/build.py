@@ -25,6 +25,7 @@ from peakpoint.trainer.config.check import policies
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.loop import Loop, LoopSettings
 from peakpoint.trainer.resume.pruning import FROM_THE_START, Ramp
+from peakpoint.trainer.search.judge import judges
 from peakpoint.trainer.state import Meter, Progress, TrainState, arithmetic, seed_everything
 
 log = logging.getLogger("peakpoint")
@@ -106,7 +107,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         mask_version=lambda: pruning.mask_version if pruning else 0,
         skipped=lambda: _skip(scheduler, pruning),
     )
-    named = policies(config.checkpoint)
+    named = {**policies(config.checkpoint), **judges(config)}
     planned = outlook(config, data.steps_per_epoch, ramped.end_step if ramped else 0)
     for policy in named.values():
         policy.prepare(planned)

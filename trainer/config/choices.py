@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -45,6 +45,7 @@ def register_schemas() -> None:
         pruning[f"{kind}_options"] = {}
         OmegaConf.set_struct(pruning[f"{kind}_options"], False)
     store.store(group="schema/pruning", name="pruning", node=pruning)
+    store.store(group="schema/search", name="search", node=c.Search)
     store.store(group="schema/checkpoint", name="checkpoint", node=c.Checkpoint)
     for kind, group in CHOICES.items():
         for name, settings in registry.table(kind).items():
@@ -57,6 +58,7 @@ def register_schemas() -> None:
             if not (CONF / group / f"{name}.yaml").exists():
                 store.store(group=group, name=name, node={name: node} if kind in LISTS else node)
     before = {
+        "search": {"_target_": "peakpoint.trainer.search.sweep.BeforeSearch"},  # first: it ends the process
         "run": {"_target_": "peakpoint.trainer.run_directory.Before"},
         "sweep": {"_target_": "peakpoint.trainer.sweep.start.BeforeSweep"},
     }
@@ -116,5 +118,6 @@ def _fields(kind: Any, prefix: str) -> dict[str, Any]:
     """Return the types of a dataclass's fields by their keys, those of the dataclasses in it too."""
     found: dict[str, Any] = {}
     for name, inner in get_type_hints(kind).items() if is_dataclass(kind) else ():
-        found |= {f"{prefix}{name}": inner, **_fields(inner, f"{prefix}{name}.")}
+        node = next((each for each in get_args(inner) if is_dataclass(each)), inner)  # of an optional one
+        found |= {f"{prefix}{name}": inner, **_fields(node, f"{prefix}{name}.")}
     return found

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from peakpoint.checkpointing.state import differences
 from peakpoint.trainer.config.schema import PRUNING
 
-OWN = ("resume", "reproduce", "accept_drift", "retry_failed")
+OWN = ("resume", "reproduce", "accept_drift", "retry_failed", "trial")
 """Keys of an attempt alone."""
 NAMES = tuple(f"pruning.{kind}" for kind in PRUNING)
 """Keys that name a component, whose options go with it."""

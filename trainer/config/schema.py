@@ -146,6 +146,47 @@ class Checkpoint:
     policy: dict[str, Any]
 
 
+class Sampler(Enum):
+    """How a search chooses its next trial."""
+
+    tpe = "tpe"
+    random = "random"
+    grid = "grid"
+
+
+class Pruner(Enum):
+    """How a search compares a trial with the others while it trains."""
+
+    none = "none"
+    median = "median"
+    successive_halving = "successive_halving"
+    hyperband = "hyperband"
+
+
+@dataclass(kw_only=True)
+class Search:
+    """A search: how many trials, how they are chosen, and which are stopped."""
+
+    sampler: Sampler
+    trials: int | None
+    processes: int
+    seed: int
+    pruner: Pruner
+    startup_trials: int
+    from_epoch: int
+    at_target: bool
+    storage: str | None
+    study: str | None
+
+    def __post_init__(self) -> None:
+        require_range(self, "search.", 1, INF, "trials processes")
+        require_range(self, "search.", 0, INF, "startup_trials from_epoch")
+        require(
+            self.trials is not None or self.sampler is Sampler.grid,
+            "search.trials=null is for search=grid alone: give a number of trials.",
+        )
+
+
 @dataclass(kw_only=True)
 class Config:
     """The whole configuration of a run."""
@@ -182,6 +223,8 @@ class Config:
     accept_drift: bool
     retry_failed: bool
     plugins: list[str]
+    search: Search | None
+    trial: dict[str, Any]
 
     def __post_init__(self) -> None:
         require_range(self, "", 1, INF, "epochs max_steps batch_size eval_batch_size grad_accumulation")

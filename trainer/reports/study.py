@@ -24,6 +24,8 @@ MOST = 10_000
 """Runs in a set."""
 KILLED, UNREADABLE = "killed", "unreadable"
 """States beside those of run_record: its process ended without a record; its files say nothing."""
+PRUNED = "pruned by the search"
+"""The beginning of the reason for which a search ended a run."""
 _MARKS = (run_record.RUN, run_record.STATUS, run_record.METRICS)
 MEASURED = ("at_target", "overall", "final", "test", "sparsity", "epochs", "seconds", "peak_memory")
 """Values of a result that have a mean over seeds, beside the objective."""
@@ -141,7 +143,9 @@ def read_result(run: Path) -> Result:
     try:
         bounded.refuse_links(run)
         status = run_record.read_status(run)
-        known |= {"state": _state(status), "note": str(status.get("error", ""))}
+        reason = str(status.get("reason", ""))
+        note = str(status.get("error", "")) or (reason if reason.startswith(PRUNED) else "")
+        known |= {"state": _state(status), "note": note}
         known |= {name: run_record.number(status, name) for name in ("seconds", "peak_memory")}
         known["seed"] = _seed(run)
         metric, mode, (target, *_) = run_record.watched(run)

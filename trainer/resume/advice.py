@@ -33,14 +33,14 @@ def command(directory: Path, *more: str) -> str:
     path = directory.relative_to(here) if directory.is_relative_to(here) else directory
     program = _PROGRAMS.get(Path(sys.argv[0]).name, ["python", sys.argv[0]])
     words = [
-        *_options(sys.argv[1:]),
+        *config_options(sys.argv[1:]),
         *(o for o in run_record.typed("hydra") if hydra_overrides.split(o)[0] == SEARCHED),
         *recorded.needs_word(run_record.typed()),
     ]
     return shlex.join([*program, *words, hydra_overrides.override(path), *more])
 
 
-def _options(argv: list[str]) -> list[str]:
+def config_options(argv: list[str]) -> list[str]:
     """Return the options of Hydra that say where its configuration lies."""
     given, _ = get_args_parser().parse_known_args(argv)
     named = {
@@ -76,12 +76,12 @@ def lacking(plan: Plan) -> str:
         words = shlex.split(str(plan.attempt.get("command", "")))
     except ValueError:
         return ""
-    before, now = _config_options(words), _config_options(plan.argv)
+    before, now = _named_options(words), _named_options(plan.argv)
     missing = [name for name in before if name not in now]
     return f"The run was started with {' and '.join(missing)}: add what was given there." if missing else ""
 
 
-def _config_options(words: Sequence[str]) -> list[str]:
+def _named_options(words: Sequence[str]) -> list[str]:
     """Return the options among the words of a command that say where the configuration lies."""
     names = {word.partition("=")[0] for word in words}
     options = get_args_parser()._option_string_actions
