@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,8 +24,8 @@ from peakpoint.trainer.config.hydra_overrides import renamed, split, unquote
 
 CODE = ("plugins",)
 """Keys whose value is imported."""
-SENDS = ("checkpoint.mirror.url",)
-"""Keys whose value is a place that files are sent to."""
+SENDS = ("checkpoint.mirror.url", "search.storage")
+"""Keys whose value is a place that files, or the results of trials, are sent to."""
 VARIANTS = ("pruning.variant", "optimizer.variant")
 """Keys of earlier versions, which a criterion has replaced."""
 
@@ -84,6 +84,8 @@ def values_of(word: str) -> list[str]:
     try:
         parsed = OverridesParser.create().parse_override(word)
         value: Any = parsed.value()
+        if isinstance(value, IntervalSweep):
+            return [f"{parsed.get_key_element()}={bound}" for bound in (value.start, value.end)]
         if not isinstance(value, ChoiceSweep | RangeSweep) or value.shuffle:
             return [word]
         values = list(islice(parsed.sweep_string_iterator(), MOST + 1))

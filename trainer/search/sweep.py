@@ -1,4 +1,4 @@
-"""A sweep whose jobs Optuna chooses: -m with search=. It is continued by the same command in its directory.
+"""A sweep whose jobs Optuna chooses: -m with search=. It is continued by resume= with its directory.
 
 Everything is on disk at any moment: the parameters of a trial and its reports in the study, the rest in the
 directory of its run. A search that was killed leaves its trials to themselves; the one that continues it
@@ -28,18 +28,23 @@ from peakpoint.trainer import run_directory
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.config.check import checked
 from peakpoint.trainer.config.explain import explain
-from peakpoint.trainer.config.hydra_overrides import keys, quote, split, under
-from peakpoint.trainer.config.schema import Config, Sampler, Search
+from peakpoint.trainer.config.hydra_overrides import keys, split, under
+from peakpoint.trainer.config.schema import Config, Monitor, Sampler, Search
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.reports.study import read_results
-from peakpoint.trainer.reports.study_table import CSV, print_study, write_csv
+from peakpoint.trainer.reports.study_table import print_study
 from peakpoint.trainer.resume import advice
 from peakpoint.trainer.search import judge, optuna_study, space, trials
 from peakpoint.trainer.search.space import Dimension
+from peakpoint.trainer.sweep import record
+from peakpoint.trainer.sweep.record import Job
+from peakpoint.trainer.sweep.start import write_record
 
 if TYPE_CHECKING:
     from optuna import Study
 
+LAUNCHER = "search"
+"""The launcher in sweep.json of a search."""
 SPACE, FIXED = "space", "overrides"
 """Attributes of the study: the overrides that span the space, and those that all trials share."""
 _POLL_S = 0.2
@@ -72,7 +77,8 @@ def _search(config: DictConfig) -> int:
     folder = run_directory.expanded("hydra.sweep.dir", config.hydra.sweep.dir)
     run_directory.note(folder)
     run_directory.refuse_taken(folder.resolve())
-    if os.path.lexists(folder / run_directory.SWEEP):
+    known = [name for name in (run_directory.SWEEP, record.NAME) if os.path.lexists(folder / name)]
+    if known and (known != [record.NAME] or record.read(folder)["launcher"] != LAUNCHER):
         raise UserError(f"{folder} holds a sweep that is not a search: choose another hydra.sweep.dir.")
     loader = GlobalHydra.instance().config_loader()
     dimensions, words = space.split_words(run_record.typed(), loader)
@@ -144,7 +150,7 @@ def _open(folder: Path, settings: Config, dimensions: list[Dimension], fixed: li
                 f"{folder} holds a search whose {name} is {shlex.join(map(str, known))}, and here it is "
                 f"{shlex.join(value)}: repeat its command, or choose another hydra.sweep.dir."
             )
-    return _Sweep(folder, study, search, storage, dimensions, fixed)
+    return _Sweep(folder, study, search, storage, dimensions, fixed, settings.checkpoint.monitor)
 
 
 @dataclass
@@ -157,6 +163,7 @@ class _Sweep:
     storage: str
     dimensions: list[Dimension]
     fixed: list[str]
+    monitor: Monitor
     console: Console = field(default_factory=Console)
     running: list[trials.Running] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
@@ -211,6 +218,7 @@ class _Sweep:
         words = [*places, *self.fixed, *drawn]
         again = [*places, *recorded.needs_word(self.fixed)]
         directory = self.folder / str(number)
+        self._write_record()
         self.running.append(trials.start(number, directory, words, trial.word(), again))
 
     def _conclude(self, ended: trials.Running) -> None:
@@ -228,11 +236,18 @@ class _Sweep:
 
     def _say(self, number: int, outcome: str) -> None:
         self.console.say(f"trial {number} {outcome}")
-        self._write_table()
+        self._write_record()
 
-    def _write_table(self) -> None:
-        with contextlib.suppress(UserError):  # no trial has begun
-            write_csv(self.folder / CSV, read_results([self.folder]))
+    def _write_record(self) -> None:
+        """Write sweep.json and table.csv with the trials that have begun."""
+        jobs = []
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.name != "WAITING" and len(trial.params) == len(self.dimensions):
+                drawn = [each.draw(trial) for each in self.dimensions]
+                jobs.append(Job(trial.number, str(trial.number), (*self.fixed, *drawn)))
+        metric, mode = self.monitor.metric, str(self.monitor.mode)
+        with contextlib.suppress(UserError, OSError):  # a trial that has ended is not lost with the table
+            write_record(self.folder, jobs, LAUNCHER, metric, mode)
 
     def _interrupt(self) -> None:
         """End the trials that train: each saves first. A second Ctrl-C ends them at once."""
@@ -248,7 +263,7 @@ class _Sweep:
 
     def _report(self, total: int) -> None:
         """Print the table, the best trial, and how to go on with a search that is not finished."""
-        self._write_table()
+        self._write_record()
         with contextlib.suppress(UserError):
             print_study(self.console, read_results([self.folder]), title=str(self.folder))
         found = self.study.get_trials(deepcopy=False)
@@ -263,16 +278,10 @@ class _Sweep:
             drawn = shlex.join(each.draw(best) for each in self.dimensions)
             self.console.say(f"best: trial {best.number}, {best.value:.4g}: {drawn}")
         if ended < total:
-            self.console.say(f"To go on: {_command(self.folder)}")
+            self.console.say(f"To go on: {advice.command(self.folder)}")
 
 
 def _places() -> list[str]:
     """Return what every trial is given beside the overrides: where the configuration lies."""
     hydra = [word for word in run_record.typed("hydra") if not under(str(split(word)[0]), _OF_SWEEPS)]
     return [*advice.config_options(sys.argv[1:]), *hydra]
-
-
-def _command(folder: Path) -> str:
-    """Return the command that goes on with a search."""
-    words = [word for word in sys.argv[1:] if split(word)[0] != "hydra.sweep.dir"]
-    return trials.command([*words, f"hydra.sweep.dir={quote(str(folder))}"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -102,9 +101,3 @@ def conclude(study: "Study", number: int, directory: Path, error: str = "") -> s
         return f"has no objective: {result.note}"
     study.tell(number, objective, skip_if_finished=True)
     return f"finished: {result.metric} {shown(str(result.metric), objective)}"
-
-
-def command(words: Sequence[str]) -> str:
-    """Return the line for a shell that starts this program with other arguments."""
-    program = ["peakpoint", "train"] if Path(sys.argv[0]).name == "peakpoint" else ["python", sys.argv[0]]
-    return shlex.join([*program, *words])

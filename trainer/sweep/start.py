@@ -175,19 +175,26 @@ def _check_jobs(folder: Path, plan: Sequence[_Planned], known: Sequence[Job]) ->
 
 def _begin(folder: Path, plan: Sequence[_Planned]) -> None:
     """Write sweep.json with all jobs, and sweep what dead writers left."""
-    files.sweep(folder)
     monitored = {(str(c.checkpoint.monitor.metric), str(c.checkpoint.monitor.mode)) for *_, c in plan}
     [(metric, mode)] = monitored if len(monitored) == 1 else [(None, None)]
+    files.sweep(folder)
+    write_record(folder, [job for job, *_ in plan], _launcher(), metric, mode)
+
+
+def write_record(
+    folder: Path, jobs: Sequence[Job], launcher: str, metric: str | None, mode: str | None
+) -> None:
+    """Write sweep.json of a sweep that runs in this process; one that is gone on with keeps its age."""
     created = record.read(folder)["created"] if os.path.lexists(folder / record.NAME) else utc_now()
     attempt = run_record.attempt(1, run_record.typed(), {}, None)
     record.write(
         folder,
-        [job for job, *_ in plan],
+        jobs,
         command=attempt["command"],
         cwd=attempt["directory"],
         overrides=attempt["overrides"],
         created=created,
-        launcher=_launcher(),
+        launcher=launcher,
         objective={"metric": metric, "mode": mode},
         state="running",
         **run_record.holder(),

@@ -12,6 +12,7 @@ import pytest
 
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.reports.study import read_results
+from peakpoint.trainer.sweep import record
 from tests.conftest import ROOT, TINY, command, status
 
 optuna = pytest.importorskip("optuna")
@@ -81,6 +82,9 @@ def test_a_grid_runs_every_combination_two_at_a_time_and_is_not_repeated(train, 
     started = [run_record.read_run(folder / str(n))["attempts"][0]["started"] for n in range(4)]
     ended = status(folder / "0")["time"]
     assert datetime.fromisoformat(started[1]) < datetime.fromisoformat(ended)
+    recorded = record.read(folder)
+    assert [job["state"] for job in recorded["jobs"]] == ["finished"] * 4
+    assert [job["objective"] for job in recorded["jobs"]] == [r.objective for r in results]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
     assert train(*words).code == 0
     assert states(folder) == ["COMPLETE"] * 4
@@ -117,7 +121,7 @@ def test_a_search_killed_in_the_middle_goes_on_and_a_bad_trial_is_stopped(train,
             os.kill(found["pid"], signal.SIGKILL)
     before = states(folder)
     assert "RUNNING" in before
-    done = command(*words, cwd=tmp_path)
+    done = command("resume=S", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert len(states(folder)) == 7
     assert set(states(folder)) == {"COMPLETE", "PRUNED"}
@@ -154,3 +158,4 @@ def test_ctrl_c_saves_the_trial_and_prints_the_command_that_goes_on(tmp_path):
     assert status(folder / "0")["state"] == "interrupted"
     assert states(folder) == ["RUNNING"]
     assert "To go on: python" in out
+    assert out.rstrip().endswith("resume=S")
