@@ -5,13 +5,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peakpoint.base import registry
 from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Argument, takes
 from peakpoint.commands.common import print_json
-from peakpoint.trainer.config import choices
+from peakpoint.trainer.config import check, choices, commandline
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +24,8 @@ OVERHEAD, PER_TENSOR = 24_000, 300
 @takes(Argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train"))
 def estimate(options: argparse.Namespace) -> int:
     """Print the bytes that a run of this configuration will store."""
-    config = _compose(options.overrides)
+    choices.register_schemas()
+    config = check.composed(commandline.overrides(options.overrides))
     sizes, batches = _built(config)
     sparsity = config.pruning.target
     dense, packed = sizes.checkpoint(pruned=sparsity > 0), sizes.compressed(sparsity)
@@ -60,26 +60,6 @@ def estimate(options: argparse.Namespace) -> int:
     console.table(["", "checkpoints at most", "dense", compressed], rows)
     console.say("At most: roles that share a checkpoint share its bytes.")
     return 0
-
-
-def _compose(overrides: list[str]) -> Any:
-    """Return the checked configuration that train.py would have. Raises CheckpointError or UserError."""
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from peakpoint.base.files import CONF
-    from peakpoint.trainer.config import check, commandline, hydra_overrides
-    from peakpoint.trainer.config.explain import explain
-
-    try:
-        choices.register_schemas()
-        own = [o for o in commandline.overrides(overrides) if not o.startswith(("hydra.", "resume="))]
-        choices.load_plugins(registry.named(own))
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return check.checked(hydra.compose("config", own), hydra_overrides.keys(own))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise CheckpointError(explain(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,11 @@ Nothing here imports torch, so that a wrong value is refused at once.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
 
+import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,10 +23,24 @@ from peakpoint.checkpointing.storage.manifest import TIERS
 from peakpoint.checkpointing.storage.naming import Template
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config import unheeded
-from peakpoint.trainer.config.choices import CHOICES, LISTS
-from peakpoint.trainer.config.explain import unknown_key
-from peakpoint.trainer.config.hydra_overrides import flat
+from peakpoint.trainer.config.choices import CHOICES, LISTS, load_plugins
+from peakpoint.trainer.config.explain import explain, unknown_key
+from peakpoint.trainer.config.hydra_overrides import flat, keys
 from peakpoint.trainer.data.settings import check_fits
+
+
+def composed(overrides: Sequence[str]) -> c.Config:
+    """Return the checked configuration that train.py would have with these overrides, and load its plugins.
+
+    What only a start reads, hydra.* and resume=, is left out. Raises CheckpointError or UserError.
+    """
+    own = [override for override in overrides if not override.startswith(("hydra.", "resume="))]
+    load_plugins(registry.named(own))
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return checked(hydra.compose("config", own), keys(own))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CheckpointError(explain(error)) from None
 
 
 def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:

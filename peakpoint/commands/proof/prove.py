@@ -23,7 +23,7 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import foreign, listing, locate
 from peakpoint.commands.arguments import Argument, number, takes
 from peakpoint.commands.common import print_json
-from peakpoint.trainer.config import choices
+from peakpoint.trainer.config import check, choices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +55,10 @@ class Difference:
 def prove_resume(options: argparse.Namespace) -> int:
     """Run, kill, resume, compare; 1 when anything differs."""
     saved, own, plugins = _asked(options.overrides)
+    settings = [*saved, *own, *_settings([*saved, *own], options.steps)]
+    check.composed([*settings, f"plugins=[{','.join(plugins)}]"])  # refused here, before a run starts
     with tempfile.TemporaryDirectory(prefix="prove-resume-") as name:
-        proof = _proof(Path(name), saved, own, plugins, options.steps)
+        proof = _proof(Path(name), saved, settings, plugins, options.steps)
         first = proof.first_difference()
     steps = len(proof.uninterrupted)
     facts = {"steps": steps, "killed_after": options.steps, "resumed_from": proof.resumed_from}
@@ -144,12 +146,10 @@ class Proof:
         return [json_value(text) for text in lines(path)] if path.exists() else []
 
 
-def _proof(folder: Path, saved: list[str], own: list[str], plugins: list[str], kill_after: int) -> Proof:
+def _proof(folder: Path, saved: list[str], settings: list[str], plugins: list[str], kill_after: int) -> Proof:
     """Train the three runs in `folder`. Raises CheckpointError when one of them ends in another way."""
     from peakpoint.trainer.config import recorded
 
-    overrides = [*saved, *own]
-    settings = [*overrides, *_settings(overrides, kill_after)]
     plugin = f"plugins=[{','.join([*plugins, WITNESS])}]"
     variables = {"PEAKPOINT_WITNESS_ROOT": recorded.data_root(saved) or ""}
 
@@ -182,7 +182,7 @@ def _proof(folder: Path, saved: list[str], own: list[str], plugins: list[str], k
     if found is None:
         raise CheckpointError("The killed run left no checkpoint that verifies.")
     # The user consented to these in the record; nothing is uploaded during the proof.
-    again = [*recorded.needs_word(overrides), "checkpoint.mirror.url=null"]
+    again = [*recorded.needs_word(settings), "checkpoint.mirror.url=null"]
     train("resumed", f"resume={killed}", *again)
     return Proof(folder, found.global_step, uninterrupted, _steps(killed))
 

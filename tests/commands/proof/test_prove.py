@@ -112,9 +112,10 @@ def test_a_run_by_its_directory(finished, tmp_path):
     [
         (["nowhere"], "nowhere is neither the directory of a run nor an override"),
         (["model=lenet5", "nowhere"], "nowhere sets nothing: values are set as key=value"),
-        (["optimizer=nope"], "The uninterrupted run failed: optimizer=nope is not"),
+        (["optimizer=nope"], "error: optimizer=nope is not"),
+        (["optimizer.lrr=1"], "error: optimizer.lrr is not a key"),
+        (["checkpoint/policy=[best]"], "add interval to checkpoint/policy"),
         ([*TINY, "--steps", "100"], "The run has 24 steps: use --steps with fewer"),
-        ([*TINY, "checkpoint/policy=[best]"], "add interval to checkpoint/policy"),
     ],
 )
 def test_what_cannot_be_proved_is_one_line(arguments, sentence, tmp_path):
@@ -124,6 +125,7 @@ def test_what_cannot_be_proved_is_one_line(arguments, sentence, tmp_path):
     assert len(errors) == 1
     assert sentence in errors[0]
     assert "Traceback" not in done.stderr
+    assert ("run ..." in done.stderr) == ("The run has" in sentence)  # what is refused starts no run
 
 
 def test_code_that_a_run_used_is_imported_only_at_the_users_word(finished, tmp_path):
