@@ -7,6 +7,7 @@ import pytest
 
 NO_CUDA = "no CUDA device"
 HAS_CUDA = "there is a CUDA device"
+NO_SLURM = "no SLURM"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -33,6 +34,6 @@ def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("TEST_ALL") != "1" or not report.skipped or hasattr(report, "wasxfail"):
         return
     why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    if why.removeprefix("Skipped: ") not in (NO_CUDA, HAS_CUDA):
+    if why.removeprefix("Skipped: ") not in (NO_CUDA, HAS_CUDA, NO_SLURM):
         report.outcome = "failed"
         report.longrepr = f"{why}. With TEST_ALL=1 every test must run: install what it needs."

@@ -4,6 +4,7 @@ Uploads are read back and compared, no answer is larger than what was asked for,
 RemoteError whose one line shows no password. The place is reached at the first use.
 """
 
+import contextlib
 import copy
 import os
 import posixpath
@@ -265,8 +266,13 @@ class Remote:
         if self._protocol in FOLDERS:
             folder, name = posixpath.split(path)
             staged = f"{folder}/.staged-{os.getpid()}-{name}"
-            put(fs, staged)
-            fs.mv(staged, path)
+            try:
+                put(fs, staged)
+                fs.mv(staged, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    fs.rm_file(staged)
+                raise
             return
         if self._protocol not in STORES:
             self._ask(fs, "makedirs", posixpath.dirname(path), exist_ok=True)
@@ -303,7 +309,7 @@ def _reason(error: Exception) -> str:
     """Return the reason of an error of any client, in a few words."""
     if isinstance(error, PermissionError):
         return f"it is not permitted ({shown(str(error)).rstrip('.') or 'no reason given'})"
-    text = shown(str(error)).rstrip(".")
+    text = shown(getattr(error, "strerror", None) or str(error)).rstrip(".")
     if isinstance(error, TimeoutError) and not text:
         return "no answer in time"
     return text[:300] or type(error).__name__

@@ -4,6 +4,7 @@ An interrupted download continues: the part of a file that is here stays under a
 """
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from peakpoint.base import digests, files
 from peakpoint.base.bounded import LOG, read_bytes, read_json
 from peakpoint.base.disk_space import failure, free_room, in_words
-from peakpoint.base.errors import CheckpointError, os_reason
+from peakpoint.base.errors import CheckpointError, SaveFailed, os_reason
 from peakpoint.base.files import STAGED_PREFIX, Staged, fsync_directory, fsync_file, write_atomic
 from peakpoint.base.lock import one_writer, try_lock
 from peakpoint.base.text import in_short, json_text
@@ -125,7 +126,7 @@ def pull(
             try:
                 new = _fetch(source.remote, root, manifest, sizes, have)
             except CheckpointError as error:
-                if isinstance(error, RemoteError) and not isinstance(error, Missing):
+                if isinstance(error, RemoteError | SaveFailed) and not isinstance(error, Missing):
                     raise
                 result.refused.append(str(error))
                 continue
@@ -235,8 +236,13 @@ def _download(remote: Remote, key: str, path: Path, digest: str, size: int) -> N
             have = file.tell()
             free, _ = free_room(path.parent)
             if free is not None and free < size - have:
-                need = in_words(size - have)
-                raise CheckpointError(f"{path} takes {need} more, and {in_words(free)} are free: make room.")
+                need = size - have
+                raise SaveFailed(
+                    f"{path} takes {in_words(need)} more, and {in_words(free)} are free: make room.",
+                    needed=need,
+                    free=free,
+                    errno=errno.ENOSPC,
+                )
             for piece in remote.chunks(key, have, size):
                 file.write(piece)
                 found.update(piece)

@@ -154,7 +154,9 @@ class Staged(contextlib.AbstractContextManager["Staged"]):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
             self.publish(target)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _type: object, error: object, _trace: object) -> None:
+        if isinstance(error, OSError) and error.filename is None:  # of a write: the kernel names no file
+            error.filename = str(self._target)
         self._thread.shutdown()
         with contextlib.suppress(OSError):  # the bytes that count were synced
             self._file.close()

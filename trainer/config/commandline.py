@@ -45,6 +45,10 @@ def read(argv: list[str]) -> list[str]:
         return argv
     flags, words = _options(argv)
     sweep = bool(MULTIRUN & set(flags)) or "hydra.mode=MULTIRUN" in words
+    if not sweep and (
+        named := [word for word in words if word.startswith("sweep=") and word != "sweep=null"]
+    ):
+        raise UserError(f"{_type(named[-1])} trains several runs: type {_type('-m', named[-1])}")
     return [*flags, *overrides(words, sweep=sweep)]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.policy import order
+from peakpoint.checkpointing.storage import foreign
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.config.hydra_overrides import OWN, split, unquote
 from peakpoint.trainer.reports import run_record
@@ -121,7 +122,8 @@ def is_run(path: Path) -> bool:
 def jobs(folder: Path) -> list[Path]:
     """Return the runs directly in a folder, by number. Raises UserError when there is none."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a directory: name a run or the folder of a sweep.")
+        kind = foreign.described(folder)
+        raise UserError(f"{folder} is not a directory: name a run or the folder of a sweep.{kind}")
     found = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
     if not found:
         raise UserError(f"{folder} holds neither a run nor the runs of a sweep.")
@@ -151,6 +153,9 @@ def read_result(run: Path) -> Result:
         metric, mode, (target, *_) = run_record.watched(run)
         known |= {"metric": metric, "mode": mode, "target": target}
         history = read_history(run)
+        # A run that was killed, or still trains, recorded in its status only how it began.
+        timed = [known["seconds"] or 0.0, *filter(math.isfinite, history.seconds)]
+        known["seconds"] = max(timed) or None
     except (UserError, CheckpointError) as error:
         return Result(**{**known, "note": known.get("note") or str(error)})
     rows = peak_rows(history.evals, metric, mode, [target])

@@ -70,7 +70,7 @@ class BeforeSweep(Callback):
             if known is not None:
                 _check_same(folder, known, [job for job, *_ in plan])
             _check_jobs(folder, plan, known or [])
-            storage.check(folder, [(job.number, checked_) for job, _, checked_ in plan])
+            storage.check_room(folder, [found for job, _, found in plan if _lacks(folder / job.directory)])
             _begin(folder, plan)
             _current.append(_Sweep(folder, _command(folder), held.pop_all()))
             run_directory.accept()
@@ -98,7 +98,7 @@ def _planned(config: DictConfig) -> Iterator[_Planned]:
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*params, *run_record.typed()])
-    count = math.prod(len(recorded.values_of(word)) for word in run_record.typed())
+    count = math.prod(len(recorded.values_of(word)) for word in [*params, *run_record.typed()])
     if count > MOST:
         raise UserError(f"{count} jobs are too many for one sweep: at most {MOST} have one table.")
     try:
@@ -171,6 +171,11 @@ def _check_jobs(folder: Path, plan: Sequence[_Planned], known: Sequence[Job]) ->
                     refusals.check_changes(cfg, run_record.saved_config(directory, attempt), ())
                 except UserError as error:
                     raise UserError(f"job {job.number} in {directory}: {error}") from None
+
+
+def _lacks(directory: Path) -> bool:
+    """Return whether a job has yet to store its checkpoints."""
+    return not (directory / run_record.RUN).exists()
 
 
 def _begin(folder: Path, plan: Sequence[_Planned]) -> None:

@@ -20,6 +20,7 @@ from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage, saved
 from tests.checkpointing.publish_cases import SAFE, files, journaled, small, sound
 from tests.conftest import ROOT
+from tests.faults.fault_cases import mounted
 from tests.remotes import Fault
 
 
@@ -425,7 +426,21 @@ def test_missing_disk_space_is_reported_before(url, tmp_path, cli_main, monkeypa
     monkeypatch.setattr(download, "free_room", lambda path: (100, None))
     code, _, err = cli_main("pull", url, tmp_path / "back")
     assert (code, err.count("\n")) == (1, 1)
-    assert "and 100 bytes are free: make room" in err
+    assert err.startswith(f"error: {tmp_path / 'back'}")  # and not that nothing there is sound
+    assert err.endswith("and 100 bytes are free: make room.\n")
+
+
+@pytest.mark.root
+def test_a_full_disk_is_named_and_keeps_nothing_half_written(run, pushed, url, tmp_path, cli_main):
+    with mounted(tmp_path / "disk", "-t tmpfs -o size=16k tmpfs") as disk:
+        (disk / "back").mkdir()
+        (disk / "rest").write_bytes(b"0" * (16 << 10))
+        code, _, err = cli_main("push", run, f"file://{disk}/far")
+        assert (code, err.count("\n")) == (1, 1)
+        assert "could not be written: No space left on device." in err
+        assert list(disk.rglob(".staged-*")) == []
+        code, _, err = cli_main("pull", url, disk / "back")
+        assert (code, err) == (1, f"error: {disk / 'back' / 'mirror.json'}: No space left on device.\n")
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_of_a_killed_run_the_time_until_its_last_evaluation_counts(pruned_run, t
     lines = [line | {"seconds": 500.0} if line["kind"] == "eval" else line for line in lines]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "status.json").write_text(json.dumps({"state": "running"}))
+    assert study.read_result(run).seconds == 500
     assert train(f"resume={run}", "epochs=4").code == 0
     assert 500 < status(run)["seconds"] < 740
 

@@ -243,3 +243,32 @@ def test_killed_twice_a_sweep_ends_as_if_it_had_not_been(tmp_path):
     assert whole.returncode == 0, whole.stderr
     found = [[job["objective"] for job in recorded(tmp_path / name)["jobs"]] for name in ("sweep", "whole")]
     assert found[0] == found[1]
+
+
+def test_a_sweep_without_room_does_not_begin(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("peakpoint.trainer.sweep.storage.free_room", lambda path: (150_000, None))
+    done = train(*SWEEP, "seed=1,2")
+    assert done.code == 1
+    assert re.match(
+        r"error: This sweep stores at least .* and 150\.0 kB are free in sweep: make room", done.err
+    )
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("peakpoint.trainer.sweep.storage.free_room", lambda path: (1_500_000, None))
+    done = train(*SWEEP, "seed=1,2", "max_steps=1")
+    assert done.code == 0, done.err
+    assert "This sweep may store up to" in done.out
+
+
+def test_a_named_sweep_trains_its_values_but_for_those_that_are_typed(train, tmp_path):
+    done = train(*SWEEP, "sweep=optimizers", "max_steps=1", "optimizer=sgd,adam")
+    assert done.code == 0, done.err
+    words = [set(job["overrides"]) for job in recorded(tmp_path / "sweep")["jobs"]]
+    expected = [{f"optimizer={name}", f"seed={seed}"} for name in ("sgd", "adam") for seed in (1, 2, 3)]
+    assert [own <= found for own, found in zip(expected, words, strict=True)] == [True] * 6
+    assert all("pruning.target=0.7" in found for found in words)
+
+
+def test_a_named_sweep_needs_the_flag(train, tmp_path):
+    done = train("sweep=seeds")
+    assert (done.code, done.err) == (1, "error: sweep=seeds trains several runs: type -m sweep=seeds\n")
+    assert list(tmp_path.iterdir()) == []
