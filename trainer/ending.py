@@ -23,6 +23,7 @@ from peakpoint.trainer.evaluation import Classification
 from peakpoint.trainer.listeners.events import Publisher, Tested
 from peakpoint.trainer.reports import page, run_record, tables
 from peakpoint.trainer.reports.history import objective, read_rows
+from peakpoint.trainer.resume import advice
 
 log = logging.getLogger("peakpoint")
 
@@ -71,6 +72,11 @@ class Ending:
             self.note(f"no report: {self.directory / run_record.METRICS} lacks {lost} rows.")
         else:
             self._report(kept)
+        with self.without("no commands to go on with"):
+            self.console.say("")
+            self.console.say("Next:")
+            for line in advice.after(self.config, self.directory, facts["epoch"], facts["step"]):
+                self.console.say(f"  {line}")
         if len(self.notes) > known:
             self._record(facts)
 

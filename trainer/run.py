@@ -28,6 +28,7 @@ from peakpoint.trainer.listeners.events import Apart, Attempt, Listener, Publish
 from peakpoint.trainer.listeners.jsonl import JsonLines
 from peakpoint.trainer.nonfinite import with_last_good
 from peakpoint.trainer.reports import run_record as record
+from peakpoint.trainer.reports.opening import opening
 from peakpoint.trainer.resume import advice, pruning, reproduction
 from peakpoint.trainer.resume.plan import Plan
 from peakpoint.trainer.run_directory import refuse_taken
@@ -149,15 +150,8 @@ def _train(
     ours: list[Listener] = [rows, LogLines(parts.total_steps), *mirrors]
     listeners = [*ours]
     apart: list[Apart] = []
-    device, per_epoch = parts.state.arithmetic["device"], parts.data.steps_per_epoch
-    log.info("%s on %s, %d steps an epoch, in %s", config.model.name, device, per_epoch, directory)
-    if config.pruning.target:
-        found = parts.loop.zeros()
-        share = found.prunable_count / found.overall_count
-        log.info(
-            "pruning target: %.2f%% of %d prunable weights (%.2f%% of all parameters)",
-            100 * config.pruning.target, found.prunable_count, 100 * share,
-        )  # fmt: skip
+    for line in opening(config, parts, directory / CHECKPOINTS):
+        log.info("%s", line)
     try:
         for name, settings in config.logger.items():
             failed = partial(ending.without, f"logger.{name} failed and is left out from here on")

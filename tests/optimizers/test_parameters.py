@@ -190,8 +190,7 @@ def test_a_run_says_how_much_of_all_parameters_is_pruned(train, tmp_path):
         data.native_size=12 epochs=1 batch_size=16 logger=[console] report=false threads=1 device=cpu"""
     done = train(*base.split(), "pruning.target=0.5", "pruning.end_fraction=0.5", "hydra.run.dir=run")
     assert done.code == 0, done.err
-    line = r"pruning target: 50\.00% of \d+ prunable weights \(9\d\.\d\d% of all parameters\)"
-    assert re.search(line, done.out)
+    assert re.search(r"^network +lenet5: [\d,]+ parameters, 9\d\.\d\d% of them prunable; ", done.out, re.M)
     (row,) = rows(tmp_path / "run", "eval")
     assert row["sparsity"] == pytest.approx(0.5, abs=1e-4)
     assert 0.4 < row["sparsity_of_all"] < row["sparsity"]

@@ -3,17 +3,16 @@
 Works from what a run wrote (metrics.jsonl and the manifests beside its checkpoints) and needs no torch.
 """
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.disk_space import in_words
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.policies.sparsity import SLACK
-from peakpoint.checkpointing.policy import ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer.reports.history import PeakRow, peaks, read_history
 
@@ -21,7 +20,7 @@ from peakpoint.trainer.reports.history import PeakRow, peaks, read_history
 def print_report(
     console: Console, run: Path, *, metric: str, mode: str, targets: Iterable[float], kept: Sequence[Manifest]
 ) -> None:
-    """Print the peak against the final epoch, the test results, and where each of the `kept` files is.
+    """Print the peak against the final epoch, the test results, and why each of the `kept` files is there.
 
     Raises UserError as read_history does, and for a metric without a finite value.
     """
@@ -50,7 +49,7 @@ def print_report(
         )
     if kept:
         console.say("")
-        _print_kept(console, run, metric, kept)
+        _print_kept(console, run, kept)
     last = history.evals[-1]
     notes = [*incomparable(rows)]
     if last.sparsity > 0 and last.overall is not None:
@@ -81,17 +80,10 @@ def incomparable(rows: Sequence[PeakRow]) -> Iterable[str]:
         yield f"The overall peak has {zeros} zeros, fewer than the target: not comparable."
 
 
-def _print_kept(console: Console, run: Path, metric: str, kept: Sequence[Manifest]) -> None:
+def _print_kept(console: Console, run: Path, kept: Sequence[Manifest]) -> None:
     ordered = sorted(kept, key=lambda m: (m.tier, m.sequence))
-    rows: list[list[object]] = []
-    for number, m in enumerate(ordered, 1):
-        sparsity = shown("sparsity", m.sparsity)
-        value = shown(metric, ranked(m.metrics, metric))
-        rows.append([number, m.epoch, value, sparsity, in_words(m.bytes), "; ".join(m.reasons)])
-    console.table(["Kept", "epoch", metric, "sparsity", "size", "why"], rows, words=["why"])
-    console.say("")
-    for number, m in enumerate(ordered, 1):
-        console.say(f"{number}  {run / 'checkpoints' / m.file}")
+    console.table(["Kept", "why"], [[m.file, "; ".join(m.reasons)] for m in ordered], words=["why"])
+    console.say(f"Their sizes and metrics: {shlex.join(['peakpoint', 'ls', str(run)])}")
 
 
 def facts(

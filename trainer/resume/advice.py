@@ -29,15 +29,32 @@ def command(directory: Path, *more: str) -> str:
     A record is not trusted for the place of the configuration, modules to import, environment variables and
     mirrors: the line gives them itself.
     """
-    here = Path.cwd()
-    path = directory.relative_to(here) if directory.is_relative_to(here) else directory
     program = _PROGRAMS.get(Path(sys.argv[0]).name, ["python", sys.argv[0]])
     words = [
         *config_options(sys.argv[1:]),
         *(o for o in run_record.typed("hydra") if hydra_overrides.split(o)[0] == SEARCHED),
         *recorded.needs_word(run_record.typed()),
     ]
-    return shlex.join([*program, *words, hydra_overrides.override(path), *more])
+    return shlex.join([*program, *words, hydra_overrides.override(_from_here(directory)), *more])
+
+
+def _from_here(directory: Path) -> Path:
+    here = Path.cwd()
+    return directory.relative_to(here) if directory.is_relative_to(here) else directory
+
+
+def after(config: Config, directory: Path, epoch: int, step: int) -> list[str]:
+    """Return the lines that follow a finished run: train on, for twice as long, then its report and release.
+
+    A run that a policy ended has no line to train on, since the remedy is in the policy's settings.
+    """
+    longer = [word.partition("=")[0] for word in needed(config, epoch, step)[0]]
+    run = str(_from_here(directory))
+    return [
+        *([command(directory, *(f"{key}={2 * getattr(config, key)}" for key in longer))] if longer else []),
+        shlex.join(["peakpoint", "report", run]),
+        shlex.join(["peakpoint", "promote", run, "--version", "1.0.0", "--card", "card.yaml"]),
+    ]
 
 
 def config_options(argv: list[str]) -> list[str]:

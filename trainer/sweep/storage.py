@@ -36,9 +36,7 @@ def check_room(folder: Path, jobs: Iterable[Any]) -> None:
         key += repr((config.epochs, config.max_steps, config.batch_size))
         if key not in known:
             sizes, batches = built(config)
-            sparsity = config.pruning.target
-            packed = config.checkpoint.compress
-            one = sizes.compressed(sparsity) if packed else sizes.checkpoint(pruned=sparsity > 0)
+            one = sizes.stored(config.pruning.target, compress=config.checkpoint.compress)
             known[key] = one, one * sum(number or 0 for number in kept(config, batches).values())
         least += known[key][0]
         most += known[key][1]
@@ -79,6 +77,10 @@ class Sizes:
         zeros = math.ceil(sparsity * self.prunable)
         return self.checkpoint(pruned=sparsity > 0) - 4 * zeros * (1 + self.moments)
 
+    def stored(self, sparsity: float, *, compress: bool) -> int:
+        """Return the bytes of a checkpoint as a run of that sparsity writes it."""
+        return self.compressed(sparsity) if compress else self.checkpoint(pruned=sparsity > 0)
+
 
 def _measure(model: "nn.Module", optimizer: "Optimizer") -> Sizes:
     """Count a network on the meta device and the state of its optimizer; takes one optimizer step."""
@@ -107,18 +109,27 @@ def _measure(model: "nn.Module", optimizer: "Optimizer") -> Sizes:
 
 def built(config: Any) -> tuple[Sizes, int]:
     """Return the sizes of a configuration, and the batches in an epoch."""
+    shape, classes, images = _source(config.data)
+    return measured(config, shape, classes), round(
+        images * (1 - config.data.val_fraction)
+    ) // config.batch_size
+
+
+def measured(config: Any, shape: tuple[int, int, int], classes: int) -> Sizes:
+    """Return the sizes for images (channels, height, width) and a number of classes.
+
+    Raises CheckpointError for a network that cannot be built.
+    """
     import torch
 
     from peakpoint.trainer.build import build_model, build_optimizer
 
-    shape, classes, images = _source(config.data)
     try:
         with torch.device("meta"):
             model = build_model(config.model, shape, classes)
-            sizes = _measure(model, build_optimizer(config.optimizer, model))
+            return _measure(model, build_optimizer(config.optimizer, model))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    return sizes, round(images * (1 - config.data.val_fraction)) // config.batch_size
 
 
 def _source(data: Any) -> tuple[tuple[int, int, int], int, int]:

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import re
-from pathlib import Path
+import shlex
 
 import pytest
 
@@ -198,20 +198,20 @@ def test_the_tables(tmp_path):
     assert not any("0.90" in line for line in lines)
     tests = [line for line in lines if line[:1] in (["selected"], ["final"])]
     assert tests == [["selected", "2", "84.00%", "0.5000"], ["final", "3", "80.00%", "nan"]]
-    row = "1 2 85.47% 50.00% 94.6 MB accuracy 0.8547 beats 0.5000 of epoch 1"
+    row = "milestone/best_accuracy_0.8547_epoch_0002.pt accuracy 0.8547 beats 0.5000 of epoch 1"
     assert row.split() in lines
 
 
-def test_a_path_is_whole_and_nothing_else_is_wider_than_the_terminal(tmp_path, monkeypatch):
+def test_a_kept_file_is_named_whole_and_its_reason_fits_the_terminal(tmp_path, monkeypatch):
     run = written(tmp_path / "outputs [bold] of a day" / ("long" * 20), ROWS)
     stems = ["best_accuracy_at_sparsity_0.70_0.8547_epoch_0002", "best_accuracy_0.8547_epoch_0002"]
     kept = [manifest(run, stem, sequence=n) for n, stem in enumerate(stems)]
-    output = printed(run, kept=kept, file=Screen(monkeypatch, 80))
+    output = printed(run, kept=kept, file=Screen(monkeypatch, 100))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines()
-    paths = [line.split("  ", 1)[1] for line in lines if line.endswith(".pt")]
-    assert [Path(path) for path in paths] == [run / "checkpoints" / m.file for m in kept]
-    assert all(Path(path).exists() for path in paths)
-    assert all(len(line) <= 80 for line in lines if not line.endswith(".pt"))
+    assert [line.split()[0] for line in lines if line.startswith("milestone/")] == [m.file for m in kept]
+    (more,) = [line for line in lines if "peakpoint ls" in line]
+    assert shlex.split(more)[-1] == str(run)
+    assert all(len(line) <= 100 for line in lines if line != more)
 
 
 def test_an_unknown_metric_names_those_there_are(tmp_path):
@@ -229,7 +229,7 @@ def test_the_command_prints_and_draws_without_torch_or_pyplot(tmp_path):
     )
     done = process("-c", code, run)
     assert done.stdout.splitlines()[-2:] == [f"Report: {run / 'report.html'}", "[]"]
-    assert str(run / "checkpoints" / kept.file) in done.stdout
+    assert f"{kept.file}   {kept.reasons[0]}" in done.stdout
     assert done.stdout.count("sparsity >= ") == 2
     assert (run / "report" / "metric.png").exists()
 
