@@ -58,8 +58,8 @@ class TensorBoard:
         self._records: Any = RecordWriter(self._file)
         self._event, self._summary = Event, Summary
         self._write(file_version="brain.Event:2")
-        if step:
-            self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        # Also at step 0: an attempt that was killed before its first checkpoint has left records behind.
+        self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __call__(self, event: Published) -> None:
         """Write an event's numbers."""
@@ -70,6 +70,8 @@ class TensorBoard:
             self._add("train", event.step, {"loss": event.loss, "lr": event.lr, "images_per_second": rate})
         elif isinstance(event, EvalEnd):
             self._add("val", event.step, {**event.metrics, "sparsity": event.sparsity})
+            if event.layers:
+                self._add("sparsity", event.step, event.layers)
         elif isinstance(event, Tested):
             self._add(f"test_{event.which}", event.step, event.metrics)
 

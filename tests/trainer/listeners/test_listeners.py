@@ -170,6 +170,30 @@ def test_in_tensorboard_a_resumed_run_replaces_what_it_repeats(train, tmp_path):
     ]  # fmt: skip
 
 
+def test_in_tensorboard_a_mid_epoch_resume_keeps_one_curve_of_each_layer(train, tmp_path):
+    base = [a for a in TINY if not a.startswith("logger")]
+    ramp = ("pruning.target=0.7", "pruning.start_step=2", "pruning.end_step=10")
+    done = train(*base, *ramp, "epochs=2", "eval_every_steps=4", "checkpoint.interval_steps=4",
+                 "checkpoint.keep_last=9", "hydra.run.dir=run")  # fmt: skip
+    assert done.code == 0, done.err
+    early = tmp_path / "run" / "checkpoints" / "training" / "checkpoint_epoch_0002_step_00000012.pt"
+    done = train(f"resume={early}")
+    assert done.code == 0, done.err
+    found = scalars(tmp_path / "run")
+    layers = {tag for tag in found if tag.startswith("sparsity/")}
+    assert layers == {f"sparsity/{name}" for name in rows(tmp_path / "run", "eval")[-1]["layers"]}
+    for tag in ("val/accuracy", *layers):
+        assert [step for step, _ in found[tag]] == [4, 8, 12, 16]
+
+
+def test_in_tensorboard_a_start_at_the_beginning_replaces_what_a_kill_left(tmp_path):
+    for loss in (2.0, 3.0):
+        board = TensorBoard(tmp_path, 0)
+        board(Logged(1, 3, loss, 0.001, 100.0))
+        board.close()
+    assert scalars(tmp_path)["train/loss"] == [(3, 3.0)]
+
+
 @pytest.fixture
 def console():
     """A console, and what it shows."""
