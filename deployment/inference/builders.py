@@ -136,7 +136,8 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             return make().eval()
     except Exception as error:  # the options come from a file, and any builder may trip over them
-        raise CheckpointError(f"The network cannot be rebuilt: {first_line(error)}") from None
+        why = f"{first_line(error).rstrip('.')}. {registry.raised_in(error)}".rstrip()
+        raise CheckpointError(f"The network cannot be rebuilt: {why}") from None
 
 
 def _compare(network: nn.Module, weights: Mapping[str, Any], what: str) -> None:

@@ -1,5 +1,6 @@
 """Networks rebuilt from a checkpoint or a release alone."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,16 +163,22 @@ def load_model(
     wherever it is registered; `plugins` are modules to import first, which register networks. Raises
     CheckpointError. Never executes code from a file.
     """
-    modules.load(plugins)
+    try:
+        modules.load(plugins)
+    except Exception as error:  # a bug of a plugin
+        if plugin := modules.raised_in(error):
+            error.add_note(plugin)  # the last line of the traceback
+        raise
     return load(*resolve(given.path(path)), device)
 
 
 def load(root: Path, manifest: Manifest, device: str | torch.device = "cpu") -> nn.Module:
     """Return the network of a verified checkpoint. Raises UnregisteredError when it is not registered."""
     values, saved = contents(root, manifest)
-    try:
+    network = None
+    with contextlib.suppress(UndescribedError, UnregisteredError):
         network, _ = with_weights(values, saved)
-    except (UndescribedError, UnregisteredError):
+    if network is None:
         network = builders.rebuilt(root, manifest, values, saved)
     objects.move(network, device)
     return network

@@ -49,29 +49,40 @@ def failures(rule: Requirement, facts: Facts, references: Mapping[str, Facts]) -
     """
     if rule.vs is not None and rule.vs not in references:
         return []
-    against = f" vs {rule.vs}" if rule.vs else ""
-    found = []
-    for name, bound in rule.bounds.items():
-        if reason := _failure(rule, name, bound, facts, references):
-            found.append(f"{reason} (rule: {rule.metric} {name} {bound:g}{against})")
-    return found
+    reasons = (_failure(rule, name, bound, facts, references) for name, bound in rule.bounds.items())
+    return [reason for reason in reasons if reason]
 
 
 def _failure(
     rule: Requirement, name: str, bound: float, facts: Facts, references: Mapping[str, Facts]
 ) -> str | None:
+    wanted = _in_words(name, bound, rule.vs)
     if (value := ranked(facts, rule.metric)) is None:
-        return missing(facts, rule.metric)
-    reference, beside = 0.0, ""
+        return f"{missing(facts, rule.metric)}: it must be {wanted}"
+    reference = 0.0
     if rule.vs is not None:
         its = references[rule.vs]
         if (known := ranked(its, rule.metric)) is None:
-            return f"for the {rule.vs}, {missing(its, rule.metric)}"
+            return f"for the {rule.vs}, {missing(its, rule.metric)}: {rule.metric} must be {wanted}"
         if known < 0 and name.endswith("ratio"):
-            return f"a ratio to {known:.6g}, which is below 0, has no meaning"
-        reference, beside = known, f", the {rule.vs} {known:.6g}"
+            return f"{rule.metric} must be {wanted}, which has no meaning: {known:.6g} is below 0"
+        reference, wanted = known, _in_words(name, bound, f"{rule.vs} ({known:.6g})")
     met = _met(rule.metric, name, bound, value, reference)
-    return None if met else f"{rule.metric} is {value:.6g}{beside}"
+    return None if met else f"{rule.metric} is {value:.6g}: it must be {wanted}"
+
+
+_LIMITS = {"min": "at least", "max": "at most", "above": "above", "below": "below"}
+
+
+def _in_words(name: str, bound: float, vs: str | None) -> str:
+    """Return what a bound requires of a value, such as: at least the champion (0.9) - 0.01."""
+    limit = _LIMITS[name.partition("_")[0]]
+    if vs is None:
+        return f"{limit} {bound:g}"
+    if name.endswith("ratio"):
+        return f"{limit} {bound:g} times the {vs}"
+    margin = f" {'+' if bound > 0 else '-'} {abs(bound):g}" if bound else ""
+    return f"{limit} the {vs}{margin}"
 
 
 def missing(facts: Facts, metric: str) -> str:

@@ -71,12 +71,13 @@ def released(model, version="1.0.0", **more):
 
 
 def elsewhere(code, folder):
-    """What another process prints, or the last line of what it says on standard error."""
+    """What another process prints, or the last line of what it says on standard error, in one traceback."""
     done = process(
         "-c",
         f"import torch\nfrom peakpoint import load_model\n{code}",
         PYTHONPATH=os.pathsep.join([str(ROOT), str(folder)]),
     )
+    assert done.stderr.count("Traceback") <= 1
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
@@ -104,6 +105,17 @@ def test_from_development_to_production(own, tmp_path, capsys):
     )
     assert "add plugins=[module] to the command" in stated
     assert stated.endswith("build the network yourself, and load_checkpoint(path, model).")
+    for text, line in (
+        ("1 / 0", 1),
+        (
+            "from peakpoint import register\n@register('model', 'text_transformer')\n"
+            "def build(**options):\n    return 1 / 0",
+            4,
+        ),
+    ):
+        (tmp_path / "faulty.py").write_text(text)
+        stated = elsewhere(f"{code}, plugins=['faulty'])", tmp_path)
+        assert f"It was raised in the plugin faulty: {tmp_path}/faulty.py, line {line}." in stated
     here = f"network = load_model({str(path)!r}, plugins=['my_text'])"
     here += f"\nprint(network(torch.tensor({TOKENS.tolist()}))['logits'].tolist())"
     assert torch.allclose(torch.tensor(json.loads(elsewhere(here, tmp_path))), logits(model), atol=1e-6)

@@ -53,7 +53,9 @@ def test_a_ratio_to_nothing_and_to_less():
     assert meets("min_ratio", 0.0, 2.0, 0.0)
     assert meets("max_ratio", 0.0, 0.5, 0.0)
     assert not meets("max_ratio", 0.1, 0.5, 0.0)
-    assert "below 0, has no meaning" in failure("max_ratio", 1.0, {"m": -3.0}, {"champion": {"m": -2.0}})
+    assert "has no meaning: -2 is below 0" in failure(
+        "max_ratio", 1.0, {"m": -3.0}, {"champion": {"m": -2.0}}
+    )
 
 
 @given(values, values)
@@ -68,25 +70,38 @@ def test_inclusive_and_strict_bounds_part_every_number(value, bound):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_what_is_not_a_number_never_qualifies(operator, value):
     facts, why = ({}, "m is not recorded") if value is None else ({"m": value}, f"m is {value}")
-    against = " vs champion" if operator in MARGINS else ""
     champion = {"champion": {"m": 0.0}}
-    assert failure(operator, 0.0, facts, champion) == f"{why} (rule: m {operator} 0{against})"
-    if against:  # nor can anything be measured against it
+    assert failure(operator, 0.0, facts, champion).startswith(f"{why}: it must be ")
+    if operator in MARGINS:  # nor can anything be measured against it
         assert failure(operator, 0.0, {"m": 0.0}, {"champion": facts}).startswith(f"for the champion, {why}")
 
 
 def test_a_rule_against_nobody_is_passed_over():
     assert failure("min_delta", 0.0, {}) is None
-    assert failure("min_delta", 0.0, {"m": 0.5}, {"champion": {"m": 0.75}}) == (
-        "m is 0.5, the champion 0.75 (rule: m min_delta 0 vs champion)"
+
+
+@pytest.mark.parametrize(
+    ("operator", "bound", "wanted"),
+    [
+        ("min_delta", 0.0, "at least the champion (0.75)"),
+        ("min_delta", -0.01, "at least the champion (0.75) - 0.01"),
+        ("min_delta", 0.02, "at least the champion (0.75) + 0.02"),
+        ("max_delta", -0.5, "at most the champion (0.75) - 0.5"),
+        ("min_ratio", 1.5, "at least 1.5 times the champion (0.75)"),
+        ("max_ratio", 0.5, "at most 0.5 times the champion (0.75)"),
+    ],
+)
+def test_a_margin_reads_as_a_sentence(operator, bound, wanted):
+    assert failure(operator, bound, {"m": 0.5}, {"champion": {"m": 0.75}}) == (
+        f"m is 0.5: it must be {wanted}"
     )
 
 
 def test_each_bound_has_its_own_sentence():
     rule = Requirement(metric="m", min=0.7, below=1)
-    assert judging.failures(rule, {"m": 0.5}, {}) == ["m is 0.5 (rule: m min 0.7)"]
+    assert judging.failures(rule, {"m": 0.5}, {}) == ["m is 0.5: it must be at least 0.7"]
     assert judging.failures(rule, {}, {}) == [
-        f"m is not recorded (rule: m {bound})" for bound in ("min 0.7", "below 1")
+        f"m is not recorded: it must be {bound}" for bound in ("at least 0.7", "below 1")
     ]
 
 

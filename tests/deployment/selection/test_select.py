@@ -76,7 +76,7 @@ def test_the_default_takes_the_best_at_the_target_and_measures_it_again(measured
     assert found.measured.metrics["sparsity"] == pytest.approx(manifest.sparsity)
     assert (found.measured.samples, found.measured.split) == (60, "val")
     assert steps(found) == [FINAL]
-    assert "sparsity min_delta 0 vs target" in reasons(found, EARLY)[0]
+    assert ": it must be at least the target (0.6)" in reasons(found, EARLY)[0]
     assert found.notes == ("there is no champion yet: 1 rule against it skipped",)
     # One candidate for all roles of the same bytes.
     assert len(found.candidates) == 3
@@ -87,10 +87,10 @@ def test_nothing_qualifies_is_reported_with_every_rule_that_rejected(measured_ru
     assert (found.winner, found.measured) == (None, None)
     assert len(found.candidates) == 3
     assert all(candidate.rejected for candidate in found.candidates)
-    assert [r.split("(rule: ")[1].rstrip(")") for r in reasons(found, EARLY)] == [
-        "accuracy above 0.7",
-        "sparsity min 0.5",
-        "epoch above 20",
+    assert [(r.split()[0], r.split(": it must be ")[1]) for r in reasons(found, EARLY)] == [
+        ("accuracy", "above 0.7"),
+        ("sparsity", "at least 0.5"),
+        ("epoch", "above 20"),
     ]
     assert found.nothing() == "Nothing qualifies by best_practice.yaml: all 3 candidates are rejected."
 
@@ -157,9 +157,9 @@ def test_nan_never_qualifies_and_what_is_missing_is_named(measured_copy):
         [measured_copy],
         by(rank=["f1_score"], require=[{"metric": "accuracy", "min": 0.1}]),
     )
-    assert reasons(found, FINAL) == ["accuracy is nan (rule: accuracy min 0.1)"]
+    assert reasons(found, FINAL) == ["accuracy is nan: it must be at least 0.1"]
     assert reasons(found, EARLY) == [
-        "accuracy is not recorded (rule: accuracy min 0.1)",
+        "accuracy is not recorded: it must be at least 0.1",
         "rank f1_score: f1_score is not recorded",
     ]
     assert found.winner[1].global_step == MIDDLE
@@ -217,8 +217,8 @@ def test_margins_to_the_champion_are_to_its_manifest(measured_copy):
     found = select.choose([measured_copy], by(require=[rule]))
     assert (found.champion, found.notes) == ("1.0.0", ())
     assert steps(found) == [FINAL]
-    fact = f"accuracy is {middle:.6g}, the champion {final + 0.01:.6g}"
-    assert f"{fact} (rule: accuracy min_delta -0.02 vs champion)" in reasons(found, MIDDLE)
+    wanted = f"at least the champion ({final + 0.01:.6g}) - 0.02"
+    assert f"accuracy is {middle:.6g}: it must be {wanted}" in reasons(found, MIDDLE)
     size = {"metric": "bytes", "vs": "champion", "max_ratio": 1.0}
     assert not steps(select.choose([measured_copy], by(require=[size])))
 
@@ -255,7 +255,7 @@ def test_speed_and_size_are_measured_of_those_that_pass_the_rest(measured_run):
     assert facts[FINAL]["weights_bytes"] < facts[MIDDLE]["weights_bytes"] < facts[MIDDLE]["bytes"] / 2
     found = up_to(int(facts[FINAL]["weights_bytes"]))
     assert steps(found) == [FINAL]
-    assert "(rule: weights_bytes max " in reasons(found, MIDDLE)[0]
+    assert reasons(found, MIDDLE)[0].startswith("weights_bytes is ")
     slow = select.choose([measured_run], by(require=[{"metric": "latency_ms", "max": 0}]), dry_run=True)
     assert not steps(slow)
 
