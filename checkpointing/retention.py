@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from peakpoint.checkpointing.events import Deleted, Fact, Verified
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.storage import store
-from peakpoint.checkpointing.storage.manifest import MILESTONE, TRAINING, Manifest
+from peakpoint.checkpointing.storage.manifest import AVERAGE, MILESTONE, TRAINING, Manifest
 from peakpoint.checkpointing.storage.store import Store
 
 log = logging.getLogger("peakpoint")
@@ -17,13 +17,15 @@ def kept(
 ) -> dict[Manifest, str]:
     """Return the checkpoints to keep, each with the reason; `manifests` are those of the run, oldest first.
 
-    They are those that the policies need, the newest, the file that the run was resumed from, and those
-    whose policy is no longer configured.
+    They are those that the policies need, the newest, the file that the run was resumed from, averages of
+    weights, and those whose policy is no longer configured.
     """
     needed: dict[Manifest, str] = {}
     for manifest in manifests:
         if manifest.file == resumed_from:
             needed[manifest] = "this run was resumed from it"
+        elif AVERAGE in manifest.tags:
+            needed[manifest] = "an average of weights, which no training replaces"
         elif (tag := _ownerless(manifest, policies)) is not None:
             needed[manifest] = f"no policy looks after {tag} any more"
     if manifests:

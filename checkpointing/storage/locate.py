@@ -11,7 +11,7 @@ from pathlib import Path
 from peakpoint.base.errors import CheckpointError, Undamaged
 from peakpoint.checkpointing.storage import aliases, foreign, listing, store
 from peakpoint.checkpointing.storage.listing import Index, check_tier, in_tier, own
-from peakpoint.checkpointing.storage.manifest import PRODUCTION, TIERS, Manifest, read_manifest
+from peakpoint.checkpointing.storage.manifest import AVERAGE, PRODUCTION, TIERS, Manifest, read_manifest
 from peakpoint.checkpointing.storage.quarantine import pass_over
 
 log = logging.getLogger("peakpoint")
@@ -78,7 +78,7 @@ def newest_verified(root: Path, run: str | None = None, index: Index | None = No
     read here.
     """
     index = index or Index(root)
-    found = index.manifests()
+    found = _states(index.manifests())
     others = tuple(m.file for m in found if run not in (None, m.run))
     unreadable = index.unreadable()
     sound, damaged = _last_sound(root, of_run(found, run))
@@ -88,6 +88,11 @@ def newest_verified(root: Path, run: str | None = None, index: Index | None = No
 def of_run(found: Iterable[Manifest], run: str | None) -> list[Manifest]:
     """Return those of `found` that are of a run; all when it is None."""
     return [m for m in found if run in (None, m.run)]
+
+
+def _states(found: Iterable[Manifest]) -> list[Manifest]:
+    """Return those of `found` that hold the state of a training, as averages of weights do not."""
+    return [m for m in found if AVERAGE not in m.tags]
 
 
 def verified(root: Path, manifest: Manifest) -> Manifest | None:
@@ -136,7 +141,7 @@ def newest_sound(root: Path, run: str | None = None) -> Manifest:
 
     Raises CheckpointError when there is none.
     """
-    there = listing.manifests(root)
+    there = _states(listing.manifests(root))
     found, _ = _last_sound(root, of_run(there, run) if run else own(root, there))
     if found is None:
         raise CheckpointError(f"{root} holds no checkpoint that verifies.")

@@ -20,6 +20,8 @@ from peakpoint.base.text import json_text
 VERSION = "1.0.0"
 """Version of the layout of a checkpoint's file."""
 TRAINING, MILESTONE, PRODUCTION = TIERS = ("training", "milestone", "production")
+AVERAGE = "average"
+"""Role of the average of several networks' weights: no state of a training, and kept until it is removed."""
 FORMAT = 2
 """Format of new manifests; format 1 had the digest under `sha256`."""
 LARGEST = 16 << 20

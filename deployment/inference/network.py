@@ -212,6 +212,19 @@ def best(root: Path) -> Manifest:
 
     The newest checkpoint holds the monitored metric. Raises CheckpointError when there is none.
     """
+    metric, mode, target = monitor(root)
+    chosen = peak(listing.own(root, listing.manifests(root)), metric=metric, mode=mode, target=target)
+    if chosen is None:
+        raise CheckpointError(f"{root} holds no best {metric} yet: name a file.")
+    store.verify(root, chosen)
+    return chosen
+
+
+def monitor(root: Path) -> tuple[str, str, float]:
+    """Return the monitored metric of a run of the trainer, its mode, and the target sparsity, 0 for none.
+
+    Raises CheckpointError when the newest checkpoint does not hold them.
+    """
     newest = locate.newest_sound(root)
     try:
         config = serialize.load(root / newest.file)["config"]
@@ -222,11 +235,7 @@ def best(root: Path) -> Manifest:
             raise ValueError(f"{target} is no sparsity")
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{root} does not say which checkpoint is its best: name a file.") from None
-    chosen = peak(listing.own(root, listing.manifests(root)), metric=metric, mode=mode, target=target)
-    if chosen is None:
-        raise CheckpointError(f"{root} holds no best {metric} yet: name a file.")
-    store.verify(root, chosen)
-    return chosen
+    return metric, mode, target
 
 
 def describe(path: str | Path) -> Description:

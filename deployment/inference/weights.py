@@ -53,22 +53,33 @@ def of_checkpoint(saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
     Raises CheckpointError when the masks do not fit the weights.
     """
     weights = dict(within(saved, file))
+    for name, mask in masks(saved, weights).items():
+        weight = weights[name]
+        weights[name] = masked(weight, mask)
+        if (revived := int((weights[name] != weight).sum())) > 0:
+            log.warning("%d pruned weights of %s were not zero: they are zero in the release.", revived, name)
+    return weights
+
+
+def masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return a weight with exact zeros where its mask is False."""
+    return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype))
+
+
+def masks(saved: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the pruning masks in the contents of a training checkpoint by the name of their weight.
+
+    Raises CheckpointError when they do not fit the weights.
+    """
     try:
         optimizer = saved.get("optimizer_state_dict") or {}
-        masks = (optimizer.get("pruning") or {}).get("masks") or []
-        groups = [group for group in optimizer["param_groups"] if group.get("prunable")] if masks else []
+        packed = (optimizer.get("pruning") or {}).get("masks") or []
+        groups = [group for group in optimizer["param_groups"] if group.get("prunable")] if packed else []
         names = [name for group in groups for name in group["param_names"]]
-        for name, bits in zip(names, masks, strict=True):
-            weight = weights[name]
-            weights[name] = torch.where(unpack(bits, weight), weight, torch.zeros((), dtype=weight.dtype))
-            if (revived := int((weights[name] != weight).sum())) > 0:
-                log.warning(
-                    "%d pruned weights of %s were not zero: they are zero in the release.", revived, name
-                )
+        return {name: unpack(bits, weights[name]) for name, bits in zip(names, packed, strict=True)}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).rstrip(".")
         raise CheckpointError(f"The pruning masks do not fit the weights: {reason}.") from None
-    return weights
 
 
 def cast(weights: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ COMMANDS = {
     "unpack": ("checkpoints.transfer", "the ordinary file of a compressed checkpoint"),
     "export": ("networks.export", "a network as ONNX or torch.export, compared with its source"),
     "compare": ("networks.compare", "size, accuracy and latency of networks, against the first"),
+    "ensemble": ("networks.ensemble", "the average of a run's best networks, and of their weights, measured"),
     "estimate": ("estimate", "what a run will store, before it starts"),
     "prove-resume": ("proof.prove", "kill and resume a run, and compare it with one that was not"),
     "select": ("releases.select", "which checkpoint the rules choose, and why not the others"),

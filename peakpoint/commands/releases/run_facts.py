@@ -14,7 +14,7 @@ from peakpoint.base.bounded import Absent, read_json
 from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.storage import journal
 from peakpoint.checkpointing.storage.listing import version_of
-from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
+from peakpoint.checkpointing.storage.manifest import AVERAGE, PRODUCTION, Manifest
 from peakpoint.commands.common import run_of
 from peakpoint.deployment.inference.form import CARDS
 from peakpoint.deployment.release.card import Result
@@ -96,7 +96,8 @@ class RunRecord:
 
     def tested(self) -> Result | None:
         """Return the result on the test set, None unless the run evaluated it with these weights."""
-        tests = self.history.tests.values() if self.history else ()
+        # An average has the step of one of its networks.
+        tests = self.history.tests.values() if self.history and AVERAGE not in self.manifest.tags else ()
         found = next((t for t in tests if t["step"] == self.manifest.global_step), None)
         if found is None:
             return None
