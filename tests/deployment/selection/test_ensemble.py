@@ -67,7 +67,7 @@ def test_without_top_k_the_milestones_of_different_steps_are_taken(copied):
 
 
 def test_a_pruned_run_gives_only_networks_at_its_target(pruned_run):
-    with pytest.raises(CheckpointError, match="at its target sparsity 0.7, and two are needed"):
+    with pytest.raises(CheckpointError, match=r"at its target sparsity 0\.7, and two are needed"):
         ensemble.choose(pruned_run / "checkpoints", None)
 
 
