@@ -66,12 +66,14 @@ def _report_one(run: Path, options: argparse.Namespace) -> int:
         mode = direction(metric) or "max"
     root = run / "checkpoints"
     kept = [m for m in listing.own(root, listing.manifests(root)) if (root / m.file).exists()]
-    if options.json:
-        print_json(tables.facts(run, metric, mode, targets, kept))
-    else:
-        console = Console()
-        tables.print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)
-    _write_page([run], run, options)
+    try:
+        if options.json:
+            print_json(tables.facts(run, metric, mode, targets, kept))
+        else:
+            console = Console()
+            tables.print_report(console, run, metric=metric, mode=mode, targets=targets, kept=kept)
+    finally:  # also without a finite value: the curves show when the run diverged
+        _write_page([run], run, options)
     return 0
 
 

@@ -16,6 +16,19 @@ class Table:
     rows: Sequence[Sequence[object]]
     sortable: bool = False
 
+    @property
+    def kinds(self) -> list[str]:
+        """Return the class of each column: `n` of numbers, `t` of long texts, or none."""
+        columns = ([row[n] for row in self.rows if row[n] is not None] for n in range(1, len(self.head)))
+        return ["", *map(_kind, columns)]
+
+
+def _kind(cells: Sequence[object]) -> str:
+    texts = [cell for cell in cells if isinstance(cell, str) and cell != "nan"]
+    if all(text[:1] in set("0123456789-") and len(text) < 24 for text in texts):
+        return "n"
+    return "t" if max(map(len, texts)) > 24 else ""
+
 
 @dataclass
 class Section:

@@ -5,13 +5,20 @@ import shutil
 import subprocess
 import threading
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 
 from peakpoint.base.errors import UserError
+from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.commands.dispatch import main
 from peakpoint.trainer.reports import page
+from peakpoint.trainer.reports.charts import study as study_charts
+from peakpoint.trainer.reports.charts.run import charts
+from peakpoint.trainer.reports.history import History, PeakRow
+from peakpoint.trainer.reports.sections import Table
+from peakpoint.trainer.reports.study import Result
 from tests.trainer.reports.test_report import eval_row, train_row, written
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -71,6 +78,19 @@ def test_odd_runs_have_a_page(tmp_path, found):
     assert page.write([run], run).stat().st_size > 1000
 
 
+def test_evaluations_within_an_epoch_have_places_of_their_own():
+    evals = [EvalEnd(epoch, step, {"accuracy": 0.5}, 0.1, 0) for epoch, step in ((1, 5), (1, 10), (2, 15))]
+    [metric, *_] = charts(History(evals, [], {}, [], 0), "accuracy", "max", [])
+    [axes] = metric.figure.axes
+    assert list(axes.lines[0].get_xdata()) == [0.5, 1.0, 1.5]
+
+
+def test_a_column_of_numbers_is_one_with_a_missing_value_and_a_value_of_words_is_none():
+    table = Table(["fact", "a", "b", "c"], [["x", None, "1.0", "3.11"], ["y", "2%", "nan", "no"]])
+    assert table.kinds == ["", "n", "n", ""]
+    assert Table(["a", "b"], []).kinds == ["", "n"]
+
+
 def test_a_run_without_its_record_has_a_page_that_says_so(tmp_path):
     run = written(tmp_path, [eval_row(1, 0.5)])
     (run / "run.json").unlink()
@@ -112,6 +132,24 @@ def test_the_page_of_several_runs(whole_run, pruned_run, tmp_path):
     for heading in ("Peak and final by optimizer", "Means over seeds", "Runs", "Failed and unfinished"):
         assert f"<h2>{heading}</h2>" in text
     assert (tmp_path / "report" / "peaks.svg").exists()
+
+
+def test_a_run_that_missed_its_target_is_not_drawn_as_one_that_reached_it():
+    peak = PeakRow("overall", 1, 0.5, 0.5, 0.0, 0.7, 10)
+    known = {"target": 0.7, "sparsity": 0.7, "overall": peak, "final": 0.5, "objective": 0.5}
+    results = [Result(run=Path("missed"), **known), Result(run=Path("reached"), at_target=peak, **known)]
+    [_, drawn] = study_charts.charts({"sgd": results}, "accuracy")
+    assert [tip.split()[0] for tip in drawn.tips.values()] == ["reached"]
+    assert [*study_charts.charts({"sgd": results[:1]}, "accuracy")][1].tips == {}
+
+
+def test_a_run_that_diverged_has_a_page(tmp_path, capsys):
+    run = written(tmp_path, [train_row(1, "nan"), eval_row(1, "nan")])
+    assert main(["report", str(run)]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: No evaluation has a finite accuracy")
+    assert str(run / "report.html") in output.out
+    assert "<svg" in (run / "report.html").read_text()
 
 
 def test_a_run_is_watched_until_it_ends(tmp_path, monkeypatch, capsys):

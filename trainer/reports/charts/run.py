@@ -1,7 +1,7 @@
 """The charts of one run."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def charts(history: History, metric: str, mode: str, kept: Sequence[Manifest]) -
         yield drawn(
             "sparsity",
             "Sparsity, and every checkpoint that is kept",
-            lambda axes, chart: _ramp(axes, chart, evals, kept),
+            lambda axes, chart: _ramp(axes, chart, history, kept),
         )
         yield drawn(
             "pareto",
@@ -49,7 +49,7 @@ def charts(history: History, metric: str, mode: str, kept: Sequence[Manifest]) -
         yield drawn(
             "layers",
             "Sparsity of each layer",
-            lambda axes, _: _layers(axes, evals, layers),
+            lambda axes, _: _layers(axes, history, layers),
             size=(5.2, height),
         )
     for name, title in (("lr", "Learning rate"), ("grad_norm", "Norm of the gradients before clipping")):
@@ -60,10 +60,26 @@ def charts(history: History, metric: str, mode: str, kept: Sequence[Manifest]) -
         yield drawn("stalls", "Seconds of each save", lambda axes, _: _stalls(axes, history))
 
 
-def _epochs(history: History) -> list[float]:
-    """Return the epoch, with its fraction, of each row of training."""
+def _epochs(history: History, steps: Iterable[float]) -> list[float]:
+    """Return the epoch of each step, with its fraction."""
     per_epoch = max((e.step / max(1, e.epoch) for e in history.evals), default=0) or 1
-    return [row["step"] / per_epoch for row in history.train]
+    return [step / per_epoch for step in steps]
+
+
+def _of_evals(history: History) -> list[float]:
+    return _epochs(history, (e.step for e in history.evals))
+
+
+def _of_train(history: History) -> list[float]:
+    return _epochs(history, (row["step"] for row in history.train))
+
+
+def _whole(axes: "Axes", name: str) -> None:
+    """Name the horizontal axis of what is counted, whose ticks are whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def _scale(metric: str) -> int:
@@ -83,22 +99,31 @@ def _metric(
 ) -> None:
     evals, scale = history.evals, _scale(metric)
     values = finite([e.metrics.get(metric) for e in evals], scale)
-    axes.plot([e.epoch for e in evals], values, color=BLUE, label="validation", **_style(evals))
+    axes.plot(_of_evals(history), values, color=BLUE, label="validation", **_style(evals))
     if metric == "accuracy":
         trained = finite([row["accuracy"] for row in history.train], scale)
         if not all(map(math.isnan, trained)):
-            axes.plot(_epochs(history), trained, color=ORANGE, lw=0.9, label="training")
+            axes.plot(_of_train(history), trained, color=ORANGE, lw=0.9, label="training")
     rows = peak_rows(evals, metric, mode, [])
     if rows:
         [point] = axes.plot(
-            [rows[0].best_epoch], [rows[0].best * scale], "o", color=RED, label="peak", zorder=5
+            _epochs(history, [rows[0].best_step]),
+            [rows[0].best * scale],
+            "o",
+            color=RED,
+            label="peak",
+            zorder=5,
         )
         chart.mark(point, f"peak: epoch {rows[0].best_epoch}, {metric} {shown(metric, rows[0].best)}")
     for m in [m for m in kept if m.metrics][:MOST_MARKS]:
         [value] = finite([m.metrics.get(metric)], scale)
-        [point] = axes.plot([m.epoch], [value], "D", color=PURPLE, ms=4, alpha=0.8, zorder=4)
+        [point] = axes.plot(
+            _epochs(history, [m.global_step]), [value], "D", color=PURPLE, ms=4, alpha=0.8, zorder=4
+        )
         chart.mark(point, _why(m))
-    axes.set_xlabel("epoch")
+    if kept:
+        axes.plot([], [], "D", color=PURPLE, ms=4, label="kept")
+    _whole(axes, "epoch")
     axes.set_ylabel(_unit(metric))
 
 
@@ -109,34 +134,38 @@ def _why(m: Manifest) -> str:
 def _loss(axes: "Axes", history: History) -> None:
     evals = history.evals
     losses = finite([e.metrics.get("loss") for e in evals])
-    axes.plot([e.epoch for e in evals], losses, color=BLUE, label="validation", **_style(evals))
+    axes.plot(_of_evals(history), losses, color=BLUE, label="validation", **_style(evals))
     losses = finite([row["loss"] for row in history.train])
-    axes.plot(_epochs(history), losses, color=ORANGE, lw=0.9, label="training")
-    axes.set_xlabel("epoch")
+    axes.plot(_of_train(history), losses, color=ORANGE, lw=0.9, label="training")
+    _whole(axes, "epoch")
     axes.set_ylabel("loss (nats)")
 
 
 def _trained(axes: "Axes", _: Chart, history: History, name: str, title: str) -> None:
     values = finite([row[name] for row in history.train])
-    axes.plot(_epochs(history), values, color=GREEN if name == "lr" else PURPLE, lw=1.2)
-    axes.set_xlabel("epoch")
+    axes.plot(_of_train(history), values, color=GREEN if name == "lr" else PURPLE, lw=1.2)
+    _whole(axes, "epoch")
     axes.set_ylabel(title.split(" before")[0].lower())
     axes.set_ylim(bottom=0)
 
 
-def _ramp(axes: "Axes", chart: Chart, evals: Sequence[EvalEnd], kept: Sequence[Manifest]) -> None:
-    epochs = [e.epoch for e in evals]
-    axes.plot(epochs, finite([e.sparsity for e in evals], 100), color=GREEN, lw=1.4, label="sparsity")
+def _ramp(axes: "Axes", chart: Chart, history: History, kept: Sequence[Manifest]) -> None:
+    evals = history.evals
+    axes.plot(
+        _of_evals(history), finite([e.sparsity for e in evals], 100), color=GREEN, lw=1.4, label="sparsity"
+    )
     known = {e.step: e.sparsity for e in evals}
     for m in list(kept)[:MOST_MARKS]:
         [value] = finite([known.get(m.global_step, m.sparsity)], 100)
         colour = RED if m.tier == "milestone" else PURPLE
-        [point] = axes.plot([m.epoch], [value], "D", color=colour, ms=5, alpha=0.75, zorder=5)
+        [point] = axes.plot(
+            _epochs(history, [m.global_step]), [value], "D", color=colour, ms=5, alpha=0.75, zorder=5
+        )
         chart.mark(point, _why(m))
     for colour, tier in ((RED, "milestone"), (PURPLE, "training")):
         if any(m.tier == tier for m in kept):
             axes.plot([], [], "D", color=colour, ms=5, label=f"kept, {tier}")
-    axes.set_xlabel("epoch")
+    _whole(axes, "epoch")
     axes.set_ylabel("sparsity (%)")
     axes.set_ylim(-4, 104)
 
@@ -174,15 +203,16 @@ def _shades(axes: "Axes", values: Sequence[Sequence[float]], **options: Any) -> 
     axes.grid(visible=False)
 
 
-def _layers(axes: "Axes", evals: Sequence[EvalEnd], layers: Sequence[str]) -> None:
-    measured = [e for e in evals if e.layers]
+def _layers(axes: "Axes", history: History, layers: Sequence[str]) -> None:
+    measured = [e for e in history.evals if e.layers]
     table = [finite([(e.layers or {}).get(name) for e in measured]) for name in layers]
-    first, last = measured[0].epoch, measured[-1].epoch
-    _shades(axes, table, extent=(first - 0.5, last + 0.5, len(layers) - 0.5, -0.5))
+    first, last = _epochs(history, (measured[0].step, measured[-1].step))
+    half = (last - first) / (len(measured) - 1) / 2 if len(measured) > 1 else 0.5
+    _shades(axes, table, extent=(first - half, last + half, len(layers) - 0.5, -0.5))
     stride = max(1, len(layers) // 40)
     names = [label(name.removesuffix(".weight")) for name in layers[::stride]]
     axes.set_yticks(range(0, len(layers), stride), names, fontsize=7)
-    axes.set_xlabel("epoch")
+    _whole(axes, "epoch")
 
 
 def _stalls(axes: "Axes", history: History) -> None:
@@ -191,7 +221,7 @@ def _stalls(axes: "Axes", history: History) -> None:
     stall = finite([save["stall_s"] for save in history.saves])
     axes.vlines(numbers, 0, total, color=GRID, lw=3, label="until it was on disk")
     axes.vlines(numbers, 0, stall, color=RED, lw=3, label="training waited")
-    axes.set_xlabel("save")
+    _whole(axes, "save")
     axes.set_ylabel("seconds")
 
 

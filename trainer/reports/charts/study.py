@@ -57,11 +57,12 @@ def _sparsity(axes: "Axes", chart: Chart, by_optimizer: Mapping[str, Sequence[Re
     for place, (name, results) in enumerate(by_optimizer.items()):
         points: dict[float, list[float]] = {}
         for result in results:
-            x, y = 100 * (result.target or 0.0), _value(result, "objective", metric)
+            which = "at_target" if result.target else "overall"
+            x, y = 100 * (result.target or 0.0), _value(result, which, metric)
             if y == y:
                 points.setdefault(x, []).append(y)
                 [point] = axes.plot([x], [y], ".", color=COLOURS[place], alpha=0.7)
-                value = shown(metric, result.objective)
+                value = shown(metric, result.measured(which))
                 chart.mark(point, f"{result.run.name} (seed {result.seed}): {value}")
         xs = sorted(points)
         means = [statistics.fmean(points[x]) for x in xs]
