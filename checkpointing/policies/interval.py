@@ -48,14 +48,12 @@ class Interval(Policy):
     def decide(self, event: Event) -> list[Decision]:
         """Save when the number of whole epochs or of steps is a multiple of its period."""
         if isinstance(event, StepEnd):
-            return self._due(event.step, self.steps, f"step {event.step}")
-        if isinstance(event, EpochEnd):
+            done, period, what = event.step, self.steps, f"step {event.step}"
+        elif isinstance(event, EpochEnd):
             done = event.epoch if event.done is None else event.done
-            return self._due(done, self.epochs, f"epoch {event.epoch}")
-        return []
-
-    def _due(self, done: int, period: int | None, what: str) -> list[Decision]:
-        """Return the saves after `done` epochs or steps."""
+            period, what = self.epochs, f"epoch {event.epoch}"
+        else:
+            return []
         if period is None or done % period:
             return []
         saves: list[Decision] = [Save(self.tag, f"{what}, every {period}")]

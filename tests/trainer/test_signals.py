@@ -153,4 +153,5 @@ def test_a_signal_ends_a_sweep_with_its_table(train, tmp_path):
     assert done.code == 128 + number
     assert status(tmp_path / "sweep" / "0")["state"] == "interrupted"
     assert not (tmp_path / "sweep" / "1" / "status.json").exists()
-    assert "interrupted" in done.out.splitlines()[-1]
+    assert "2 of 2 jobs are not finished; to go on: " in done.out.splitlines()[-1]
+    assert any(line.split()[:1] == ["0"] and "interrupted" in line for line in done.out.splitlines())

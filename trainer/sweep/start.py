@@ -106,7 +106,7 @@ def _planned(config: DictConfig) -> Iterator[_Planned]:
     except HydraException as error:
         raise UserError(explain(error)) from None
     shared = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    said: set[str] = set()
+    printed: set[str] = set()
     for number, words in enumerate(jobs):
         named = f"job {number} ({shlex.join(word for word in words if word not in shared)}): "
         try:
@@ -121,8 +121,8 @@ def _planned(config: DictConfig) -> Iterator[_Planned]:
             sentence = str(error) if isinstance(error, PeakpointError) else explain(error)
             raise UserError(named * (len(jobs) > 1) + sentence) from None
         for line in unheeded.idle(cfg, found, keys(words)):  # it may be typed for other jobs
-            if line not in said:
-                said.add(line)
+            if line not in printed:
+                printed.add(line)
                 Console().say(line)
         yield Job(number, directory, tuple(words)), cfg, found
 

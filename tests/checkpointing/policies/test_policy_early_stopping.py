@@ -62,8 +62,8 @@ def test_the_end_of_the_ramp_is_waited_for_unless_from_epoch_is_given(from_epoch
         policy.prepare(Outlook(epochs=9, steps=90, evaluations=9, sparsity=0.7, ramp_end=45))
     falling = case.evaluations(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
     assert case.stops(policy, falling)[0] == first_stop
-    said = "early_stopping counts from the end of the pruning ramp: step 45"
-    assert (caplog.messages == [said]) is (from_epoch is None)
+    expected = "early_stopping counts from the end of the pruning ramp: step 45"
+    assert (caplog.messages == [expected]) is (from_epoch is None)
 
 
 def test_a_dense_run_waits_for_nothing():

@@ -133,7 +133,7 @@ def test_strays_of_dead_writers_are_swept_and_those_of_living_ones_stay(trained,
     assert cli_main("repair", trained, "--dry-run")[1].count("sweep  ") == 3
     assert cli_main("repair", trained)[0] == 0
     assert list(trained.rglob(f"{STAGED_PREFIX}*")) == [living.path]
-    living.__exit__()
+    living.__exit__(None, None, None)
 
 
 def test_it_refuses_while_a_writer_holds_the_run(trained, cli_main):

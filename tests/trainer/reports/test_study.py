@@ -51,10 +51,10 @@ def test_a_result_is_what_the_run_wrote(pruned_run):
 
 
 def test_the_status_of_a_run_has_its_time_memory_and_objective(pruned_run):
-    said, found = status(pruned_run), study.read_result(pruned_run)
-    assert said["objective"] == found.objective
-    assert said["seconds"] == found.seconds > 0
-    assert 50e6 < said["peak_memory"] == found.peak_memory < 20e9
+    recorded, found = status(pruned_run), study.read_result(pruned_run)
+    assert recorded["objective"] == found.objective
+    assert recorded["seconds"] == found.seconds > 0
+    assert 50e6 < recorded["peak_memory"] == found.peak_memory < 20e9
 
 
 def test_the_time_of_a_resumed_run_has_that_of_its_earlier_attempts(pruned_run, train, tmp_path):
