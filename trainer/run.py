@@ -87,7 +87,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
                     if saved:
                         manager.load_state_dict(saved["policies"])
                     with with_last_good(target.root, target.run, parts.data.num_classes):
-                        end, lost = _train(parts, manager, ending, mirrors, usage)
+                        end, lost = _train(parts, manager, ending, mirrors, usage, resolved)
                 if end is None:
                     return _interrupted(present(directory, or_named=True), parts, usage)
                 ending.finish(target, lost, reason=end.reason, **_facts(parts), **usage.facts())
@@ -138,7 +138,12 @@ def _manager(config: Config, parts: Parts, start: Start, target: Store) -> Manag
 
 
 def _train(
-    parts: Parts, manager: Manager, ending: Ending, mirrors: Sequence[Listener], usage: Usage
+    parts: Parts,
+    manager: Manager,
+    ending: Ending,
+    mirrors: Sequence[Listener],
+    usage: Usage,
+    resolved: dict[str, Any],
 ) -> tuple[RunEnd | None, int]:
     """Train, then evaluate the test set.
 
@@ -146,7 +151,9 @@ def _train(
     """
     config, directory, progress = ending.config, ending.directory, parts.state.progress
     rows = JsonLines(directory, progress.step, progress.evaluated_steps, usage.seconds)
-    attempt = Attempt(directory, ending.console, progress.step, parts.total_steps)
+    attempt = Attempt(
+        directory, ending.console, progress.step, parts.total_steps, manager.store.run, resolved
+    )
     ours: list[Listener] = [rows, LogLines(parts.total_steps), *mirrors]
     listeners = [*ours]
     apart: list[Apart] = []

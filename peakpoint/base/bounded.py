@@ -33,7 +33,7 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, ArithmeticError, RecursionError)
 RUN_NAMES = (
     *("checkpoints", "training", "milestone", "production", "metadata", "quarantine"),
     *(".hydra", "tensorboard", "run.json", "status.json", "metrics.jsonl"),
-    *("confusion.json", "report", "report.html"),
+    *("confusion.json", "report", "report.html", "wandb", "wandb.json", "mlflow.json"),
 )
 """Folders and records of a run or of a checkpoint folder."""
 RUN_FOLDERS = ("checkpoints", ".hydra", ".hydra/resume-*")

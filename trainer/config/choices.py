@@ -16,7 +16,7 @@ from peakpoint.models import catalogue as networks  # noqa: F401 (registers)
 from peakpoint.optimizers import catalogue as optimizers  # noqa: F401 (registers)
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.data import sources  # noqa: F401 (registers)
-from peakpoint.trainer.listeners import console, tensorboard  # noqa: F401 (registers)
+from peakpoint.trainer.listeners import console, mlflow, tensorboard, wandb  # noqa: F401 (registers)
 
 CHOICES: dict[str, str] = {
     "model": "model",

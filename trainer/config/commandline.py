@@ -155,7 +155,8 @@ def _override(word: str, sweep: bool) -> str:
     if not key.startswith("+") and root != "hydra" and root not in _roots():
         found = meant(re.split(r"[./]", bare)[-1], _roots())
         if found in SEVERAL and value not in choices(found):
-            value = f"[{','.join(choices(found))}]"
+            switch = renamed(f"{bare}=true")  # of earlier versions
+            value = switch.partition("=")[2] if switch else f"[{','.join(choices(found))}]"
         instead = f": did you mean {_type(f'{found}={value}')}?" if found else nearest("", _roots())
         raise UserError(f"{bare} is not a key of this configuration{instead}")
     if value.startswith("="):

@@ -24,8 +24,8 @@ from peakpoint.trainer.config.hydra_overrides import renamed, split, unquote
 
 CODE = ("plugins",)
 """Keys whose value is imported."""
-SENDS = ("checkpoint.mirror.url", "search.storage")
-"""Keys whose value is a place that files, or the results of trials, are sent to."""
+SENDS = ("checkpoint.mirror.url", "search.storage", "logger.wandb.mode", "logger.mlflow.tracking_uri")
+"""Keys whose value is a place that files, numbers or the results of trials are sent to."""
 VARIANTS = ("pruning.variant", "optimizer.variant")
 """Keys of earlier versions, which a criterion has replaced."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.events import Event, Fact
@@ -72,12 +72,17 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt that begins: its run directory, and the optimizer steps before it and at its end."""
+    """An attempt that begins: its run directory, and the optimizer steps before it and at its end.
+
+    `run` is the id of the run, the same in all its attempts; `config` the resolved configuration.
+    """
 
     directory: Path
     console: Console
     step: int
     total_steps: int
+    run: str
+    config: Mapping[str, Any]
 
 
 class Logger(ABC):

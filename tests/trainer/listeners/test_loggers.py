@@ -152,7 +152,10 @@ def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
     ("typed", "sentence"),
     [
         ("logger=[tensorbord]", "logger=tensorbord is not a choice: did you mean tensorboard? {own}"),
-        ("+logger.mine=3", "logger.mine is not a registered logger; there are: console, tensorboard. {own}"),
+        (
+            "+logger.mine=3",
+            "logger.mine is not a registered logger; there are: console, mlflow, tensorboard, wandb. {own}",
+        ),
         (
             "logger.console.bar=true",
             "logger.console.bar is not a key of this configuration: logger.console has none.",
@@ -160,7 +163,7 @@ def test_the_record_of_a_run_is_written_without_any_logger(train, tmp_path):
     ],
 )
 def test_a_wrong_logger_is_one_line(train, typed, sentence):
-    assert set(registry.table("logger")) == {"console", "tensorboard"}
+    assert set(registry.table("logger")) == {"console", "mlflow", "tensorboard", "wandb"}
     done = train(*TINY, typed)
     assert (done.code, done.err) == (1, f"error: {sentence.format(own=registry.OWN)}\n")
 

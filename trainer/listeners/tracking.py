@@ -1,0 +1,126 @@
+"""What a tracking tool gets of a run: its numbers by step, its configuration, its state at the end."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from peakpoint.base import bounded
+from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.base.files import write_atomic
+from peakpoint.base.lock import present
+from peakpoint.base.text import json_text
+from peakpoint.checkpointing.events import EvalEnd, Interrupted, RunEnd
+from peakpoint.checkpointing.remote import urls
+from peakpoint.trainer.listeners.events import Attempt, Logged, Published, Tested
+from peakpoint.trainer.reports.run_record import sentence
+
+
+def check_package(name: str, *modules: str) -> None:
+    """Raise UserError where the modules of the extra `name` cannot be imported."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except Exception as error:  # a package that does not go with another raises almost anything
+        reason = f"cannot be loaded ({sentence(error)})"
+        if isinstance(error, ModuleNotFoundError):
+            reason = f"needs {error.name}"
+        raise UserError(f"logger={name} {reason}: pip install 'peakpoint[{name}]'.") from None
+
+
+def numbers(event: Published) -> tuple[str, int, dict[str, float]] | None:
+    """Return the group, the step and the numbers of an event, None for one that has none."""
+    values: Mapping[str, float | None]
+    if isinstance(event, Logged):
+        names = ("loss", "lr", "accuracy", "grad_norm", "images_per_second")
+        group, values = "train", {name: getattr(event, name) for name in names}
+    elif isinstance(event, EvalEnd):
+        group, values = "val", {**event.metrics, "sparsity": event.sparsity, "epoch": event.epoch}
+    elif isinstance(event, Tested):
+        group, values = f"test_{event.which}", {**event.metrics, "sparsity": event.sparsity}
+    else:
+        return None
+    return group, event.step, {f"{group}/{n}": float(v) for n, v in values.items() if v is not None}
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a configuration with `***` for passwords of URLs and secrets of the environment."""
+    if isinstance(value, Mapping):
+        return {str(key): without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(inner) for inner in value]
+    return urls.shown(value) if isinstance(value, str) else value
+
+
+class Tracker(ABC):
+    """Sends a run's numbers to a tool, where the run stays one run however often it is resumed.
+
+    The tool is opened at the first number: what fails there is this listener's failure, not the run's.
+    `NAME.json` in the run directory has the run's `id` in the tool and, by group, the last step `sent`.
+    Steps that a resumed run repeats are not sent again, since the tools cannot replace them.
+    """
+
+    def __init__(self, name: str, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self._name = f"{name}.json"
+        self._state = "failed"  # unless the end of the training comes
+        self._id: str | None = None
+        self._before: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
+
+    def __call__(self, event: Published) -> None:
+        """Send an event's numbers."""
+        if isinstance(event, RunEnd):
+            self._state = "finished"
+        elif isinstance(event, Interrupted):
+            self._state = "interrupted"
+        elif found := numbers(event):
+            group, step, values = found
+            if self._id is None:
+                self._begin()
+            if isinstance(event, Tested):  # at the step of the checkpoint, which may be an earlier one
+                self.send(step, values)
+            elif step > self._before.get(group, -1):
+                self.send(step, values)
+                self._sent[group] = step
+                self._note()
+
+    def _begin(self) -> None:
+        """Open the tool and note the run's id there."""
+        known, sent = self._noted()
+        self._id = self.open(known, without_secrets(self.attempt.config))
+        self._before = sent if self._id == known else {}
+        self._sent = dict(self._before)
+        self._note()
+
+    def _noted(self) -> tuple[str | None, dict[str, int]]:
+        """Return the id and the steps that an earlier attempt noted; none where they cannot be read."""
+        try:
+            found = bounded.read_json(present(self.attempt.directory, or_named=True) / self._name)
+        except CheckpointError:
+            return None, {}
+        known, sent = found.get("id"), found.get("sent")
+        if not (isinstance(known, str) and known.isalnum() and isinstance(sent, dict)):
+            return None, {}
+        return known, {group: step for group, step in sent.items() if type(step) is int}
+
+    def _note(self) -> None:
+        found = json_text({"id": self._id, "sent": self._sent})
+        write_atomic(present(self.attempt.directory, or_named=True) / self._name, found)
+
+    def close(self) -> None:
+        """End the run in the tool with its state."""
+        if self._id is not None:
+            self.end(self._state)
+
+    @abstractmethod
+    def open(self, known: str | None, config: dict[str, Any]) -> str:
+        """Begin, or go on with the run of an id; returns the id of the run that is written."""
+
+    @abstractmethod
+    def send(self, step: int, values: dict[str, float]) -> None:
+        """Send numbers of a step."""
+
+    @abstractmethod
+    def end(self, state: str) -> None:
+        """End with `finished`, `interrupted` or `failed`."""
