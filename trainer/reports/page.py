@@ -9,8 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,13 @@ from peakpoint.base.terminal import escaped
 from peakpoint.base.text import utc_now
 from peakpoint.trainer.reports import run_page, study, study_page
 from peakpoint.trainer.reports.charts import drawing
-from peakpoint.trainer.reports.sections import Page, Section
+from peakpoint.trainer.reports.charts.drawing import Chart
+from peakpoint.trainer.reports.sections import Page
 
 PAGE, FOLDER = "report.html", "report"
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST = 2000
 """Characters of a cell or a line."""
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A section with its charts as SVG."""
-
-    section: Section
-    charts: list[dict[str, Any]] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.section, name)
 
 
 def write(paths: Iterable[Path], out: Path, *, refresh: int | None = None) -> Path:
@@ -54,8 +43,10 @@ def write(paths: Iterable[Path], out: Path, *, refresh: int | None = None) -> Pa
             page = run_page.of_run(paths[0])
         else:
             page = study_page.of_results(study.read_results(paths), paths)
-        _write_charts(page, folder)
-        write_atomic(out / PAGE, _html(page, refresh))
+        charts = [chart for section in page.sections for chart in section.charts]
+        pictures = {chart.name: drawing.svg(chart) for chart in charts}
+        _write_charts(charts, pictures, folder)
+        write_atomic(out / PAGE, _html(page, pictures, refresh))
     except OSError as error:
         raise UserError(f"{out / PAGE} cannot be written: {os_reason(error)}.") from None
     except CheckpointError as error:
@@ -63,23 +54,20 @@ def write(paths: Iterable[Path], out: Path, *, refresh: int | None = None) -> Pa
     return out / PAGE
 
 
-def _html(page: Page, refresh: int | None) -> str:
+def _html(page: Page, pictures: Mapping[str, str], refresh: int | None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, finalize=_plain
     )
+    environment.filters["svg"] = lambda chart: Markup(pictures[chart.name])
     script = (TEMPLATES / "sort.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shown = [
-        _Shown(s, [{"title": c.title, "svg": Markup(drawing.svg(c, alone=False))} for c in s.charts])
-        for s in page.sections
-    ]
     return environment.get_template("page.html").render(
         title=page.title,
         summary=page.summary,
-        sections=shown,
+        sections=page.sections,
         style=Markup(drawing.variables() + (TEMPLATES / "style.css").read_text()),
         script=Markup(script),
         script_digest=f"sha256-{digest}",
@@ -96,15 +84,14 @@ def _plain(value: Any) -> Any:
     return "-" if value is None else value
 
 
-def _write_charts(page: Page, folder: Path) -> None:
+def _write_charts(charts: Sequence[Chart], pictures: Mapping[str, str], folder: Path) -> None:
     """Replace the folder of charts at once; without a chart there is none."""
-    charts = [chart for section in page.sections for chart in section.charts]
     staged, old = (folder.with_name(f".{FOLDER}.{end}.{os.getpid()}") for end in ("new", "old"))
     try:
         if charts:
             staged.mkdir()
         for chart in charts:
-            (staged / f"{chart.name}.svg").write_text(drawing.svg(chart, alone=True))
+            (staged / f"{chart.name}.svg").write_text(drawing.alone(pictures[chart.name]))
             (staged / f"{chart.name}.png").write_bytes(drawing.png(chart))
         if folder.exists():
             folder.rename(old)

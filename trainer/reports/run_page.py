@@ -15,7 +15,7 @@ from peakpoint.trainer.reports import run_record, study
 from peakpoint.trainer.reports.charts import drawing, run
 from peakpoint.trainer.reports.history import History, peak_rows, read_rows
 from peakpoint.trainer.reports.sections import Page, Section, Table
-from peakpoint.trainer.reports.tables import incomparable, when
+from peakpoint.trainer.reports.tables import incomparable, peak_table, test_table
 
 WORST = 10
 """Classes in the table of the worst."""
@@ -79,23 +79,9 @@ def _peaks(history: History, metric: str, mode: str, targets: Sequence[float]) -
     if not rows:
         section.words.append(f"No evaluation has a finite {metric} yet.")
         return section
-    table = [
-        [
-            row.scope,
-            when(history.evals, row),
-            *(shown(metric, v) for v in (row.best, row.final, row.degradation)),
-        ]
-        for row in rows
-    ]
-    head = [f"validation {metric}", "best epoch", "best", "final", "degradation"]
-    section.tables.append(Table(head, table))
+    section.tables.append(Table(*peak_table(history, rows, metric)))
     if history.tests:
-        names = list(dict.fromkeys(name for test in history.tests.values() for name in test["metrics"]))
-        tests = [
-            [which, test["epoch"], *(shown(name, test["metrics"].get(name)) for name in names)]
-            for which, test in sorted(history.tests.items(), reverse=True)
-        ]
-        section.tables.append(Table(["test set", "epoch", *names], tests))
+        section.tables.append(Table(*test_table(history)))
     section.words += incomparable(rows)
     if history.skipped:
         section.words.append(f"Steps that were skipped, as they were not finite: {history.skipped}.")

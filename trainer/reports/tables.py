@@ -14,7 +14,10 @@ from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.policies.sparsity import SLACK
 from peakpoint.checkpointing.storage.manifest import Manifest
-from peakpoint.trainer.reports.history import PeakRow, peaks, read_history
+from peakpoint.trainer.reports.history import History, PeakRow, peaks, read_history
+
+Rows = tuple[list[str], list[list[str]]]
+"""The head of a table, and its rows."""
 
 
 def print_report(
@@ -26,27 +29,10 @@ def print_report(
     """
     history = read_history(run)
     rows = peaks(history, metric, mode, targets)
-    console.table(
-        [f"Validation {metric}", "best epoch", "best", "final", "degradation"],
-        [
-            [
-                row.scope,
-                when(history.evals, row),
-                *(shown(metric, v) for v in (row.best, row.final, row.degradation)),
-            ]
-            for row in rows
-        ],
-    )
+    console.table(*peak_table(history, rows, metric))
     if history.tests:
-        names = list(dict.fromkeys(name for test in history.tests.values() for name in test["metrics"]))
         console.say("")
-        console.table(
-            ["Test", "epoch", *names],
-            [
-                [which, test["epoch"], *(shown(name, test["metrics"].get(name)) for name in names)]
-                for which, test in sorted(history.tests.items(), reverse=True)
-            ],
-        )
+        console.table(*test_table(history))
     if kept:
         console.say("")
         _print_kept(console, run, kept)
@@ -66,7 +52,26 @@ def print_report(
         console.say(note)
 
 
-def when(evals: Sequence[EvalEnd], row: PeakRow) -> str:
+def peak_table(history: History, rows: Sequence[PeakRow], metric: str) -> Rows:
+    """Return peak against final, a row for each scope."""
+    head = [f"Validation {metric}", "best epoch", "best", "final", "degradation"]
+    return head, [
+        [row.scope, _when(history.evals, row)]
+        + [shown(metric, value) for value in (row.best, row.final, row.degradation)]
+        for row in rows
+    ]
+
+
+def test_table(history: History) -> Rows:
+    """Return the metrics of the test set, a row for the selected weights and one for the final ones."""
+    names = list(dict.fromkeys(name for test in history.tests.values() for name in test["metrics"]))
+    return ["Test", "epoch", *names], [
+        [which, str(test["epoch"]), *(shown(name, test["metrics"].get(name)) for name in names)]
+        for which, test in sorted(history.tests.items(), reverse=True)
+    ]
+
+
+def _when(evals: Sequence[EvalEnd], row: PeakRow) -> str:
     """Return the epoch of a peak, with its step where the epoch had several evaluations."""
     several = sum(e.epoch == row.best_epoch for e in evals) > 1
     return f"{row.best_epoch}, step {row.best_step}" if several else str(row.best_epoch)
