@@ -135,7 +135,7 @@ def ours(trial: Trial) -> None:
     parts.data.train_batches = lambda *_: iter(trial.batches)  # type: ignore[method-assign]
     with (
         closing(JsonLines(trial.folder, 0, set())) as lines,
-        closing(TensorBoard(trial.folder, 0)) as tensorboard,
+        closing(TensorBoard(trial.folder, 0, {})) as tensorboard,
         closing(ConsoleListener(_console(), total_steps=parts.total_steps, start_step=0)) as console,
         closing(Manager(store, parts.policies, parts.state.gather, options=options)) as manager,
     ):

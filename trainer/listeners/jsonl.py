@@ -1,7 +1,7 @@
 """metrics.jsonl: a row for each event, and what becomes of rows that a resumed run writes again."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -90,3 +90,16 @@ def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
         aside.write("".join(superseded).encode())
         aside.close()
         write_atomic(path, "".join(kept))
+
+
+def at_step(run: Path, step: int) -> Iterator[Logged | EvalEnd]:
+    """Yield the losses and evaluations of a step in metrics.jsonl, with a text for what is not finite."""
+    kinds: dict[str, type[Logged | EvalEnd]] = {"train": Logged, "eval": EvalEnd}
+    for line in lines(run / METRICS):
+        try:
+            values = json_value(line)
+            if values["step"] != step or (kind := kinds.get(values["kind"])) is None:
+                continue
+            yield kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+        except (ValueError, KeyError, TypeError):
+            continue

@@ -1,5 +1,6 @@
-"""TensorBoard: scalars of a run, as records that TensorBoard reads."""
+"""TensorBoard: scalars of a run and its row of HPARAMS, as records that TensorBoard reads."""
 
+import contextlib
 import importlib
 import os
 import socket
@@ -11,9 +12,12 @@ from typing import Any
 
 from peakpoint.base.errors import UserError
 from peakpoint.base.registry import register
-from peakpoint.checkpointing.events import EvalEnd, StepEnd
-from peakpoint.trainer.listeners.events import Attempt, Logged, Logger, Published, Tested
+from peakpoint.checkpointing.events import EvalEnd
+from peakpoint.trainer.listeners import hparams
+from peakpoint.trainer.listeners.events import Attempt, Logger, Published
+from peakpoint.trainer.listeners.jsonl import at_step
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
+from peakpoint.trainer.listeners.tracking import Numbers
 from peakpoint.trainer.reports.run_record import sentence
 
 
@@ -37,52 +41,79 @@ class TensorBoardLogger(Logger):
 
     def build(self, attempt: Attempt) -> "TensorBoard":
         """Return the listener of an attempt."""
-        return TensorBoard(attempt.directory, attempt.step)
+        return TensorBoard(attempt.directory, attempt.step, attempt.config)
 
 
-class TensorBoard:
-    """Writes scalars for TensorBoard; those after a resume replace the steps that they repeat.
+class Records:
+    """A file of TensorBoard's records.
 
-    The records go through a RetryingFile: TensorBoard's own writer stops for good at the first failed write.
+    They go through a RetryingFile: TensorBoard's own writer stops for good at the first failed write.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+    def __init__(self, path: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        folder = run / "tensorboard"
-        folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"  # read by name
-        self._file = RetryingFile(folder / name)
-        self._records: Any = RecordWriter(self._file)
-        self._event, self._summary = Event, Summary
-        self._write(file_version="brain.Event:2")
-        # Also at step 0: an attempt that was killed before its first checkpoint has left records behind.
-        self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._file = RetryingFile(path)
+        self._writer: Any = RecordWriter(self._file)
+        self._event = Event
+        self.write(file_version="brain.Event:2")
 
-    def __call__(self, event: Published) -> None:
-        """Write an event's numbers."""
-        if isinstance(event, StepEnd):
-            return
-        if isinstance(event, Logged):
-            rate = event.images_per_second
-            self._add("train", event.step, {"loss": event.loss, "lr": event.lr, "images_per_second": rate})
-        elif isinstance(event, EvalEnd):
-            self._add("val", event.step, {**event.metrics, "sparsity": event.sparsity})
-            if event.layers:
-                self._add("sparsity", event.step, event.layers)
-        elif isinstance(event, Tested):
-            self._add(f"test_{event.which}", event.step, event.metrics)
-
-    def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of one moment as one record."""
-        scalars = [self._summary.Value(tag=f"{group}/{n}", simple_value=v) for n, v in values.items()]
-        self._write(step=step, summary=self._summary(value=scalars))
-
-    def _write(self, **fields: Any) -> None:
-        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+    def write(self, **fields: Any) -> None:
+        """Write an event with these fields."""
+        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
     def close(self) -> None:
         """Write what is left."""
         self._file.close()
+
+
+class TensorBoard(Numbers):
+    """Writes the scalars of a run, and its row of HPARAMS, for TensorBoard.
+
+    An attempt replaces the steps that it repeats. TensorBoard can only leave out all that it has read from a
+    step on. Of the checkpoint's own step some may be repeated, such as an evaluation that a signal had cut
+    short: it is left out, and what metrics.jsonl keeps of it is written once more.
+    """
+
+    def __init__(self, run: Path, step: int, config: Mapping[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+        super().__init__(step)
+        self._run, self._summary = run, Summary
+        folder = run / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"  # read by name
+        self._scalars = Records(folder / name)
+        # Also at the beginning: an attempt that was killed before its first checkpoint has left records.
+        self._scalars.write(step=max(step, 1), session_log=SessionLog(status=SessionLog.START))
+        if step:
+            for event in at_step(run, step):
+                self(event)
+        with contextlib.suppress(OSError):  # TensorBoard shows the first settings that it reads of a folder
+            (folder / hparams.FILE).unlink()
+        self._row = Records(folder / hparams.FILE)
+        self._row.write(summary=hparams.started(config))
+
+    def __call__(self, event: Published) -> None:
+        """Write an event's numbers."""
+        super().__call__(event)
+        if isinstance(event, EvalEnd) and event.layers:
+            self.take("sparsity", event.step, {f"sparsity/{n}": float(v) for n, v in event.layers.items()})
+
+    def take(self, group: str, step: int, values: dict[str, float]) -> None:  # noqa: ARG002
+        """Write the numbers of one moment as one record."""
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._scalars.write(step=step, summary=self._summary(value=scalars))
+
+    def close(self) -> None:
+        """Write what the run came to, and what is left."""
+        try:
+            found = hparams.results(self._run)
+            self.take("end", self.step, {f"end/{name}": value for name, value in found.items()})
+            if self.state in hparams.STATUS:
+                self._row.write(summary=hparams.ended(self.state))
+        finally:
+            self._scalars.close()
+            self._row.close()

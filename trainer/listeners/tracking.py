@@ -1,4 +1,4 @@
-"""What a tracking tool gets of a run: its numbers by step, its configuration, its state at the end."""
+"""What TensorBoard and tracking tools get of a run: its numbers by step, its settings, its state."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.files import write_atomic
 from peakpoint.base.lock import present
 from peakpoint.base.text import json_text
-from peakpoint.checkpointing.events import EvalEnd, Interrupted, RunEnd
+from peakpoint.checkpointing.events import EvalEnd, Interrupted, RunEnd, StepEnd
 from peakpoint.checkpointing.remote import urls
 from peakpoint.trainer.listeners.events import Attempt, Logged, Published, Tested
 from peakpoint.trainer.reports.run_record import sentence
@@ -28,19 +28,16 @@ def check_package(name: str, *modules: str) -> None:
         raise UserError(f"logger={name} {reason}: pip install 'peakpoint[{name}]'.") from None
 
 
-def numbers(event: Published) -> tuple[str, int, dict[str, float]] | None:
-    """Return the group, the step and the numbers of an event, None for one that has none."""
+def numbers(event: Logged | EvalEnd | Tested) -> tuple[str, dict[str, float]]:
+    """Return the group and the numbers of an event."""
     values: Mapping[str, float | None]
     if isinstance(event, Logged):
         names = ("loss", "lr", "accuracy", "grad_norm", "images_per_second")
         group, values = "train", {name: getattr(event, name) for name in names}
-    elif isinstance(event, EvalEnd):
-        group, values = "val", {**event.metrics, "sparsity": event.sparsity, "epoch": event.epoch}
-    elif isinstance(event, Tested):
-        group, values = f"test_{event.which}", {**event.metrics, "sparsity": event.sparsity}
     else:
-        return None
-    return group, event.step, {f"{group}/{n}": float(v) for n, v in values.items() if v is not None}
+        group = "val" if isinstance(event, EvalEnd) else f"test_{event.which}"
+        values = {**event.metrics, "sparsity": event.sparsity, "epoch": event.epoch}
+    return group, {f"{group}/{n}": float(v) for n, v in values.items() if v is not None}
 
 
 def without_secrets(value: Any) -> Any:
@@ -52,7 +49,34 @@ def without_secrets(value: Any) -> Any:
     return urls.shown(value) if isinstance(value, str) else value
 
 
-class Tracker(ABC):
+class Numbers(ABC):
+    """Takes the numbers of a run by group and step; knows its `state` and its last `step`.
+
+    The test set is read when the run has ended, and its numbers have that step, whichever checkpoint was
+    tested: the steps of a curve only grow, and a resumed run that reads it again can replace them.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.state = "failed"  # unless the end of the training comes
+
+    def __call__(self, event: Published) -> None:
+        """Pass an event's numbers on."""
+        if isinstance(event, StepEnd):
+            self.step = event.step
+        elif isinstance(event, RunEnd | Interrupted):
+            self.step = event.step
+            self.state = "finished" if isinstance(event, RunEnd) else "interrupted"
+        elif isinstance(event, Logged | EvalEnd | Tested):
+            group, values = numbers(event)
+            self.take(group, self.step if isinstance(event, Tested) else event.step, values)
+
+    @abstractmethod
+    def take(self, group: str, step: int, values: dict[str, float]) -> None:
+        """Take the numbers of a group at a step."""
+
+
+class Tracker(Numbers):
     """Sends a run's numbers to a tool, where the run stays one run however often it is resumed.
 
     The tool is opened at the first number: what fails there is this listener's failure, not the run's.
@@ -61,29 +85,21 @@ class Tracker(ABC):
     """
 
     def __init__(self, name: str, attempt: Attempt) -> None:
+        super().__init__(attempt.step)
         self.attempt = attempt
         self._name = f"{name}.json"
-        self._state = "failed"  # unless the end of the training comes
         self._id: str | None = None
         self._before: dict[str, int] = {}
         self._sent: dict[str, int] = {}
 
-    def __call__(self, event: Published) -> None:
-        """Send an event's numbers."""
-        if isinstance(event, RunEnd):
-            self._state = "finished"
-        elif isinstance(event, Interrupted):
-            self._state = "interrupted"
-        elif found := numbers(event):
-            group, step, values = found
-            if self._id is None:
-                self._begin()
-            if isinstance(event, Tested):  # at the step of the checkpoint, which may be an earlier one
-                self.send(step, values)
-            elif step > self._before.get(group, -1):
-                self.send(step, values)
-                self._sent[group] = step
-                self._note()
+    def take(self, group: str, step: int, values: dict[str, float]) -> None:
+        """Send numbers of a step that was not sent."""
+        if self._id is None:
+            self._begin()
+        if step > self._before.get(group, -1):
+            self.send(step, values)
+            self._sent[group] = step
+            self._note()
 
     def _begin(self) -> None:
         """Open the tool and note the run's id there."""
@@ -111,7 +127,7 @@ class Tracker(ABC):
     def close(self) -> None:
         """End the run in the tool with its state."""
         if self._id is not None:
-            self.end(self._state)
+            self.end(self.state)
 
     @abstractmethod
     def open(self, known: str | None, config: dict[str, Any]) -> str:

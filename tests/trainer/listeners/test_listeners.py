@@ -23,9 +23,8 @@ from peakpoint.trainer.listeners import events
 from peakpoint.trainer.listeners.console import ConsoleHandler, ConsoleListener, LogLines
 from peakpoint.trainer.listeners.events import Logged
 from peakpoint.trainer.listeners.jsonl import JsonLines, row
-from peakpoint.trainer.listeners.tensorboard import TensorBoard
 from peakpoint.trainer.reports.history import read_history
-from tests.conftest import TINY, Screen, rows
+from tests.conftest import Screen
 
 METRICS = {"accuracy": 0.5, "top5_accuracy": 0.9, "f1_score": 0.4, "loss": 1.25}
 EVAL = EvalEnd(2, 16, METRICS, 0.7, 3)
@@ -128,70 +127,6 @@ def test_rows_that_are_moved_twice_are_both_there(tmp_path):
     JsonLines(tmp_path, 0, set()).close()
     aside = (tmp_path / "metrics.superseded.jsonl").read_text().splitlines()
     assert [strict(line)["step"] for line in aside] == [1, 2]
-
-
-def scalars(run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = EventAccumulator(str(run / "tensorboard"))
-    found.Reload()
-    return {tag: [(s.step, s.value) for s in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
-
-
-def test_tensorboard_reads_what_was_written(tmp_path):
-    board = TensorBoard(tmp_path, 0)
-    for event in EVENTS:
-        board(event)
-    board.close()
-    found = scalars(tmp_path)
-    assert found["train/loss"] == [(3, 2.5)]
-    assert found["val/accuracy"] == [(16, 0.5)]
-    assert found["val/sparsity"] == [(16, pytest.approx(0.7))]
-    assert found["test_selected/accuracy"] == [(16, 0.5)]
-    assert {"train/lr", "train/images_per_second", "val/loss", "val/f1_score"} <= set(found)
-
-
-def test_in_tensorboard_a_resumed_run_replaces_what_it_repeats(train, tmp_path):
-    base = [a for a in TINY if not a.startswith("logger")]
-    done = train(*base, "epochs=2", "log_every=2", "checkpoint.interval=1", "hydra.run.dir=run")
-    assert done.code == 0, done.err
-    early = tmp_path / "run" / "checkpoints" / "training" / "checkpoint_epoch_0001_step_00000008.pt"
-    done = train(f"resume={early}", "log_every=4", "epochs=3")
-    assert done.code == 0, done.err
-    found = scalars(tmp_path / "run")
-    assert [step for step, _ in found["train/loss"]] == [2, 4, 6, 8, 12, 16, 20, 24]
-    assert [step for step, _ in found["val/accuracy"]] == [8, 16, 24]
-    assert [r["step"] for r in rows(tmp_path / "run", "eval")] == [8, 16, 24]
-    assert [r["step"] for r in rows(tmp_path / "run", "train")] == [2, 4, 6, 8, 12, 16, 20, 24]
-    aside = (tmp_path / "run" / "metrics.superseded.jsonl").read_text().splitlines()
-    kinds = [(strict(line)["kind"], strict(line).get("step")) for line in aside]
-    assert [k for k in kinds if k[0] != "test"] == [
-        ("train", 10), ("train", 12), ("train", 14), ("train", 16), ("eval", 16),
-    ]  # fmt: skip
-
-
-def test_in_tensorboard_a_mid_epoch_resume_keeps_one_curve_of_each_layer(train, tmp_path):
-    base = [a for a in TINY if not a.startswith("logger")]
-    ramp = ("pruning.target=0.7", "pruning.start_step=2", "pruning.end_step=10")
-    done = train(*base, *ramp, "epochs=2", "eval_every_steps=4", "checkpoint.interval_steps=4",
-                 "checkpoint.keep_last=9", "hydra.run.dir=run")  # fmt: skip
-    assert done.code == 0, done.err
-    early = tmp_path / "run" / "checkpoints" / "training" / "checkpoint_epoch_0002_step_00000012.pt"
-    done = train(f"resume={early}")
-    assert done.code == 0, done.err
-    found = scalars(tmp_path / "run")
-    layers = {tag for tag in found if tag.startswith("sparsity/")}
-    assert layers == {f"sparsity/{name}" for name in rows(tmp_path / "run", "eval")[-1]["layers"]}
-    for tag in ("val/accuracy", *layers):
-        assert [step for step, _ in found[tag]] == [4, 8, 12, 16]
-
-
-def test_in_tensorboard_a_start_at_the_beginning_replaces_what_a_kill_left(tmp_path):
-    for loss in (2.0, 3.0):
-        board = TensorBoard(tmp_path, 0)
-        board(Logged(1, 3, loss, 0.001, 100.0))
-        board.close()
-    assert scalars(tmp_path)["train/loss"] == [(3, 3.0)]
 
 
 @pytest.fixture
