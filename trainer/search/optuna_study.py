@@ -11,8 +11,11 @@ from peakpoint.trainer.config.schema import Pruner, Sampler, Search
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
+    from optuna.trial import BaseTrial, FrozenTrial
 
 FILE = "study.db"
+RETRIES = "retries"
+"""The attribute of a trial that tries a failed one again: the number of the first, its directory too."""
 WAIT_S = 60
 """Seconds to wait for another process that writes to the database."""
 
@@ -89,3 +92,20 @@ def trial_of(study: "Study", number: int) -> "Trial":
             trial = library().trial.Trial(study, frozen._trial_id)
             return trial
     raise UserError(f"The study {study.study_name} has no trial {number}.")
+
+
+def directory(trial: "BaseTrial") -> str:
+    """Return the name of the directory in which a trial is a run."""
+    return str(trial.user_attrs.get(RETRIES, trial.number))
+
+
+def standing(study: "Study") -> "dict[str, FrozenTrial]":
+    """Return the trials by their directories; of one that was tried again, the latest."""
+    return {directory(trial): trial for trial in study.get_trials(deepcopy=False)}
+
+
+def retry_failed(study: "Study") -> None:
+    """Let the next trials be the failed ones again: Optuna changes no trial that has ended."""
+    for name, trial in standing(study).items():
+        if trial.state.name == "FAIL":
+            study.enqueue_trial(dict(trial.params), {RETRIES: int(name)})

@@ -16,19 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from peakpoint.base.errors import PeakpointError, UserError
+from peakpoint.base.errors import UserError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.terminal import Console
 from peakpoint.trainer import run_directory
 from peakpoint.trainer.config import recorded
-from peakpoint.trainer.config.check import checked
-from peakpoint.trainer.config.explain import explain
-from peakpoint.trainer.config.hydra_overrides import keys, split, under
+from peakpoint.trainer.config.hydra_overrides import OWN, keys, split, under
 from peakpoint.trainer.config.schema import Config, Monitor, Sampler, Search
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.reports.study import read_results
@@ -36,9 +32,10 @@ from peakpoint.trainer.reports.study_table import print_study
 from peakpoint.trainer.resume import advice
 from peakpoint.trainer.search import judge, optuna_study, space, trials
 from peakpoint.trainer.search.space import Dimension
-from peakpoint.trainer.sweep import record
+from peakpoint.trainer.sweep import record, storage
+from peakpoint.trainer.sweep.planning import composed
 from peakpoint.trainer.sweep.record import Job
-from peakpoint.trainer.sweep.start import write_record
+from peakpoint.trainer.sweep.start import check_jobs, write_record
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -80,55 +77,46 @@ def _search(config: DictConfig) -> int:
     known = [name for name in (run_directory.SWEEP, record.NAME) if os.path.lexists(folder / name)]
     if known and (known != [record.NAME] or record.read(folder)["launcher"] != LAUNCHER):
         raise UserError(f"{folder} holds a sweep that is not a search: choose another hydra.sweep.dir.")
-    loader = GlobalHydra.instance().config_loader()
-    dimensions, words = space.split_words(run_record.typed(), loader)
-    fixed = [word for word in words if not under(str(split(word)[0]), ("search",))]
-    settings = _check_space(config, loader, dimensions, words)
+    dimensions, words = space.split_words(run_record.typed(), GlobalHydra.instance().config_loader())
+    fixed = [word for word in words if not under(str(split(word)[0]), ("search", *OWN))]
+    corners = _check_space(config, dimensions, words)
+    settings = corners[0]
     assert settings.search
     points: Sequence[Any] = ()
     if settings.search.sampler is Sampler.grid:
         dimensions, points = space.grid(dimensions)
-    made = not folder.exists()
+    total = settings.search.trials or len(points)
+    if points:
+        points = points[:total]
+        total = len(points)
     folder.mkdir(parents=True, exist_ok=True)
-    run_directory.accept()
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(one_writer(folder))
-            sweep = _open(folder.resolve(), settings, dimensions, fixed)
-        except PeakpointError:
-            if made:
-                held.close()
-                folder.rmdir()
-            raise
-        total = settings.search.trials or len(points)
-        if points:
-            points = points[:total]
-            total = len(points)
+    with one_writer(folder):
+        begun = len(list(folder.glob(f"*/{run_record.RUN}")))
+        storage.check_room(folder, corners, total - begun)
+        sweep = _open(folder.resolve(), settings, dimensions, fixed)
         with optuna_study.explained(sweep.storage):
+            check_jobs(folder, [composed(config, job.overrides, job.number) for job in sweep.jobs()])
+            run_directory.accept()
             for point in points:
                 sweep.study.enqueue_trial(dict(point), skip_if_exists=True)
+            if config.retry_failed:
+                optuna_study.retry_failed(sweep.study)
             return sweep.run(total)
 
 
-def _check_space(config: DictConfig, loader: Any, dimensions: list[Dimension], words: list[str]) -> Config:
-    """Return the settings that the trials share, once values from everywhere in the space are checked."""
+def _check_space(config: DictConfig, dimensions: list[Dimension], words: list[str]) -> list[Config]:
+    """Return the configurations of trials from everywhere in the space, checked. Raises UserError."""
     if not dimensions:
         raise UserError(
             "A search needs a space: sweep a key, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'."
         )
-    combinations = [[*words, *combination] for combination in space.corners(dimensions)]
-    for combination in combinations:
+    found = []
+    for drawn in space.corners(dimensions):
         try:
-            cfg = loader.load_sweep_config(config, combination)
-            with open_dict(cfg):
-                del cfg["hydra"]
-            run_record.refuse_passwords(cfg)
-            settings = checked(cfg, keys(combination))
-        except (HydraException, OmegaConfBaseException, PeakpointError) as error:
-            sentence = str(error) if isinstance(error, PeakpointError) else explain(error)
-            drawn = shlex.join(combination[len(words) :])
-            raise UserError(f"A trial of {drawn} would be refused: {sentence}") from None
-    return settings
+            found.append(composed(config, [*words, *drawn], typed=keys([*words, *drawn]))[2])
+        except UserError as error:
+            raise UserError(f"A trial of {shlex.join(drawn)} would be refused: {error}") from None
+    return found
 
 
 def _open(folder: Path, settings: Config, dimensions: list[Dimension], fixed: list[str]) -> "_Sweep":
@@ -180,21 +168,29 @@ class _Sweep:
                 self._report(total)
             raise
         self._report(total)
-        return int(bool(self.left) or any(trial.state.name == "FAIL" for trial in self.study.get_trials()))
+        return int(bool(self.left) or self._count("FAIL") > 0)
+
+    def _count(self, state: str) -> int:
+        """Return how many trials are in a state of Optuna's; one that was tried again counts once."""
+        return sum(trial.state.name == state for trial in optuna_study.standing(self.study).values())
 
     def _step(self, total: int) -> bool:
         """Conclude what has ended and start what there is room for; returns whether anything is left."""
         for each in [each for each in self.running if each.process.poll() is not None]:
             self._conclude(each)
-        known = self.study.get_trials(deepcopy=False)
-        begun = sum(trial.state.name != "WAITING" for trial in known)
+        known = optuna_study.standing(self.study)
+        begun = len(known) - self._count("WAITING")
         here = {each.number for each in self.running} | self.left
-        others = [t.number for t in known if t.state.name == "RUNNING" and t.number not in here]
-        waiting = [number for number in others if not trials.is_busy(self.folder / str(number))]
+        others = {
+            trial.number: self.folder / name
+            for name, trial in known.items()
+            if trial.state.name == "RUNNING" and trial.number not in here
+        }
+        waiting = [number for number, directory in others.items() if not trials.is_busy(directory)]
         room = self.search.processes - len(self.running) - (len(others) - len(waiting))
         for number in waiting[: max(0, room)]:
-            if (outcome := trials.conclude(self.study, number, self.folder / str(number))) is not None:
-                self._say(number, outcome)
+            if (outcome := trials.conclude(self.study, number, others[number])) is not None:
+                self._say(others[number], outcome)
             else:
                 self._start(number)
         for _ in range(min(room - len(waiting), total - begun)):
@@ -202,8 +198,10 @@ class _Sweep:
         return bool(self.running or others or begun < total)
 
     def _start(self, number: int) -> None:
-        drawn = [each.draw(optuna_study.trial_of(self.study, number)) for each in self.dimensions]
-        self.console.say(f"trial {number}: {' '.join(drawn)}")
+        asked = optuna_study.trial_of(self.study, number)
+        directory = self.folder / optuna_study.directory(asked)
+        drawn = [each.draw(asked) for each in self.dimensions]
+        self.console.say(f"trial {directory.name}: {' '.join(drawn)}")
         search = self.search
         trial = judge.Trial(
             number=number,
@@ -216,38 +214,42 @@ class _Sweep:
         )
         places = _places()
         words = [*places, *self.fixed, *drawn]
-        again = [*places, *recorded.needs_word(self.fixed)]
-        directory = self.folder / str(number)
+        drift = [word for word in run_record.typed() if split(word)[0] == "accept_drift"]
+        again = [*places, *recorded.needs_word(self.fixed), *drift]
         self._write_record()
         self.running.append(trials.start(number, directory, words, trial.word(), again))
 
     def _conclude(self, ended: trials.Running) -> None:
         """Record and say what came of a trial whose process has ended."""
         self.running.remove(ended)
-        number, directory = ended.number, self.folder / str(ended.number)
         with ended.errors:
             error = ended.last_error() if 0 < ended.process.returncode < 128 else ""
-        if trials.is_busy(directory):  # by the process of a search that was killed
+        if trials.is_busy(ended.directory):  # by the process of a search that was killed
             return
-        outcome = trials.conclude(self.study, number, directory, error)
+        outcome = trials.conclude(self.study, ended.number, ended.directory, error)
         if outcome is None:
-            self.left.add(number)
-        self._say(number, outcome or "is not finished")
+            self.left.add(ended.number)
+        self._say(ended.directory, outcome or f"is not finished{': ' * bool(error)}{error}")
 
-    def _say(self, number: int, outcome: str) -> None:
-        self.console.say(f"trial {number} {outcome}")
+    def _say(self, directory: Path, outcome: str) -> None:
+        self.console.say(f"trial {directory.name} {outcome}")
         self._write_record()
 
-    def _write_record(self) -> None:
-        """Write sweep.json and table.csv with the trials that have begun."""
-        jobs = []
+    def jobs(self) -> list[Job]:
+        """Return the trials that have begun, with their overrides."""
+        found = []
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.state.name != "WAITING" and len(trial.params) == len(self.dimensions):
+            new = optuna_study.directory(trial) == str(trial.number)
+            if new and trial.state.name != "WAITING" and len(trial.params) == len(self.dimensions):
                 drawn = [each.draw(trial) for each in self.dimensions]
-                jobs.append(Job(trial.number, str(trial.number), (*self.fixed, *drawn)))
+                found.append(Job(trial.number, str(trial.number), (*self.fixed, *drawn)))
+        return found
+
+    def _write_record(self, state: str = "running") -> None:
+        """Write sweep.json and table.csv with the trials that have begun."""
         metric, mode = self.monitor.metric, str(self.monitor.mode)
         with contextlib.suppress(UserError, OSError):  # a trial that has ended is not lost with the table
-            write_record(self.folder, jobs, LAUNCHER, metric, mode)
+            write_record(self.folder, self.jobs(), LAUNCHER, metric, mode, state)
 
     def _interrupt(self) -> None:
         """End the trials that train: each saves first. A second Ctrl-C ends them at once."""
@@ -263,12 +265,11 @@ class _Sweep:
 
     def _report(self, total: int) -> None:
         """Print the table, the best trial, and how to go on with a search that is not finished."""
-        self._write_record()
+        counts = {name: self._count(name) for name in ("COMPLETE", "PRUNED", "FAIL")}
+        ended = sum(counts.values())
+        self._write_record("interrupted" if ended < total else "failed" if counts["FAIL"] else "finished")
         with contextlib.suppress(UserError):
             print_study(self.console, read_results([self.folder]), title=str(self.folder))
-        found = self.study.get_trials(deepcopy=False)
-        counts = {name: sum(t.state.name == name for t in found) for name in ("COMPLETE", "PRUNED", "FAIL")}
-        ended = sum(counts.values())
         self.console.say(
             f"{ended} of {total} trials: {counts['COMPLETE']} finished, {counts['PRUNED']} pruned, "
             f"{counts['FAIL']} failed"
@@ -276,9 +277,11 @@ class _Sweep:
         if counts["COMPLETE"]:
             best = self.study.best_trial
             drawn = shlex.join(each.draw(best) for each in self.dimensions)
-            self.console.say(f"best: trial {best.number}, {best.value:.4g}: {drawn}")
+            self.console.say(f"best: trial {optuna_study.directory(best)}, {best.value:.4g}: {drawn}")
         if ended < total:
             self.console.say(f"To go on: {advice.command(self.folder)}")
+        elif counts["FAIL"]:
+            self.console.say(f"To try failed trials again: {advice.command(self.folder)} retry_failed=true")
 
 
 def _places() -> list[str]:

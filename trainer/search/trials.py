@@ -22,12 +22,16 @@ from peakpoint.trainer.reports.study import PRUNED, is_run, read_result
 if TYPE_CHECKING:
     from optuna import Study
 
+DEBUG = "HYDRA_FULL_ERROR"
+"""The variable that the command sets for itself: a trial that is refused prints one line."""
+
 
 @dataclass
 class Running:
-    """A trial that trains: its number, its process, and the file that takes the errors of that."""
+    """A trial that trains: its number, directory and process, and the file that takes the errors of that."""
 
     number: int
+    directory: Path
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
 
@@ -55,15 +59,16 @@ def start(number: int, directory: Path, words: Sequence[str], trial: str, again:
         words = [*words, f"hydra.run.dir={quote(str(directory))}"]
     paths = [str(CONF.resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     errors = tempfile.TemporaryFile()  # noqa: SIM115, as long as the process
+    inherited = {name: value for name, value in os.environ.items() if name != DEBUG}
     process = subprocess.Popen(
         [sys.executable, "-m", "peakpoint", "train", *words, trial],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**inherited, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,
     )
-    return Running(number, process, errors)
+    return Running(number, directory, process, errors)
 
 
 def is_busy(directory: Path) -> bool:
@@ -81,11 +86,11 @@ def conclude(study: "Study", number: int, directory: Path, error: str = "") -> s
     """
     from optuna.trial import TrialState
 
-    if not is_run(directory):
-        if not error:
-            return None
+    if error and not (directory / run_record.RUN).exists():
         directory.mkdir(exist_ok=True)
         run_record.set_status(directory, "failed", error=error)
+    if not is_run(directory):
+        return None
     result = read_result(directory)
     if result.state == "failed":
         study.tell(number, state=TrialState.FAIL, skip_if_finished=True)

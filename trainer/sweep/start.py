@@ -4,22 +4,16 @@ A sweep whose directory holds its record already is gone on with: its jobs must 
 """
 
 import contextlib
-import math
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from peakpoint.base import files
 from peakpoint.base.errors import CheckpointError, PeakpointError, UserError
@@ -27,17 +21,14 @@ from peakpoint.base.lock import one_writer
 from peakpoint.base.terminal import Console
 from peakpoint.base.text import utc_now
 from peakpoint.trainer import run_directory
-from peakpoint.trainer.config import recorded, unheeded
-from peakpoint.trainer.config.check import checked
-from peakpoint.trainer.config.explain import explain
-from peakpoint.trainer.config.hydra_overrides import OWN, keys, split
-from peakpoint.trainer.config.schema import Config
+from peakpoint.trainer.config.hydra_overrides import OWN, split
 from peakpoint.trainer.reports import run_record
-from peakpoint.trainer.reports.study import MOST, is_run, read_results
+from peakpoint.trainer.reports.study import is_run, read_results
 from peakpoint.trainer.reports.study_table import print_study
 from peakpoint.trainer.resume import advice, refusals
 from peakpoint.trainer.resume.plan import last_attempt
 from peakpoint.trainer.sweep import record, storage
+from peakpoint.trainer.sweep.planning import Planned, planned
 from peakpoint.trainer.sweep.record import Job
 
 
@@ -66,10 +57,10 @@ class BeforeSweep(Callback):
             known = _known(folder)
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(one_writer(folder))
-            plan = list(_planned(config))
+            plan = list(planned(config))
             if known is not None:
                 _check_same(folder, known, [job for job, *_ in plan])
-            _check_jobs(folder, plan, known or [])
+            check_jobs(folder, plan, new=len(known or ()))
             storage.check_room(folder, [found for job, _, found in plan if _lacks(folder / job.directory)])
             _begin(folder, plan)
             _current.append(_Sweep(folder, _command(folder), held.pop_all()))
@@ -83,48 +74,6 @@ def _known(folder: Path) -> list[Job] | None:
     if os.path.lexists(folder / run_directory.SWEEP):
         raise UserError(f"{folder} holds a sweep already: choose another hydra.sweep.dir.")
     return None
-
-
-_Planned = tuple[Job, DictConfig, Config]
-
-
-def _planned(config: DictConfig) -> Iterator[_Planned]:
-    """Yield each job with its configuration, as composed and checked. Raises UserError, which names the job.
-
-    Of another sweeper than Hydra's own, which chooses its jobs as it goes, nothing is known before.
-    """
-    if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
-        return
-    loader = GlobalHydra.instance().config_loader()
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*params, *run_record.typed()])
-    count = math.prod(len(recorded.values_of(word)) for word in [*params, *run_record.typed()])
-    if count > MOST:
-        raise UserError(f"{count} jobs are too many for one sweep: at most {MOST} have one table.")
-    try:
-        [jobs] = BasicSweeper.split_arguments(overrides, None)
-    except HydraException as error:
-        raise UserError(explain(error)) from None
-    shared = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    printed: set[str] = set()
-    for number, words in enumerate(jobs):
-        named = f"job {number} ({shlex.join(word for word in words if word not in shared)}): "
-        try:
-            cfg = loader.load_sweep_config(config, list(words))
-            with open_dict(cfg):
-                cfg.hydra.job.num = number
-                directory = str(cfg.hydra.sweep.subdir)
-                del cfg["hydra"]
-            run_record.refuse_passwords(cfg)
-            found = checked(cfg)
-        except (HydraException, OmegaConfBaseException, PeakpointError) as error:
-            sentence = str(error) if isinstance(error, PeakpointError) else explain(error)
-            raise UserError(named * (len(jobs) > 1) + sentence) from None
-        for line in unheeded.idle(cfg, found, keys(words)):  # it may be typed for other jobs
-            if line not in printed:
-                printed.add(line)
-                Console().say(line)
-        yield Job(number, directory, tuple(words)), cfg, found
 
 
 def _check_same(folder: Path, known: Sequence[Job], jobs: Sequence[Job]) -> None:
@@ -150,8 +99,11 @@ def _lasting(job: Job) -> Job:
     return replace(job, overrides=words)
 
 
-def _check_jobs(folder: Path, plan: Sequence[_Planned], known: Sequence[Job]) -> None:
-    """Raise UserError for a directory of two jobs, of another run, or of another configuration."""
+def check_jobs(folder: Path, plan: Sequence[Planned], new: int | None = None) -> None:
+    """Raise UserError for a directory of two jobs, of another run, or of another configuration.
+
+    Jobs from the number `new` on have not begun; None: all have.
+    """
     places: dict[Path, int] = {}
     for job, cfg, _ in plan:
         directory = (folder / job.directory).resolve()
@@ -161,7 +113,7 @@ def _check_jobs(folder: Path, plan: Sequence[_Planned], known: Sequence[Job]) ->
                 "hydra.sweep.subdir differ, as ${hydra.job.num} does."
             )
         places[directory] = job.number
-        if job.number >= len(known):
+        if new is not None and job.number >= new:
             run_directory.refuse_taken(directory)
         elif is_run(directory):
             run_record.read_status(directory)
@@ -178,7 +130,7 @@ def _lacks(directory: Path) -> bool:
     return not (directory / run_record.RUN).exists()
 
 
-def _begin(folder: Path, plan: Sequence[_Planned]) -> None:
+def _begin(folder: Path, plan: Sequence[Planned]) -> None:
     """Write sweep.json with all jobs, and sweep what dead writers left."""
     monitored = {(str(c.checkpoint.monitor.metric), str(c.checkpoint.monitor.mode)) for *_, c in plan}
     [(metric, mode)] = monitored if len(monitored) == 1 else [(None, None)]
@@ -187,7 +139,12 @@ def _begin(folder: Path, plan: Sequence[_Planned]) -> None:
 
 
 def write_record(
-    folder: Path, jobs: Sequence[Job], launcher: str, metric: str | None, mode: str | None
+    folder: Path,
+    jobs: Sequence[Job],
+    launcher: str,
+    metric: str | None,
+    mode: str | None,
+    state: str = "running",
 ) -> None:
     """Write sweep.json of a sweep that runs in this process; one that is gone on with keeps its age."""
     created = record.read(folder)["created"] if os.path.lexists(folder / record.NAME) else utc_now()
@@ -201,7 +158,7 @@ def write_record(
         created=created,
         launcher=launcher,
         objective={"metric": metric, "mode": mode},
-        state="running",
+        state=state,
         **run_record.holder(),
     )
 

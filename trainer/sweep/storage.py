@@ -19,14 +19,15 @@ OVERHEAD, PER_TENSOR = 24_000, 300
 """Bytes of the random number generators and the configuration, and of each tensor in the file's index."""
 
 
-def check_room(folder: Path, jobs: Iterable[Any]) -> None:
+def check_room(folder: Path, jobs: Iterable[Any], trials: int | None = None) -> None:
     """Compare what the jobs of a sweep will store, by their configurations, with what is free in its folder.
 
-    Raises UserError where not even one checkpoint of each job fits, and warns where all that its policies
-    keep may not fit. A job whose data must be read to know its network is not counted.
+    With `trials`, that many are drawn, each like one of the jobs. Raises UserError where not even one
+    checkpoint of each job fits, and warns where all that its policies keep may not fit. A job whose data must
+    be read to know its network is not counted.
     """
     free, _ = free_room(folder)
-    least = most = 0
+    sizes: list[tuple[int, int]] = []
     known: dict[str, tuple[int, int]] = {}
     for config in jobs:
         facts = config.data.facts
@@ -35,11 +36,14 @@ def check_room(folder: Path, jobs: Iterable[Any]) -> None:
         key = repr((config.model, config.optimizer, config.data, config.pruning.target, config.checkpoint))
         key += repr((config.epochs, config.max_steps, config.batch_size))
         if key not in known:
-            sizes, batches = built(config)
-            one = sizes.stored(config.pruning.target, compress=config.checkpoint.compress)
+            found, batches = built(config)
+            one = found.stored(config.pruning.target, compress=config.checkpoint.compress)
             known[key] = one, one * sum(number or 0 for number in kept(config, batches).values())
-        least += known[key][0]
-        most += known[key][1]
+        sizes.append(known[key])
+    ones, all_kept = [one for one, _ in sizes], [most for _, most in sizes]
+    least, most = sum(ones), sum(all_kept)
+    if trials is not None:
+        least, most = max(0, trials) * min(ones, default=0), max(0, trials) * max(all_kept, default=0)
     if free is None or most <= free:
         return
     if least > free:

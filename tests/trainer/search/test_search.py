@@ -8,6 +8,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from peakpoint.trainer.reports import run_record
@@ -64,6 +65,52 @@ def test_without_optuna_the_extra_is_named(train, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     done = train(*SEARCH, "search=tpe", RATES)
     assert done.err == "error: search= needs Optuna: pip install 'peakpoint[search]'.\n"
+
+
+def test_a_search_without_room_does_not_begin(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("peakpoint.trainer.sweep.storage.free_room", lambda path: (1_500_000, None))
+    done = train(*SEARCH, "search=tpe", "search.trials=100", RATES)
+    assert done.code == 1
+    assert done.err.startswith("error: This sweep stores at least ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_tried_again_in_its_directory_only_when_asked(train, tmp_path):
+    words = (
+        *SEARCH,
+        "epochs=1",
+        "search=grid",
+        "search.trials=1",
+        "seed=1,2",
+        "data=npz",
+        "data.root=images",
+    )
+    shape = [word for word in TINY if word.startswith("data")]
+    words = tuple(word for word in words if word not in shape)
+    assert train(*words).code == 1
+    folder = tmp_path / "S"
+    assert states(folder) == ["FAIL"]
+    found = record.read(folder)
+    assert found["state"] == "failed"
+    assert all(job["error"].startswith("images/train.npz ") for job in found["jobs"])
+    Path("images").mkdir()
+    for split in ("train", "test"):
+        np.savez(f"images/{split}.npz", images=np.zeros((40, 12, 12, 3), np.uint8), labels=np.arange(40) % 4)
+    assert train("resume=S").code == 1
+    assert states(folder) == ["FAIL"]
+    done = train("resume=S", "retry_failed=true")
+    assert done.code == 0, done.out
+    assert states(folder) == ["FAIL", "COMPLETE"]
+    assert "1 of 1 trials: 1 finished, 0 pruned, 0 failed" in done.out
+    assert [path.parent.name for path in folder.glob("*/run.json")] == ["0"]
+    found = record.read(folder)
+    assert (found["state"], [job["state"] for job in found["jobs"]]) == ("finished", ["finished"])
+    saved = folder / "0" / ".hydra" / "config.yaml"
+    saved.write_text(saved.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
+    drifted = train("resume=S", "search.trials=2")
+    assert drifted.code == 1
+    assert re.match(r"error: job 0 in .*/S/0: label_smoothing was 0\.1 and is 0\.0 now", drifted.err)
 
 
 @pytest.mark.slow
