@@ -1,6 +1,7 @@
 """Searches with the real Optuna: chosen, stopped, killed and continued."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
