@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.policy import Outlook, Policy
+from peakpoint.checkpointing.state.rng import restore_rng, rng_state
+from peakpoint.models.macs import macs
 from peakpoint.optimizers.clipping import clip_gradients
 from peakpoint.optimizers.kernels import keep_strides
 from peakpoint.optimizers.parameters import param_groups
@@ -179,6 +181,18 @@ def build_model(cfg: Any, image_shape: tuple[int, int, int], num_classes: int) -
             f"model.name={cfg.name}: {empty} has no values yet: let its build call the network once."
         )
     return network
+
+
+def dense_macs(config: c.Config, data: DataModule) -> dict[str, int]:
+    """Return the MACs for an image by weight; {} for a network that needs values to be called."""
+    shape = data.image_shape
+    random = rng_state()
+    try:
+        return macs(lambda: build_model(config.model, shape, data.num_classes), shape)
+    except Exception:  # of a plugin's network on the meta device
+        return {}
+    finally:
+        restore_rng(random)
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:

@@ -118,7 +118,9 @@ def read_test_set(parts: Parts, target: Store, publish: Publisher, ending: Endin
         counts = Classification(parts.data.num_classes, loop.device, confusion=True)
         metrics = loop.evaluate(parts.data.test_batches(), counts)
         if loop.signal is None:
-            publish.notify(Tested(which, epoch, step, metrics, loop.zeros().prunable, counts.count, file))
+            size = objects.packed_bytes(objects.unwrap(parts.state.model).state_dict())
+            zeros = loop.zeros().prunable
+            publish.notify(Tested(which, epoch, step, metrics, zeros, counts.count, size, file))
             position = {"which": which, "epoch": epoch, "step": step}
             found = {**position, "classes": list(parts.data.classes), "cells": counts.cells()}
             with ending.without(f"no {run_record.CONFUSION}"):

@@ -16,7 +16,7 @@ from peakpoint.checkpointing.events import RunEnd
 from peakpoint.checkpointing.manager import Manager, Options
 from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.store import Store
-from peakpoint.trainer.build import Parts, build, check_built
+from peakpoint.trainer.build import Parts, build, check_built, dense_macs
 from peakpoint.trainer.config import hydra_overrides, unheeded
 from peakpoint.trainer.config.check import name_template, plain
 from peakpoint.trainer.config.schema import Config
@@ -66,6 +66,8 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
             note_root(config.data.root, by_record=plan.root_recorded)
         resolved = _resolved(effective)
         parts = build(config, resolved, ramp)
+        if record.MACS not in start.record:
+            start.record[record.MACS] = dense_macs(config, parts.data)
         if repetition:
             start.record["reproduces"] = repetition.begun(
                 {**record.code(), **record.machine(), "data": parts.data.fingerprint},

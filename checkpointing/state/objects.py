@@ -1,6 +1,7 @@
 """Model, optimizer and scheduler in memory, and the saved state that describes them."""
 
 import contextlib
+import io
 import itertools
 import logging
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
@@ -233,3 +234,22 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def packed_bytes(weights: Mapping[str, Tensor]) -> int:
+    """Return the bytes of a file of these weights alone, from any device, with the zeros packed away."""
+    file = _Counter()
+    on_cpu = {name: weight.detach().to("cpu") for name, weight in weights.items()}
+    serialize.dump(on_cpu, file, compress=True)
+    return file.count
+
+
+class _Counter(io.BytesIO):
+    """A file that counts its bytes and keeps none, so that the size of a network takes no memory."""
+
+    count = 0
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.count += size
+        return size

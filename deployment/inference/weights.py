@@ -1,6 +1,5 @@
 """The weights of a release: pruned ones exactly zero, in the dtype of its form."""
 
-import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,22 +120,3 @@ def plain(weights: Mapping[str, Any]) -> dict[str, Tensor]:
             )
         found[name] = value.detach().to("cpu").contiguous().clone()
     return found
-
-
-def packed_bytes(weights: Mapping[str, Tensor]) -> int:
-    """Return the bytes of a file of these weights alone, from any device, with the zeros packed away."""
-    file = _Counter()
-    on_cpu = {name: weight.detach().to("cpu") for name, weight in weights.items()}
-    serialize.dump(on_cpu, file, compress=True)
-    return file.count
-
-
-class _Counter(io.BytesIO):
-    """A file that counts its bytes and keeps none, so that the size of a network takes no memory."""
-
-    count = 0
-
-    def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
-        self.count += size
-        return size

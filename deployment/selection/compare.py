@@ -17,7 +17,6 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.checkpointing.state import objects
 from peakpoint.checkpointing.storage.manifest import PRODUCTION
 from peakpoint.deployment.inference import evaluate, golden, network, onnx_files, timing
-from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.inference.timing import Call, Latency
 from peakpoint.deployment.selection.intervals import Accuracy, Paired, compare_pairs
@@ -138,7 +137,7 @@ def size(network: Network) -> Size:
     return Size(
         file_bytes=network.file.stat().st_size,
         weights_bytes=sum(value.nbytes for value in values),
-        packed_bytes=forms.packed_bytes(network.weights),
+        packed_bytes=objects.packed_bytes(network.weights),
         parameters=sum(value.numel() for value in values),
         nonzero=sum(int(value.count_nonzero()) for value in values),
         sparsity=zeros / pruned if pruned else 0.0,

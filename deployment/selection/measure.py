@@ -14,7 +14,6 @@ from peakpoint.checkpointing.state import objects
 from peakpoint.checkpointing.storage import store
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.deployment.inference import evaluate, golden, network, timing
-from peakpoint.deployment.inference import weights as forms
 from peakpoint.deployment.inference.evaluate import Measured
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.selection.rules import Latency, Rules
@@ -95,7 +94,7 @@ class Appraiser:
         weights, description = self.network(root, manifest)
         found = {}
         if "weights_bytes" in wanted:
-            found["weights_bytes"] = float(forms.packed_bytes(weights.state_dict()))
+            found["weights_bytes"] = float(objects.packed_bytes(weights.state_dict()))
         if "latency_ms" in wanted:
             images = network.prepare(golden.inputs(description, how.batch).to(self.device), description)
             calls = [(weights, images)]

@@ -44,7 +44,10 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """The test set of `samples` images was read with the weights of a checkpoint, `selected` or `final`."""
+    """The test set of `samples` images was read with the weights of a checkpoint, `selected` or `final`.
+
+    `bytes` is the size of a file of these weights alone, with the zeros packed away.
+    """
 
     which: str
     epoch: int
@@ -52,6 +55,7 @@ class Tested:
     metrics: Mapping[str, float]
     sparsity: float
     samples: int
+    bytes: int
     file: str | None
 
 

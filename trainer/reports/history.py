@@ -115,8 +115,9 @@ def _add(history: History, row: dict[str, Any]) -> None:
     elif row["kind"] == "test":
         metrics = {name: float(value) for name, value in row["metrics"].items()}
         position = {name: int(row[name]) for name in ("epoch", "step")}
-        samples = row.get("samples")  # rows of earlier versions have none
-        more = {"samples": samples if type(samples) is int else None, "file": row.get("file")}
+        # Rows of earlier versions have neither.
+        more = {name: n if type(n := row.get(name)) is int else None for name in ("samples", "bytes")}
+        more["file"] = row.get("file")
         history.tests[str(row["which"])] = {**position, "metrics": metrics, **more}
     elif row["kind"] == "save":
         history.saves.append({name: float(row.get(name, 0)) for name in ("bytes", "stall_s", "total_s")})

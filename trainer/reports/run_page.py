@@ -14,7 +14,7 @@ from peakpoint.checkpointing.storage.manifest import TIERS, Manifest
 from peakpoint.trainer.reports import run_record, study
 from peakpoint.trainer.reports.charts import drawing, run
 from peakpoint.trainer.reports.history import History, peak_rows, read_rows
-from peakpoint.trainer.reports.sections import Page, Section, Table
+from peakpoint.trainer.reports.sections import Page, Section, Table, bytes_cell
 from peakpoint.trainer.reports.tables import incomparable, peak_table, test_table
 
 WORST = 10
@@ -154,8 +154,8 @@ def _storage(
         sizes = {path.stat().st_ino: path.stat().st_size for path in files}
         shared = sum(path.stat().st_size for path in files) - sum(sizes.values())
         count = sum(path.suffix != ".json" for path in files)
-        rows.append([tier, count, f"{sum(sizes.values()) / 1e6:.2f}", f"{shared / 1e6:.2f}"])
-    section.tables.append(Table(["tier", "checkpoints", "MB", "MB of links within it"], rows))
+        rows.append([tier, count, bytes_cell(sum(sizes.values())), bytes_cell(shared)])
+    section.tables.append(Table(["tier", "checkpoints", "size", "saved by links"], rows))
     if saves := history.saves:
         waited = sum(save["stall_s"] for save in saves)
         longest = max(save["stall_s"] for save in saves)
@@ -169,12 +169,12 @@ def _storage(
                 m.epoch,
                 shown(metric, ranked(m.metrics, metric)),
                 shown("sparsity", m.sparsity),
-                f"{m.bytes / 1e6:.2f}",
+                bytes_cell(m.bytes),
                 "; ".join(m.reasons),
             ]
             for m in sorted(kept, key=lambda m: (m.tier, m.sequence))
         ]
-        head = ["kept", "epoch", metric, "sparsity", "MB", "why"]
+        head = ["kept", "epoch", metric, "sparsity", "size", "why"]
         section.tables.append(Table(head, rows, sortable=True))
     return section
 

@@ -33,6 +33,8 @@ file_only = logging.getLogger("train.log")  # for what the console shows otherwi
 
 HYDRA = ".hydra"
 RUN, STATUS, METRICS = "run.json", "status.json", "metrics.jsonl"
+MACS = "macs"
+"""The entry of run.json with the multiply-accumulates for an image of each weight of the dense network."""
 CONFUSION = "confusion.json"
 """The labels and predictions of the test set, by the network that was tested last: that selected, if any."""
 NOW = "config_now"

@@ -3,14 +3,31 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.trainer.reports.charts.drawing import Chart, available
 
 MISSING_CHARTS = "Charts need matplotlib, of the extra `report`: pip install 'peakpoint[report]'."
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A cell whose text is for people and whose `value` it is sorted by."""
+
+    text: str
+    value: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def bytes_cell(count: float | None) -> Cell | None:
+    """Return the cell of a number of bytes."""
+    return None if count is None else Cell(in_words(round(count)), count)
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table; `sortable`: a click on a heading sorts it."""
+    """A table; `sortable`: its headings are buttons that sort it."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -24,7 +41,7 @@ class Table:
 
 
 def _kind(cells: Sequence[object]) -> str:
-    texts = [cell for cell in cells if isinstance(cell, str) and cell != "nan"]
+    texts = [str(cell) for cell in cells if isinstance(cell, str | Cell) and cell != "nan"]
     if all(text[:1] in set("0123456789-") and len(text) < 24 for text in texts):
         return "n"
     return "t" if max(map(len, texts)) > 24 else ""

@@ -18,13 +18,13 @@ from peakpoint.checkpointing.policy import order
 from peakpoint.checkpointing.storage import foreign
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.config.hydra_overrides import OWN, split, unquote
-from peakpoint.trainer.reports import run_record
+from peakpoint.trainer.reports import costs, run_record
 from peakpoint.trainer.reports.history import PeakRow, objective, peak_rows, read_history
 
 MOST = 10_000
 """Runs in a set."""
-KILLED, UNREADABLE = "killed", "unreadable"
-"""States beside those of run_record: its process ended without a record; its files say nothing."""
+KILLED, STOPPED, UNREADABLE = "killed", "pruned", "unreadable"
+"""States beside those of run_record: its process is gone, a search ended it, its files say nothing."""
 PRUNED = "pruned by the search"
 """The beginning of the reason for which a search ended a run."""
 _MARKS = (run_record.RUN, run_record.STATUS, run_record.METRICS)
@@ -41,8 +41,9 @@ class Result:
     that reached `target`, the sparsity to prune to; None also where none did or nothing is pruned. `overall`
     is the peak of all; `final` the last evaluation, `test` the selected checkpoint on the test set;
     `sparsity` that of the prunable weights at the end. `seconds` are those of all attempts, `peak_memory` is
-    in bytes. `objective` is the value that the run is ranked by: the peak at the target sparsity, where it
-    was reached, else that of all evaluations.
+    in bytes. `bytes` is the size of the weights at the `chosen` peak, with the zeros packed away, and `macs`
+    counts the multiply-accumulates of those that are not zero, for an image. `objective` is the value that
+    the run is ranked by: the peak at the target sparsity, where it was reached, else that of all evaluations.
     """
 
     run: Path
@@ -63,6 +64,13 @@ class Result:
     seconds: float | None = None
     peak_memory: int | None = None
     objective: float | None = None
+    bytes: int | None = None
+    macs: float | None = None
+
+    @property
+    def chosen(self) -> PeakRow | None:
+        """Return the peak at the target, of a run that is not pruned that of all evaluations."""
+        return self.at_target if self.target else self.overall
 
     def measured(self, name: str) -> float | None:
         """Return a value by its name, that of a peak for `at_target` and `overall`; None if not finite."""
@@ -146,8 +154,9 @@ def read_result(run: Path) -> Result:
         bounded.refuse_links(run)
         status = run_record.read_status(run)
         reason = str(status.get("reason", ""))
-        note = str(status.get("error", "")) or (reason if reason.startswith(PRUNED) else "")
-        known |= {"state": _state(status), "note": note}
+        known |= {"state": _state(status), "note": str(status.get("error", ""))}
+        if known["state"] == "finished" and reason.startswith(PRUNED):
+            known |= {"state": STOPPED, "note": reason}
         known |= {name: run_record.number(status, name) for name in ("seconds", "peak_memory")}
         known["seed"] = _seed(run)
         metric, mode, (target, *_) = run_record.watched(run)
@@ -166,10 +175,13 @@ def read_result(run: Path) -> Result:
     tested = history.tests.get("selected", {}).get("metrics", {})
     if target > 0 and not at_target and known["state"] == "finished":
         known["note"] = known["note"] or f"sparsity {target:g} was not reached"
+    chosen = (at_target[0] if at_target else None) if target > 0 else overall
     return Result(
         **known,
         at_target=at_target[0] if at_target else None,
         overall=overall,
+        bytes=costs.stored(history, chosen) if chosen else None,
+        macs=costs.macs(run, history, chosen) if chosen else None,
         final=overall.final,
         test=tested.get(metric),
         sparsity=history.evals[-1].sparsity,

@@ -80,7 +80,7 @@ class Judge(Policy):
             return []
         if not behind or seen.epoch >= self.epochs:
             return []
-        reached = f"{self.metric} {shown(self.metric, value)} in epoch {seen.epoch}"
+        reached = f"{self.metric} {shown(self.metric, value)} in epoch {seen.epoch}, step {seen.step},"
         return [Stop(f"{PRUNED}: {reached} is behind other trials")]
 
     def _is_behind(self, epoch: int, value: float) -> bool:

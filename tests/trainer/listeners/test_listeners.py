@@ -39,7 +39,7 @@ EVENTS = [
     Deleted("training/b.pt"),
     RunEnd(2, 16, "all epochs are done"),
     Interrupted(2, 16, 15),
-    events.Tested("selected", 2, 16, METRICS, 0.7, 40, "a.pt"),
+    events.Tested("selected", 2, 16, METRICS, 0.7, 40, 1000, "a.pt"),
 ]
 
 

@@ -1,6 +1,7 @@
 """report.html: escaped, complete, of any run, and in a real browser."""
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -10,11 +11,13 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import UserError
 from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.commands.dispatch import main
 from peakpoint.trainer.reports import page
 from peakpoint.trainer.reports.charts import study as study_charts
+from peakpoint.trainer.reports.charts.pareto import front
 from peakpoint.trainer.reports.charts.run import charts
 from peakpoint.trainer.reports.history import History, PeakRow
 from peakpoint.trainer.reports.sections import Table
@@ -128,19 +131,79 @@ def test_a_folder_of_charts_that_leads_elsewhere_is_refused(tmp_path):
 
 
 def test_the_page_of_several_runs(whole_run, pruned_run, tmp_path):
-    text = page.write([whole_run, pruned_run, hostile(tmp_path / "bad")], tmp_path).read_text()
-    for heading in ("Peak and final by optimizer", "Means over seeds", "Runs", "Failed and unfinished"):
+    runs = [
+        whole_run,
+        shutil.copytree(pruned_run, tmp_path / "a"),
+        shutil.copytree(pruned_run, tmp_path / "b"),
+    ]
+    text = page.write(runs, tmp_path).read_text()
+    for heading in ("Peak and final by optimizer", "Means over seeds", "Runs"):
         assert f"<h2>{heading}</h2>" in text
-    assert (tmp_path / "report" / "peaks.svg").exists()
+    files = {file.name for file in (tmp_path / "report").iterdir()}
+    assert files == {
+        f"{name}.{end}" for name in ("peaks", "sparsity", "bytes", "macs") for end in ("png", "svg")
+    }
+    text = page.write([*runs[:2], hostile(tmp_path / "bad")], tmp_path).read_text()
+    for heading in ("Peak and final by model and optimizer", "Failed and unfinished"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "Means over seeds" not in text
+
+
+def test_charts_of_runs_with_different_metrics_have_files_of_their_own(tmp_path):
+    first, second = (written(tmp_path / name, [eval_row(1, 0.5, loss=0.7)]) for name in ("a", "b"))
+    record = json.loads((second / "run.json").read_text())
+    record["config"]["checkpoint"]["monitor"] = {"metric": "loss", "mode": "min"}
+    (second / "run.json").write_text(json.dumps(record))
+    for run in (first, second):
+        give_attempt(run)
+    text = page.write([first, second], tmp_path).read_text()
+    assert text.count("<svg") == 2
+    files = {file.name for file in (tmp_path / "report").iterdir()}
+    assert files == {f"{metric}-peaks.{end}" for metric in ("accuracy", "loss") for end in ("png", "svg")}
+
+
+def give_attempt(run):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "attempts": [{"overrides": []}]}))
+    (run / "status.json").write_text('{"state": "failed"}')
+
+
+def test_the_front_has_what_no_other_beats():
+    points = [(3, 0.5), (1, 0.4), (2, 0.4), (2, 0.6), (4, 0.6), (5, 0.7)]
+    assert front(points) == [1, 3, 5]
+    assert front([]) == []
+
+
+def test_sizes_and_times_are_sorted_by_their_number(made):
+    found = re.findall(r'data-value="(\d+)">([^<]+)<', made.read_text())
+    assert found
+    for value, text in found:
+        assert in_words(int(value)) == text
 
 
 def test_a_run_that_missed_its_target_is_not_drawn_as_one_that_reached_it():
     peak = PeakRow("overall", 1, 0.5, 0.5, 0.0, 0.7, 10)
     known = {"target": 0.7, "sparsity": 0.7, "overall": peak, "final": 0.5, "objective": 0.5}
     results = [Result(run=Path("missed"), **known), Result(run=Path("reached"), at_target=peak, **known)]
-    [_, drawn] = study_charts.charts({"sgd": results}, "accuracy")
-    assert [tip.split()[0] for tip in drawn.tips.values()] == ["reached"]
-    assert [*study_charts.charts({"sgd": results[:1]}, "accuracy")][1].tips == {}
+    [_, drawn] = study_charts.charts({"sgd": results}, "accuracy", "max")
+    assert [tip.split()[0] for tip in drawn.tips.values()] == ["reached", "Pareto"]
+    assert [*study_charts.charts({"sgd": results[:1]}, "accuracy", "max")][1].tips == {}
+
+
+def test_means_are_of_runs_that_differ_in_the_seed_alone_and_the_front_is_of_means():
+    def result(lr, seed, value, size):
+        peak = PeakRow("overall", 1, value, value, 0.0, 0.7, 10)
+        known = {"overall": peak, "at_target": peak, "objective": value, "target": 0.7, "sparsity": 0.7}
+        values = {"optimizer.lr": lr, "seed": str(seed)}
+        return Result(run=Path(f"{lr}-{seed}"), values=values, seed=seed, bytes=size, **known)
+
+    results = [result("1", 0, 0.5, 90), result("1", 1, 0.7, 110), result("2", 0, 0.55, 200)]
+    [*_, drawn] = study_charts.charts({"sgd": results}, "accuracy", "max")
+    assert drawn.name == "bytes"
+    assert [tip for tip in drawn.tips.values() if "Pareto" in tip] == ["Pareto front: sgd, mean of 2: 60.00%"]
+    [axes] = drawn.figure.axes
+    means = [line.get_data() for line in axes.lines if (line.get_marker(), line.get_markersize()) == ("_", 9)]
+    assert [(*x, *y) for x, y in means] == [(100, pytest.approx(60)), (200, pytest.approx(55))]
 
 
 def test_a_run_that_diverged_has_a_page(tmp_path, capsys):
@@ -191,7 +254,7 @@ def opened(file, folder, width=1440):
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_loads_nothing_and_logs_no_error(made, tmp_path):
     dom, console, asked = opened(made, tmp_path, 375)
-    assert 'role="button"' in dom  # the script has run
+    assert '<button type="button">' in dom  # the script has run
     assert console == []
     assert not [url for url in asked if not url.startswith(("file:", "data:"))]
 

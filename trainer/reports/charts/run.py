@@ -10,6 +10,7 @@ from peakpoint.checkpointing.metrics import is_fraction, shown
 from peakpoint.checkpointing.policy import order, ranked
 from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.trainer.reports.charts.drawing import COLOURS, GRID, INK, Chart, drawn, finite, label
+from peakpoint.trainer.reports.charts.pareto import front
 from peakpoint.trainer.reports.history import History, peak_rows
 
 if TYPE_CHECKING:
@@ -174,16 +175,13 @@ def _pareto(axes: "Axes", chart: Chart, evals: Sequence[EvalEnd], metric: str, m
     """Draw each evaluation, and the front of those that no other beats in sparsity and in the metric."""
     scale = _scale(metric)
     points = [(e, value) for e in evals if (value := ranked(e.metrics, metric)) is not None]
-    front: list[tuple[EvalEnd, float]] = []
-    for e, value in sorted(points, key=lambda p: (-p[0].sparsity, -order(p[1], mode))):
-        if not front or order(value, mode) > order(front[-1][1], mode):
-            front.append((e, value))
-    front.reverse()
+    best = [points[n] for n in front([(-e.sparsity, order(value, mode)) for e, value in points])]
+    best.reverse()
     x, y = [100 * e.sparsity for e, _ in points], finite([v for _, v in points], scale)
     axes.plot(x, y, ".", color=INK, alpha=0.5, label="evaluations")
-    x, y = [100 * e.sparsity for e, _ in front], finite([v for _, v in front], scale)
+    x, y = [100 * e.sparsity for e, _ in best], finite([v for _, v in best], scale)
     axes.plot(x, y, lw=1.2, label="Pareto front", drawstyle="steps-pre", color=BLUE)
-    for e, value in front[:MOST_MARKS]:
+    for e, value in best[:MOST_MARKS]:
         [point] = axes.plot([100 * e.sparsity], finite([value], scale), "o", color=BLUE, ms=4)
         chart.mark(point, f"epoch {e.epoch}: {e.sparsity:.2%} sparse, {metric} {shown(metric, value)}")
     axes.set_xlabel("sparsity (%)")

@@ -1,6 +1,6 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
-  const value = (row, column) => row.cells[column].textContent.trim();
+  const value = ({ cells }, column) => cells[column].dataset.value ?? cells[column].textContent.trim();
   const sort = (column) => {
     const down = heads[column].getAttribute("aria-sort") !== "descending";
     heads.forEach((head) => head.removeAttribute("aria-sort"));
@@ -15,11 +15,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.tBodies[0].append(...rows);
   };
   heads.forEach((head, column) => {
-    head.tabIndex = 0;
-    head.setAttribute("role", "button");
-    head.addEventListener("click", () => sort(column));
-    head.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sort(column); }
-    });
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    button.addEventListener("click", () => sort(column));
+    head.append(button);
   });
 }
