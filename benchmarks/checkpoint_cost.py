@@ -9,7 +9,7 @@ count. `x` is the time to that of `raw write + fsync` in the same repeat, which 
 torch.save's file in one go: the limit of the disk. Ours is the checkpoint manager with its background
 writing: digested, file, manifest and directory synced, journal and pointer written. `stall` is the time until
 training may change the state again, all of it for those that write at once; on CUDA `thread` is when the
-training thread goes on. `first` is the stall of the very first save.
+training thread continues. `first` is the stall of the very first save.
 
 Memory is the peak of resident memory during two saves in a row, above what the process holds before them, in
 a new process for each arm, on a CPU only: pinned memory is not all counted as resident. `nothing` shows what

@@ -5,7 +5,7 @@
 Each life is ended by SIGKILL: most of them some checkpoints after they have resumed, at a random moment, and
 one in five at a random moment while it starts. A checkpoint is saved at every step. Counted as lost: a kill
 after which no checkpoint verifies, or one that had been seen on disk is not there or not reached, or more
-than two steps are to be repeated (the one in hand and the one that was being written).
+than two steps are to be repeated (the current one and the one that was being written).
 """
 
 import argparse

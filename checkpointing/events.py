@@ -9,7 +9,7 @@
         EvalEnd                          with the metrics and the measured sparsity
         EpochEnd                         at the same moment as EvalEnd: all three share one checkpoint
     RunEnd                               once, when the last epoch is done or a policy asked to stop
-    Interrupted                          instead of RunEnd: a signal, after the step in hand
+    Interrupted                          instead of RunEnd: a signal, after the current step
 
     Saved, Skipped, Verified, Deleted    from the checkpoint manager, after the fact
 

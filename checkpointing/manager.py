@@ -1,9 +1,8 @@
 """Asks every policy, writes once a moment, tags many, applies retention.
 
-One moment, one snapshot, one write: saves that several policies ask for at one moment share their bytes under
-several names. At most one save is in flight, so memory holds at most one snapshot beside one that failed.
-Nothing is deleted before its successor is durable and verified, and a failed save or deletion never loses
-what is already there.
+Saves that several policies ask for at one moment share their bytes under several names. At most one save is
+in flight, so memory holds at most one snapshot beside one that failed. Nothing is deleted before its
+successor is durable and verified.
 """
 
 import copy
@@ -20,15 +19,7 @@ from peakpoint.base.disk_space import failure, shortage_of, tensor_bytes
 from peakpoint.base.errors import CheckpointError, Gone, SaveFailed
 from peakpoint.checkpointing import retention
 from peakpoint.checkpointing.events import EpochEnd, EvalEnd, Event, Fact, Interrupted, RunEnd, Saved, Skipped
-from peakpoint.checkpointing.policy import (
-    Policy,
-    Save,
-    Stop,
-    load_counters,
-    roles_of,
-    warn_of_loss,
-    warn_of_metrics,
-)
+from peakpoint.checkpointing.policy import Policy, Save, Stop, load_counters, roles_of, warn_of_metrics
 from peakpoint.checkpointing.state import serialize
 from peakpoint.checkpointing.state.serialize import Snapshot, SnapshotBuffers
 from peakpoint.checkpointing.storage import journal
@@ -43,11 +34,10 @@ _OVER = (Interrupted, RunEnd)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Settings of the manager. on_error: `warn` (training goes on) or `stop`; compress: pack zeros away.
+    """Settings of the manager. on_error: `warn` (training continues) or `stop`; compress: pack zeros away.
 
-    when_busy: while another save is being written, `wait` makes training wait for it, and `skip` leaves the
-    new save out unless it is a milestone or the last.
-    `name` names the files, in place of epoch and step, or of the role and its value.
+    when_busy: during another save `wait` for its end, or `skip` the new one unless it is a milestone or the
+    last. `name` names the files, in place of epoch and step, or of the role and its value.
     """
 
     background: bool
@@ -103,15 +93,11 @@ class Manager:
         self._buffers = SnapshotBuffers()
         self._facts: deque[Fact] = deque()
         self._error: CheckpointError | None = None
-        # Retried when the disk takes it again: one snapshot beside the one in flight, and no more.
-        self._failed: Job | None = None
-        # Whether a checkpoint that a policy counts as its best was given up.
-        self._best_lost = False
-        # The sequence of the newest checkpoint on disk.
-        self._newest_sequence = 0
+        self._failed: Job | None = None  # retried; at most one beside the one in flight
+        self._best_lost = False  # whether a checkpoint that a policy counts as its best was given up
+        self._newest_sequence = 0  # of the checkpoints on disk
         self._evaluated: EvalEnd | None = None
-        # Whether a checkpoint holds exactly the present state.
-        self._current = False
+        self._current = False  # whether a checkpoint holds exactly the present state
         # Bytes of the newest save; None before the first step, when free disk space is checked.
         self._bytes: int | None = None
         self._short = False
@@ -134,9 +120,7 @@ class Manager:
             self._warn_of_space(self._bytes)
         for event in events:
             if isinstance(event, EvalEnd):
-                warn_of_loss(event)
-                if self._evaluated is None:
-                    warn_of_metrics(event, self.policies)
+                warn_of_metrics(event, {} if self._evaluated else self.policies)
                 self._evaluated = event
             if self._best_lost and isinstance(event, (EvalEnd, *_OVER)):  # it waits for the writer
                 self._reconcile()
@@ -283,7 +267,7 @@ class Manager:
         if self._options.on_error == "stop":
             error.args = (f"{error} Older checkpoints are intact.",)
             raise error
-        log.warning("%s Training goes on; older checkpoints are intact.", error)
+        log.warning("%s Training continues; older checkpoints are intact.", error)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the counters of each policy; log those without counters, and counters without a policy."""
@@ -298,7 +282,7 @@ class Manager:
         self._current = True
         self._reconcile()
         if (file := self._options.resumed_from) is not None:
-            journal.append(self.store.root, "resumed", file, "the run goes on from it")
+            journal.append(self.store.root, "resumed", file, "the run continues from it")
 
     def drain(self) -> None:
         """Return once every save is on disk and its facts are published."""

@@ -1,7 +1,6 @@
 """Metrics: a record for each that the trainer measures, and the direction that any other name implies.
 
-The one place that knows which values are better, their unit and how they are printed; the library, the rules
-of a selection, the trainer, the reports and the model cards use it.
+Nothing else says which values are better, their unit and how they are printed.
 """
 
 import math
@@ -15,7 +14,7 @@ from peakpoint.base.text import closest
 FRACTION, NATS = "fraction", "nats"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class MetricRecord:
     """A metric that the trainer measures; `better` is max or min, `title` and `short` are for people.
 
@@ -35,42 +34,10 @@ class MetricRecord:
 METRICS = {
     record.name: record
     for record in (
-        MetricRecord(
-            name="accuracy",
-            better="max",
-            unit=FRACTION,
-            title="Accuracy",
-            short="accuracy",
-            hub="accuracy",
-            has_interval=True,
-        ),
-        MetricRecord(
-            name="top5_accuracy",
-            better="max",
-            unit=FRACTION,
-            title="Top-5 accuracy",
-            short="top-5",
-            hub="accuracy",
-            has_interval=True,
-        ),
-        MetricRecord(
-            name="f1_score",
-            better="max",
-            unit=FRACTION,
-            title="F1, macro",
-            short="F1",
-            hub="f1",
-            has_interval=False,
-        ),
-        MetricRecord(
-            name="loss",
-            better="min",
-            unit=NATS,
-            title="Cross-entropy, nats",
-            short="loss",
-            hub="loss",
-            has_interval=False,
-        ),
+        MetricRecord("accuracy", "max", FRACTION, "Accuracy", "accuracy", "accuracy", True),
+        MetricRecord("top5_accuracy", "max", FRACTION, "Top-5 accuracy", "top-5", "accuracy", True),
+        MetricRecord("f1_score", "max", FRACTION, "F1, macro", "F1", "f1", False),
+        MetricRecord("loss", "min", NATS, "Cross-entropy, nats", "loss", "loss", False),
     )
 }
 """Metrics measured on the validation and the test split, by name."""
@@ -93,10 +60,10 @@ _SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def direction(metric: str) -> str | None:
-    """Return `max` or `min`, whichever is better by the name alone; None for a name that does not tell.
+    """Return `max` or `min`, whichever is better by the name alone; None where the name does not say.
 
     Case, separators and the name of a split do not matter: val_loss, eval/loss, loss_val, valid-WER. Where
-    the words of a name disagree, the last decides: top5_error is an error. 1-acc tells nothing.
+    the words of a name disagree, the last decides: top5_error is an error. 1-acc has no direction.
     """
     if re.match(r"\s*1(\.0*)?\s*-", metric):
         return None
@@ -111,7 +78,7 @@ def direction(metric: str) -> str | None:
 
 
 def mode_of(metric: str, remedy: str) -> str:
-    """Return the direction of a name. Raises CheckpointError, ending in `remedy`, if it does not tell."""
+    """Return the direction of a name. Raises CheckpointError, ending in `remedy`, without one."""
     mode = direction(metric)
     if mode is None:
         close = closest(metric, _MEANING, 0.8)

@@ -164,8 +164,8 @@ def roles_of(
     return tuple(replace(role, sequence=store.next_sequence()) for role in roles)
 
 
-def warn_of_loss(event: EvalEnd) -> None:
-    """Warn of a loss that is not finite."""
+def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
+    """Warn of a loss that is not finite, and of metrics that these policies use and the evaluation lacks."""
     if (loss := bad_loss(event.metrics)) is not None:
         log.warning(
             "%s is %s at epoch %d: this network is never the best of anything.",
@@ -173,10 +173,6 @@ def warn_of_loss(event: EvalEnd) -> None:
             event.metrics[loss],
             event.epoch,
         )
-
-
-def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
-    """Warn of metrics that these policies use and the evaluation lacks."""
     for name, policy in policies.items():
         for metric in policy.watched:
             if metric not in event.metrics:

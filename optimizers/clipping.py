@@ -21,7 +21,7 @@ class GradientNorm:
         self._norm: Tensor | None = None
 
     def note(self, norm: Tensor) -> None:
-        """Keep the norm of the step in hand, a scalar on the device, which is not waited for."""
+        """Keep the norm of the current step, a scalar on the device, which is not waited for."""
         self._norm, self.wanted = norm, False
 
     def take(self) -> float | None:

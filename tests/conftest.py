@@ -15,11 +15,10 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -57,13 +56,27 @@ TINY = (
 )
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """How a command ended."""
 
     code: int
     out: str
     err: str
+
+    def succeeded(self) -> "Done":
+        """Fail unless the exit code is 0; returns it."""
+        assert self.code == 0, self.err
+        return self
+
+    def output(self) -> str:
+        """Return what was printed; fail unless the command ended well and without a word on stderr."""
+        assert (self.code, self.err) == (0, "")
+        return self.out
+
+    def refusal(self) -> str:
+        """Return the one line on stderr; fail unless the command ended with it and exit code 1."""
+        assert (self.code, self.err.count("\n")) == (1, 1), self.err
+        return self.err
 
 
 def run_main(*arguments: str) -> Done:
@@ -95,8 +108,7 @@ def run_main(*arguments: str) -> Done:
 
 def complete_run(run: Path, *arguments: str) -> Path:
     """A run of train.py in this directory, which has ended well; returns the directory."""
-    done = run_main(*arguments, f"hydra.run.dir={run}")
-    assert done.code == 0, done.err
+    run_main(*arguments, f"hydra.run.dir={run}").succeeded()
     return run
 
 
@@ -156,10 +168,12 @@ def command(*arguments: str, cwd: Path, module: str | None = None) -> subprocess
     return process(*program, *arguments, cwd=cwd)
 
 
-def process(*arguments: Any, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of Python with these arguments, in which Peakpoint can be imported."""
+def process(
+    *arguments: Any, cwd: Path | None = None, under: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A process of Python with these arguments, in which Peakpoint can be imported; `under` is its tracer."""
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [*under, sys.executable, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,

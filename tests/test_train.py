@@ -43,11 +43,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[" ".join(a) for a, _ in WRONG])
 def test_wrong_input_is_one_clear_line(train, arguments, sentence):
-    done = train(*TINY, *arguments)
-    assert done.code == 1
-    assert sentence in done.err
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1, done.err
+    err = train(*TINY, *arguments).refusal()
+    assert sentence in err
+    assert err.startswith("error: ")
 
 
 def test_a_run_leaves_its_record(whole_run):
@@ -66,17 +64,15 @@ def test_a_run_leaves_its_record(whole_run):
 
 
 def test_the_test_set_is_left_alone_with_test_false(train, tmp_path):
-    done = train(
+    train(
         *TINY, "test=false", "epochs=1", "data.test_size=1000000000", f"hydra.run.dir={tmp_path / 'run'}"
-    )
-    assert done.code == 0, done.err
+    ).succeeded()
     assert rows(tmp_path / "run", "test") == []
     assert status(tmp_path / "run")["state"] == "finished"
 
 
 def test_the_end_reports_peak_against_final_and_where_the_files_are(train, tmp_path):
-    done = train(*TINY, "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    done = train(*TINY, "hydra.run.dir=run").succeeded()
     for word in ("best epoch", "degradation", "overall", "sparsity >= 0.70", "selected", "final"):
         assert word in done.out
     for manifest in listing.manifests(tmp_path / "run" / "checkpoints"):
@@ -112,8 +108,7 @@ def test_resumed_from_any_step_it_ends_bit_for_bit_the_same(whole_run, train, tm
     assert len({m.global_step for m in files}) == 23
     whole = load_newest(whole_run)
     for manifest in files:
-        done = train(f"resume={root / manifest.file}", f"hydra.run.dir=from-{manifest.sequence}")
-        assert done.code == 0, done.err
+        train(f"resume={root / manifest.file}", f"hydra.run.dir=from-{manifest.sequence}").succeeded()
         fork = tmp_path / f"from-{manifest.sequence}"
         assert differences(whole, load_newest(fork)) == [], manifest.file
         assert rows(fork, "eval") == rows(whole_run, "eval")[-len(rows(fork, "eval")) :]
@@ -151,9 +146,8 @@ def test_drift_in_conf_is_refused_unless_accepted(train, tmp_path):
     assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
     saved = tmp_path / "run" / ".hydra" / "config.yaml"
     saved.write_text(saved.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
-    done = train("resume=run", "epochs=2")
-    assert done.code == 1
-    assert "label_smoothing was 0.1 and is 0.0 now, and the command does not name it" in done.err
+    err = train("resume=run", "epochs=2").refusal()
+    assert "label_smoothing was 0.1 and is 0.0 now, and the command does not name it" in err
     assert train("resume=run", "epochs=2", "accept_drift=true").code == 0
 
 
@@ -166,8 +160,7 @@ def test_a_damaged_newest_checkpoint_is_quarantined_and_the_one_before_used(trai
     path.unlink()  # the bytes may be shared with a milestone, which stays whole
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    done = train("resume=run", "epochs=3")
-    assert done.code == 0, done.err
+    done = train("resume=run", "epochs=3").succeeded()
     assert f"{last.file} is damaged, so an older one is used" in done.out
     assert f"moved to quarantine: {last.file}" in done.out
     assert [p.read_bytes() for p in (root / "quarantine").glob("*.pt")] == [bytes(data)]
@@ -178,9 +171,8 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again_over_its_record(tra
     assert train(*TINY, "epochs=1", "hydra.run.dir=run").code == 0
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    done = train("resume=run", "epochs=2")
-    assert done.code == 1
-    assert "The run has saved checkpoints, and none is left under" in done.err
+    err = train("resume=run", "epochs=2").refusal()
+    assert "The run has saved checkpoints, and none is left under" in err
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
@@ -227,8 +219,7 @@ def test_grey_images_of_28_pixels_train_a_resnet20(train, tmp_path):
     for split, part in (("train", slice(400)), ("test", slice(400, 500))):
         np.savez(tmp_path / f"{split}.npz", images=images[part], labels=digits.target[part])
     size = ["epochs=1", "batch_size=60", "logger=[console]", "threads=1", "optimizer=sgd"]
-    done = train("model=resnet20", "data=npz", f"data.root={tmp_path}", *size, "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    train("model=resnet20", "data=npz", f"data.root={tmp_path}", *size, "hydra.run.dir=run").succeeded()
     weights = load_newest(tmp_path / "run")["model_state_dict"]
     assert images.shape[1:] == (28, 28)
     assert next(w.shape[1] for w in weights.values() if w.dim() == 4) == 1
@@ -257,14 +248,12 @@ def test_a_checkpoint_of_an_evaluation_within_an_epoch_resumes_exactly(train, tm
         "checkpoint.keep_last=9",
         "optimizer.lr=0.01",
     )
-    first = train(*TINY, *chosen, f"hydra.run.dir={run}")
-    assert first.code == 0, first.err
+    first = train(*TINY, *chosen, f"hydra.run.dir={run}").succeeded()
     assert [row["step"] for row in rows(run, "eval")] == [4, 8, 12, 16, 20, 24]
     assert "validation" in first.out
     assert ", step " in first.out
     file = run / "checkpoints" / "training" / "checkpoint_epoch_0002_step_00000012.pt"
-    again = train(f"resume={file}", f"hydra.run.dir={fork}")
-    assert again.code == 0, again.err
+    train(f"resume={file}", f"hydra.run.dir={fork}").succeeded()
     assert rows(fork, "eval") == rows(run, "eval")[3:]
     assert differences(load_newest(run)["model_state_dict"], load_newest(fork)["model_state_dict"]) == []
 

@@ -26,7 +26,7 @@ _LOST = 10
 
 
 class DivergedError(UserError):
-    """Training diverged and cannot go on."""
+    """Training diverged and cannot continue."""
 
 
 class Skipping:

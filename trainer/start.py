@@ -91,7 +91,7 @@ def _checkpoint(
         log.warning("%s is damaged, so an older one is used: %s", name, reason)
     if found.manifest is None:
         if found.skipped:
-            raise CheckpointError(f"No checkpoint under {root} is intact, so the run cannot go on.")
+            raise CheckpointError(f"No checkpoint under {root} is intact, so the run cannot continue.")
         if found.others:
             raise CheckpointError(
                 f"The checkpoints under {root} are of another run, and none of this run is there: put its "

@@ -52,7 +52,7 @@ def warn_of_mode(metric: str, mode: str) -> None:
     known = direction(metric)
     if known not in (None, mode):
         log.warning(
-            "mode=%s is taken for %s, whose name says that it is better the %s it is.",
+            "mode=%s is used for %s, although its name says that %s values are better.",
             mode, metric, "higher" if known == "max" else "lower",
         )  # fmt: skip
 
@@ -96,13 +96,23 @@ def scored(manifests: Sequence[Manifest], tag: str, metric: str) -> list[tuple[f
     return [(value, manifest) for (_, value), manifest in found.items()]
 
 
+class Role(NamedTuple):
+    """A role that goes to the best by a metric; better means better by more than `min_delta`."""
+
+    tag: str
+    metric: str
+    mode: str
+    min_delta: float
+
+
 def best(
-    manifests: Sequence[Manifest], *, tag: str, metric: str, mode: str, keep: int | None, peak: Peak | None
+    manifests: Sequence[Manifest], role: Role, keep: int | None, peak: Peak | None = None
 ) -> dict[Manifest, str]:
-    """Return the `keep` best checkpoints that carry `tag`, all for None, and always that of `peak`.
+    """Return the `keep` best checkpoints of a role, all for None, and always that of `peak`.
 
     Of equal values the newer one is the better.
     """
+    tag, metric, mode, _ = role
     if keep is None:
         return {m: f"every {tag} is kept" for m in manifests if tag in m.tags}
     pairs = scored(manifests, tag, metric)
@@ -111,15 +121,6 @@ def best(
     # A run resumed from an older checkpoint may trail a better file that it wrote before.
     current = [m for value, m in pairs if peak == Peak(value=value, epoch=m.epoch)][:1]
     return {m: f"the current {tag}: {m.metrics[metric]:.4f}" for m in current} | kept
-
-
-class Role(NamedTuple):
-    """A role that goes to the best by a metric; better means better by more than `min_delta`."""
-
-    tag: str
-    metric: str
-    mode: str
-    min_delta: float
 
 
 class Ranked(Policy):
@@ -157,14 +158,7 @@ class Ranked(Policy):
         """Return the best `keep` of each role, always with the current best."""
         kept: dict[Manifest, str] = {}
         for key, role in self.roles.items():
-            found = best(
-                manifests,
-                tag=role.tag,
-                metric=role.metric,
-                mode=role.mode,
-                keep=self.keep,
-                peak=self._peaks.get(key),
-            )
+            found = best(manifests, role, self.keep, self._peaks.get(key))
             kept |= {m: f"{kept[m]}; {why}" if m in kept else why for m, why in found.items()}
         return kept
 

@@ -8,15 +8,7 @@ from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd, Event
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.ranking import Peak, check_count, check_metric, check_types
-from peakpoint.checkpointing.policy import (
-    Decision,
-    Outlook,
-    Policy,
-    Save,
-    better,
-    order,
-    ranked,
-)
+from peakpoint.checkpointing.policy import Decision, Outlook, Policy, Save, better, order, ranked
 from peakpoint.checkpointing.storage.manifest import MILESTONE, Manifest
 
 

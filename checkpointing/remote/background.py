@@ -88,7 +88,7 @@ class Mirror:
             return
         left = self._missing()
         log.warning(
-            "The mirror is not complete: %s. To go on with it: peakpoint push %s %s",
+            "The mirror is not complete: %s. To continue: peakpoint push %s %s",
             f"{in_short([m.file for m in left]) if left else 'the record of the run is'} not copied yet",
             listing.run_of(self._store.root),
             self._remote.url,
@@ -140,7 +140,7 @@ class Mirror:
         """Warn once, until uploads work again."""
         text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
         if self._trouble is None and not self._over.is_set():
-            log.warning("mirror: %s Training goes on; the copy is tried again.", text)
+            log.warning("mirror: %s Training continues; the copy is tried again.", text)
         self._trouble = text
 
     def _pass(self) -> None:
@@ -180,5 +180,5 @@ class Mirror:
 
 
 def _key(manifest: Manifest) -> tuple[str, str]:
-    """Return what tells an upload from others: another role is another file, as are other bytes."""
+    """Return the key of an upload: another role is another file, as are other bytes."""
     return manifest.file, manifest.digest

@@ -17,14 +17,12 @@ from typing import Any, TypeVar
 from peakpoint.base import digests
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import SMALL
+from peakpoint.checkpointing.remote.bounded_call import call
 from peakpoint.checkpointing.remote.urls import S3, check_url, shown
 
 CHUNK = 8 << 20
 LISTING = 10 << 20
 """Bytes assumed for the time limit of a list, or of a copy within the place."""
-SLOWEST = 100_000
-"""Bytes a second below which a transfer counts as stalled."""
-
 CHECKSUM = "FlexibleChecksumError"
 """Name of botocore's error for an object that does not match S3's own checksum."""
 FOLDERS = ("file", "local")
@@ -115,36 +113,8 @@ class Remote:
         self._connection.append(fs)
         return fs
 
-    def _ask(self, fs: Any, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
-        """Call a method that moves up to `size` bytes. Raises TimeoutError when nothing moves for too long.
-
-        The clients' timeouts do not cover every wait: aiohttp waits without an end for a server that is to
-        say `100 Continue` before an upload, and while a body is being sent.
-        """
-        if not getattr(fs, "async_impl", False):
-            return getattr(fs, name)(*args, **options)
-        import asyncio
-
-        from fsspec.asyn import sync
-        from fsspec.callbacks import Callback
-
-        limit = 2 * self._timeout_s + size / SLOWEST
-        moved = Callback()
-        if name == "put_file":
-            options["callback"] = moved
-
-        async def bounded() -> Any:
-            task = asyncio.ensure_future(getattr(fs, f"_{name}")(*args, **options))
-            while True:
-                before = moved.value
-                done, _ = await asyncio.wait({task}, timeout=limit)
-                if done:
-                    return task.result()
-                if moved.value == before:
-                    task.cancel()
-                    raise TimeoutError(f"nothing moved for {limit:.0f} s")
-
-        return sync(fs.loop, bounded)
+    def _ask(self, fs: Any, name: str, *args: Any, **options: Any) -> Any:
+        return call(fs, name, *args, timeout_s=self._timeout_s, **options)
 
     def _path(self, key: str) -> str:
         """Return a key as the file system has it."""

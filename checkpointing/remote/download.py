@@ -216,7 +216,7 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _download(remote: Remote, key: str, path: Path, digest: str, size: int) -> None:
-    """Download a file, which gets its name once its digest is right; goes on with an earlier half."""
+    """Download a file, which gets its name once its digest is right; continues an earlier half."""
     if path.exists():
         if path.stat().st_size != size or not digests.matches(path, digest):
             raise CheckpointError(f"{path} is here and differs from that of the mirror: it is left as it is.")
@@ -258,7 +258,7 @@ def _download(remote: Remote, key: str, path: Path, digest: str, size: int) -> N
 
 
 def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
-    """Write the texts beside the checkpoints, unless those that are here have gone on differently."""
+    """Write the texts beside the checkpoints, unless those that are here differ from them."""
     _, texts = newest_record(remote)
     for name in [n for n in texts if not _FILES.fullmatch(n)]:
         result.refused.append(f"{remote.url} has {name!r} in its record: it is not written here.")
@@ -266,7 +266,7 @@ def _write_record(remote: Remote, directory: Path, result: Pulled) -> None:
     for name, text in texts.items():
         path = directory / name
         if name.endswith(".jsonl") and path.exists() and not text.encode().startswith(read_bytes(path, LOG)):
-            return  # this directory has gone on by itself
+            return  # this directory has continued by itself
     for name, text in sorted(texts.items(), key=lambda item: item[0] == "run.json"):  # the last: all is here
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

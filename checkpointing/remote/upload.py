@@ -175,7 +175,7 @@ class RemoteRun:
         if manifest.tier == PRODUCTION or there.sequence >= manifest.sequence:
             raise Unsound(
                 f"{self.remote.url} holds another {manifest.file}, which is not older: it is left alone. "
-                "Does another machine go on with the same run?"
+                "Does another machine continue the same run?"
             )
         self._remove(there)
 

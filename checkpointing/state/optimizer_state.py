@@ -40,8 +40,8 @@ def check_kind(optimizer: object, saved: Mapping[str, Any], named: object = None
     if only_theirs and only_ours:
         what = named or f"an optimizer with {', '.join(only_theirs)}"
         raise CheckpointError(
-            f"The optimizer's state in this checkpoint is of {what}, and {kind(optimizer)} cannot go on with "
-            "it: give the optimizer that was saved, or load the weights alone and start anew."
+            f"The optimizer's state in this checkpoint is of {what}, and {kind(optimizer)} cannot continue "
+            "with it: give the optimizer that was saved, or load the weights alone and start anew."
         )
 
 

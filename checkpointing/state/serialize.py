@@ -1,8 +1,8 @@
 """State to bytes and back: tensors and plain types only, so that `weights_only=True` opens every file.
 
-Training makes its snapshots one after another in the same buffers: fresh memory costs a page fault a page,
-and pinned memory much more. On CUDA they are pinned and a side stream fills them: the training thread goes on
-at once, the training stream when the copy is done, since what it does next may write over what is copied.
+Snapshots of a training use the same buffers one after another: fresh memory costs a page fault a page, and
+pinned memory much more. On CUDA a side stream fills pinned buffers: the training thread continues at once,
+the training stream when the copy is done, since what it does next may write over what is copied.
 """
 
 import logging
@@ -203,7 +203,7 @@ class SnapshotBuffers:
                     buffer.copy_(tensor, non_blocking=True)
                 end.record(side)
         except BaseException:
-            side.synchronize()  # or it would go on to fill buffers that are given up
+            side.synchronize()  # or it would continue to fill buffers that are given up
             raise
         # Memory that is freed now may be reused on this stream, also by tensors that do not change in place.
         training.wait_event(end)

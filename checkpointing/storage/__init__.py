@@ -1,1 +1,1 @@
-"""Checkpoints on disk: written whole, found again, vouched for by a manifest."""
+"""Checkpoints on disk: written whole, found again, verified by a manifest."""

@@ -59,7 +59,7 @@ def changes(root: Path, alias: str | None = None) -> Iterator[Change]:
 
     A journal in which any line was changed is refused as a whole.
     """
-    for fact in journal.vouched(root):
+    for fact in journal.recorded(root):
         if fact["event"] == EVENT and alias in (None, fact.get("alias")):
             yield _change(root, fact)
 

@@ -2,7 +2,7 @@
 
 Most lines are for people, and for `why` after a file is gone: `append` ignores a disk that refuses, and no
 code decides anything by them. Decisions such as which release is the champion have no other record: `record`
-makes their lines durable, with a number and a digest, and `vouched` reads those alone.
+makes their lines durable, with a number and a digest, and `recorded` reads those alone.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def _opened(root: Path) -> contextlib.AbstractContextManager[int]:
     return files.appending(path)
 
 
-def vouched(root: Path) -> list[dict[str, Any]]:
+def recorded(root: Path) -> list[dict[str, Any]]:
     """Return the facts that `record` wrote, oldest first, with time, event and number.
 
     Raises CheckpointError for a line that was changed, moved, or lost its digest.

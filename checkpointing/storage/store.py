@@ -201,7 +201,9 @@ class Store:
                 self.delete(manifest, reason)
                 gone.append(manifest)
             except OSError as error:
-                log.warning("%s could not be deleted: %s. Training goes on.", manifest.file, os_reason(error))
+                log.warning(
+                    "%s could not be deleted: %s. Training continues.", manifest.file, os_reason(error)
+                )
         return gone
 
     def _sweep(self, folder: Path) -> None:
@@ -296,7 +298,7 @@ def _claimed(claim: Path) -> tuple[str, str] | None:
 def verify(root: Path, manifest: Manifest, threads: int = digests.ALL) -> None:
     """Check the bytes of a checkpoint, of a release every file, against its manifest.
 
-    `threads` is 1 where a training goes on beside it. Raises CheckpointError with the first fault,
+    `threads` is 1 where a training runs beside it. Raises CheckpointError with the first fault,
     Undamaged where it says nothing of the bytes.
     """
     path = root / manifest.file

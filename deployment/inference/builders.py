@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from peakpoint import models
 from peakpoint.base import registry
 from peakpoint.base.errors import CheckpointError, UnregisteredError, first_line
+from peakpoint.base.given import as_mapping
 from peakpoint.checkpointing.state import objects
 from peakpoint.checkpointing.storage.manifest import Manifest
 
@@ -71,8 +72,7 @@ def _made_of(kind: type[nn.Module], options: Mapping[str, Any]) -> nn.Module:
 
 def _recipe(saved: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Return the names that a network may be registered under, and its options."""
-    given = saved.get("config")
-    config = dict(given) if isinstance(given, Mapping) else {}
+    config = dict(as_mapping(saved.get("config")))
     model = config.get("model")
     options = dict(model) if isinstance(model, Mapping) else config
     names = (options.pop("name", None), _class_name(saved))
@@ -82,8 +82,7 @@ def _recipe(saved: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _class_name(saved: Mapping[str, Any]) -> str | None:
-    notes = saved.get("metadata")
-    noted = notes.get(objects.NETWORK) if isinstance(notes, Mapping) else None
+    noted = as_mapping(saved.get("metadata")).get(objects.NETWORK)
     return noted if isinstance(noted, str) else None
 
 
@@ -96,8 +95,7 @@ def _unbuildable(file: Path, saved: Mapping[str, Any]) -> str:
 
 def run_config(saved: Mapping[str, Any]) -> Any:
     """Return the configuration of the run of a checkpoint or a release, None where it is not known."""
-    notes = saved.get("metadata")
-    trained_with = notes.get("trained_with") if isinstance(notes, Mapping) else None
+    trained_with = as_mapping(saved.get("metadata")).get("trained_with")
     return trained_with.get("config") if isinstance(trained_with, Mapping) else saved.get("config")
 
 

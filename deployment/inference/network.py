@@ -116,8 +116,7 @@ def trained(saved: Mapping[str, Any]) -> Description:
             "output": {"classes": facts["classes"]},
         }
     except (KeyError, TypeError, ValueError):
-        given = saved.get("config")
-        config = dict(given) if isinstance(given, Mapping) else {}
+        config = dict(given.as_mapping(saved.get("config")))
     return described(config)
 
 

@@ -16,6 +16,7 @@ from peakpoint.base.bounded import read_bytes
 from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError, os_reason
 from peakpoint.base.files import sweep, write_atomic
+from peakpoint.base.given import as_mapping
 from peakpoint.base.lock import briefly
 from peakpoint.checkpointing.state.differences import Pairs, differ, flat, pairs
 from peakpoint.checkpointing.storage import aliases, listing
@@ -81,7 +82,7 @@ def entries(root: Path) -> list[Entry]:
                 date=str(facts["time"])[:10],
                 file=str(facts.get("file", "")),
                 reason=str(facts.get("reason") or ""),
-                source=_mapping(facts.get("source")),
+                source=as_mapping(facts.get("source")),
                 git_commit=facts.get("git_commit"),
                 before=listing.version_of(before) if before else None,
                 results={name: pair for name, pair in results.items() if pair != [None, None]},
@@ -95,10 +96,6 @@ def entries(root: Path) -> list[Entry]:
     return found[::-1]
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _results(manifest: Manifest | None) -> dict[str, float | None]:
     if manifest is None:
         return {}
@@ -107,8 +104,8 @@ def _results(manifest: Manifest | None) -> dict[str, float | None]:
 
 def _trained_with(manifest: Manifest) -> dict[str, Any]:
     """Return the recorded training configuration and data fingerprint."""
-    record = _mapping(_mapping(manifest.metadata).get("trained_with"))
-    return flat({**_mapping(record.get("config")), "fingerprint": _mapping(record.get("fingerprint"))})
+    record = as_mapping(as_mapping(manifest.metadata).get("trained_with"))
+    return flat({**as_mapping(record.get("config")), "fingerprint": as_mapping(record.get("fingerprint"))})
 
 
 def text(root: Path) -> str:

@@ -36,7 +36,7 @@ def taken(root: Path) -> set[str]:
 
 def journaled(root: Path) -> dict[str, dict[str, Any]]:
     """Return the journal's line on each release, by version. Raises CheckpointError for a changed line."""
-    return {str(fact.get("version")): fact for fact in journal.vouched(root) if fact["event"] == EVENT}
+    return {str(fact.get("version")): fact for fact in journal.recorded(root) if fact["event"] == EVENT}
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def publish(root: Path, manifest: Manifest, payload: Payload) -> Manifest:
     paths = [*(root / name for name in payload), *(weights.with_suffix(end) for end in SUFFIXES)]
     for path in filter(os.path.lexists, dict.fromkeys(paths)):  # of interrupted releases, or other programs
         name = path.relative_to(root).as_posix()
-        quarantine.quarantine(root, name, "no manifest vouches for it", ends=(path.suffix,))
+        quarantine.quarantine(root, name, "it has no manifest", ends=(path.suffix,))
     with store.stage(root, payload, SHA256) as staged:
         found = {name: file.digest for name, file in staged.items()}
         size, digest = staged[manifest.file].size, found.pop(manifest.file)

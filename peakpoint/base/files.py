@@ -83,7 +83,7 @@ def check_folder(path: Path) -> None:
 class Staged(contextlib.AbstractContextManager["Staged"]):
     """A new file beside `target` that takes its name by `publish`, or is removed at the end of the block.
 
-    It is locked while it is open, so that a sweep can tell a living writer from a dead one. `size` counts the
+    It is locked while it is open, so that a sweep knows a living writer from a dead one. `size` counts the
     bytes passed to `write`; `digest` is theirs at the last `sync`, with the name of its algorithm.
     """
 

@@ -72,6 +72,11 @@ def mapping(name: str, value: object) -> dict[str, Any]:
     return dict(value or {})
 
 
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return a value that was read from a file if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def network(value: object) -> None:
     """Raise CheckpointError unless the value is a torch.nn.Module, and not a class or a state_dict."""
     if not _has(value, "parameters", "state_dict", "load_state_dict"):

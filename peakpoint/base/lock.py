@@ -154,7 +154,7 @@ def _followed(descriptor: int, held: _Held) -> Path:
         found = Path(f"/proc/self/fd/{descriptor}").readlink().parent
         if _identity(found) == held.identity:
             before, held.place = held.place, found  # first: the warning is logged to a file there
-            log.warning("%s was moved to %s: the run goes on there.", before, found)
+            log.warning("%s was moved to %s: the run continues there.", before, found)
             return found
     raise FileNotFoundError(errno.ENOENT, "removed, or moved to another file system", held.place)
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from peakpoint.base.errors import UserError
+from peakpoint.base.given import as_mapping
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.commands.arguments import Argument, a_path, takes
@@ -46,9 +47,9 @@ def _facts(group: Group, done: list[Result]) -> dict[str, Any]:
     records = [run_record.read_run(result.run) for result in done]
     steps = [run_record.read_status(result.run)["step"] for result in done]
     first, config = records[0], records[0].get("config", {})
-    hardware = _mapping(first.get("hardware"))
+    hardware = as_mapping(first.get("hardware"))
     return {
-        **{kind: _mapping(config.get(kind)).get("name") for kind in ("model", "data", "optimizer")},
+        **{kind: as_mapping(config.get(kind)).get("name") for kind in ("model", "data", "optimizer")},
         "settings": list(group.overrides),
         "metric": group.metric,
         "target": done[0].target,
@@ -64,10 +65,6 @@ def _facts(group: Group, done: list[Result]) -> dict[str, Any]:
         "peakpoint": version("peakpoint"),
         "year": str(first["attempts"][0].get("started", ""))[:4],
     }
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _spread(metric: str, found: Spread | None) -> str:

@@ -77,7 +77,7 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
     if file.is_dir():
         raise CheckpointError(f"{path} is a directory: name a file.{foreign.described(path)}")
     if not file.with_suffix(".json").exists():
-        raise CheckpointError(not_vouched_for(path))
+        raise CheckpointError(no_manifest(path))
     return file.parent.parent, read_manifest(file.with_suffix(".json"))
 
 
@@ -99,9 +99,9 @@ def contents(path: Path) -> tuple[dict[str, Any], Manifest | None]:
         raise CheckpointError(f"{error}{foreign.described(path)}") from None
 
 
-def not_vouched_for(path: Path) -> str:
+def no_manifest(path: Path) -> str:
     """Return the message for a file without a manifest, with its recognised kind."""
-    return f"{path} has no manifest beside it, so nothing vouches for it.{foreign.described(path)}"
+    return f"{path} has no manifest beside it, so it cannot be verified.{foreign.described(path)}"
 
 
 def check_there(*paths: Path | None) -> None:
@@ -118,11 +118,11 @@ def orphans(root: Path) -> list[str]:
             f"{tier}/{path.name}"
             for tier in TIERS
             for path in sorted(p for end in SUFFIXES for p in (root / tier).glob(f"*{end}"))
-            if not path.is_symlink() and not _vouched_for(path)
+            if not path.is_symlink() and not _has_manifest(path)
         ]
 
 
-def _vouched_for(path: Path) -> bool:
+def _has_manifest(path: Path) -> bool:
     mark = path.with_suffix(".json")
     if path.parent.name != PRODUCTION or not mark.exists():
         return mark.exists()

@@ -46,7 +46,10 @@ COMMANDS = {
     "rollback": ("releases.alias", "verify an earlier release, then switch to it"),
     "changelog": ("releases.alias", "what changed from release to release"),
     "push": ("checkpoints.transfer", "copy a run's checkpoints to a remote place, what is missing there"),
-    "pull": ("checkpoints.transfer", "copy a run, or a file of it, from a remote place; goes on if cut off"),
+    "pull": (
+        "checkpoints.transfer",
+        "copy a run or a file of it from a remote place; continues if cut off",
+    ),
 }
 """Name of a command -> the module below commands/, and one line of help."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from peakpoint.base import bounded
 from peakpoint.base.errors import UserError
+from peakpoint.base.given import as_mapping
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.state.differences import differ, flat
 from peakpoint.commands.arguments import path_argument, takes
@@ -64,9 +65,9 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     code = f"commit {short(found['git_commit'])}" + (
         f", and {changes} lines not committed" if changes else ""
     )
-    data, hardware = (_mapping(found[name]) for name in ("data", "hardware"))
-    packages = {**_mapping(found["packages"]), "python": found["python"]}
-    origin = _mapping(found["reproduces"]).get("directory")
+    data, hardware = (as_mapping(found[name]) for name in ("data", "hardware"))
+    packages = {**as_mapping(found["packages"]), "python": found["python"]}
+    origin = as_mapping(found["reproduces"]).get("directory")
     words = [
         ("settings", " ".join(found["settings"]) or "those of conf/"),
         ("seed", short(found["seed"])),
@@ -81,10 +82,6 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("end", _words(found["end"])),
     ]
     return [(name, text) for name, text in words if text]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _words(values: Mapping[str, Any]) -> str:

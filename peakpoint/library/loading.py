@@ -29,7 +29,7 @@ def load_checkpoint(
 
     `device` is where the model is moved; None leaves it. `latest.pt`, `best_accuracy.pt` and
     `best_accuracy_0.92.pt` mean the newest intact checkpoint of that name. Weights that another program saved
-    are loaded as well, with a warning that nothing vouches for their bytes. Raises CheckpointError for a
+    are loaded as well, with a warning that their bytes cannot be verified. Raises CheckpointError for a
     damaged file or one that does not fit. Never executes code from the file.
     """
     return _load(path, model, optimizer, scheduler, device=device, rng=False)
@@ -41,7 +41,7 @@ def resume_training(
     optimizer: Stateful,
     scheduler: Stateful | None = None,
 ) -> dict[str, Any]:
-    """Load a checkpoint and every random number generator with it: training goes on where it was.
+    """Load a checkpoint and every random number generator with it: training continues where it was.
 
     The state that is returned says where: batch `next_batch`, counted from 0, of epoch `next_epoch`.
     A checkpoint that does not say how far its epoch was begins it again, so that no batch is skipped.
@@ -71,7 +71,7 @@ def _load(
         saved: Mapping[str, Any] = _own(path)
     elif rng:
         raise CheckpointError(
-            f"{path} holds no random number generators as Peakpoint saves them, so training cannot go on "
+            f"{path} holds no random number generators as Peakpoint saves them, so training cannot continue "
             "exactly: load_checkpoint(path, model, optimizer, scheduler) loads the rest of it."
         )
     else:

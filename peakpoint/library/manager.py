@@ -17,7 +17,7 @@ from peakpoint.checkpointing.metrics import mode_of
 from peakpoint.checkpointing.policies import ranking
 from peakpoint.checkpointing.policies.best import Best, Metric
 from peakpoint.checkpointing.policies.interval import Interval
-from peakpoint.checkpointing.policies.ranking import Peak
+from peakpoint.checkpointing.policies.ranking import Peak, Role
 from peakpoint.checkpointing.policy import Save, order
 from peakpoint.checkpointing.state import objects, optimizer_state
 from peakpoint.checkpointing.state.objects import Stateful, numbers
@@ -123,7 +123,7 @@ class CheckpointManager:
         """Save if `metric_value` is better than every milestone of this metric on disk; else return None.
 
         `mode` is max or min; None takes it from the last milestone of this metric, else from its name
-        (`peakpoint.checkpointing.metrics`). Raises CheckpointError where neither tells. The optimizer and
+        (`peakpoint.checkpointing.metrics`). Raises CheckpointError where neither says. The optimizer and
         scheduler are those of the last training checkpoint of this model unless given. NaN and infinity are
         never best.
         """
@@ -169,7 +169,7 @@ class CheckpointManager:
         `version` is semantic, such as 1.0.0, and never used twice; weights of other names or shapes than in
         the release before need a new major version. The name is config["name"], or that of the class.
         `example_inputs` are arguments of the network (a tensor, a tuple of tensors, or a mapping of names to
-        tensors): its outputs are kept, so that `verify --golden` can tell whether it still is the same
+        tensors): its outputs are kept, so that `verify --golden` can check that it still is the same
         network. A network for images, with the config of `network.describe`, needs none.
         """
         given.network(model)
@@ -215,7 +215,7 @@ class CheckpointManager:
             elif mine:
                 metric = next(iter(mine[-1].metrics))
                 mode = str((mine[-1].metadata or {}).get(MODE))
-                kept |= ranking.best(mine, tag=tag, metric=metric, mode=mode, keep=keep, peak=None)
+                kept |= ranking.best(mine, Role(tag, metric, mode, 0.0), keep)
         files = {m.file for m in kept}
         doomed = [m for m in self._recorder.mine(tier) if m.file not in files]
         gone = self._recorder.store.delete_each(dict.fromkeys(doomed, f"cleaned up to the last {keep}"))
@@ -239,7 +239,7 @@ class CheckpointManager:
         before = str(last[0]) if last and last[0] in ("max", "min") else None
         if word and before not in (None, word):
             log.warning(
-                "mode=%s is taken for %s, whose last milestone here had mode=%s.", word, metric, before
+                "mode=%s is used for %s, although its last milestone here had mode=%s.", word, metric, before
             )
         remedy = 'give mode="max" or mode="min" to save_milestone_checkpoint.'
         return word or before or mode_of(metric, remedy)

@@ -46,7 +46,7 @@ def are_at(path: Path) -> bool:
 def load(path: Path, model: nn.Module) -> dict[str, Any]:
     """Return the contents of such a file under the keys of a checkpoint, weights by the names of `model`.
 
-    Warns that nothing vouches for its bytes, and of what was left out. Raises CheckpointError.
+    Warns that its bytes cannot be verified, and of what was left out. Raises CheckpointError.
     """
     saved: Mapping[str, Any] = _opened(path)
     weights: Mapping[str, Any] | None = _under(saved, WEIGHTS, _is_weights)
@@ -61,7 +61,7 @@ def load(path: Path, model: nn.Module) -> dict[str, Any]:
     rest = {key: value for key, value in other.items() if _is_plain(value)}
     left = ", ".join(str(key) for key in other if key not in rest)
     also = f" Left out, as it is no plain value: {left}." if left else ""
-    log.warning("%s has no manifest: it is loaded, and nothing vouches for its bytes.%s", path, also)
+    log.warning("%s has no manifest: it is loaded, and its bytes cannot be verified.%s", path, also)
     return {
         "metrics": {},
         **rest,

@@ -76,7 +76,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def journaled(root: Path) -> list[str]:
     """The versions in the journal's lines, in order."""
-    return [fact["version"] for fact in journal.vouched(root) if fact["event"] == "released"]
+    return [fact["version"] for fact in journal.recorded(root) if fact["event"] == "released"]
 
 
 def sound(root: Path, *, run: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""Real failures and the background: what was there stays, what is lost is reported, training goes on."""
+"""Real failures and the background: what was there stays, what is lost is reported, training continues."""
 
 import errno
 import math
@@ -47,7 +47,7 @@ def test_a_deletion_that_fails_does_not_stop_training(world, warnings):
     assert [m.epoch for m in run.kept] == [3]
     assert len(warnings()) == 1
     assert "could not be deleted" in warnings()[0]
-    assert "Training goes on" in warnings()[0]
+    assert "Training continues" in warnings()[0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -87,7 +87,7 @@ def test_a_save_that_fails_leaves_what_was_there_and_training_goes_on(world, war
     (warning,) = warnings()
     assert warning.startswith(f"A checkpoint could not be written to {run.root}: File too large (")
     assert "; it needs " in warning
-    assert warning.endswith(" are free. Training goes on; older checkpoints are intact.")
+    assert warning.endswith(" are free. Training continues; older checkpoints are intact.")
     run.epoch(0.55, loss=0.6, sparsity=0.6)
     assert whole(run)
     assert run.kept[-1].epoch == 3
@@ -325,7 +325,7 @@ def test_in_the_background_the_state_of_the_moment_is_saved(world):
     run.attempt(background=True)
     for _ in range(5):
         run.epoch(0.5)
-        run.weight += 0.5  # training goes on at once
+        run.weight += 0.5  # training continues at once
     assert [run.weight_in(m.file) for m in run.kept] == [1.0, 2.5, 4.0, 5.5, 7.0]
 
 
@@ -345,7 +345,7 @@ def test_training_waits_for_the_copy_and_for_the_save_before_and_each_wait_is_re
 
     monkeypatch.setattr(Store, "save", slow)
     run.epoch(0.5)
-    assert run.facts == []  # not written, and training goes on
+    assert run.facts == []  # not written, and training continues
     run.manager.handle(StepEnd(2, 11))
     threading.Timer(0.2, release.set).start()
     run.epoch(0.5)

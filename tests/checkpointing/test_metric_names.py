@@ -96,15 +96,17 @@ def test_a_mode_against_the_name_is_taken_and_reported_once(tmp_path, caplog):
         assert manager.save_milestone_checkpoint(t.model, value, "valid_acc", 1, mode="min")
     Best(metrics={"valid_acc": Metric(mode="min", min_delta=0.0)}, keep=1)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == "mode=min is taken for valid_acc, whose name says that it is better the higher it is."
+    assert line == "mode=min is used for valid_acc, although its name says that higher values are better."
     assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2) is None  # stated once, it holds
     caplog.clear()
     assert manager.save_milestone_checkpoint(t.model, 0.95, "valid_acc", 2, mode="max")
-    assert caplog.messages == ["mode=max is taken for valid_acc, whose last milestone here had mode=min."]
+    assert caplog.messages == [
+        "mode=max is used for valid_acc, although its last milestone here had mode=min."
+    ]
 
 
 @pytest.mark.parametrize("policy", ["top_k", "sparsity", "early_stopping"])
-def test_every_policy_tells_of_a_mode_against_the_name(policy, caplog):
+def test_every_policy_warns_of_a_mode_against_the_name(policy, caplog):
     warn_of_mode.cache_clear()
     if policy == "top_k":
         TopK(metric="wer", mode="max", k=1)
@@ -116,7 +118,7 @@ def test_every_policy_tells_of_a_mode_against_the_name(policy, caplog):
     else:
         EarlyStopping(metric="wer", mode="max", patience=1, min_delta=0.0)
     assert caplog.messages == [
-        "mode=max is taken for wer, whose name says that it is better the lower it is."
+        "mode=max is used for wer, although its name says that lower values are better."
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.commands import dispatch as cli
 from tests.checkpointing.checkpoint_cases import manifest, saved
-from tests.conftest import TINY, Screen, complete_run
+from tests.conftest import TINY, Done, Screen, complete_run
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def cli_main(capsys):
         code = cli.main([str(a) for a in arguments])
         out, err = capsys.readouterr()
         assert "Traceback" not in err
-        return code, out, err
+        return Done(code, out, err)
 
     return main
 

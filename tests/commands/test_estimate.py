@@ -16,9 +16,7 @@ from tests.conftest import TINY, run_main
 
 
 def estimated(cli_main, *overrides):
-    code, out, err = cli_main("estimate", "--json", *overrides)
-    assert (code, err) == (0, "")
-    return json.loads(out)
+    return json.loads(cli_main("estimate", "--json", *overrides).output())
 
 
 @pytest.mark.parametrize("optimizer", ["adamwprune", "adamwspam", "sgd"])

@@ -1,4 +1,4 @@
-"""File systems that refuse what others do: training goes on where nothing is lost, and says why."""
+"""File systems that refuse what others do: training continues where nothing is lost, and says why."""
 
 import errno
 import logging
@@ -6,8 +6,6 @@ import os
 import resource
 import shutil
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from peakpoint.checkpointing.storage import journal, locate
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
 from tests.checkpointing.checkpoint_cases import manifest
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, process
 from tests.faults.fault_cases import put, sound, tidy
 
 
@@ -53,14 +51,7 @@ def test_a_training_where_nothing_can_be_synced_is_reported_once_each_and_finish
     run, trace = tmp_path / "run", tmp_path / "trace"
     inject = ["strace", "-f", "-o", str(trace), "-e", "trace=fsync", "-e", "inject=fsync:error=EINVAL"]
     small = (*TINY, "epochs=1", "test=false", "checkpoint.interval_steps=4", f"hydra.run.dir={run}")
-    done = subprocess.run(
-        [*inject, sys.executable, str(ROOT / "train.py"), *small],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = process(ROOT / "train.py", *small, under=inject)
     if "ptrace" in done.stderr.lower():
         pytest.skip("strace may not trace here")
     assert "INJECTED" in trace.read_text()

@@ -41,7 +41,7 @@ def test_quarantine_and_resume_are_facts_too(tmp_path):
     ((file, reason),) = reported(tmp_path, "quarantined")
     assert file == second.file
     assert "does not match the digest" in reason
-    assert reported(tmp_path, "resumed") == [(first.file, "the run goes on from it")]
+    assert reported(tmp_path, "resumed") == [(first.file, "the run continues from it")]
 
 
 def test_a_torn_line_is_passed_over_and_the_next_one_stands_on_its_own(tmp_path):

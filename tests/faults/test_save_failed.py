@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +12,7 @@ from peakpoint.checkpointing.storage import listing, locate
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import World, files_no_larger_than, manifest
 from tests.checkpointing.policies import policy_cases as case
-from tests.conftest import ROOT, process
+from tests.conftest import process
 from tests.faults.fault_cases import mounted, payload, put, sound, tidy
 
 
@@ -243,7 +242,7 @@ def test_memory_that_is_full(tmp_path, on_error):
     if on_error == "stop":
         assert stated[0] == "stopped 400000000 None None"
     else:
-        assert "it takes 400.0 MB of memory that is not there. Training goes on" in done.stderr
+        assert "it takes 400.0 MB of memory that is not there. Training continues" in done.stderr
 
 
 STRACED = """
@@ -271,15 +270,9 @@ def test_an_error_of_the_device_injected_by_strace(tmp_path, call, nth):
     root = tmp_path / "checkpoints"
     put(Store(root, "run"), 1)
     when = nth + 2 if call == "fsync" else nth
-    done = subprocess.run(
-        ["strace", "-f", "-o", str(tmp_path / "trace"), "-e", f"trace={call}",
-         "-e", f"inject={call}:error=EIO:when={when}", sys.executable, "-c", STRACED, str(root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )  # fmt: skip
+    tracer = ["strace", "-f", "-o", str(tmp_path / "trace"), "-e", f"trace={call}"]
+    inject = ["-e", f"inject={call}:error=EIO:when={when}"]
+    done = process("-c", STRACED, root, under=[*tracer, *inject])
     if "ptrace" in done.stderr or "PTRACE" in done.stderr:
         pytest.skip("strace may not trace here")
     assert "INJECTED" in (tmp_path / "trace").read_text()

@@ -68,7 +68,7 @@ def test_whatever_the_moment_the_alias_is_the_old_or_the_new(prepared, tmp_path,
         aliases.assign(root, "champion", "1.1.0", "next")
         assert history(root) == (old if found == old else [*new, "1.1.0"])
         assert (root / "production" / "champion.pt").readlink().name == "le_net5_v1.1.0.pt"
-        numbers = [fact["number"] for fact in journal.vouched(root)]
+        numbers = [fact["number"] for fact in journal.recorded(root)]
         assert numbers == sorted(set(numbers))
     assert at > 8
     assert {states for states, _ in seen} == {tuple(old), tuple(new)}

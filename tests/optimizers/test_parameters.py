@@ -188,8 +188,9 @@ def test_the_order_of_the_trainers_networks_is_that_of_checkpoints_already_writt
 def test_a_run_says_how_much_of_all_parameters_is_pruned(train, tmp_path):
     base = """model=lenet5 data=synthetic data.train_size=144 data.test_size=40 data.num_classes=4
         data.native_size=12 epochs=1 batch_size=16 logger=[console] report=false threads=1 device=cpu"""
-    done = train(*base.split(), "pruning.target=0.5", "pruning.end_fraction=0.5", "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    done = train(
+        *base.split(), "pruning.target=0.5", "pruning.end_fraction=0.5", "hydra.run.dir=run"
+    ).succeeded()
     assert re.search(r"^network +lenet5: [\d,]+ parameters, 9\d\.\d\d% of them prunable; ", done.out, re.M)
     (row,) = rows(tmp_path / "run", "eval")
     assert row["sparsity"] == pytest.approx(0.5, abs=1e-4)

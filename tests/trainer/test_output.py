@@ -50,8 +50,7 @@ def test_nor_a_sweep(tmp_path):
 
 def test_without_a_terminal_the_table_of_a_sweep_is_whole(train, tmp_path):
     folder = tmp_path / ("a-long-name-" * 12)
-    done = train("-m", *SHORT, "label_smoothing=0.012345,0.054321", f"hydra.sweep.dir={folder}")
-    assert done.code == 0, done.err
+    done = train("-m", *SHORT, "label_smoothing=0.012345,0.054321", f"hydra.sweep.dir={folder}").succeeded()
     lines = done.out.splitlines()
     assert str(folder) in lines
     for job, value in enumerate(("0.012345", "0.054321")):
@@ -61,8 +60,7 @@ def test_without_a_terminal_the_table_of_a_sweep_is_whole(train, tmp_path):
 
 
 def test_what_a_log_holds_is_escaped_as_well(train, tmp_path):
-    done = train(*SHORT, f"hydra.run.dir={tmp_path}/a\x1b[2Jb")
-    assert done.code == 0, done.err
+    done = train(*SHORT, f"hydra.run.dir={tmp_path}/a\x1b[2Jb").succeeded()
     log = (tmp_path / "a\x1b[2Jb" / "train.log").read_text()
     assert "a\\x1b[2Jb" in log
     assert "\x1b" not in log + done.out + done.err
@@ -71,8 +69,7 @@ def test_what_a_log_holds_is_escaped_as_well(train, tmp_path):
 
 def test_a_run_begins_with_four_lines_that_say_what_it_is(train):
     ramp = ("pruning.target=0.7", "pruning.start_step=4", "pruning.end_step=20")
-    done = train(*TINY, *ramp, "optimizer=adamwprune", "max_steps=22", "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    done = train(*TINY, *ramp, "optimizer=adamwprune", "max_steps=22", "hydra.run.dir=run").succeeded()
     network, data, optimizer, checkpoints = done.out[done.out.index("network ") :].splitlines()[:4]
     assert re.fullmatch(r"network      lenet5: 15,416 parameters, 98\.51% .* on \w+ \(.+\) in fp32", network)
     assert data == ("data         synthetic: 130 train, 14 val, 40 test images; 8 steps an epoch, 22 in all")
@@ -106,8 +103,7 @@ def test_a_network_that_cannot_be_measured_without_values_trains_all_the_same(tr
 
 def rows_of(train, name):
     """The evaluations of a run, with the digests of its weights."""
-    done = train(*SHORT, f"hydra.run.dir={name}")
-    assert done.code == 0, done.err
+    done = train(*SHORT, f"hydra.run.dir={name}").succeeded()
     assert ("checkpoints  in " in done.out) == (name == "b")
     return rows(Path(name), "eval")
 
@@ -132,6 +128,5 @@ def test_a_run_ends_with_three_commands_that_work_as_they_are_printed(train, cap
 
 def test_a_run_that_a_policy_ended_names_no_line_that_would_train_nothing(train):
     bound = "checkpoint.policy.early_stopping.stop_at=0.0"
-    done = train(*TINY, bound, "pruning.target=0", "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    done = train(*TINY, bound, "pruning.target=0", "hydra.run.dir=run").succeeded()
     assert done.out.partition("Next:\n")[2].split()[:2] == ["peakpoint", "report"]

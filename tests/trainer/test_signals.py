@@ -45,8 +45,7 @@ def test_each_signal_ends_a_run_saved_and_its_command_goes_on(train, tmp_path, n
     assert locate.newest_verified(tmp_path / "run" / "checkpoints").manifest.global_step == 11
     (line,) = (each for each in done.out.splitlines() if "to go on: " in each)
     resumed = shlex.split(line.partition("to go on: ")[2])[2:]
-    done = train(*resumed, f"{POLICY}.when=never")
-    assert done.code == 0, done.err
+    train(*resumed, f"{POLICY}.when=never").succeeded()
     assert status(tmp_path / "run")["state"] == "finished"
 
 

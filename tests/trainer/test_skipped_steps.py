@@ -106,8 +106,7 @@ def test_resumed_beside_a_skipped_step_the_run_is_the_same_bit_for_bit(tmp_path,
 def test_a_run_counts_skipped_steps_and_keeps_and_tests_its_best_at_the_target(train, tmp_path, capsys):
     base = [o for o in TINY if not o.startswith("model")]
     options = ("plugins=[tests.trainer.outputs]", "model=outputs", "model.bad=[5,24]", "nonfinite=skip")
-    done = train(*base, *options, "pruning.end_fraction=1.0", "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    done = train(*base, *options, "pruning.end_fraction=1.0", "hydra.run.dir=run").succeeded()
     run = tmp_path / "run"
     assert len([r for r in rows(run, "test") if r["which"] == "selected"]) == 1
     (best,) = (run / "checkpoints" / "milestone").glob("best_accuracy_at_sparsity_0.70_*.pt")

@@ -45,15 +45,13 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(train, tmp_path, ch
     for split in ("train", "test"):
         np.savez(tmp_path / f"{split}.npz", **data)
     base = ["model=lenet5", "data=npz", "data.root=.", "batch_size=8", "logger=[console]", "report=false"]
-    done = train(*base, "max_steps=2", "epochs=1", "threads=1", "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    train(*base, "max_steps=2", "epochs=1", "threads=1", "hydra.run.dir=run").succeeded()
     data[changed] = data[changed][::-1].copy()
     np.savez(tmp_path / "train.npz", **data)
     before = status(tmp_path / "run")
     for more in ([], ["hydra.run.dir=fork"]):
-        done = train("resume=run", "max_steps=4", *more)
-        assert done.code == 1
-        assert done.err.startswith("error: data.root holds other data than the run was started with")
+        err = train("resume=run", "max_steps=4", *more).refusal()
+        assert err.startswith("error: data.root holds other data than the run was started with")
     assert status(tmp_path / "run") == before
 
 
@@ -72,8 +70,7 @@ def test_when_busy_reaches_the_manager(train, tmp_path, monkeypatch):
     assert train(*base, "hydra.run.dir=patient").code == 0
     assert rows(tmp_path / "patient", "skipped save") == []
     monkeypatch.setattr(serialize, "dump", slow)
-    done = train(*base, "checkpoint.when_busy=skip", "hydra.run.dir=run")
-    assert done.code == 0, done.err
+    train(*base, "checkpoint.when_busy=skip", "hydra.run.dir=run").succeeded()
     assert rows(tmp_path / "run", "skipped save") != []
 
 
@@ -82,7 +79,6 @@ def test_what_a_run_goes_on_from_stays_though_newer_ones_push_it_out(train, tmp_
     assert train(*base, "checkpoint.keep_last=3", "hydra.run.dir=run").code == 0
     root = tmp_path / "run" / "checkpoints"
     file = min(listing.manifests(root), key=lambda m: m.global_step).file
-    done = train(f"resume={root / file}", "epochs=2", "checkpoint.keep_last=1")
-    assert done.code == 0, done.err
+    train(f"resume={root / file}", "epochs=2", "checkpoint.keep_last=1").succeeded()
     assert {m.global_step for m in listing.manifests(root) if m.tier == "training"} == {4, 16}
     assert (root / file).exists()

@@ -113,7 +113,7 @@ class OnError(Enum):
 
 @dataclass(kw_only=True)
 class Mirror:
-    """A copy of the checkpoints in a remote place, made while training goes on."""
+    """A copy of the checkpoints in a remote place, made while training continues."""
 
     url: str | None
     what: list[str]

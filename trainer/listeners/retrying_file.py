@@ -67,7 +67,7 @@ class RetryingFile:
             if not self._refused:
                 self._refused = True  # before the warning: this may be the file that it goes to
                 log.warning(
-                    "%s cannot be written: %s. What belongs there waits in memory; training goes on.",
+                    "%s cannot be written: %s. What belongs there waits in memory; training continues.",
                     self._path,
                     os_reason(error),
                 )

@@ -65,7 +65,7 @@ def push(options: argparse.Namespace) -> int:
             copies.put_signature(root, manifest)
         except RemoteError:
             raise
-        except FileNotFoundError:  # the run goes on, and let it go meanwhile
+        except FileNotFoundError:  # the run has deleted it meanwhile
             continue
         except CheckpointError as error:
             refused.append(str(error))

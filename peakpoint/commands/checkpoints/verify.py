@@ -18,7 +18,7 @@ from peakpoint.commands.common import (
     checkpoint_roots,
     everything,
     manifest_of,
-    not_vouched_for,
+    no_manifest,
     orphans,
     print_json,
     verdict,
@@ -166,7 +166,7 @@ def examine(root: Path, *, only_looks: bool = True) -> Iterator[Verdict]:
     for file, reason in unreadable:
         yield Verdict(root, file, None, reason)
     for file in orphans(root):
-        yield Verdict(root, file, None, not_vouched_for(root / file))
+        yield Verdict(root, file, None, no_manifest(root / file))
 
 
 def _identity(root: Path, manifest: Manifest) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from peakpoint.deployment.inference.form import SPLITS
 if TYPE_CHECKING:
     from peakpoint.deployment.inference.timing import Latency
     from peakpoint.deployment.selection.compare import Network, Row, Size
+    from peakpoint.deployment.selection.intervals import Accuracy, Paired
 
 LETTERS = string.ascii_uppercase
 TEST = "95 % intervals: Wilson, and Newcombe's for pairs; p: McNemar's exact test, each by itself"
@@ -77,18 +78,15 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _plain(row: "Row") -> dict[str, Any]:
-    found = {
+    return {
         "path": row.network.label,
         "file": str(row.network.file),
         "kind": row.network.kind,
         **asdict(row.size),
-        "accuracy": None,
+        "accuracy": row.accuracy and accuracy_facts(row.accuracy),
         "against_first": asdict(row.against) if row.against else None,
         "latency": {str(batch): asdict(each) for batch, each in row.latency.items()},
     }
-    if row.accuracy:
-        found["accuracy"] = {"value": row.accuracy.value, **asdict(row.accuracy)}
-    return found
 
 
 def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
@@ -101,7 +99,8 @@ def _print(rows: "list[Row]", how: dict[str, Any]) -> None:
     console.table(sizes, [[letter, *_sizes(row.size)] for letter, row in named], title="size")
     if rows[0].accuracy:
         columns = ["", "right on", "accuracy", "less A's", "p"]
-        console.table(columns, [[letter, *_accuracy(row)] for letter, row in named], title="accuracy")
+        cells = [[x, *accuracy_cells(row.accuracy, row.against)] for x, row in named if row.accuracy]
+        console.table(columns, cells, title="accuracy")
     speed = ["", *(name for n in batches for name in (f"ms for {n}", "by A's"))]
     times = [[letter, *(cell for n in batches for cell in _times(row.latency[n]))] for letter, row in named]
     console.table(speed, times, title="time")
@@ -135,13 +134,17 @@ def _sizes(size: "Size") -> list[str]:
     ]
 
 
-def _accuracy(row: "Row") -> list[str]:
-    if row.accuracy is None:
-        return []
-    found = [f"{row.accuracy.right:,}", _range(row.accuracy.value, *row.accuracy.interval, ".4f")]
-    if row.against is None:
+def accuracy_facts(accuracy: "Accuracy") -> dict[str, Any]:
+    """Return an accuracy as plain values."""
+    return {"value": accuracy.value, **asdict(accuracy)}
+
+
+def accuracy_cells(accuracy: "Accuracy", against: "Paired | None") -> list[str]:
+    """Return the number of right answers, the accuracy, its difference from the first and the p of that."""
+    found = [f"{accuracy.right:,}", _range(accuracy.value, *accuracy.interval, ".4f")]
+    if against is None:
         return [*found, "-", "-"]
-    return [*found, _range(row.against.difference, *row.against.interval, "+.4f"), f"{row.against.p:.3g}"]
+    return [*found, _range(against.difference, *against.interval, "+.4f"), f"{against.p:.3g}"]
 
 
 def _range(value: float, low: float, high: float, form: str) -> str:

@@ -9,13 +9,12 @@ from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.commands.arguments import EVALUATION, RUN, Argument, number, takes
 from peakpoint.commands.common import check_there, checkpoint_root, locked, print_json
+from peakpoint.commands.networks.compare import TEST, accuracy_cells, accuracy_facts
 from peakpoint.deployment.inference.form import SPLITS
 
 if TYPE_CHECKING:
     from peakpoint.checkpointing.storage.manifest import Manifest
     from peakpoint.deployment.selection.ensemble import Ensemble, Result
-
-NOTE = "95 % intervals: Wilson, and Newcombe's for pairs; p: McNemar's exact test, each by itself"
 
 Results = dict[str, dict[str, "Result"]]
 
@@ -72,7 +71,7 @@ def _plain(found: "Ensemble", results: Results, saved: "Manifest | None") -> dic
             split: {
                 name: {
                     "metrics": each.metrics,
-                    "accuracy": {"value": each.accuracy.value, **asdict(each.accuracy)},
+                    "accuracy": accuracy_facts(each.accuracy),
                     "against_best": asdict(each.against) if each.against else None,
                 }
                 for name, each in by_name.items()
@@ -95,7 +94,7 @@ def _print(found: "Ensemble", results: Results, saved: "Manifest | None", k: int
         columns = ["", "right on", "accuracy", "less best's", "p", "loss"]
         console.table(columns, [[name, *_cells(each)] for name, each in by_name.items()], title=split)
     counts = ", ".join(f"{next(iter(r.values())).accuracy.count} {split}" for split, r in results.items())
-    console.say(f"on {counts} images; {NOTE}")
+    console.say(f"on {counts} images; {TEST}")
     if k and k > len(chosen.manifests):
         console.say(f"{len(chosen.manifests)} networks are averaged: there are no {k}")
     if found.masks_differ:
@@ -108,12 +107,4 @@ def _print(found: "Ensemble", results: Results, saved: "Manifest | None", k: int
 
 
 def _cells(result: "Result") -> list[str]:
-    accuracy, against = result.accuracy, result.against
-    found = [f"{accuracy.right:,}", _range(accuracy.value, *accuracy.interval, ".4f"), "-", "-"]
-    if against:
-        found[2:] = [_range(against.difference, *against.interval, "+.4f"), f"{against.p:.3g}"]
-    return [*found, f"{result.metrics['loss']:.4f}"]
-
-
-def _range(value: float, low: float, high: float, form: str) -> str:
-    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+    return [*accuracy_cells(result.accuracy, result.against), f"{result.metrics['loss']:.4f}"]

@@ -3,7 +3,6 @@
 It is imported only by the runs that prove-resume starts, which name it in `plugins` and set the variables.
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -11,19 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from peakpoint.checkpointing.state.witness import digest_of
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.data.settings import note_root
 
 BATCHES, KILL_AFTER = "PEAKPOINT_WITNESS_BATCHES", "PEAKPOINT_WITNESS_KILL_AFTER"
 ROOT = "PEAKPOINT_WITNESS_ROOT"
 """Variable with the data directory that the record of the run names."""
-
-
-def digest(tensor: Tensor) -> str:
-    """Return the sha256 of a tensor's values in logical order."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def watch(path: Path, kill_after: int | None) -> None:
@@ -37,7 +30,8 @@ def watch(path: Path, kill_after: int | None) -> None:
             if count == kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
-            fact = {"epoch": epoch, "batch": number, "images": digest(images), "labels": digest(labels)}
+            digests = {name: digest_of([(name, t)]) for name, t in (("images", images), ("labels", labels))}
+            fact = {"epoch": epoch, "batch": number, **digests}
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(fact) + "\n")
             yield images, labels

@@ -16,7 +16,7 @@ from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage import aliases, listing, locate
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, companions_of
 from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, path_argument, takes
-from peakpoint.commands.common import check_there, not_vouched_for, print_json
+from peakpoint.commands.common import check_there, no_manifest, print_json
 from peakpoint.commands.releases import run_facts, settings
 from peakpoint.commands.releases.select import short
 from peakpoint.deployment.release import card, card_page, changelog, publish, signing
@@ -86,7 +86,7 @@ def _checked(options: argparse.Namespace) -> tuple[settings.Settings, Path | Non
     check_there(options.path, options.data_root)
     file = options.path
     if file.is_file() and not file.is_symlink() and not file.with_suffix(".json").exists():
-        raise CheckpointError(not_vouched_for(file))
+        raise CheckpointError(no_manifest(file))
     chosen = settings.load(options.set, options.card)
     if options.path.is_dir():
         rules.load(options.rules)

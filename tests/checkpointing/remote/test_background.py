@@ -377,7 +377,7 @@ def test_what_is_not_copied_in_time_is_a_warning_with_what_to_do(away, s3, warni
     made.close()
     assert warnings() == [
         "The mirror is not complete: milestone/best_5.pt, milestone/best_4.pt, milestone/best_3.pt and 2 "
-        f"more not copied yet. To go on with it: peakpoint push {away.root.parent} {away.url}"
+        f"more not copied yet. To continue: peakpoint push {away.root.parent} {away.url}"
     ]
 
 
@@ -517,6 +517,6 @@ def test_an_outage_is_one_warning_and_its_end_one_line(away, s3, caplog):
     away.save()
     away.copy()
     lines = [record.getMessage() for record in caplog.records]
-    assert len([line for line in lines if "Training goes on" in line]) == 1
+    assert len([line for line in lines if "Training continues" in line]) == 1
     assert lines[-1] == f"mirror: {away.url}/run works again; everything is copied"
     assert listing.manifests(away.root)[0].file in away.there()

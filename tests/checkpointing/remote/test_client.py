@@ -8,7 +8,7 @@ import pytest
 
 from peakpoint.base.digests import BLAKE3, of_bytes
 from peakpoint.base.errors import CheckpointError
-from peakpoint.checkpointing.remote import client
+from peakpoint.checkpointing.remote import bounded_call
 from peakpoint.checkpointing.remote.client import Missing, Remote, RemoteError
 from peakpoint.checkpointing.remote.urls import check_url, refuse_passwords, shown
 from tests.remotes import Fault
@@ -158,7 +158,7 @@ def test_a_bucket_that_is_not_there_is_one_line(s3, file):
 
 @pytest.mark.parametrize("kind", ["none", "reset", "busy", "lie", "hang"])
 def test_a_large_file_goes_in_parts_and_arrives_whole_or_not_at_all(s3, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(client, "SLOWEST", 10**7)
+    monkeypatch.setattr(bounded_call, "SLOWEST", 10**7)
     data = bytes(range(251)) * 80_000  # three parts
     path = tmp_path / "large"
     path.write_bytes(data)

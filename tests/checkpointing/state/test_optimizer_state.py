@@ -31,7 +31,9 @@ def test_the_state_of_another_kind_is_refused_before_anything_is_touched(manager
     other = Training(1)
     other.optimizer = OPTIMIZERS[name](other.model.parameters())
     before = other.state()
-    with pytest.raises(CheckpointError, match=rf"is of AdamW, and {name.split()[0]} cannot go on") as refusal:
+    with pytest.raises(
+        CheckpointError, match=rf"is of AdamW, and {name.split()[0]} cannot continue"
+    ) as refusal:
         load(path, other.model, other.optimizer)
     assert "\n" not in str(refusal.value)
     assert differences(other.state(), before) == []
@@ -40,7 +42,7 @@ def test_the_state_of_another_kind_is_refused_before_anything_is_touched(manager
 def test_adamw_cannot_go_on_with_what_sgd_saved(manager, t):
     t.optimizer = torch.optim.SGD(t.model.parameters(), lr=0.1, momentum=0.9)
     path = save(manager, t)
-    with pytest.raises(CheckpointError, match="is of SGD, and AdamW cannot go on"):
+    with pytest.raises(CheckpointError, match="is of SGD, and AdamW cannot continue"):
         load_checkpoint(path, t.model, Training(1).optimizer)
 
 

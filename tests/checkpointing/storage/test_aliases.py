@@ -143,7 +143,7 @@ def test_processes_that_set_one_alias_at_once_are_serialised(served):
     found = list(aliases.changes(served, "champion"))
     assert len(found) == sum(len(stated) for _, stated in ended) > 12
     assert [c.before for c in found] == [None, *(c.version for c in found[:-1])]
-    numbers = [fact["number"] for fact in journal.vouched(served)]
+    numbers = [fact["number"] for fact in journal.recorded(served)]
     assert numbers == list(range(1, len(VERSIONS) + len(found) + 1))
     assert points(served / "production" / "champion.pt") == f"le_net5_v{found[-1].version}.pt"
 
@@ -155,7 +155,7 @@ def test_lines_of_processes_that_record_at_once_have_numbers_of_their_own(tmp_pa
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda _: in_child(work)[0], range(4))) == [0] * 4
-    assert [fact["number"] for fact in journal.vouched(tmp_path)] == list(range(1, 101))
+    assert [fact["number"] for fact in journal.recorded(tmp_path)] == list(range(1, 101))
 
 
 def three(root):
@@ -166,14 +166,14 @@ def three(root):
 
 def test_no_flipped_bit_changes_an_answer(served):
     path = three(served)
-    whole, facts = path.read_bytes(), journal.vouched(served)
+    whole, facts = path.read_bytes(), journal.recorded(served)
     reported = 0
     for bit in range(8 * len(whole)):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
         try:
-            assert journal.vouched(served) == facts, (bit, bytes(data))
+            assert journal.recorded(served) == facts, (bit, bytes(data))
         except CheckpointError:
             reported += 1
     sealed = sum(len(line) for line in whole.splitlines() if b'"check"' in line)

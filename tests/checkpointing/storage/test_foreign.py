@@ -91,7 +91,7 @@ def test_weights_of_others_are_loaded_with_one_warning(name, tmp_path, warnings)
     state = load_checkpoint(path, fresh)
     assert not differences(fresh.state_dict(), model.state_dict())
     (stated,) = warnings()
-    assert stated.startswith(f"{path} has no manifest: it is loaded, and nothing vouches for its bytes.")
+    assert stated.startswith(f"{path} has no manifest: it is loaded, and its bytes cannot be verified.")
     assert isinstance(state["metrics"], dict)
     assert state.get("epoch", 3) in (3, 0)
 

@@ -68,8 +68,7 @@ def test_a_run_resumes(tmp_path, damaged):
     before = listing.manifests(as_format_1(run / "checkpoints"))
     if damaged:
         damage(run / "checkpoints" / before[-1].file)
-    done = run_main(f"resume={run}", "epochs=3")
-    assert done.code == 0, done.err
+    run_main(f"resume={run}", "epochs=3").succeeded()
     moved = list(run.glob("checkpoints/quarantine/*.pt"))
     assert len(moved) == damaged
     assert {m.digest.partition(":")[0] for m in listing.manifests(run / "checkpoints")} <= {

@@ -197,8 +197,7 @@ def test_a_resume_of_a_run_reads_each_manifest_once(whole_run, train, tmp_path, 
     shutil.copytree(whole_run, run, symlinks=True)
     there = {path.name for path in run.glob("checkpoints/*/*.json")}
     read.clear()
-    done = train(f"resume={run}{f'/checkpoints/{file}' if file else ''}", "epochs=4", "max_steps=25")
-    assert done.code == 0, done.err
+    train(f"resume={run}{f'/checkpoints/{file}' if file else ''}", "epochs=4", "max_steps=25").succeeded()
     assert {read[name] for name in there if (run / "checkpoints" / "training" / name).exists()} == {1}
 
 

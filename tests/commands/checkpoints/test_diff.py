@@ -20,9 +20,7 @@ def at(run, step):
 
 
 def compared(cli_main, a, b):
-    code, out, err = cli_main("diff", a, b, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out, parse_constant=pytest.fail)
+    return json.loads(cli_main("diff", a, b, "--json").output(), parse_constant=pytest.fail)
 
 
 def test_a_checkpoint_does_not_differ_from_itself(whole_run, cli_main):

@@ -16,8 +16,7 @@ def pair(finished):
 
 
 def test_the_tables_of_two_networks(pair, cli_main):
-    code, message, err = cli_main("compare", *pair, "--rounds", "3", "--batch", "4", "--threads", "1")
-    assert (code, err) == (0, "")
+    message = cli_main("compare", *pair, "--rounds", "3", "--batch", "4", "--threads", "1").output()
     lines = [line.rstrip() for line in message.splitlines()]
     assert lines[0].startswith(f"A  {pair[0]}: best_accuracy_")
     assert lines[1].startswith(f"B  {pair[1]}: checkpoint_epoch_")
@@ -53,8 +52,7 @@ def test_without_data_there_is_no_accuracy(pair, cli_main):
 
 
 def test_json_has_every_figure(pair, cli_main):
-    code, message, err = cli_main("compare", *pair, *pair, "--rounds", "3", "--split", "test", "--json")
-    assert (code, err) == (0, "")
+    message = cli_main("compare", *pair, *pair, "--rounds", "3", "--split", "test", "--json").output()
     found = json.loads(message)
     assert (found["split"], found["rounds"], found["device"]) == ("test", 3, "cpu")
     assert len(found["networks"]) == 4

@@ -28,8 +28,7 @@ def copied(dense_run, tmp_path):
 
 def test_the_table_has_a_row_for_each_kind_of_average(dense_run, cli_main):
     before = sorted(dense_run.rglob("*"))
-    code, out, err = cli_main("ensemble", dense_run, "--k", "9")
-    assert (code, err) == (0, "")
+    out = cli_main("ensemble", dense_run, "--k", "9").output()
     val, test = out.split("\nval\n")[1].split("\ntest\n")
     for part in (val, test):
         for name in ("best single", "mean of probabilities", "mean of weights"):
@@ -57,9 +56,7 @@ def test_the_json_has_every_figure(dense_run, cli_main):
 def test_the_saved_mean_is_a_checkpoint_of_the_run_like_any_other(copied, cli_main, tmp_path):
     root = copied / "checkpoints"
     newest, files = locate.newest_sound(root), {p.name for p in root.rglob("*.pt")}
-    code, out, err = cli_main("ensemble", copied, "--save", "--json")
-    assert (code, err) == (0, "")
-    result = json.loads(out)
+    result = json.loads(cli_main("ensemble", copied, "--save", "--json").output())
     file = root / result["saved"]
     _, saved = locate.locate(root / "milestone" / f"{AVERAGE}.pt")
     assert root / saved.file == file
@@ -81,8 +78,7 @@ def test_the_saved_mean_is_a_checkpoint_of_the_run_like_any_other(copied, cli_ma
     assert file.name in cli_main("select", copied, "--dry-run")[1]
     texts = tmp_path / "texts.yaml"
     texts.write_text(TEXTS)
-    code, _, err = cli_main("promote", file, "--version", "1.0.0", "--card", texts)
-    assert (code, err) == (0, "")
+    cli_main("promote", file, "--version", "1.0.0", "--card", texts).output()
     release = load_model(copied).state_dict()
     assert all(torch.equal(release[name], value) for name, value in load_model(file).state_dict().items())
     card = json.loads((root / "metadata" / "model_cards" / "v1.0.0.json").read_text())
@@ -91,8 +87,7 @@ def test_the_saved_mean_is_a_checkpoint_of_the_run_like_any_other(copied, cli_ma
     # A resume goes on from the newest state of the training, and its retention leaves the mean alone.
     assert locate.newest_sound(root).file == newest.file
     assert files <= {p.name for p in root.rglob("*.pt")}
-    done = run_main(f"resume={copied}", "epochs=4")
-    assert done.code == 0, done.err
+    run_main(f"resume={copied}", "epochs=4").succeeded()
     assert status(copied)["step"] == 32
     assert file.exists()
     assert AVERAGE in {tag for m in listing.manifests(root) for tag in m.tags}
@@ -100,9 +95,8 @@ def test_the_saved_mean_is_a_checkpoint_of_the_run_like_any_other(copied, cli_ma
 
 def test_nobody_resumes_from_a_mean(copied, cli_main):
     assert cli_main("ensemble", copied, "--save")[0] == 0
-    done = run_main(f"resume={copied / 'checkpoints' / 'milestone' / 'average.pt'}")
-    assert done.code == 1
-    assert "has no progress: it cannot be resumed from" in done.err
+    err = run_main(f"resume={copied / 'checkpoints' / 'milestone' / 'average.pt'}").refusal()
+    assert "has no progress: it cannot be resumed from" in err
 
 
 def test_a_run_that_is_being_trained_is_left_alone(copied, cli_main):

@@ -13,8 +13,7 @@ from tests.checkpointing.checkpoint_cases import damage
 
 def test_a_run_as_onnx_is_reported_in_three_lines(finished, tmp_path, cli_main):
     out = tmp_path / "a.onnx"
-    code, message, err = cli_main("export", finished, out)
-    assert (code, err) == (0, "")
+    message = cli_main("export", finished, out).output()
     first, second, third = message.splitlines()
     assert first.startswith(f"{out}: ONNX, opset ")
     assert first.endswith(network.best(finished / "checkpoints").file)
@@ -27,8 +26,7 @@ def test_a_run_as_onnx_is_reported_in_three_lines(finished, tmp_path, cli_main):
 def test_json_says_what_was_made_of_what(finished, tmp_path, cli_main):
     root = finished / "checkpoints"
     out, latest = tmp_path / "a.pt2", root / "training" / "latest.pt"
-    code, message, err = cli_main("export", latest, out, "--format", "torch", "--batch", "2", "--json")
-    assert (code, err) == (0, "")
+    message = cli_main("export", latest, out, "--format", "torch", "--batch", "2", "--json").output()
     found = json.loads(message)
     newest = [m for m in listing.manifests(root) if m.tier == "training"][-1]
     assert (found["source"], found["digest"]) == (newest.file, newest.digest)

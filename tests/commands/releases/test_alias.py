@@ -131,8 +131,7 @@ def test_which_was_champion_on_a_day(served, cli_main, monkeypatch, zone):
         aliases.assign(served, "champion", version, f"as {version}")
 
     def answer(when):
-        code, out, err = cli_main("alias", served, "champion", "--on", when)
-        assert (code, err) == (0, "")
+        out = cli_main("alias", served, "champion", "--on", when).output()
         return out.splitlines()[0], len(out.splitlines()) - 1
 
     assert answer("2026-02-28") == ("champion on 2026-02-28: no release", 0)

@@ -18,8 +18,7 @@ def best(run):
 
 def test_every_candidate_is_printed_with_what_rejected_it(cli_main, measured_run, monkeypatch):
     monkeypatch.chdir(measured_run.parent)
-    code, out, err = cli_main("select", "run")
-    assert (code, err) == (0, "")
+    out = cli_main("select", "run").output()
     file, accuracy = best(measured_run)
     assert f"chosen by default.yaml: run/checkpoints/{file}\n" in out
     assert f", accuracy {accuracy:.2%}, " in out.partition("measured again on 60 images of val: loss ")[2]

@@ -98,7 +98,7 @@ class TestFiles:
         }
         config = json.loads((root / "production/lenet5_v1.0.0.config.json").read_text())
         assert config == manifest.config == network.describe(root / source.file).config()
-        (fact,) = (f for f in journal.vouched(root) if f["event"] == "released")
+        (fact,) = (f for f in journal.recorded(root) if f["event"] == "released")
         assert {key: fact[key] for key in fact.keys() - {"number", "time", "event"}} == {
             "version": "1.0.0",
             "source": metadata["source"],
@@ -227,7 +227,7 @@ class TestImmutable:
         (root / "metadata/journal.jsonl").unlink()
         release.write(root, of(root, "1.1.0"))
         assert journaled(root) == ["1.0.0", "1.1.0"]
-        fact = journal.vouched(root)[0]
+        fact = journal.recorded(root)[0]
         assert (fact["file"], fact["created"]) == (first.file, first.created)
 
     def test_what_no_manifest_vouches_for_is_moved_aside_not_lost(self, root):
@@ -244,7 +244,7 @@ class TestImmutable:
         found = {p.name[7:]: p.read_text() for p in (root / "quarantine").iterdir()}
         reasons = [found.pop(name) for name in list(found) if name.endswith(".txt")]
         assert len(reasons) == 2  # two of them have one name but for the suffix
-        assert all("no manifest vouches for it" in reason for reason in reasons)
+        assert all("it has no manifest" in reason for reason in reasons)
         assert found == {
             "production_lenet5_v1.0.0.pt": "of a killed try, or of the user",
             "production_lenet5_v1.0.0.safetensors": "the same",

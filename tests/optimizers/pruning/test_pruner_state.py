@@ -158,7 +158,7 @@ def test_masks_pack_in_logical_order(shape):
 
 
 def test_two_pruned_states_do_not_share_memory_with_the_masks():
-    """A background writer may still read the state while training goes on."""
+    """A background writer may still read the state while training continues."""
     net, optimizer, _pruner = pruned_run()
     train(net, optimizer, 1, 12)
     state = optimizer.state_dict()["pruning"]["masks"]

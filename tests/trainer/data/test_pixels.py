@@ -43,8 +43,7 @@ def sixteen(path: Path, value: int, kind: str) -> None:
 def test_a_run_on_sixteen_bit_grey_sees_what_eight_bits_would_show(train, tmp_path, kind):
     folder_of(tmp_path / "images", lambda p, bright: sixteen(p, 51_400 if bright else 2_570, kind))
     assert loaded(tmp_path / "images")[:, 0, 0, 0].tolist() == [200] * 4 + [10] * 4  # bright, dark
-    done = train(*RUN.split())
-    assert done.code == 0, done.err
+    train(*RUN.split()).succeeded()
     assert rows(tmp_path / "run", "eval")
 
 
@@ -65,11 +64,9 @@ def test_sixteen_bits_are_divided_by_257(tmp_path, value, expected):
 )
 def test_a_run_on_pixels_of_no_known_range_is_refused_with_the_file(train, tmp_path, array):
     folder_of(tmp_path / "images", lambda p, _: Image.fromarray(array).save(p.with_suffix(".tiff")))
-    done = train(*RUN.split())
-    assert done.code == 1
-    assert done.err.count("\n") == 1
-    assert f"{Path('images/train/bright/0.tiff')} cannot be read as an image: its pixels are" in done.err
-    assert "save it with 8 or 16 bits" in done.err
+    err = train(*RUN.split()).refusal()
+    assert f"{Path('images/train/bright/0.tiff')} cannot be read as an image: its pixels are" in err
+    assert "save it with 8 or 16 bits" in err
 
 
 def arrow() -> Image.Image:

@@ -20,10 +20,9 @@ QUICK = [o for o in TINY if not o.startswith(("data", "epochs"))]
 def run(train, tmp_path):
     """A run on images in a folder, whose cache was taken away, as a record of a stranger would find it."""
     write_images(tmp_path / "pictures", (12, 12), mode="L", count=24)
-    done = train(
+    train(
         *QUICK, "data=image_folder", f"data.root={tmp_path}/pictures", "epochs=1", "hydra.run.dir=run"
-    )
-    assert done.code == 0, done.err
+    ).succeeded()
     cache = tmp_path / "pictures" / ".peakpoint"
     assert len(list(cache.glob("*.npy"))) == 2
     shutil.rmtree(cache)
@@ -36,8 +35,7 @@ def cache(tmp_path):
 
 
 def test_a_resume_makes_no_cache_where_only_the_record_says(run, train, cache, tmp_path):
-    done = train("resume=run", "epochs=2")
-    assert done.code == 0, done.err
+    done = train("resume=run", "epochs=2").succeeded()
     assert "only the record of the run names" in done.out
     assert not cache.exists()
     (tmp_path / "elsewhere").mkdir()
@@ -51,8 +49,7 @@ def test_a_resume_makes_no_cache_where_only_the_record_says(run, train, cache, t
 
 def test_a_cache_that_is_there_is_used_and_filled_without_a_word(run, train, cache):
     cache.mkdir()
-    done = train("resume=run", "epochs=2")
-    assert done.code == 0, done.err
+    done = train("resume=run", "epochs=2").succeeded()
     assert "only the record" not in done.out
     assert len(list(cache.glob("*.npy"))) == 2
 

@@ -31,7 +31,7 @@ def test_wherever_room_ends_the_file_holds_whole_records_in_order(tmp_path, warn
             assert file.missing == number - len(there) // len(record)
     (warning,) = warnings()
     assert warning.startswith(f"{path} cannot be written: File too large (")
-    assert warning.endswith(". What belongs there waits in memory; training goes on.")
+    assert warning.endswith(". What belongs there waits in memory; training continues.")
     for record in RECORDS[10:]:
         file.write(record)
     file.close()
