@@ -68,6 +68,11 @@ class Done(NamedTuple):
         assert self.code == 0, self.err
         return self
 
+    def failed(self) -> "Done":
+        """Fail unless the exit code is 1; returns it."""
+        assert self.code == 1, self
+        return self
+
     def output(self) -> str:
         """Return what was printed; fail unless the command ended well and without a word on stderr."""
         assert (self.code, self.err) == (0, "")

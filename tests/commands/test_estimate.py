@@ -80,8 +80,7 @@ def test_the_run_of_the_defaults_without_its_data(cli_main):
     found = estimated(cli_main)
     assert (found["network"], found["parameters"]) == ("resnet50", 23_705_252)
     assert found["kept"]["interval"] == 3
-    code, out, _ = cli_main("estimate", "pruning.target=0", "checkpoint/policy=[best]")
-    assert code == 0
+    out = cli_main("estimate", "pruning.target=0", "checkpoint/policy=[best]").succeeded().out
     for word in (
         "resnet50, adamwprune: 23,705,252 parameters",
         "                 checkpoints at most      dense   ",

@@ -150,8 +150,7 @@ def tensorboard_steps(run):
 def test_asked_to_stop_it_stops_with_one_line(disk, train_with):
     disk, exhaust = disk
     run = disk / "run"
-    done = train_with({11: exhaust}, *RUN, f"hydra.run.dir={run}", "checkpoint.on_error=stop")
-    assert done.code == 1
+    done = train_with({11: exhaust}, *RUN, f"hydra.run.dir={run}", "checkpoint.on_error=stop").failed()
     (line,) = done.err.splitlines()
     assert line.startswith(
         f"error: A checkpoint could not be written to {run / 'checkpoints'}: No space left"
@@ -228,8 +227,7 @@ def test_a_run_directory_that_is_removed_while_it_runs(tmp_path, train_with):
 @pytest.mark.root
 def test_a_directory_that_cannot_be_written_is_reported_before_training(tmp_path, train_with):
     with mounted(tmp_path / "disk", "-t tmpfs -o ro tmpfs") as disk:
-        done = train_with({1: lambda: pytest.fail("trained")}, *RUN, f"hydra.run.dir={disk / 'run'}")
-        assert done.code == 1
+        done = train_with({1: lambda: pytest.fail("trained")}, *RUN, f"hydra.run.dir={disk / 'run'}").failed()
         (line,) = done.err.splitlines()
         assert line.startswith("error: ")
         assert "Read-only file system" in line

@@ -47,8 +47,7 @@ def test_so_many_skipped_in_a_row_end_the_run(train, tmp_path):
 def test_the_last_good_checkpoint_is_named_and_can_be_resumed_from(train, tmp_path, how):
     base = [*TINY, "optimizer=sgd", "optimizer.lr=0.01", "epochs=1", "checkpoint.interval_steps=1"]
     assert train(*base, "hydra.run.dir='a run, [x]'").code == 0
-    done = train("resume='a run, [x]'", "epochs=9", "optimizer.lr=1e20", how)
-    assert done.code == 1
+    done = train("resume='a run, [x]'", "epochs=9", "optimizer.lr=1e20", how).failed()
     run = tmp_path / "a run, [x]"
     root = run / "checkpoints"
     good = max((m for m in listing.manifests(root) if m.global_step == 8), key=lambda m: m.sequence)

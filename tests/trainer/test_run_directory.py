@@ -204,8 +204,7 @@ def test_a_directory_that_cannot_be_made_is_one_line(train, tmp_path, place, sen
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to("nowhere")
     for arguments in ([f"hydra.run.dir={place}"], ["-m", f"hydra.sweep.dir={place}"]):
-        done = train(*arguments, *TINY)
-        assert done.code == 1
+        done = train(*arguments, *TINY).failed()
         expected = sentence.format(here=tmp_path).replace("hydra.run", arguments[-1].split(".dir=")[0])
         assert re.fullmatch(f"error: {expected}\n", done.err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file"]
@@ -245,8 +244,7 @@ def test_a_directory_with_a_record_of_hydra_and_no_run_keeps_it(train, tmp_path)
 
 
 def test_a_sweep_whose_jobs_all_fail_keeps_its_record(train, tmp_path):
-    done = train("-m", *TINY, "device=cuda", "seed=1,2", "hydra.sweep.dir=sweep")
-    assert done.code == 1
+    done = train("-m", *TINY, "device=cuda", "seed=1,2", "hydra.sweep.dir=sweep").failed()
     jobs = [line.split() for line in done.out.splitlines() if line[:1].isdigit()]
     assert [cells[:3] for cells in jobs[:2]] == [["0", "seed=1", "failed"], ["1", "seed=2", "failed"]]
     assert {"0", "1", "multirun.yaml", "sweep.json"} <= {p.name for p in (tmp_path / "sweep").iterdir()}

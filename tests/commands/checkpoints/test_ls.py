@@ -33,9 +33,8 @@ def test_ls_shows_every_checkpoint_and_why(run, cli_main):
 
 @pytest.mark.parametrize("verify", [True, False])
 def test_ls_as_json(run, cli_main, verify):
-    code, out, _ = cli_main("ls", run, "--json", *["--verify"] * verify)
+    out = cli_main("ls", run, "--json", *["--verify"] * verify).succeeded().out
     found = json.loads(out, parse_constant=pytest.fail)
-    assert code == 0
     assert [m["file"] for m in found] == ["training/a.pt", "training/b.pt", "milestone/best.pt"]
     assert all(set(m) >= KEYS for m in found)
     assert found[0]["metrics"] == {"accuracy": 0.5, "loss": "nan"}
@@ -44,14 +43,10 @@ def test_ls_as_json(run, cli_main, verify):
 
 def test_show_takes_a_file_or_a_pointer(run, cli_main):
     folder = run / "checkpoints" / "training"
-    code, out, _ = cli_main("show", folder / "latest.pt", "--json")
-    found = json.loads(out)
-    assert code == 0
+    found = json.loads(cli_main("show", folder / "latest.pt", "--json").succeeded().out)
     assert set(found) >= KEYS
     assert (found["file"], found["verified"]) == ("training/b.pt", True)
-    code, text, _ = cli_main("show", folder / "b.pt")
-    assert code == 0
-    assert found["digest"] in text
+    assert found["digest"] in cli_main("show", folder / "b.pt").succeeded().out
     assert "the [best]" in cli_main("show", run / "checkpoints" / "milestone" / "best.pt")[1]
 
 
@@ -59,15 +54,12 @@ def test_damaged_bytes_are_found_and_left_where_they_are(run, cli_main):
     path = run / "checkpoints" / "training" / "a.pt"
     damage(path)
     assert cli_main("ls", run)[0] == 0
-    code, out, _ = cli_main("ls", run, "--verify")
-    assert code == 1
+    out = cli_main("ls", run, "--verify").failed().failed().out
     assert out.count("damaged: ") == 1
     assert f"{path} does not match the digest" in out
-    code, out, _ = cli_main("ls", run, "--verify", "--json")
-    assert (code, [m["verified"] for m in json.loads(out)]) == (1, [False, True, True])
-    code, out, _ = cli_main("show", path)
-    assert code == 1
-    assert "does not match" in out
+    out = cli_main("ls", run, "--verify", "--json").out
+    assert [m["verified"] for m in json.loads(out)] == [False, True, True]
+    assert "does not match" in cli_main("show", path).failed().out
     assert json.loads(cli_main("show", path, "--json")[1])["verified"] is False
     assert path.exists()
     assert not (run / "checkpoints" / "quarantine").exists()
@@ -77,8 +69,7 @@ def test_damaged_bytes_are_found_and_left_where_they_are(run, cli_main):
 def test_a_manifest_that_cannot_be_read_is_reported(run, cli_main, options):
     broken = run / "checkpoints" / "training" / "a.json"
     broken.write_text("{")
-    code, out, err = cli_main("ls", run, "--verify", *options)
-    assert code == 1
+    _, out, err = cli_main("ls", run, "--verify", *options).failed()
     assert f"damaged: {broken} is not a readable checkpoint manifest" in (err if options else out)
     if options:
         assert [m["file"] for m in json.loads(out)] == ["training/b.pt", "milestone/best.pt"]
@@ -89,9 +80,7 @@ def test_a_manifest_that_cannot_be_read_is_reported(run, cli_main, options):
 
 def test_an_empty_run_says_so(tmp_path, cli_main):
     Store(tmp_path / "checkpoints", "run")
-    code, out, _ = cli_main("ls", tmp_path)
-    assert code == 0
-    assert "holds no checkpoint yet" in out
+    assert "holds no checkpoint yet" in cli_main("ls", tmp_path).succeeded().out
     assert json.loads(cli_main("ls", tmp_path, "--json")[1]) == []
 
 
@@ -154,8 +143,7 @@ def test_as_a_program_it_needs_no_torch(run, arguments):
 def test_ls_of_a_tree_lists_every_run(run, cli_main):
     Store(run.parent / "sweeps" / "0" / "checkpoints", "other")
     (run.parent / "data" / "training").mkdir(parents=True)  # of another program
-    code, out, _ = cli_main("ls", run.parent)
-    assert code == 0
+    out = cli_main("ls", run.parent).succeeded().out
     assert f" on disk, in {run / 'checkpoints'}" in out
     assert "sweeps/0/checkpoints holds no checkpoint yet" in out
     assert str(run.parent / "data") not in out

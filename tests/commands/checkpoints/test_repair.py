@@ -25,8 +25,7 @@ def tree(run):
 
 def test_a_sound_run_is_left_as_it_is(trained, cli_main):
     before = tree(trained)
-    out = cli_main("repair", trained).output()
-    assert "0 repairs done" in out
+    assert "0 repairs done" in cli_main("repair", trained).output()
     assert tree(trained) == before
 
 
@@ -43,8 +42,8 @@ def test_pointers_are_rebuilt_from_manifests_alone(trained, cli_main):
     (root / "milestone" / "best_recall.pt").symlink_to("nowhere.pt")
     mine = root / "training" / "mine.pt"
     mine.symlink_to(listing.manifests(root)[-1].file.split("/")[1])
-    code, out, _ = cli_main("repair", trained)
-    assert (code, out.count("point  "), out.count("unlink  ")) == (0, 3, 1)
+    out = cli_main("repair", trained).succeeded().out
+    assert (out.count("point  "), out.count("unlink  ")) == (3, 1)
     assert mine.is_symlink()  # somebody's own, and it leads somewhere
     mine.unlink()
     assert tree(trained) == before
@@ -69,8 +68,7 @@ def test_what_is_bad_goes_to_quarantine_and_the_pointer_to_the_one_before(traine
     unreadable = next((root / "milestone").glob("best_loss_*.json"))
     unreadable.write_text("{")
     was = tree(trained)
-    code, out, _ = cli_main("repair", trained, *["--dry-run"] * dry)
-    assert code == 0
+    out = cli_main("repair", trained, *["--dry-run"] * dry).succeeded().out
     for file in (newest.file, "training/stranger.pt", f"milestone/{unreadable.stem}.pt"):
         assert f"quarantine  {file}: " in out
     assert f"point  training/latest.pt: to {before.file.split('/')[1]}; it named " in out
@@ -149,9 +147,7 @@ def test_a_run_without_one_sound_checkpoint_is_exit_code_1(run, cli_main):
     for path in (run / "checkpoints").glob("*/*.pt"):
         if not path.is_symlink():
             damage(path)
-    code, out, _ = cli_main("repair", run, "--json")
-    assert code == 1
-    found = json.loads(out)
+    found = json.loads(cli_main("repair", run, "--json").failed().out)
     assert [r["action"] for r in found] == ["quarantine"] * 3 + ["unlink"]
     assert [p.name for p in (run / "checkpoints" / "training").iterdir()] == []
 
@@ -161,11 +157,9 @@ def test_a_deletion_that_was_cut_short_is_completed_and_reported_before(trained,
     oldest = next(m for m in listing.manifests(root) if m.tier == "training")
     path = root / oldest.file
     path.with_suffix(".json").rename(path.with_name(f"{STAGED_PREFIX}1-abcd{store.CLAIM}"))
-    code, out, _ = cli_main("repair", trained, "--dry-run")
-    assert code == 0
+    out = cli_main("repair", trained, "--dry-run").succeeded().out
     assert f"sweep  {oldest.file}: a save or a deletion of it was cut short" in out
     assert "quarantine" not in out
     assert path.exists()
-    code, out, _ = cli_main("repair", trained)
-    assert (code, "quarantine" in out, path.exists()) == (0, False, False)
+    assert ("quarantine" in cli_main("repair", trained).succeeded().out, path.exists()) == (False, False)
     assert cli_main("verify", trained)[0] == 0

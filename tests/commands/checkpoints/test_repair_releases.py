@@ -30,23 +30,21 @@ def tamper(root):
 
 
 def test_ls_names_the_champion(served, cli_main):
-    code, out, _ = cli_main("ls", served)
-    assert code == 0
-    (row,) = (line for line in out.splitlines() if "champion;" in line)
+    (row,) = (line for line in cli_main("ls", served).succeeded().out.splitlines() if "champion;" in line)
     assert row.split()[0] == "le_net5_v1.1.0.pt"
     assert row.endswith("champion; release 1.1.0")
     found = {each["tags"][0]: each["aliases"] for each in json.loads(cli_main("ls", served, "--json")[1])}
     assert found == {"v1.0.0": [], "v1.1.0": ["champion"], "v1.2.0": [], "v1.10.0": []}
     tamper(served)
-    code, out, _ = cli_main("ls", served)
-    assert (code, "le_net5_v1.1.0.pt" in out, "damaged: " in out) == (1, True, True)
+    out = cli_main("ls", served).failed().out
+    assert ("le_net5_v1.1.0.pt" in out, "damaged: " in out) == (True, True)
 
 
 def test_why_shows_the_aliases_of_a_release_and_what_it_replaced(served, cli_main):
     path = served / "production" / "le_net5_v1.1.0.pt"
-    code, out, _ = cli_main("why", path)
+    out = cli_main("why", path).succeeded().out
     released, moved, kept = out.splitlines()
-    assert (code, released) == (0, "released  1.1.0: release 1.1.0")
+    assert released == "released  1.1.0: release 1.1.0"
     assert moved.endswith("  champion: 1.0.0 -> 1.1.0, set: better")
     assert kept == "kept   releases are never deleted; it is champion"
     assert cli_main("why", served / "production" / "champion.pt")[1] == out
@@ -63,8 +61,7 @@ def test_why_shows_the_aliases_of_a_release_and_what_it_replaced(served, cli_mai
 
 def test_why_of_a_release_that_was_deleted_by_hand(served, cli_main):
     gone(served, "1.1.0")
-    code, out, _ = cli_main("why", served / "production" / "le_net5_v1.1.0.pt")
-    assert code == 0
+    out = cli_main("why", served / "production" / "le_net5_v1.1.0.pt").succeeded().out
     assert [line.split("  ")[0] for line in out.splitlines()] == ["released", "alias"]
     assert out.splitlines()[1].endswith("  champion: 1.0.0 -> 1.1.0, set: better")
     message = json.loads(cli_main("why", served / "production" / "le_net5_v1.1.0.pt", "--json")[1])
@@ -78,16 +75,12 @@ def test_pointers_and_changelog_are_rebuilt_from_the_journal(served, cli_main, d
     (folder / "champion.pt").symlink_to("le_net5_v1.0.0.pt")  # as after a kill between the line and the link
     (folder / "challenger_1.pt").symlink_to("le_net5_v1.2.0.pt")
     (served / changelog.CHANGELOG).write_text("edited by hand")
-    code, out, _ = cli_main("repair", served, *["--dry-run"] * dry)
-    assert (code, out.splitlines()[:-1]) == (
-        0,
-        [
-            "point  production/champion.pt: to le_net5_v1.1.0.pt; it named le_net5_v1.0.0.pt",
-            "unlink  production/challenger_1.pt: it names le_net5_v1.2.0.pt, and challenger_1 names no "
-            "release",
-            "write  metadata/CHANGELOG.md: it was out of date",
-        ],
-    )
+    out = cli_main("repair", served, *["--dry-run"] * dry).succeeded().out
+    assert out.splitlines()[:-1] == [
+        "point  production/champion.pt: to le_net5_v1.1.0.pt; it named le_net5_v1.0.0.pt",
+        "unlink  production/challenger_1.pt: it names le_net5_v1.2.0.pt, and challenger_1 names no release",
+        "write  metadata/CHANGELOG.md: it was out of date",
+    ]
     if dry:
         assert points(folder / "champion.pt") == "le_net5_v1.0.0.pt"
         assert (served / changelog.CHANGELOG).read_text() == "edited by hand"
@@ -106,8 +99,7 @@ def test_a_missing_changelog_is_written_where_there_are_releases(served, run, cl
 
 def test_a_champion_that_is_damaged_goes_to_quarantine_and_is_reported(served, cli_main):
     damage(served / "production" / "le_net5_v1.1.0.pt")
-    code, out, _ = cli_main("repair", served)
-    assert code == 1
+    out = cli_main("repair", served).failed().out
     lost = " (it was damaged and lies under quarantine)"
     assert (
         f"not repaired  champion: there is no release 1.1.0 under {served} any more{lost}: roll back" in out
@@ -118,8 +110,7 @@ def test_a_champion_that_is_damaged_goes_to_quarantine_and_is_reported(served, c
         ("rollback", served, "--alias", "challenger_1", "--to", "1.1.0"),
     ):
         assert f"{served} has no release 1.1.0{lost}" in cli_main(*command)[2]
-    code, _, err = cli_main("repair", served, "--json")
-    assert (code, err.startswith("not repaired: champion: ")) == (1, True)
+    assert cli_main("repair", served, "--json").failed().err.startswith("not repaired: champion: ")
     roll_back(served)
     assert cli_main("repair", served)[0] == 0
 
@@ -127,8 +118,8 @@ def test_a_champion_that_is_damaged_goes_to_quarantine_and_is_reported(served, c
 def test_a_journal_that_was_changed_is_reported_and_no_pointer_follows_it(served, cli_main):
     tamper(served)
     (served / "production" / "champion.pt").unlink()
-    code, out, _ = cli_main("repair", served)
-    assert (code, "point  " in out) == (1, False)
+    out = cli_main("repair", served).failed().out
+    assert "point  " not in out
     assert "not repaired  " in out
     assert "was changed after it was written" in out
 
@@ -136,12 +127,11 @@ def test_a_journal_that_was_changed_is_reported_and_no_pointer_follows_it(served
 def test_verify_counts_the_journal_and_what_aliases_name(served, cli_main):
     assert cli_main("verify", served)[0] == 0
     gone(served, "1.1.0")
-    code, out, _ = cli_main("verify", served)
-    assert (code, out.count("bad: champion: there is no release 1.1.0 under")) == (1, 1)
+    out = cli_main("verify", served).failed().out
+    assert out.count("bad: champion: there is no release 1.1.0 under") == 1
     tamper(served)
-    code, out, _ = cli_main("verify", served, "--json")
-    (bad,) = (v for v in json.loads(out) if v["problem"])
-    assert (code, bad["file"]) == (1, "metadata/journal.jsonl")
+    (bad,) = (v for v in json.loads(cli_main("verify", served, "--json").failed().out) if v["problem"])
+    assert bad["file"] == "metadata/journal.jsonl"
     assert "was changed after it was written" in bad["problem"]
     assert cli_main("repair", served)[0] == 1
     assert (served / journal.JOURNAL).exists()

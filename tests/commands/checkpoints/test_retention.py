@@ -37,9 +37,7 @@ def generous(world):
 
 def test_a_run_that_collected_its_own_has_nothing_to_delete(trained, cli_main):
     before = files(trained / "checkpoints")
-    code, out, _ = cli_main("gc", trained, "--dry-run", "--json")
-    found = json.loads(out)
-    assert code == 0
+    found = json.loads(cli_main("gc", trained, "--dry-run", "--json").succeeded().out)
     assert {m["file"] for m in found if m["kept"]} == before == {m["file"] for m in found}
     assert cli_main("gc", trained)[0] == 0
     assert files(trained / "checkpoints") == before
@@ -47,20 +45,17 @@ def test_a_run_that_collected_its_own_has_nothing_to_delete(trained, cli_main):
 
 def test_gc_deletes_what_no_policy_keeps_and_says_so_before(generous, cli_main):
     root, before = generous.root, files(generous.root)
-    code, out, _ = cli_main("gc", root, "--dry-run")
-    assert code == 0
-    lines = out.splitlines()
+    lines = cli_main("gc", root, "--dry-run").succeeded().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["would"] * 3 + ["keep"] * 2
     assert lines[0].endswith(": no policy keeps it")
     assert lines[-2].endswith("one of the last 2 of interval")
     assert lines[-1].startswith("3 of 5 would go, ")
     assert files(root) == before
-    code, out, _ = cli_main("gc", root)
-    assert (code, out.count("deleted  "), out.splitlines()[-1][:14]) == (0, 3, "3 of 5 deleted")
+    out = cli_main("gc", root).succeeded().out
+    assert (out.count("deleted  "), out.splitlines()[-1][:14]) == (3, "3 of 5 deleted")
     assert files(root) == {m.file for m in generous.kept} == set(sorted(before)[-2:])
     gone = sorted(before)[0]
-    code, out, _ = cli_main("why", root / gone)
-    assert code == 0
+    out = cli_main("why", root / gone).succeeded().out
     assert [line.split()[0] for line in out.splitlines()] == ["saved", "deleted"]
     assert out.splitlines()[1].endswith(f"{gone}: no policy keeps it")
 
@@ -75,8 +70,8 @@ def test_bytes_that_a_kept_name_shares_are_not_counted_as_freed():
 def test_gc_deletes_nothing_while_the_newest_is_damaged_or_the_run_is_written(generous, cli_main):
     root, before = generous.root, files(generous.root)
     with one_writer(root.parent):
-        code, _, err = cli_main("gc", root)
-        assert (code, files(root)) == (1, before)
+        err = cli_main("gc", root).failed().err
+        assert files(root) == before
         assert f"is being written by process {os.getpid()}" in err
         assert cli_main("gc", root, "--dry-run")[0] == 0
     damage(root / generous.kept[-1].file)
@@ -92,8 +87,8 @@ def test_gc_keeps_what_a_policy_that_is_not_known_here_asked_for(world, cli_main
     made.epoch(0.5)
     made.epoch(0.6)
     made.manager.drain()
-    code, out, _ = cli_main("gc", made.root)
-    assert (code, len(made.kept)) == (0, 2)
+    out = cli_main("gc", made.root).succeeded().out
+    assert len(made.kept) == 2
     assert "its policy mine is a plugin's, which is not asked here" in out
 
 
@@ -102,12 +97,11 @@ def test_gc_of_a_run_that_does_not_say_what_it_keeps_deletes_nothing(run, cli_ma
     assert (code, out) == (1, "")
     assert "does not say which policies keep what" in err
     assert len(files(run / "checkpoints")) == 3
-    code, out, _ = cli_main("why", run / "checkpoints" / "training" / "a.pt")
-    assert code == 0
+    out = cli_main("why", run / "checkpoints" / "training" / "a.pt").succeeded().failed().out
     assert out.splitlines()[0] == "saved  interval: epoch 1, every 1"
     assert out.splitlines()[1].startswith("kept   not known: ")
-    code, _, err = cli_main("gc", run.parent)
-    assert (code, "has no checkpoints" in err) == (1, True)
+    err = cli_main("gc", run.parent).err
+    assert "has no checkpoints" in err
 
 
 def test_why_names_the_policy_of_each_checkpoint(trained, cli_main):
@@ -128,8 +122,7 @@ def test_why_names_the_policy_of_each_checkpoint(trained, cli_main):
 
 def test_why_of_what_nothing_keeps(generous, cli_main):
     first = generous.kept[0]
-    code, out, _ = cli_main("why", generous.root / first.file)
-    assert code == 0
+    out = cli_main("why", generous.root / first.file).succeeded().out
     assert out.splitlines()[-1] == "kept   by nothing: the next save deletes it"
 
 
@@ -143,8 +136,7 @@ def test_why_of_a_file_in_quarantine_by_either_name(trained, cli_main):
     quarantine.set_aside(root, locate.newest_verified(root).skipped)
     aside = next((root / "quarantine").glob("*.pt"))
     for path in (aside, root / newest):
-        code, out, _ = cli_main("why", path)
-        assert code == 0
+        out = cli_main("why", path).succeeded().out
         assert f"{newest}: " in out
         assert "does not match the digest" in out
     (root / "metadata" / "journal.jsonl").unlink()

@@ -80,8 +80,7 @@ def test_a_run_goes_and_comes_back(trained, url, tmp_path, cli_main):
     number = len(listing.manifests(trained / "checkpoints"))
     assert f"{number} copied, 0 were there, 0 refused, in {url}/" in out
     assert cli_main("push", trained, url, "--what", "milestone,training")[1].startswith("0 copied")
-    out = cli_main("pull", url, tmp_path / "back").output()
-    assert f"{number} copied, 0 were here, 0 refused" in out
+    assert f"{number} copied, 0 were here, 0 refused" in cli_main("pull", url, tmp_path / "back").output()
     back, here = contents(tmp_path / "back"), contents(trained)
     assert {name: here[name] for name in back if name not in ("mirror.json", ".lock")} == {
         name: data for name, data in back.items() if name not in ("mirror.json", ".lock")
@@ -105,8 +104,8 @@ def test_without_a_word_what_the_mirror_would_copy_is_pushed(trained, url, cli_m
 def test_push_verify_repairs_what_is_damaged_there(run, url, cli_main, pushed):
     whole = flip(pushed, "checkpoints/training/a.pt")
     assert cli_main("push", run, url, "--what", "training")[1].startswith("0 copied, 2 were there")
-    code, out, _ = cli_main("push", run, url, "--what", "training", "--verify")
-    assert (code, out.splitlines()[0].split(",")[0]) == (0, "pushed  training/a.pt")
+    out = cli_main("push", run, url, "--what", "training", "--verify").succeeded().out
+    assert out.splitlines()[0].split(",")[0] == "pushed  training/a.pt"
     assert pushed.read("checkpoints/training/a.pt") == whole
 
 
@@ -114,8 +113,7 @@ def test_what_says_whose_folder_it_is_or_what_is_there_is_repaired(run, url, cli
     before = {key: pushed.read(key) for key in ("mirror.json", "checkpoints/training/a.json")}
     for key, text in before.items():
         pushed.write(key, text.replace(b'"run": "run"', b'"run": "ran"'))
-    code, out, _ = cli_main("push", run, url, "--what", "training")
-    assert (code, "1 copied, 1 were there" in out) == (0, True)
+    assert "1 copied, 1 were there" in cli_main("push", run, url, "--what", "training").succeeded().out
     assert {key: pushed.read(key) for key in before} == before
 
 
@@ -125,8 +123,7 @@ def test_one_file_by_its_name_or_its_role(trained, url, tmp_path, cli_main):
     newest = listing.manifests(trained / "checkpoints")[-1]
     _, out, _ = cli_main("pull", f"{url}/{run}/checkpoints/training/latest.pt", tmp_path / "a", "--json")
     assert json.loads(out)["copied"] == [newest.file]
-    code, _, _ = cli_main("pull", f"{url}/{run}/checkpoints/{newest.file}", tmp_path / "b")
-    assert code == 0
+    cli_main("pull", f"{url}/{run}/checkpoints/{newest.file}", tmp_path / "b").succeeded()
     assert locate.locate(tmp_path / "b" / "checkpoints" / newest.file)[1].digest == newest.digest
     _, out, _ = cli_main("pull", f"{url}/{run}/checkpoints/milestone/best_loss.pt", tmp_path / "c", "--json")
     (file,) = json.loads(out)["copied"]
@@ -209,9 +206,7 @@ def test_a_release_that_another_bears_the_name_of_is_not_touched(url, tmp_path, 
     (tmp_path / "b" / "prod").mkdir(parents=True)
     release.write(tmp_path / "b" / "prod", small("1.0.0", seed=1))
     before = place(url, "prod").read("checkpoints/production/lenet5_v1.0.0.pt")
-    code, out, _ = cli_main("push", tmp_path / "b" / "prod", url)
-    assert code == 1
-    assert "refused" in out
+    assert "refused" in cli_main("push", tmp_path / "b" / "prod", url).failed().out
     assert place(url, "prod").read("checkpoints/production/lenet5_v1.0.0.pt") == before
 
 
@@ -270,8 +265,7 @@ def test_killed_in_a_pull_and_started_again(run, s3, tmp_path, cli_main):
 def test_faults_that_pass_are_got_over(run, s3, tmp_path, cli_main, kind, monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 4)
     s3.proxy.faults = [Fault(kind, b"a.pt"), Fault(kind, b"b.json"), Fault(kind, b"mirror.json")]
-    code, _, err = cli_main("push", run, s3.url, "--what", "training")
-    assert code == 0, err
+    cli_main("push", run, s3.url, "--what", "training").succeeded()
     s3.proxy.faults = [Fault(kind, b"b.pt"), Fault(kind, b"a.pt")]
     assert cli_main("pull", s3.url, tmp_path / "back")[0] == 0
     assert cli_main("verify", tmp_path / "back")[0] == 0
@@ -284,8 +278,7 @@ def test_what_reads_badly_once_is_read_again(trained, s3, tmp_path, cli_main, wh
         what = next(m.file for m in listing.manifests(trained / "checkpoints") if m.tier == "milestone")
         what = what.replace(".pt", ".json").encode()
     s3.proxy.faults = [Fault("lie", what)]
-    out = cli_main("pull", s3.url, tmp_path / "back").output()
-    assert "0 refused" in out
+    assert "0 refused" in cli_main("pull", s3.url, tmp_path / "back").output()
     assert s3.proxy.faults[0].times == 0
     assert (tmp_path / "back" / "run.json").exists()
 
@@ -313,17 +306,13 @@ def test_a_directory_that_has_gone_on_keeps_its_record(trained, url, tmp_path, c
 def test_what_is_here_is_never_written_over(url, tmp_path, cli_main):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    code, _, err = cli_main("pull", url, tmp_path / "mine")
-    assert (code, err) == (
-        1,
-        f"error: {tmp_path / 'mine'} is not empty, and not of this run: name a new directory.\n",
-    )
+    err = cli_main("pull", url, tmp_path / "mine").failed().err
+    assert err == f"error: {tmp_path / 'mine'} is not empty, and not of this run: name a new directory.\n"
     assert cli_main("pull", url, tmp_path / "back")[0] == 0
     file = tmp_path / "back" / "checkpoints" / "training" / "a.pt"
     damage(file)
     before = file.read_bytes()
-    code, out, _ = cli_main("pull", url, tmp_path / "back")
-    assert code == 1
+    out = cli_main("pull", url, tmp_path / "back").failed().out
     assert "a.pt does not match the digest in its manifest" in out
     assert file.read_bytes() == before
 
@@ -332,11 +321,8 @@ def test_a_place_with_several_runs_asks_which(tmp_path, url, cli_main):
     for name in ("one", "two"):
         saved(Store(tmp_path / name / "checkpoints", name), "training/a.pt")
         cli_main("push", tmp_path / name, url, "--what", "training")
-    code, _, err = cli_main("pull", url, tmp_path / "back")
-    assert (code, err) == (
-        1,
-        f"error: {url} holds 2 runs: add one of them to the URL: one (one), two (two).\n",
-    )
+    err = cli_main("pull", url, tmp_path / "back").failed().err
+    assert err == f"error: {url} holds 2 runs: add one of them to the URL: one (one), two (two).\n"
     assert cli_main("pull", f"{url}/two", tmp_path / "back")[0] == 0
 
 
@@ -401,8 +387,7 @@ def test_a_record_holds_only_what_belongs_there(trained, url, tmp_path, cli_main
     (run,) = Remote(url, timeout_s=1).folders()
     more = {"../evil.txt": "x", "/tmp/evil.txt": "x", "train.py": "x", ".hydra/../evil.yaml": "x"}
     reseal(place(url, run), "record/000001.json", lambda raw: raw["files"].update(more), "record/000002.json")
-    code, out, _ = cli_main("pull", url, tmp_path / "back")
-    assert code == 1
+    out = cli_main("pull", url, tmp_path / "back").failed().out
     assert out.count("in its record: it is not written here") == 4
     assert not list(tmp_path.rglob("evil*"))
     assert not (tmp_path / "back" / "train.py").exists()
@@ -424,8 +409,8 @@ def test_a_full_disk_is_named_and_keeps_nothing_half_written(run, pushed, url, t
         err = cli_main("push", run, f"file://{disk}/far").refusal()
         assert "could not be written: No space left on device." in err
         assert list(disk.rglob(".staged-*")) == []
-        code, _, err = cli_main("pull", url, disk / "back")
-        assert (code, err) == (1, f"error: {disk / 'back' / 'mirror.json'}: No space left on device.\n")
+        err = cli_main("pull", url, disk / "back").failed().err
+        assert err == f"error: {disk / 'back' / 'mirror.json'}: No space left on device.\n"
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ def packed(tmp_path, whole_run):
 def test_the_ordinary_file_holds_the_same_state(packed, tmp_path, cli_main):
     path, state = packed
     out = tmp_path / "plain.pt"
-    message = cli_main("unpack", path, out).output()
-    assert str(out) in message
+    assert str(out) in cli_main("unpack", path, out).output()
     assert out.stat().st_size > 1.5 * path.stat().st_size
     plain = torch.load(out, weights_only=True)
     assert differences(plain, state) == []
@@ -40,8 +39,7 @@ def test_it_never_replaces_a_file(packed, tmp_path, cli_main):
     link = tmp_path / "link.pt"
     link.symlink_to("nowhere")
     for target in (out, link, packed[0]):
-        code, _, err = cli_main("unpack", packed[0], target)
-        assert code == 1
+        err = cli_main("unpack", packed[0], target).failed().err
         assert err == f"error: {target} exists: choose another name.\n"
     assert out.read_text() == "mine"
 
@@ -50,19 +48,16 @@ def test_what_cannot_be_unpacked_leaves_nothing(packed, tmp_path, cli_main):
     path, _ = packed
     assert cli_main("unpack", path, tmp_path / "nowhere" / "plain.pt")[0] == 1
     assert cli_main("unpack", tmp_path / "nowhere.pt", tmp_path / "plain.pt")[0] == 1
-    code, _, err = cli_main("unpack", path, path.with_name("plain.pt"))
-    assert (code, "lies among the checkpoints under" in err) == (1, True)
+    err = cli_main("unpack", path, path.with_name("plain.pt")).failed().err
+    assert "lies among the checkpoints under" in err
     damage(path)
-    code, _, err = cli_main("unpack", path, tmp_path / "plain.pt")
-    assert code == 1
-    assert "does not match the digest" in err
+    assert "does not match the digest" in cli_main("unpack", path, tmp_path / "plain.pt").failed().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints"]
 
 
 def test_a_file_of_others_is_not_copied(tmp_path, cli_main):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "plain.pt")
-    code, _, err = cli_main("unpack", tmp_path / "plain.pt", tmp_path / "out.pt")
-    assert code == 1
+    err = cli_main("unpack", tmp_path / "plain.pt", tmp_path / "out.pt").failed().err
     assert "is not a checkpoint of Peakpoint. It is weights saved with torch.save" in err
     assert not (tmp_path / "out.pt").exists()
 

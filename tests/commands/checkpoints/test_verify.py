@@ -30,11 +30,10 @@ def training(run):
 def test_a_sound_run_is_sound_as_a_run_a_tree_and_a_file(trained, cli_main):
     count = len(listing.manifests(trained / "checkpoints"))
     for path in (trained, trained / "checkpoints", trained.parent):
-        out = cli_main("verify", path).output()
-        assert out.startswith(f"{count} checked, 0 bad, ")
+        assert cli_main("verify", path).output().startswith(f"{count} checked, 0 bad, ")
     latest = trained / "checkpoints" / "training" / "latest.pt"
-    code, out, _ = cli_main("verify", latest, training(trained)[0].with_suffix(".json"))
-    assert (code, out[:16]) == (0, "2 checked, 0 bad")
+    out = cli_main("verify", latest, training(trained)[0].with_suffix(".json")).succeeded().out
+    assert out[:16] == "2 checked, 0 bad"
 
 
 def _flipped(path):
@@ -74,9 +73,7 @@ def test_a_bad_file_is_one_line_and_exit_code_1(trained, cli_main, harm):
         assert str(path.with_suffix("")) in bad[0]
         assert message in bad[0]
         assert ", 1 bad, " in out.splitlines()[-1]
-    code, out, _ = cli_main("verify", trained, "--json")
-    found = json.loads(out, parse_constant=pytest.fail)
-    assert code == 1
+    found = json.loads(cli_main("verify", trained, "--json").failed().out, parse_constant=pytest.fail)
     assert all(set(m) >= FACTS for m in found)
     wrong = [m for m in found if not m["verified"]]
     assert [m["file"] for m in wrong] == [f"training/{path.name}"]
@@ -90,8 +87,11 @@ def test_a_bad_file_by_its_name(trained, cli_main):
     damage(path)
     assert cli_main("verify", path)[0] == 1
     assert cli_main("verify", training(trained)[1])[0] == 0
-    code, out, _ = cli_main("verify", path, training(trained)[1], trained / "nowhere.pt", trained / "nothing")
-    assert code == 1
+    out = (
+        cli_main("verify", path, training(trained)[1], trained / "nowhere.pt", trained / "nothing")
+        .failed()
+        .out
+    )
     assert "4 checked, 3 bad" in out
     for name in ("nowhere.pt", "nothing"):
         assert f"bad: {trained / name} does not exist." in out
@@ -106,15 +106,13 @@ def test_hard_links_are_read_once_and_all_reported(finished, tmp_path, cli_main)
     shutil.copy(best, folder / "a.pt")
     damage(folder / "a.pt")
     (folder / "b.pt").hardlink_to(folder / "a.pt")
-    code, out, _ = cli_main("verify", tmp_path)
-    assert code == 1
+    out = cli_main("verify", tmp_path).failed().out
     assert [line.split()[1] for line in out.splitlines()[:-1]] == [str(folder / "a.pt"), str(folder / "b.pt")]
 
 
 def test_an_empty_run_is_sound_and_a_folder_of_none_is_an_error(tmp_path, cli_main):
     Store(tmp_path / "run" / "checkpoints", "run")
-    code, out, _ = cli_main("verify", tmp_path)
-    assert (code, out[:16]) == (0, "0 checked, 0 bad")
+    assert cli_main("verify", tmp_path).succeeded().out[:16] == "0 checked, 0 bad"
     (tmp_path / "other").mkdir()
     code, out, err = cli_main("verify", tmp_path / "other")
     assert (code, out) == (1, "")
@@ -127,6 +125,5 @@ def test_a_link_to_the_bytes_of_another_checkpoint_is_bad(run, cli_main):
     folder = run / "checkpoints" / "training"
     (folder / "b.pt").unlink()
     (folder / "b.pt").hardlink_to(folder / "a.pt")  # of the same size
-    code, out, _ = cli_main("verify", run)
-    assert code == 1
+    out = cli_main("verify", run).failed().out
     assert [line.split()[1] for line in out.splitlines()[:-1]] == [str(folder / "b.pt")]

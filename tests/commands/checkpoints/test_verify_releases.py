@@ -33,8 +33,7 @@ def test_sound_releases_are_sound_with_their_networks_run(root, cli_main):
     assert "3 releases agree with their golden outputs, 1 has none" in out
     for name in ("lenet5_v1.2.0.safetensors", "lenet5_v1.2.0.json", "latest.safetensors", "lenet5_v1.0.0.pt"):
         assert cli_main("verify", "--golden", root / "production" / name)[0] == 0
-    code, out, _ = cli_main("ls", root, "--verify", "--json")
-    assert code == 0
+    out = cli_main("ls", root, "--verify", "--json").succeeded().out
     assert [m["file"].split("_v")[1] for m in json.loads(out)] == [
         "1.0.0.pt", "1.0.1.pt", "1.1.0.pt", "1.2.0.safetensors"
     ]  # fmt: skip
@@ -59,8 +58,7 @@ def test_a_release_without_manifest_or_weights(root, cli_main):
     production = root / "production"
     (production / "lenet5_v1.2.0.json").unlink()
     (production / "lenet5_v1.0.0.pt").unlink()
-    code, out, _ = cli_main("verify", root)
-    assert code == 1
+    out = cli_main("verify", root).failed().out
     assert f"bad: {production / 'lenet5_v1.0.0.pt'} cannot be read: No such file" in out
     assert f"bad: {production / 'lenet5_v1.2.0.safetensors'} has no manifest beside it" in out
 
@@ -68,8 +66,8 @@ def test_a_release_without_manifest_or_weights(root, cli_main):
 def test_a_stray_beside_a_release_of_the_other_suffix(root, cli_main):
     stray = root / "production" / "lenet5_v1.2.0.pt"
     stray.write_bytes((root / "production" / "lenet5_v1.1.0.pt").read_bytes())
-    code, out, _ = cli_main("verify", root)
-    assert (code, out.count("bad: ")) == (1, 1)
+    out = cli_main("verify", root).failed().out
+    assert out.count("bad: ") == 1
     assert f"bad: {stray} has no manifest beside it" in out
     with pytest.raises(CheckpointError, match=r"v1\.2\.0\.pt is not the file of its manifest, which is"):
         load_model(stray)
@@ -96,8 +94,7 @@ def test_a_release_that_is_being_written_is_not_taken_for_a_stray(root, cli_main
     while child.is_alive():
         looked += 1
         for command in ("verify", "repair"):
-            out = cli_main(command, root).output()
-            assert "has no manifest" not in out
+            assert "has no manifest" not in cli_main(command, root).output()
     assert child.exitcode == 0
     assert len(sound(root)) == 10
     assert looked > 3
@@ -107,11 +104,10 @@ def test_a_release_that_is_being_written_is_not_taken_for_a_stray(root, cli_main
 def test_code_that_makes_another_network_shows_in_golden_outputs_alone(root, cli_main, monkeypatch):
     monkeypatch.setattr(functional, "relu", functional.leaky_relu)
     assert cli_main("verify", root)[0] == 0
-    code, out, _ = cli_main("verify", "--golden", root)
-    assert code == 1
+    out = cli_main("verify", "--golden", root).failed().out
     assert out.count("bad: ") == 3
     assert "v1.2.0.safetensors: The network is not the one that was released" in out
-    code, out, _ = cli_main("verify", "--golden", root, "--json")
+    out = cli_main("verify", "--golden", root, "--json").out
     problems = {m["file"]: m["problem"] for m in json.loads(out)}
     assert problems["production/lenet5_v1.0.1.pt"] is None
     assert "a golden output is off by" in problems["production/lenet5_v1.0.0.pt"]
@@ -136,13 +132,11 @@ def test_repair_brings_back_pointer_and_journal_and_sweeps_what_a_killed_release
     (root / "metadata" / "journal.jsonl").unlink()
     for folder in (production, root / "metadata" / "golden", root / "metadata" / "model_cards"):
         staged_name(folder / "x").write_bytes(b"half")
-    code, out, _ = cli_main("repair", root)
-    assert code == 0
+    out = cli_main("repair", root).succeeded().out
     assert out.count("journal  ") == 4
     assert out.count("sweep  ") == 3
     links = {p.name: str(p.readlink()) for p in production.iterdir() if p.is_symlink()}
     assert links == {"latest.safetensors": "lenet5_v1.2.0.safetensors"}
     assert sorted(journaled(root)) == ["1.0.0", "1.0.1", "1.1.0", "1.2.0"]
     assert not list(root.rglob(".staged-*"))
-    code, out, _ = cli_main("repair", root)
-    assert (code, "0 repairs done" in out) == (0, True)
+    assert "0 repairs done" in cli_main("repair", root).succeeded().out

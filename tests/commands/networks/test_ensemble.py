@@ -40,9 +40,7 @@ def test_the_table_has_a_row_for_each_kind_of_average(dense_run, cli_main):
 
 
 def test_the_json_has_every_figure(dense_run, cli_main):
-    code, out, _ = cli_main("ensemble", dense_run, "--k", "2", "--json")
-    found = json.loads(out)
-    assert code == 0
+    found = json.loads(cli_main("ensemble", dense_run, "--k", "2", "--json").succeeded().out)
     assert (found["metric"], found["role"], found["saved"]) == ("accuracy", "top_k", None)
     assert len(found["networks"]) == 2
     for split, count in (("val", 14), ("test", 40)):

@@ -30,19 +30,18 @@ def clock(monkeypatch, moment):
 
 def test_set_list_show_and_remove(served, cli_main):
     assert cli_main("alias", served)[:2] == (0, f"No alias is set in {served}.\n")
-    code, out, _ = cli_main("alias", served, "champion", "1.0.0", "--reason", "the\nfirst [of] all")
-    assert code == 0
+    out = cli_main("alias", served, "champion", "1.0.0", "--reason", "the\nfirst [of] all").succeeded().out
     assert out.endswith("  champion: none -> 1.0.0, set: the first [of] all\n")
     assert out.count("\n") == 1
     cli_main("alias", served, "champion", "1.1.0")
     cli_main("alias", served, "challenger_1", "1.10.0", "--reason", "to try")
-    code, out, _ = cli_main("alias", served)
+    out = cli_main("alias", served).out
     table = [line.split() for line in out.splitlines()[2:]]
     assert [(row[0], row[1]) for row in table] == [("challenger_1", "1.10.0"), ("champion", "1.1.0")]
     assert table[0][-2:] == ["to", "try"]
-    code, out, _ = cli_main("alias", served, "champion")
-    assert (code, out.splitlines()[0], len(out.splitlines())) == (0, "champion: 1.1.0", 3)
-    code, out, _ = cli_main("alias", served, "challenger_1", "--remove", "--reason", "ended")
+    out = cli_main("alias", served, "champion").succeeded().out
+    assert (out.splitlines()[0], len(out.splitlines())) == ("champion: 1.1.0", 3)
+    out = cli_main("alias", served, "challenger_1", "--remove", "--reason", "ended").out
     assert out.endswith("  challenger_1: 1.10.0 -> none, removed: ended\n")
     assert aliases.current(served) == {"champion": "1.1.0"}
     assert cli_main("alias", served, "challenger_1")[1].splitlines()[0] == "challenger_1: names no release"
@@ -109,12 +108,11 @@ def test_a_damaged_release_is_not_set(served, cli_main):
 def test_a_release_that_was_deleted_by_hand_is_reported(served, cli_main):
     aliases.assign(served, "champion", "1.1.0", "")
     (served / "production" / "le_net5_v1.1.0.pt").unlink()
-    code, out, _ = cli_main("alias", served)
-    assert (code, out.splitlines()[-1].startswith("champion: ")) == (1, True)
+    out = cli_main("alias", served).failed().out
+    assert out.splitlines()[-1].startswith("champion: ")
     assert out.endswith("le_net5_v1.1.0.pt is gone: roll back to another release\n")
     gone(served, "1.1.0")
-    code, out, _ = cli_main("alias", served, "champion")
-    assert code == 1
+    out = cli_main("alias", served, "champion").failed().out
     assert f"champion: there is no release 1.1.0 under {served} any more" in out
     assert cli_main("rollback", served, "--to", "1.0.0")[0] == 0
     assert cli_main("alias", served)[0] == 0
@@ -152,8 +150,8 @@ def test_a_clock_that_went_backwards_is_reported(served, cli_main, monkeypatch):
     for version, day in (("1.0.0", 10), ("1.1.0", 5), ("1.2.0", 20)):
         clock(monkeypatch, datetime(2026, 3, day, tzinfo=UTC))
         aliases.assign(served, "champion", version, "")
-    code, out, _ = cli_main("alias", served, "--on", "2026-03-12")
-    assert (code, out.splitlines()[0]) == (0, "champion on 2026-03-12: 1.1.0")
+    out = cli_main("alias", served, "--on", "2026-03-12").succeeded().out
+    assert out.splitlines()[0] == "champion on 2026-03-12: 1.1.0"
     assert "The clock went backwards between changes" in out
 
 
@@ -165,8 +163,8 @@ def test_a_line_that_was_taken_out_is_reported(served, cli_main):
     path.write_text("\n".join([*others, last]) + "\n")
     today = datetime.now().astimezone().strftime("%Y-%m-%d")
     for ask in (("champion",), ("--on", today)):
-        code, out, _ = cli_main("alias", served, *ask)
-        assert (code, out.count("A line is missing from the journal before ")) == (0, 1)
+        out = cli_main("alias", served, *ask).succeeded().out
+        assert out.count("A line is missing from the journal before ") == 1
         assert out.endswith(": 1.1.0 had the alias then.\n")
     assert len(json.loads(cli_main("alias", served, "champion", "--json")[1])["doubts"]) == 1
 

@@ -30,16 +30,14 @@ def test_degraded_is_exit_code_1_and_rolls_back_only_when_asked_to(cli_main, mea
     root = measured_copy / "checkpoints"
     released(measured_copy, "1.0.0", FINAL)
     released(measured_copy, "1.1.0", EARLY)
-    code, out, _ = cli_main("check", measured_copy, "--other-data", harder)
-    assert code == 1
+    out = cli_main("check", measured_copy, "--other-data", harder).failed().out
     assert re.match(r"degraded: champion 1.1.0: accuracy is \d+\.\d\d% ", out)
     assert "on 200 images of harder.npz" in out
     assert out.endswith("worse by more than 0.05\n")
     assert out.count("\n") == 1
     assert aliases.current(root) == {"champion": "1.1.0"}
     assert cli_main("check", measured_copy, "--other-data", harder, "--threshold", "0.5")[0] == 0
-    code, out, _ = cli_main("check", measured_copy, "--other-data", harder, "--roll-back")
-    assert code == 1
+    out = cli_main("check", measured_copy, "--other-data", harder, "--roll-back").failed().out
     assert re.search(r"\nrolled back: champion is 1.0.0 again, with accuracy \d+\.\d\d% ", out)
     assert aliases.current(root) == {"champion": "1.0.0"}
 
@@ -47,8 +45,7 @@ def test_degraded_is_exit_code_1_and_rolls_back_only_when_asked_to(cli_main, mea
 def test_not_rolled_back_says_why(cli_main, measured_copy, harder):
     released(measured_copy, "1.0.0", EARLY)
     released(measured_copy, "1.1.0", FINAL)
-    code, out, _ = cli_main("check", measured_copy, "--other-data", harder, "--roll-back")
-    assert code == 1
+    out = cli_main("check", measured_copy, "--other-data", harder, "--roll-back").failed().out
     assert re.search(r"not 1.0.0: its accuracy on the same images is \d+\.\d\d%, no better", out)
     assert out.endswith("not rolled back: champion is still 1.1.0\n")
 
@@ -56,12 +53,9 @@ def test_not_rolled_back_says_why(cli_main, measured_copy, harder):
 def test_damaged_is_distinguished_from_degraded(cli_main, measured_copy):
     final = released(measured_copy, "1.0.0", FINAL)
     flip_a_byte(measured_copy / "checkpoints" / final.file)
-    code, out, _ = cli_main("check", measured_copy)
-    assert code == 1
-    assert out.startswith("damaged: champion 1.0.0: ")
-    code, out, _ = cli_main("check", measured_copy, "--json", "--roll-back")
-    found = json.loads(out)
-    assert (code, found["degraded"], found["measured"], found["rolled_back_to"]) == (1, True, None, None)
+    assert cli_main("check", measured_copy).failed().out.startswith("damaged: champion 1.0.0: ")
+    found = json.loads(cli_main("check", measured_copy, "--json", "--roll-back").failed().out)
+    assert (found["degraded"], found["measured"], found["rolled_back_to"]) == (True, None, None)
     assert found["notes"] == ["champion named no earlier release"]
 
 
@@ -69,9 +63,7 @@ def test_json_has_the_numbers(cli_main, measured_copy, harder):
     released(measured_copy, "1.0.0", FINAL)
     released(measured_copy, "1.1.0", EARLY, alias="challenger_1")
     options = ("--alias", "challenger_1", "--other-data", harder, "--json", "--metric", "loss")
-    code, out, _ = cli_main("check", measured_copy, *options, "--threshold", "0.01")
-    found = json.loads(out)
-    assert code == 1
+    found = json.loads(cli_main("check", measured_copy, *options, "--threshold", "0.01").failed().out)
     assert (found["alias"], found["version"], found["metric"]) == ("challenger_1", "1.1.0", "loss")
     assert found["measured"]["metrics"]["loss"] > found["recorded"] + 0.01
     assert (found["measured"]["samples"], found["threshold"]) == (200, 0.01)

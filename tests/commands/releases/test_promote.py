@@ -89,8 +89,7 @@ def test_a_file(trained, promote):
 
 def test_a_pointer_and_a_checkpoint_that_recorded_nothing(trained, promote):
     step_20 = next((trained / "checkpoints" / "training").glob("*_step_00000020.pt"))
-    code, out, _ = promote(step_20, "0.1.0")
-    assert code == 0
+    out = promote(step_20, "0.1.0").succeeded().out
     assert "accuracy           " in out
     assert re.search(r" -     \d+\.\d\d%", out)  # measured, and nothing to compare it with
     assert listing.releases(trained / "checkpoints")[-1].metrics.keys() == {
@@ -157,8 +156,11 @@ def test_from_staging_into_production(trained, promote, tmp_path, cli_main, text
 
 def test_dry_run_measures_and_writes_nothing(trained, promote, tmp_path):
     before = tree(tmp_path)
-    code, out, _ = promote(trained, "1.0.0", "--dry-run", "--into", tmp_path / "prod", "--alias", "champion")
-    assert code == 0
+    out = (
+        promote(trained, "1.0.0", "--dry-run", "--into", tmp_path / "prod", "--alias", "champion")
+        .succeeded()
+        .out
+    )
     assert "accuracy           28.57%     28.57%" in out
     assert (
         f"not written: --dry-run. It would be {tmp_path / 'prod' / 'production' / 'lenet5_v1.0.0.pt'}" in out
@@ -167,10 +169,10 @@ def test_dry_run_measures_and_writes_nothing(trained, promote, tmp_path):
 
 
 def test_json(trained, promote):
-    code, out, _ = promote(trained, "1.0.0", "--json", "--alias", "challenger_1", "--set", "golden=3")
+    out = promote(trained, "1.0.0", "--json", "--alias", "challenger_1", "--set", "golden=3").succeeded().out
     found = json.loads(out, parse_constant=pytest.fail)
     root = trained / "checkpoints"
-    assert (code, found["file"], found["root"]) == (0, "production/lenet5_v1.0.0.pt", str(root))
+    assert (found["file"], found["root"]) == ("production/lenet5_v1.0.0.pt", str(root))
     assert (found["samples"], found["alias"], found["dry_run"]) == (14, "challenger_1", False)
     assert found["measured"]["accuracy"] == pytest.approx(found["recorded"]["accuracy"])
     assert all((root / name).stat().st_size == size for name, size in found["written"].items())
@@ -179,13 +181,11 @@ def test_json(trained, promote):
     assert (len(images), len(outputs)) == (3, 3)
     reason = card_of(root, "1.0.0")["provenance"]["reason"]
     assert reason.startswith("chosen by the rules default, kept for: ")
-    code, out, _ = promote(trained, "1.0.1", "--json", "--dry-run")
-    assert (code, json.loads(out)["written"]) == (0, {})
+    assert json.loads(promote(trained, "1.0.1", "--json", "--dry-run").succeeded().out)["written"] == {}
 
 
 def test_the_test_set_is_read_again_when_asked_for(trained, promote):
-    code, out, _ = promote(trained, "1.0.0", "--set", "split=test")
-    assert code == 0
+    out = promote(trained, "1.0.0", "--set", "split=test").succeeded().out
     assert "test, 40 images" in out
     assert re.search(r"accuracy +30.00% +30.00%", out)  # against what the run measured at its end
     made = listing.releases(trained / "checkpoints")[-1]

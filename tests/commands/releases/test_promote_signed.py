@@ -18,12 +18,11 @@ def test_a_signed_release_and_a_manifest_that_was_tampered_with(trained, promote
     out = promote(trained, "1.0.0", "--set", f"sign={key}").output()
     mark = trained / "checkpoints" / "production" / "lenet5_v1.0.0.json"
     assert f"wrote  {mark}.sig" in out
-    code, out, _ = cli_main("verify", trained, "--allowed-signers", allowed)
-    assert code == 0
+    out = cli_main("verify", trained, "--allowed-signers", allowed).succeeded().failed().out
     assert f"signed by ada@lab: {mark.with_suffix('.pt')}" in out
     strangers = allow(tmp_path / "strangers", ("eve@lab", make_key(tmp_path / "eve")))
-    code, out, _ = cli_main("verify", mark, "--allowed-signers", strangers)
-    assert (code, out.count("bad: ")) == (1, 1)
+    out = cli_main("verify", mark, "--allowed-signers", strangers).out
+    assert out.count("bad: ") == 1
     # Write access suffices to seal a manifest anew: only the signature shows the change.
     found = json.loads(mark.read_text())
     found.pop("check")
@@ -32,8 +31,7 @@ def test_a_signed_release_and_a_manifest_that_was_tampered_with(trained, promote
 
     mark.write_text(sealed(json.dumps(found, indent=2)))
     assert cli_main("verify", mark)[0] == 0
-    code, out, _ = cli_main("verify", mark, "--allowed-signers", allowed)
-    assert code == 1
+    out = cli_main("verify", mark, "--allowed-signers", allowed).failed().out
     assert "was changed after it was signed" in out
 
 
@@ -59,9 +57,9 @@ def test_a_release_without_a_signature(trained, promote, tmp_path, cli_main):
     allowed = allow(tmp_path / "allowed", ("ada@lab", make_key(tmp_path / "key")))
     assert cli_main("verify", trained, "--allowed-signers", allowed)[0] == 0  # checkpoints are not signed
     promote(trained, "1.0.0")
-    code, out, _ = cli_main("verify", trained, "--allowed-signers", allowed, "--json")
+    out = cli_main("verify", trained, "--allowed-signers", allowed, "--json").failed().out
     bad = [v for v in json.loads(out) if v["problem"]]
-    assert (code, [v["file"] for v in bad]) == (1, ["production/lenet5_v1.0.0.pt"])
+    assert [v["file"] for v in bad] == ["production/lenet5_v1.0.0.pt"]
     assert "is not signed" in bad[0]["problem"]
     assert "is not a file: name a list of allowed signers" in refused(
         cli_main("verify", trained, "--allowed-signers", tmp_path / "nothing")
@@ -71,5 +69,4 @@ def test_a_release_without_a_signature(trained, promote, tmp_path, cli_main):
 def test_the_manifest_of_a_safetensors_release_by_its_name(trained, promote, cli_main):
     promote(trained, "1.0.0", "--set", "format=safetensors")
     mark = trained / "checkpoints" / "production" / "lenet5_v1.0.0.json"
-    code, out, _ = cli_main("verify", mark)
-    assert (code, out[:16]) == (0, "1 checked, 0 bad")
+    assert cli_main("verify", mark).succeeded().out[:16] == "1 checked, 0 bad"

@@ -38,9 +38,7 @@ def test_json_has_the_same_in_full(cli_main, measured_copy):
     early = next(m for m in listing.manifests(root) if m.global_step == 22)
     claimed = replace(early, metrics={"accuracy": math.nan})
     (root / early.file).with_suffix(".json").write_text(claimed.to_json())
-    code, out, _ = cli_main("select", measured_copy, "--json")
-    found = json.loads(out)
-    assert code == 0
+    found = json.loads(cli_main("select", measured_copy, "--json").succeeded().out)
     assert found["winner"] == str(root / best(measured_copy)[0])
     assert found["measured"]["samples"] == 60
     assert [c["rank"] for c in found["candidates"]] == [1, None, None]
@@ -54,8 +52,7 @@ def test_json_has_the_same_in_full(cli_main, measured_copy):
 
 def test_a_tree_of_runs_names_each_file_from_their_common_folder(cli_main, measured_copy, measured_run):
     (measured_copy.parent / "other").symlink_to(measured_run)
-    code, out, _ = cli_main("select", measured_copy, measured_copy.parent / "other", "--dry-run")
-    assert code == 0
+    out = cli_main("select", measured_copy, measured_copy.parent / "other", "--dry-run").succeeded().out
     assert "run/checkpoints/training/checkpoint_epoch_0002" in out.replace("\n", "")
     assert "other/checkpoints/training" in out
     assert "not measured again: --dry-run" in out

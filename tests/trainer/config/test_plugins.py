@@ -342,8 +342,7 @@ OUTPUTS = [*TINY, "plugins=[tests.trainer.outputs]", "model=outputs", "hydra.run
     ],
 )
 def test_a_network_whose_output_is_no_logits_is_one_line_before_the_first_step(train, tmp_path, how, found):
-    done = train(*(o for o in OUTPUTS if o != "model.dropout=0.3"), f"model.how={how}")
-    assert done.code == 1
+    done = train(*(o for o in OUTPUTS if o != "model.dropout=0.3"), f"model.how={how}").failed()
     sentence = rf"error: The output of the network is of {found}, and must be a tensor of floats of shape "
     assert re.fullmatch(rf"{sentence}\(16, 4\), a logit for each image and class: .*\.\n", done.err)
     assert status(tmp_path / "run")["state"] == "failed"
