@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if os.environ.get("TEST_CUDA") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import contextlib
 import copy
 import io
 import json
@@ -82,6 +83,14 @@ class Done(NamedTuple):
         """Return the one line on stderr; fail unless the command ended with it and exit code 1."""
         assert (self.code, self.err.count("\n")) == (1, 1), self.err
         return self.err
+
+
+@contextlib.contextmanager
+def one_line(kind: type[Exception] | tuple[type[Exception], ...], match: str = "") -> Iterator[Any]:
+    """Expect an error of this kind in one line that contains a match."""
+    with pytest.raises(kind, match=match) as refusal:
+        yield refusal
+    assert "\n" not in str(refusal.value)
 
 
 def run_main(*arguments: str) -> Done:

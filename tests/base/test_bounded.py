@@ -8,6 +8,7 @@ import pytest
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError
 from peakpoint.base.text import json_text
+from tests.conftest import one_line
 
 DEEP = 100_000
 
@@ -52,9 +53,8 @@ def sparse(path):
 def test_what_is_no_small_file_is_one_line(tmp_path, make, words, read):
     path = tmp_path / "x"
     make(path)
-    with pytest.raises(CheckpointError, match=words) as refusal:
+    with one_line(CheckpointError, match=words) as refusal:
         read(path)
-    assert "\n" not in str(refusal.value)
     assert isinstance(refusal.value, bounded.Absent) == (words == "No such file")
 
 
@@ -123,10 +123,9 @@ def test_what_is_written_is_read(tmp_path):
 def test_yaml_that_stands_for_more_than_it_holds_is_one_line(tmp_path, text, words):
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(CheckpointError, match=words) as refusal:
+    with one_line(CheckpointError, match=words) as refusal:
         bounded.read_strict_yaml(path)
     assert len(str(refusal.value)) < 500
-    assert "\n" not in str(refusal.value)
 
 
 def test_lines_are_read_one_by_one(tmp_path):

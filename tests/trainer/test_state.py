@@ -12,6 +12,7 @@ from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.state.rng import restore_rng, rng_state
 from peakpoint.trainer import state
 from peakpoint.trainer.state import Meter
+from tests.conftest import one_line
 from tests.states import differences
 from tests.trainer.parts import fit, interrupted, parts
 
@@ -76,9 +77,8 @@ def test_one_more_part_is_saved_under_its_name_and_restored(tmp_path):
 
 
 def test_the_weights_of_another_network_are_refused_in_one_line(saved):
-    with pytest.raises(CheckpointError, match="The checkpoint is of another network: ") as refusal:
+    with one_line(CheckpointError, match="The checkpoint is of another network: "):
         parts("model=resnet20", "model.dropout=0.3").state.restore(saved)
-    assert "\n" not in str(refusal.value)
 
 
 CHANGES = {

@@ -10,6 +10,7 @@ from scipy.stats import chi2_contingency, chisquare
 
 from peakpoint.base.errors import CheckpointError
 from peakpoint.deployment.abtest.router import Router
+from tests.conftest import one_line
 
 ARMS = ("champion", "challenger_1", "challenger_2", "challenger_wide")
 USERS = [f"user-{i}" for i in range(20_000)]
@@ -125,10 +126,9 @@ def test_experiments_are_independent_of_each_other():
     ],
 )
 def test_weights_that_cannot_be_are_one_clear_line(bad, word):
-    with pytest.raises(CheckpointError) as caught:
+    with one_line(CheckpointError) as caught:
         Router("bad", bad)
     assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", [None, 7, b"ada", "", "half \ud800"])

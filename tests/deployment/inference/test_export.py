@@ -1,6 +1,5 @@
 """Exported files answer as their source does, in their own runtime, or do not come to be."""
 
-import contextlib
 import json
 import math
 import sys
@@ -19,7 +18,7 @@ from peakpoint.base.files import STAGED_PREFIX
 from peakpoint.deployment.inference import export, golden, network, onnx_files
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
-from tests.conftest import ROOT, TINY, complete_run
+from tests.conftest import ROOT, TINY, complete_run, one_line
 from tests.faults.fault_cases import mounted
 
 
@@ -46,14 +45,6 @@ def resnet(tmp_path_factory):
 def converted(resnet, tmp_path_factory):
     """Return the ONNX file of `resnet` and its opset."""
     return written(resnet, tmp_path_factory.mktemp("onnx") / "a.onnx")[:2]
-
-
-@contextlib.contextmanager
-def refused(words):
-    """Expect a refusal in one line."""
-    with pytest.raises(CheckpointError, match=words) as error:
-        yield
-    assert "\n" not in str(error.value)
 
 
 def written(source, target, kind="onnx", *, opset=None, batch=None):
@@ -205,10 +196,10 @@ def test_batches_are_filled_up_and_cut_again():
 def test_another_answer_is_refused_and_leaves_nothing(lenet, tmp_path, kind, suffix):
     off = lenet.outputs.clone()
     off[3, 1] += 2e-4 * float(off.abs().max())
-    with refused("was not written: its outputs differ"):
+    with one_line(CheckpointError, "was not written: its outputs differ"):
         written(replace(lenet, outputs=off), tmp_path / f"a{suffix}", kind)
     off[3, 1] = math.nan
-    with refused("was not written: its outputs differ"):
+    with one_line(CheckpointError, "was not written: its outputs differ"):
         written(replace(lenet, outputs=off), tmp_path / f"a{suffix}", kind)
     assert entries(tmp_path) == []
 
@@ -243,7 +234,7 @@ def test_nothing_is_replaced(lenet, tmp_path, make):
 
 
 def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(lenet, tmp_path):
-    with files_no_larger_than(10_000), refused("File too large.* are free"):
+    with files_no_larger_than(10_000), one_line(CheckpointError, "File too large.* are free"):
         written(lenet, tmp_path / "a.pt2", "torch")
     assert entries(tmp_path) == []
 
@@ -252,7 +243,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(lenet, tmp_path):
 @pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("torch", ".pt2")])
 def test_a_full_disk_is_one_line_and_leaves_nothing(lenet, tmp_path, kind, suffix):
     with mounted(tmp_path / "disk", "-t tmpfs -o size=16k tmpfs") as disk:
-        with refused(r"No space left on device; it needs .* are free"):
+        with one_line(CheckpointError, r"No space left on device; it needs .* are free"):
             written(lenet, disk / f"a{suffix}", kind)
         assert entries(disk) == []
 
@@ -272,18 +263,18 @@ def test_an_opset_that_cannot_be_written_is_refused_before_computing(opset):
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_one_line(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
-    with refused(rf"^{package} is not installed: pip install 'peakpoint\[onnx\]'\.$"):
+    with one_line(CheckpointError, rf"^{package} is not installed: pip install 'peakpoint\[onnx\]'\.$"):
         onnx_files.check(None)
 
 
 def test_a_file_that_is_no_onnx_file_is_one_line(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"nothing of the kind")
-    with refused("cannot be opened in onnxruntime"):
+    with one_line(CheckpointError, "cannot be opened in onnxruntime"):
         onnx_files.opened(tmp_path / "a.onnx")
-    with refused("cannot be read as ONNX"):
+    with one_line(CheckpointError, "cannot be read as ONNX"):
         onnx_files.weights(tmp_path / "a.onnx")
 
 
 def test_images_that_an_onnx_file_does_not_take_are_one_line(converted):
-    with refused("cannot be run by onnxruntime"):
+    with one_line(CheckpointError, "cannot be run by onnxruntime"):
         onnx_files.opened(converted[0]).run(torch.zeros(2, 3, 5, 5))

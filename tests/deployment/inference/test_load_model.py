@@ -21,7 +21,7 @@ from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.inference import network
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import manifest
-from tests.conftest import ROOT, TINY, complete_run
+from tests.conftest import ROOT, TINY, complete_run, one_line
 from tests.states import differences
 
 ALONE = """
@@ -172,9 +172,8 @@ def released(tmp_path, config, state=None):
 
 
 def refusal(path):
-    with pytest.raises(CheckpointError) as refused:
+    with one_line(CheckpointError) as refused:
         load_model(path)
-    assert "\n" not in str(refused.value)
     return str(refused.value)
 
 

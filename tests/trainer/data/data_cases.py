@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from peakpoint.base import registry
 from peakpoint.base.errors import UserError
 from peakpoint.trainer.data.images import Images
 from peakpoint.trainer.data.settings import Data
+from tests.conftest import one_line
 
 
 def config(name: str, root: Path | str = "", **changed) -> Data:
@@ -27,9 +27,8 @@ def load_test(cfg: Data) -> Images:
 
 def refused(load, *arguments) -> str:
     """The message of the UserError, which must be one line."""
-    with pytest.raises(UserError) as caught:
+    with one_line(UserError) as caught:
         load(*arguments)
-    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
