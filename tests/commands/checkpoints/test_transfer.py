@@ -1,78 +1,18 @@
 """push and pull: a run goes to a remote place and comes back, whole, though what is between them is bad."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import uuid
 
 import pytest
 
-from peakpoint.checkpointing.remote import client, download, layout, upload
-from peakpoint.checkpointing.remote.client import Remote
+from peakpoint.checkpointing.remote import download, upload
 from peakpoint.checkpointing.storage import aliases, listing, locate
-from peakpoint.checkpointing.storage.manifest import sealed
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.release import release
 from tests.checkpointing.checkpoint_cases import damage, saved
 from tests.checkpointing.publish_cases import SAFE, files, journaled, small, sound
-from tests.conftest import ROOT
-from tests.faults.fault_cases import mounted
-from tests.remotes import Fault
-
-
-@pytest.fixture
-def url():
-    return f"memory://{uuid.uuid4().hex}"
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
-
-
-def contents(root):
-    """The files under a folder that are not links, by name."""
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def place(url, run="run"):
-    return Remote(url, timeout_s=10).below(run)
-
-
-@pytest.fixture
-def pushed(run, url, cli_main):
-    """The remote place of a run whose two checkpoints, a.pt and b.pt, were pushed."""
-    cli_main("push", run, url, "--what", "training")
-    return place(url)
-
-
-@pytest.fixture
-def prod(url, tmp_path, cli_main):
-    """A folder with a release that was pushed."""
-    root = tmp_path / "prod"
-    root.mkdir()
-    release.write(root, small("1.0.0"))
-    cli_main("push", root, url)
-    return root
-
-
-def flip(far, key):
-    """Damage the last byte of a remote file; returns what it was."""
-    whole = far.read(key)
-    far.write(key, whole[:-1] + bytes([whole[-1] ^ 1]))
-    return whole
-
-
-def reseal(far, key, change, target=None):
-    """Change a sealed remote file, or write it changed as `target`."""
-    raw = json.loads(far.read(key))
-    del raw["check"]
-    change(raw)
-    far.write(target or key, sealed(json.dumps(raw, indent=2)).encode())
+from tests.commands.checkpoints.remote_cases import contents, flip, place
 
 
 def test_a_run_goes_and_comes_back(trained, url, tmp_path, cli_main):
@@ -210,79 +150,6 @@ def test_a_release_that_another_bears_the_name_of_is_not_touched(url, tmp_path, 
     assert place(url, "prod").read("checkpoints/production/lenet5_v1.0.0.pt") == before
 
 
-def test_a_pull_that_was_cut_off_goes_on_where_it_was(run, s3, tmp_path, cli_main, monkeypatch):
-    assert cli_main("push", run, s3.url, "--what", "training")[0] == 0
-    monkeypatch.setattr(client, "CHUNK", 300)
-    parts = -(-listing.manifests(run / "checkpoints")[1].bytes // 300)
-    assert parts > 4
-    s3.proxy.seen.clear()
-    s3.proxy.faults = [Fault("none", b"b.pt", 3), Fault("drop", b"b.pt", 99)]
-    assert "b.pt could not be read" in cli_main("pull", s3.url, tmp_path / "back").refusal()
-    s3.proxy.seen.clear()
-    s3.proxy.faults = []
-    assert cli_main("pull", s3.url, tmp_path / "back")[0] == 0
-    assert len(s3.proxy.lines(b"b.pt")) == parts - 3
-    assert cli_main("verify", tmp_path / "back")[0] == 0
-    assert not list((tmp_path / "back").rglob(".staged-*"))
-
-
-@pytest.mark.usefixtures("pushed")
-def test_a_half_that_is_wrong_is_not_used(run, url, tmp_path, cli_main):
-    newest = listing.manifests(run / "checkpoints")[1]
-    folder = tmp_path / "back" / "checkpoints" / "training"
-    folder.mkdir(parents=True)
-    (tmp_path / "back" / "mirror.json").write_text('{"run": "run"}')
-    (folder / f".staged-pull-{newest.digest[-32:]}").write_bytes(b"nonsense")
-    assert cli_main("pull", url, tmp_path / "back")[0] == 0
-    assert cli_main("verify", tmp_path / "back")[0] == 0
-
-
-def test_killed_in_a_pull_and_started_again(run, s3, tmp_path, cli_main):
-    assert cli_main("push", run, s3.url, "--what", "training")[0] == 0
-    s3.proxy.seen.clear()
-    s3.proxy.faults = [Fault("hang", b"a.pt", 1)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "peakpoint", "pull", s3.url, "back"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    end = time.monotonic() + 60
-    while not s3.proxy.lines(b"a.pt"):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    s3.proxy.seen.clear()
-    out = cli_main("pull", s3.url, tmp_path / "back").output()
-    assert "here  training/b.pt" in out
-    assert "pulled  training/a.pt" in out
-    assert s3.proxy.lines(b"b.pt") == []
-    assert cli_main("verify", tmp_path / "back")[0] == 0
-
-
-@pytest.mark.parametrize("kind", ["lie", "truncate", "reset", "drop", "busy"])
-def test_faults_that_pass_are_got_over(run, s3, tmp_path, cli_main, kind, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 4)
-    s3.proxy.faults = [Fault(kind, b"a.pt"), Fault(kind, b"b.json"), Fault(kind, b"mirror.json")]
-    cli_main("push", run, s3.url, "--what", "training").succeeded()
-    s3.proxy.faults = [Fault(kind, b"b.pt"), Fault(kind, b"a.pt")]
-    assert cli_main("pull", s3.url, tmp_path / "back")[0] == 0
-    assert cli_main("verify", tmp_path / "back")[0] == 0
-
-
-@pytest.mark.parametrize("what", [b"mirror.json", b"b.json", b"record/0"])
-def test_what_reads_badly_once_is_read_again(trained, s3, tmp_path, cli_main, what):
-    assert cli_main("push", trained, s3.url)[0] == 0
-    if what == b"b.json":
-        what = next(m.file for m in listing.manifests(trained / "checkpoints") if m.tier == "milestone")
-        what = what.replace(".pt", ".json").encode()
-    s3.proxy.faults = [Fault("lie", what)]
-    assert "0 refused" in cli_main("pull", s3.url, tmp_path / "back").output()
-    assert s3.proxy.faults[0].times == 0
-    assert (tmp_path / "back" / "run.json").exists()
-
-
 def test_a_directory_that_has_gone_on_keeps_its_record(trained, url, tmp_path, cli_main):
     cli_main("push", trained, url)
     cli_main("pull", url, tmp_path / "back")
@@ -327,93 +194,6 @@ def test_a_place_with_several_runs_asks_which(tmp_path, url, cli_main):
 
 
 @pytest.mark.parametrize(
-    "name", ["../../evil.pt", "/evil.pt", ".evil.pt", "a\\..\\evil.pt", "evil\n.pt", "x" * 300 + ".pt"]
-)
-def test_no_name_from_there_leaves_the_directory(run, url, tmp_path, cli_main, pushed, name):
-    text = (run / "checkpoints" / "training" / "a.json").read_bytes()
-    data = (run / "checkpoints" / "training" / "a.pt").read_bytes()
-    # In the way of a store whose keys are any text.
-    pushed.write(f"checkpoints/training/{name}", data)
-    pushed.write(f"checkpoints/training/{name.replace('.pt', '.json')}", text)
-    before = set(tmp_path.rglob("*"))
-    assert cli_main("pull", url, tmp_path / "deep" / "er" / "back")[0] in (0, 1)
-    new = {p for p in set(tmp_path.rglob("*")) - before if "evil" in p.name or len(p.name) > 200}
-    assert new == set()
-
-
-@pytest.mark.parametrize(
-    "file", ["../../evil", "/tmp/evil", "production/../../evil", "training/evil.pt", ".evil"]
-)
-def test_a_release_names_no_file_outside_its_folders(url, tmp_path, cli_main, prod, file):
-    (manifest,) = listing.releases(prod)
-    far = place(url, "prod")
-    mark = f"checkpoints/{manifest.file.replace('.pt', '.json')}"
-    reseal(far, mark, lambda raw: raw["companions"].update({file: "0" * 64}))
-    far.write("checkpoints/evil", b"evil")
-    assert "it leaves its folder" in cli_main("pull", url, tmp_path / "back").refusal()
-    assert not list(tmp_path.rglob("evil*"))
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda raw: raw.update(bytes=10**15), "says 1000000000000000 bytes"),
-        (lambda raw: raw.update(bytes=-1), "bytes is -1"),
-        (lambda raw: raw.update(bytes="many"), "bytes is 'many'"),
-        (lambda raw: raw.update(format=99), "of format 99"),
-        (lambda raw: raw.pop("digest"), "digest"),
-    ],
-)
-def test_a_bad_manifest_is_passed_over(url, tmp_path, cli_main, pushed, change, says):
-    reseal(pushed, "checkpoints/training/b.json", change)
-    code, out, err = cli_main("pull", url, tmp_path / "back")
-    assert (code, err) == (1, "")
-    assert says in out
-    assert "pulled  training/a.pt" in out
-
-
-def test_a_manifest_as_large_as_a_bomb_is_not_read(url, tmp_path, cli_main, pushed, monkeypatch):
-    pushed.write("checkpoints/training/b.json", b"[" * 100_000)
-    pushed.write("checkpoints/training/c.json", b" " * 100_001)
-    monkeypatch.setattr(layout, "LARGEST", 100_000)
-    code, out, err = cli_main("pull", url, tmp_path / "back")
-    assert (code, err) == (1, "")
-    assert "pulled  training/a.pt" in out
-    assert "c.json has 100001 bytes, too many for a manifest" in out
-
-
-def test_a_record_holds_only_what_belongs_there(trained, url, tmp_path, cli_main):
-    cli_main("push", trained, url)
-    (run,) = Remote(url, timeout_s=1).folders()
-    more = {"../evil.txt": "x", "/tmp/evil.txt": "x", "train.py": "x", ".hydra/../evil.yaml": "x"}
-    reseal(place(url, run), "record/000001.json", lambda raw: raw["files"].update(more), "record/000002.json")
-    out = cli_main("pull", url, tmp_path / "back").failed().out
-    assert out.count("in its record: it is not written here") == 4
-    assert not list(tmp_path.rglob("evil*"))
-    assert not (tmp_path / "back" / "train.py").exists()
-
-
-@pytest.mark.usefixtures("pushed")
-def test_missing_disk_space_is_reported_before(url, tmp_path, cli_main, monkeypatch):
-    monkeypatch.setattr(download, "free_room", lambda path: (100, None))
-    err = cli_main("pull", url, tmp_path / "back").refusal()
-    assert err.startswith(f"error: {tmp_path / 'back'}")  # and not that nothing there is sound
-    assert err.endswith("and 100 bytes are free: make room.\n")
-
-
-@pytest.mark.root
-def test_a_full_disk_is_named_and_keeps_nothing_half_written(run, pushed, url, tmp_path, cli_main):
-    with mounted(tmp_path / "disk", "-t tmpfs -o size=16k tmpfs") as disk:
-        (disk / "back").mkdir()
-        (disk / "rest").write_bytes(b"0" * (16 << 10))
-        err = cli_main("push", run, f"file://{disk}/far").refusal()
-        assert "could not be written: No space left on device." in err
-        assert list(disk.rglob(".staged-*")) == []
-        err = cli_main("pull", url, disk / "back").failed().err
-        assert err == f"error: {disk / 'back' / 'mirror.json'}: No space left on device.\n"
-
-
-@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("push", "nowhere", "memory://x"), "nowhere does not exist"),
@@ -432,13 +212,6 @@ def test_wrong_words_are_one_line(run, cli_main, monkeypatch, arguments, says):
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert says in err
     assert "hunter22" not in err
-
-
-def test_a_server_that_is_not_there_is_one_line(run, s3, tmp_path, cli_main):
-    s3.proxy.faults = [Fault("drop", times=10**6)]
-    for arguments in (("push", run, s3.url), ("pull", s3.url, tmp_path / "back")):
-        assert s3.url in cli_main(*arguments).refusal()
-    assert not (tmp_path / "back").exists()
 
 
 @pytest.mark.usefixtures("pushed")
