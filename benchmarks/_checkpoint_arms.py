@@ -39,7 +39,7 @@ class Subject:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """The state to save, which shares the memory of both."""
+        """Return the state to save, which shares the memory of both."""
         return {
             "model_state_dict": self.model.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
@@ -47,7 +47,7 @@ class Subject:
 
 
 def subject(sparsity: float, device: torch.device) -> Subject:
-    """ResNet-50 with AdamW, pruned to `sparsity`, in channels_last as the trainer has it."""
+    """Return ResNet-50 with AdamW, pruned to `sparsity`, in channels_last as the trainer has it."""
     torch.manual_seed(0)
     options = {"stem": "auto", "dropout": 0.0}
     model = create("resnet50", image_shape=(3, 32, 32), num_classes=100, options=options)
@@ -72,7 +72,7 @@ def subject(sparsity: float, device: torch.device) -> Subject:
 
 
 def small(device: torch.device) -> Subject:
-    """Next to nothing, for what an arm does the first time only."""
+    """Return a network of 110 weights, for what an arm does the first time only."""
     model = torch.nn.Linear(10, 10, device=device)
     return Subject(model, torch.optim.AdamW(model.parameters()), device)
 
@@ -99,7 +99,7 @@ class Clock:
         self._start = time.perf_counter()
 
     def now(self) -> float:
-        """Seconds so far."""
+        """Return the seconds so far."""
         return time.perf_counter() - self._start
 
     def free(self) -> None:
@@ -109,7 +109,7 @@ class Clock:
 
 
 def whole(of: Subject, save: Callable[[Path], Any]) -> Arm:
-    """Training waits for all of it."""
+    """Return an arm in which training waits for the whole save."""
 
     def arm(folder: Path) -> Cost:
         clock = Clock(of.device)
@@ -122,25 +122,25 @@ def whole(of: Subject, save: Callable[[Path], Any]) -> Arm:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    """Every tensor of a nested state."""
+    """Return every tensor of a nested state."""
     found: list[Tensor] = []
     packing.apply(state, found.append)
     return found
 
 
 def plain_copy(of: Subject) -> Arm:
-    """What a snapshot is at least, written by hand."""
+    """Return an arm that copies to host memory: the least that a snapshot takes."""
     return whole(of, lambda _: [t.to("cpu", copy=True) for t in tensors(of.state)])
 
 
 def pinned_copy(of: Subject) -> Arm:
-    """Into pinned memory that is there already, without waiting between tensors: the limit on CUDA."""
+    """Return an arm that copies into ready pinned memory, not waiting between tensors: the limit on CUDA."""
     pairs = [(torch.empty_like(t, device="cpu", pin_memory=True), t) for t in tensors(of.state)]
     return whole(of, lambda _: [buffer.copy_(t, non_blocking=True) for buffer, t in pairs])
 
 
 def synced(of: Subject, write: Callable[[IO[bytes]], object]) -> Arm:
-    """One file, durable but for the directory."""
+    """Return an arm that writes one file, durable but for the directory."""
 
     def save(folder: Path) -> None:
         with (folder / "x.pt").open("wb") as file:
@@ -152,41 +152,41 @@ def synced(of: Subject, write: Callable[[IO[bytes]], object]) -> Arm:
 
 
 def raw_fsync(of: Subject) -> Arm:
-    """The bytes of torch.save's file in one write and an fsync: the limit of the disk."""
+    """Return an arm that writes the bytes of torch.save's file at once and syncs: the limit of the disk."""
     raw = _bytes(of)
     return synced(of, lambda file: file.write(raw))
 
 
 def pack(of: Subject) -> Arm:
-    """What `compress=true` does before it writes."""
+    """Return an arm that packs, as `compress=true` does before it writes."""
     state = serialize.snapshot(of.state)
     return whole(of, lambda _: packing.pack(state))
 
 
 def unpack(of: Subject) -> Arm:
-    """What loading does after it has read."""
+    """Return an arm that unpacks, as loading does after it has read."""
     packed = packing.pack(serialize.snapshot(of.state))
     return whole(of, lambda _: packing.unpack(packed, 1 << 40))
 
 
 def blake3(of: Subject) -> Arm:
-    """Of the same bytes, in memory: what a digest costs alone."""
+    """Return an arm that digests the same bytes in memory."""
     raw = _bytes(of)
     return whole(of, lambda _: digests.of_bytes(raw, digests.BLAKE3))
 
 
 def verify(of: Subject) -> Arm:
-    """What `verify` does with a checkpoint."""
+    """Return an arm that verifies a checkpoint."""
     return _read(of, lambda root, manifest: store.verify(root, manifest))
 
 
 def read_sha256(of: Subject) -> Arm:
-    """SHA-256 of the same file."""
+    """Return an arm that takes the SHA-256 of the same file."""
     return _read(of, lambda root, manifest: digests.digest_of(root / manifest.file, digests.SHA256))
 
 
 def _read(of: Subject, read: Callable[[Path, Manifest], object]) -> Arm:
-    """An arm that reads a checkpoint that was written before."""
+    """Return an arm that reads a checkpoint that was written before."""
     place = tempfile.TemporaryDirectory(dir=Path.cwd())
     root = Path(place.name)
     ours = Ours(of, compress=False)
@@ -226,7 +226,7 @@ class Ours:
 
 
 def safetensors(of: Subject) -> Arm:
-    """Of contiguous tensors, which it asks for; they are made so beforehand."""
+    """Return an arm of safetensors, whose contiguous tensors are made beforehand."""
     from safetensors.torch import save_file
 
     flat = {str(i): t.contiguous() for i, t in enumerate(tensors(of.state))}
@@ -234,14 +234,14 @@ def safetensors(of: Subject) -> Arm:
 
 
 def dcp_save(of: Subject) -> Arm:
-    """torch.distributed.checkpoint in one process; its writer fsyncs each file."""
+    """Return an arm of torch.distributed.checkpoint in one process; its writer syncs each file."""
     import torch.distributed.checkpoint as dcp
 
     return whole(of, lambda folder: dcp.save(of.state, checkpoint_id=folder / "dcp", no_dist=True))
 
 
 def dcp_async(of: Subject) -> Arm:
-    """The same with a thread that writes; on CUDA with its pinned staging, on a thread too."""
+    """Return the same with a thread that writes; on CUDA with its pinned staging, on a thread too."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
@@ -270,7 +270,7 @@ def dcp_async(of: Subject) -> Arm:
 
 
 def lightning(of: Subject) -> Arm:
-    """Lightning's ModelCheckpoint in a Trainer.fit: the seconds that its hook takes after a step."""
+    """Return an arm of Lightning's ModelCheckpoint in a Trainer.fit: the seconds of its hook after a step."""
     from peakpoint.models._torchvision import torchvision
 
     torchvision()  # torchmetrics imports it

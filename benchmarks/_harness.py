@@ -34,17 +34,17 @@ class Summary:
 
 
 def summary(samples: Sequence[float]) -> Summary:
-    """The median and the range of one sample or more."""
+    """Return the median and the range of one sample or more."""
     return Summary(statistics.median(samples), min(samples), max(samples))
 
 
 def ratio(samples: Sequence[float], base: Sequence[float]) -> Summary:
-    """The samples over those of another arm in the same repeat."""
+    """Return the samples over those of another arm in the same repeat."""
     return summary([sample / other for sample, other in zip(samples, base, strict=True)])
 
 
 def arguments(description: str | None, repeats: int, threads: int | None = 1) -> argparse.ArgumentParser:
-    """The arguments that every benchmark has."""
+    """Return a parser with the arguments that every benchmark has."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,7 +54,7 @@ def arguments(description: str | None, repeats: int, threads: int | None = 1) ->
 
 
 def turns(arms: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """What each arm returns in each repeat. They take turns in random order: a busy machine slows all."""
+    """Return the results of each arm. They take turns in random order: a busy machine slows all."""
     order, shuffled = list(arms), random.Random(0)
     found: dict[str, list[T]] = {name: [] for name in arms}
     for _ in range(repeats):
@@ -65,7 +65,7 @@ def turns(arms: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """An arm that returns the seconds that the work takes."""
+    """Return an arm that returns the seconds of the work."""
 
     def arm() -> float:
         begin = time.perf_counter()
@@ -86,7 +86,7 @@ def show(title: str, head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> 
 
 
 def verdict(what: str, found: Summary, limit: float) -> str:
-    """A goal with what was found, and whether the median meets it."""
+    """Return a goal with what was found, and whether the median meets it."""
     met = "met" if found.median <= limit else "not met"
     return f"{what}: {found:.2f}, at most {round(limit, 2)}: {met}"
 
@@ -94,7 +94,7 @@ def verdict(what: str, found: Summary, limit: float) -> str:
 def rolling(
     store: Store, state: Callable[[], dict[str, Any]], *, background: bool, compress: bool = False
 ) -> Manager:
-    """The checkpoint manager of a run, which saves after every step and keeps everything."""
+    """Return the checkpoint manager of a run, which saves after every step and keeps everything."""
     options = Options(
         background=background, on_error="stop", git_commit=None, resumed_from=None, compress=compress
     )
@@ -103,7 +103,7 @@ def rolling(
 
 
 def machine() -> str:
-    """The processor, its cores, torch's threads and version; with the GPU when there is one."""
+    """Return the processor, its cores, torch's threads and version, and the GPU if there is one."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

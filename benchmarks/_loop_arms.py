@@ -51,7 +51,7 @@ class MLP(Model):
     hidden: int = 64
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """One hidden layer over all pixels."""
+        """Return one hidden layer over all pixels."""
         pixels = image_shape[0] * image_shape[1] * image_shape[2]
         return nn.Sequential(
             nn.Flatten(), nn.Linear(pixels, self.hidden), nn.ReLU(), nn.Linear(self.hidden, num_classes)
@@ -89,16 +89,16 @@ class Trial:
 
     @property
     def bf16(self) -> bool:
-        """Whether the network computes in bfloat16."""
+        """Return whether the network computes in bfloat16."""
         return self.config.precision is Precision.bf16
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is saved after a step."""
+        """Return whether a checkpoint is saved after a step."""
         return bool(self.every) and step % self.every == 0 and step <= self.last
 
 
 def bare(trial: Trial) -> None:
-    """The loop that one would write by hand."""
+    """Train in a loop written by hand."""
     state = trial.parts.state
     model, optimizer, scheduler = state.model, state.optimizer, state.scheduler
     autocast = autocast_for(torch.device("cpu"), bf16=trial.bf16)
@@ -119,7 +119,7 @@ def bare(trial: Trial) -> None:
 
 
 def ours(trial: Trial) -> None:
-    """Loop.fit among the parts that peakpoint.trainer.run puts round it."""
+    """Train with Loop.fit among the parts that peakpoint.trainer.run puts round it."""
     config, parts = trial.config, trial.parts
     options = Options(
         background=config.checkpoint.background,
@@ -154,7 +154,7 @@ class _Until(Interval):
 
 
 def lightning_arm() -> Arm:
-    """Lightning's Trainer with everything optional off."""
+    """Return an arm of Lightning's Trainer with everything optional off."""
     torchvision()  # torchmetrics imports it, and only so does that work beside a CPU build of torch
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -215,7 +215,7 @@ def _console() -> Console:
 
 
 def compose(images: int, *overrides: str) -> tuple[Config, dict[str, Any]]:
-    """The default configuration with `images` training images, typed and as plain values."""
+    """Return the default configuration with `images` training images, typed and as plain values."""
     train_size = images + VALIDATION
     fixed = (
         "data=synthetic",
@@ -234,7 +234,7 @@ def compose(images: int, *overrides: str) -> tuple[Config, dict[str, Any]]:
 
 
 def quieten() -> None:
-    """Send our log to a console that is no terminal and goes nowhere."""
+    """Direct our log to a console that is no terminal and discards it."""
     log = logging.getLogger("peakpoint")
     log.setLevel(logging.DEBUG)
     log.addHandler(ConsoleHandler(_console()))

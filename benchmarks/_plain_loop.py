@@ -20,7 +20,7 @@ CLASSES = 100
 
 
 def write_images(root: Path, count: int) -> None:
-    """`count` random images of CIFAR's shape for training, and a few for testing."""
+    """Write `count` random images of CIFAR's shape for training, and a few for testing."""
     draw = np.random.default_rng(0)
     for split, number in (("train", count), ("test", 200)):
         images = draw.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
@@ -28,7 +28,7 @@ def write_images(root: Path, count: int) -> None:
 
 
 def images_per_second(root: Path, model: str, batch_size: int, steps: int, workers: int) -> float:
-    """The rate over `steps` steps after two to warm up, in a process of its own."""
+    """Return the rate over `steps` steps after two to warm up, in a process of its own."""
     asked = [str(root), model, str(batch_size), str(steps), str(workers)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks._plain_loop", *asked],
@@ -62,7 +62,7 @@ class PilImages(Dataset):  # type: ignore[type-arg]
 
 
 def train(root: Path, model: str, batch_size: int, steps: int, workers: int) -> float:
-    """Images a second."""
+    """Train, and return the images a second."""
     config, _ = compose(1000, f"model={model}")
     network = build_model(config.model, (3, 32, 32), CLASSES)
     network.train()

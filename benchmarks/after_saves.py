@@ -68,7 +68,7 @@ class Timed(Batches):
 
 
 def train(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Milliseconds a step of one arm before its first and after its last save; in a process of its own."""
+    """Return milliseconds a step of one arm before its first and after its last save, in this process."""
     quieten()
     # Lightning fetches a batch ahead: one more between the last save and what is timed.
     last = options.saves * options.every
@@ -92,7 +92,7 @@ def train(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, floa
 
 
 def measure(arms: list[str], options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """What `train` returns for each arm in each round."""
+    """Return the results of `train` for each arm in each round, in processes of their own."""
     command = [sys.executable, "-m", "benchmarks.after_saves", *sys.argv[1:], "--arm"]
 
     def in_process(arm: str) -> dict[str, float]:
@@ -117,7 +117,7 @@ def report(found: dict[str, list[dict[str, float]]], title: str) -> None:
 
 
 def default_run(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Images a second of a default run and of the plain loop, each in a process of its own."""
+    """Return images a second of a default run and of the plain loop, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         root, number = Path(folder), count()
         write_images(root, options.batch_size * (options.steps + 1) + 1000)
@@ -129,7 +129,7 @@ def default_run(options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def _run_rate(data: Path, run: Path, options: argparse.Namespace) -> float:
-    """Images a second of `train.py`, from what it logs."""
+    """Return images a second of `train.py`, from its metrics.jsonl."""
     asked = (
         f"model={options.model}",
         "data=npz",

@@ -69,7 +69,7 @@ def _save(arm: Arm, folder: Path) -> tuple[Cost, int]:
 
 
 def measure(of: Subject, names: list[str], repeats: int, folder: Path) -> dict[str, Result]:
-    """Each arm `repeats` times, in turns, after one save that does not count."""
+    """Run each arm `repeats` times, in turns, after one save that does not count."""
     arms, first = {}, {}
     for name in random.sample(names, len(names)):
         try:
@@ -89,13 +89,13 @@ def measure(of: Subject, names: list[str], repeats: int, folder: Path) -> dict[s
 
 
 def _status(field: str) -> int:
-    """A line of /proc/self/status in bytes."""
+    """Return a line of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def memory(name: str, of: Subject, folder: Path) -> int:
-    """The bytes that two saves take at their peak, beside the state; in a process that did nothing before."""
+    """Return the peak bytes of two saves beside the state, in a process that did nothing before."""
     arm = ARMS[name](of)
     _save(ARMS[name](small(of.device)), folder)  # what is loaded late is no matter of size
     gc.collect()
@@ -108,7 +108,7 @@ def memory(name: str, of: Subject, folder: Path) -> int:
 
 
 def memory_apart(name: str, sparsity: float, options: argparse.Namespace) -> int:
-    """`memory` in a new process."""
+    """Return `memory` of a new process."""
     command = [sys.executable, "-m", "benchmarks.checkpoint_cost", f"--memory-of={name}"]
     command += [f"--sparsity={sparsity}", f"--folder={options.folder}", f"--threads={options.threads}"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -119,7 +119,7 @@ HEAD = ("total s", "x", "stall s", "thread s", "first s", "MB", "memory MB")
 
 
 def table(results: dict[str, Result]) -> dict[str, list[str]]:
-    """The cells of each arm."""
+    """Return the cells of each arm."""
     rows = {}
     for name, result in results.items():
         to_raw = ratio(result["total"], results[RAW]["total"]) if RAW in results else None
@@ -136,7 +136,7 @@ def table(results: dict[str, Result]) -> dict[str, list[str]]:
 
 
 def goals(results: dict[str, Result]) -> list[str]:
-    """What was asked for, and whether this run meets it; each by the ratio within a repeat."""
+    """Return each goal, and whether this run meets it by the ratio within a repeat."""
 
     def best(what: str, among: tuple[str, ...]) -> str:
         return min((p for p in among if p in results), key=lambda p: summary(results[p][what]).median)

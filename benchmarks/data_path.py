@@ -26,7 +26,7 @@ OURS = "peakpoint"
 
 
 def rate(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Images a second over a whole epoch, the start of workers included."""
+    """Return images a second over a whole epoch, the start of workers included."""
     start, images = time.perf_counter(), 0
     for batch, _ in batches:
         images += len(batch)
@@ -34,7 +34,7 @@ def rate(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
 
 
 def arms(root: Path) -> dict[str, Callable[[], float]]:
-    """An epoch of every contender; ours has had one, which warms the memory allocator."""
+    """Return an epoch of every contender; ours has had one, which warms the memory allocator."""
     cfg = Npz(
         name="npz",
         root=str(root),

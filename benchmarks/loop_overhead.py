@@ -71,7 +71,7 @@ class Turns(Batches):
         yield from batches  # one: the last turn ends, like the others, when the batch after it is asked for
 
     def run(self, arm: Callable[[], None]) -> None:
-        """On a thread of its own: train, one turn at a time."""
+        """Train on this thread, one turn at a time."""
         self._go.acquire()
         try:
             arm()
@@ -87,7 +87,7 @@ class Turns(Batches):
 
 
 def compose_for(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
-    """One epoch of small grey images, enough for every turn."""
+    """Return the configuration of one epoch of small grey images, enough for every turn."""
     return compose(
         options.batch_size * (options.steps * (options.repeats + 1) + 1),
         f"model={options.model}",
@@ -102,7 +102,7 @@ def compose_for(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
 
 
 def measure(arms: dict[str, Arm], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds a step of each arm in each turn, the first left out. Exits when an arm did other work."""
+    """Return milliseconds a step of each arm in each turn but the first. Exits when an arm did other work."""
     config, resolved = compose_for(options)
     trials: dict[str, Trial] = {}
     batches: dict[str, Turns] = {}

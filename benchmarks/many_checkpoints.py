@@ -34,7 +34,7 @@ STATE = {"model_state_dict": {"w": torch.zeros(64)}}
 
 
 def fill(root: Path, count: int) -> None:
-    """`count` checkpoints of one run, with as many names for the same bytes; not synced."""
+    """Make `count` checkpoints of one run, names for the same bytes; not synced."""
     synced, os.fsync = os.fsync, lambda _: None
     try:
         target = Store(root, RUN)
@@ -54,20 +54,20 @@ def _file(step: int) -> str:
 
 
 def ls(root: Path) -> None:
-    """As typed."""
+    """Run the command in a process of its own."""
     command = [sys.executable, "-m", "peakpoint", "ls", str(root)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def start(root: Path) -> None:
-    """What a resume does before it loads."""
+    """Find the newest checkpoint and open the store, as a resume does before it loads."""
     found = locate.newest_verified(root)
     assert found.manifest is not None
     Store(root, found.manifest.run)
 
 
 def saves(root: Path) -> Callable[[], None]:
-    """A function that saves once, into a folder that was opened before."""
+    """Return a function that saves once, into a folder that was opened before."""
     target = Store(root, RUN)
     manager = rolling(target, lambda: dict(STATE), background=False)
     step = max((m.global_step for m in target.mine()), default=0)
@@ -82,7 +82,7 @@ def saves(root: Path) -> Callable[[], None]:
 
 
 def peer(root: Path) -> None:
-    """Every manifest, as a script would read them."""
+    """Read every manifest as a script would."""
     with os.scandir(root / TRAINING) as entries:
         for entry in entries:
             if entry.name.endswith(".json"):
@@ -91,7 +91,7 @@ def peer(root: Path) -> None:
 
 
 def measure(folder: Path, count: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each arm."""
+    """Return the seconds of each arm."""
     full, empty = folder / "full" / "checkpoints", folder / "empty" / "checkpoints"
     fill(full, count)
     empty.mkdir(parents=True)

@@ -40,7 +40,7 @@ class Mutant:
     tests: tuple[str, ...]
 
     def apply(self, tree: Path) -> bool:
-        """Change the file in a copy of the tree; False when `old` does not occur exactly once."""
+        """Edit the file in a copy of the tree; returns False when `old` does not occur exactly once."""
         path = tree / self.file
         text = path.read_text(encoding="utf-8")
         if text.count(self.old) != 1:
@@ -57,7 +57,7 @@ def _short(text: str) -> str:
 
 
 def read(path: Path) -> list[Mutant]:
-    """The mutants of a list: YAML, one mapping of file, old, new and tests for each."""
+    """Return the mutants of a list: YAML, one mapping of file, old, new and tests for each."""
     return [
         Mutant(str(m["file"]), str(m["old"]), str(m["new"]), tuple(shlex.split(m["tests"])))
         for m in yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ def _environment(tree: Path) -> dict[str, str]:
 
 
 def judge(mutants: Sequence[Mutant], jobs: int) -> list[str]:
-    """The verdict on each mutant, in order; prints each as it comes."""
+    """Return the verdict on each mutant, in order; prints each as it comes."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
         trees: SimpleQueue[Path] = SimpleQueue()
         for number in range(jobs):

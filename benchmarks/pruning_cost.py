@@ -24,7 +24,7 @@ from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
 
 
 def network(device: str) -> nn.Module:
-    """ResNet-50 with random gradients."""
+    """Return ResNet-50 with random gradients."""
     options = {"stem": "imagenet", "dropout": 0.0}
     net = create("resnet50", image_shape=(3, 224, 224), num_classes=100, options=options).to(device)
     for param in net.parameters():
@@ -33,7 +33,7 @@ def network(device: str) -> nn.Module:
 
 
 def stepper(device: str, settings: PruneSettings | None) -> Callable[[], Any]:
-    """A function that takes one fused AdamW step, after the first update where there is pruning."""
+    """Return a function that takes one fused AdamW step, after the first update where there is pruning."""
     groups = param_groups(network(device), 5e-4)
     optimizer = torch.optim.AdamW(groups, fused=True)
     if settings is not None:
@@ -43,7 +43,7 @@ def stepper(device: str, settings: PruneSettings | None) -> Callable[[], Any]:
 
 
 def arms(device: str) -> dict[str, Callable[[], Any]]:
-    """Everything that is timed, by name."""
+    """Return everything that is timed, by name."""
     values: dict[str, Any] = {
         "criterion": "bitter7",
         "target": 0.7,
@@ -71,7 +71,7 @@ def arms(device: str) -> dict[str, Callable[[], Any]]:
 
 
 def masking(gradients: list[torch.Tensor]) -> dict[str, Callable[[], Any]]:
-    """Ways to zero the gradients of pruned weights."""
+    """Return ways to zero the gradients of pruned weights."""
     kept = [torch.rand_like(gradient) > 0.7 for gradient in gradients]
     gone = [mask.logical_not() for mask in kept]
     floats = [mask.float() for mask in kept]

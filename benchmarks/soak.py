@@ -53,7 +53,7 @@ class Result:
 
 
 def start(run: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """The trainer, as a process of its own; its output goes to a file beside the run."""
+    """Start the trainer as a process of its own; its output goes to a file beside the run."""
     with run.with_suffix(".out").open("ab") as out:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *arguments],
@@ -65,14 +65,14 @@ def start(run: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def newest_step(run: Path) -> int:
-    """The step of the newest training checkpoint by the names on disk; 0 when there is none."""
+    """Return the step of the newest training checkpoint by the names on disk; 0 when there is none."""
     folder = run / "checkpoints" / "training"
     paths = folder.iterdir() if folder.exists() else []
     return max((int(found[1]) for path in paths if (found := NAME.fullmatch(path.name))), default=0)
 
 
 def last_trained(run: Path) -> int:
-    """The last step that the run has logged."""
+    """Return the last step that the run has logged."""
     steps = [0]
     path = run / "metrics.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -153,17 +153,14 @@ def soak(folder: Path, kills: int, checkpoints: int, dice: random.Random) -> Res
 
 
 def strays(whole: Path, run: Path) -> list[str]:
-    """What lies in the killed run's folder, and is no checkpoint of it nor in that of the run left alone."""
+    """Return the files in the killed run's folder that are neither checkpoints nor in the other run."""
 
     def names(root: Path) -> set[str]:
         return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and ".hydra" not in str(p)}
 
     kept = {m.file for m in listing.manifests(run / "checkpoints")}
     mine = {f"checkpoints/{f}" for f in kept} | {f"checkpoints/{f.removesuffix('.pt')}.json" for f in kept}
-    left = {
-        "metrics.superseded.jsonl",
-        ".lock",
-    }  # the next owner of a lock that a kill left leaves it as it was
+    left = {"metrics.superseded.jsonl", ".lock"}  # the next owner keeps a lock file that a kill left
     found = sorted(names(run) - names(whole) - mine - left)
     for name in found:
         print(f"STRAY: {name}", flush=True)
@@ -171,7 +168,7 @@ def strays(whole: Path, run: Path) -> list[str]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """The weights of the newest checkpoint that verifies."""
+    """Return the weights of the newest checkpoint that verifies."""
     manifest = locate.newest_verified(run / "checkpoints").manifest
     if manifest is None:
         raise SystemExit(f"{run} has no checkpoint")
@@ -180,7 +177,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Bit for bit."""
+    """Return whether the weights are equal bit for bit."""
     return one.keys() == other.keys() and all(
         one[name].numpy().tobytes() == other[name].numpy().tobytes() for name in one
     )

@@ -40,7 +40,7 @@ def torchvision_resnet(
 
 
 def _init_conv(module: nn.Module) -> None:
-    """Normal weights with the variance that keeps the scale of gradients (He et al. 2015, fan-out)."""
+    """Draw normal weights with the variance that keeps the scale of gradients (He et al. 2015, fan-out)."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -82,7 +82,7 @@ class ResNet20(nn.Module):
         self.apply(_init_conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes) of images (batch, channels, height, width)."""
+        """Return the logits (batch, classes) of images (batch, channels, height, width)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)

@@ -99,7 +99,7 @@ class Spam:
             self._taken += 1
 
     def _warmup_factor(self) -> float:
-        """Half a cosine up to 1 over the steps that follow a reset; 1 before the first reset."""
+        """Return half a cosine up to 1 over the steps that follow a reset; 1 before the first reset."""
         done = self._taken - self._reset_at + 1
         if self._reset_at == 0 or done >= self._warmup:
             return 1.0

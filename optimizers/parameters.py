@@ -189,7 +189,7 @@ def prunable_weights(model: nn.Module, *, embeddings: bool = False) -> dict[str,
 
 
 def param_groups(model: nn.Module, weight_decay: float, *, embeddings: bool = False) -> list[dict[str, Any]]:
-    """Groups for an optimizer: prunable weights, what does not decay, and other matrices where there are any.
+    """Return groups: prunable weights, what does not decay, and other matrices where there are any.
 
     Decay follows the kind of parameter, prunable or not: matrices and kernels decay; biases, normalisation
     and whatever has one dimension do not. Each group has `prunable` and `param_names` (canonical) beside

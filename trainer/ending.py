@@ -42,7 +42,7 @@ class Ending:
 
     @contextlib.contextmanager
     def without(self, missing: str) -> Iterator[None]:
-        """Within: an error becomes one warning, which begins with `missing`, and a note."""
+        """Turn an error within into one warning, which begins with `missing`, and a note."""
         try:
             yield
         except Exception as error:

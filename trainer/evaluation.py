@@ -90,7 +90,7 @@ class Classification:
 
 @contextmanager
 def explaining_torch() -> Iterator[None]:
-    """Within: memory that is short and a normalisation over one value are a UserError with its remedy."""
+    """Turn short memory and a normalisation over one value into a UserError with its remedy."""
     try:
         yield
     except (ValueError, RuntimeError, MemoryError) as error:
@@ -142,5 +142,5 @@ def evaluate(
 
 
 def autocast_for(device: torch.device, *, bf16: bool) -> AbstractContextManager:
-    """bfloat16 arithmetic within, or nothing at all."""
+    """Return a context of bfloat16 arithmetic, or one without an effect."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

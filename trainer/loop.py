@@ -270,7 +270,7 @@ class Loop:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Within: a signal ends the run after the current step; a second Ctrl-C ends it at once."""
+        """Have a signal end the run after the current step; a second Ctrl-C ends it at once."""
 
         def note(number: int, _frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:

@@ -97,7 +97,7 @@ def check_alive(model: nn.Module, step: int) -> None:
 
 @contextlib.contextmanager
 def with_last_good(root: Path, run: str, classes: int) -> Iterator[None]:
-    """Within: a DivergedError also names the newest good checkpoint of the run, if there is one."""
+    """Add the newest good checkpoint of the run, if there is one, to a DivergedError."""
     try:
         yield
     except DivergedError as error:

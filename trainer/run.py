@@ -108,7 +108,7 @@ def _store(directory: Path, run: str, index: Index | None) -> Store:
 
 @contextlib.contextmanager
 def _recording(directory: Path, usage: Usage) -> Iterator[None]:
-    """Within: an error that ends the run is recorded in status.json and train.log."""
+    """Record an error that ends the run in status.json and train.log."""
     try:
         yield
     except BaseException as error:

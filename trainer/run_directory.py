@@ -60,7 +60,7 @@ def expanded(key: str, directory: str) -> Path:
 
 @contextlib.contextmanager
 def refusing(config: DictConfig) -> Iterator[None]:
-    """Within: an error is one line and exit code 1, and ${hydra:...} has the values of `config`."""
+    """Turn an error within into one line and exit code 1; ${hydra:...} has the values of `config`."""
     hydra = HydraConfig.instance()
     before = hydra.cfg
     hydra.set_config(config)  # ${hydra:...} in the name of the directory

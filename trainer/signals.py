@@ -36,7 +36,7 @@ def check() -> None:
 
 @contextmanager
 def handled(handler: Handler) -> Iterator[None]:
-    """Within: `handler` is called for each signal that ends a run.
+    """Have `handler` called for each signal that ends a run.
 
     A signal that this process ignores (nohup ignores SIGHUP) or that has another handler is left alone.
     """
@@ -53,7 +53,7 @@ def handled(handler: Handler) -> Iterator[None]:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Within: a signal raises Ended, also where a library makes another error of it."""
+    """Have a signal raise Ended, also where a library makes another error of it."""
     _received.clear()
     with handled(end_at_once):
         try:
@@ -65,7 +65,7 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within: a signal waits until the end, which raises Ended; a second Ctrl-C does not.
+    """Delay a signal until the end, which raises Ended; a second Ctrl-C raises it at once.
 
     For imports: an interrupted one may print a traceback, or leave a module half loaded.
     """

@@ -106,7 +106,7 @@ def choices(group: str) -> list[str]:
 
 
 def leaves() -> dict[str, Any]:
-    """Every key of the configuration and of all components with its type, such as optimizer.lr: float."""
+    """Return every key of the configuration and of all components with its type."""
     found = _fields(c.Config, "")
     for kind in CHOICES:
         for name, settings in registry.table(kind).items():

@@ -53,7 +53,7 @@ def read(argv: list[str]) -> list[str]:
 
 
 def overrides(words: list[str], *, sweep: bool = False) -> list[str]:
-    """Overrides as Hydra's parser takes them; `sweep` allows several values. Raises UserError."""
+    """Return overrides as Hydra's parser takes them; `sweep` allows several values. Raises UserError."""
     _refuse_spaces(words)
     return [_override(word, sweep) for word in words]
 

@@ -39,7 +39,7 @@ _ON, _OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def joined(argv: list[str]) -> list[str]:
-    """Hydra's options that say where its configuration lies as one argument each: a path may have a `=`."""
+    """Return Hydra's options on where its configuration lies as one argument each: a path may have a `=`."""
     rest, found = list(argv), []
     while rest:
         word = rest.pop(0)
@@ -98,7 +98,7 @@ def quote(value: str) -> str:
 
 
 def override(run: Path) -> str:
-    """resume= of a path, as Hydra reads it; a shell needs quotes of its own around it."""
+    """Return resume= of a path, as Hydra reads it; a shell needs quotes of its own around it."""
     plain = re.fullmatch(r"[\w./:@%+-]+", str(run))  # Hydra's grammar takes these characters without quotes
     return f"resume={run if plain else quote(str(run))}"
 

@@ -176,7 +176,7 @@ def _write(target: Path, files: list[Path], shape: tuple[int, int, int]) -> None
 
 
 def _shape(files: list[Path], image_size: int | None) -> tuple[int, int, int]:
-    """(H, W, C) of the decoded images, from the heads of all files."""
+    """Return (H, W, C) of the decoded images, from the heads of all files."""
     headers = [found for part in _parallel(header, files, "Reading image sizes") for found in part]
     channels = 1 if all(found.grey for found in headers) else 3
     if image_size is not None:
@@ -192,13 +192,13 @@ def _shape(files: list[Path], image_size: int | None) -> tuple[int, int, int]:
 
 
 def _decode(files: list[Path], shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
-    """Chunks (n, H, W, C) of the decoded files, in order."""
+    """Yield chunks (n, H, W, C) of the decoded files, in order."""
     for part in _parallel(lambda path: decode(path, shape), files, "Decoding images"):
         yield np.stack(part)
 
 
 def _parallel(function: Callable[[Path], T], files: list[Path], title: str) -> Iterator[list[T]]:
-    """Results of `function` in chunks and in order; PIL decodes without the lock of the interpreter."""
+    """Yield results of `function` in chunks and in order; PIL decodes without the lock of the interpreter."""
     console = Console(stderr=True)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,

@@ -26,7 +26,7 @@ class Header(NamedTuple):
 
 
 def header(path: Path) -> Header:
-    """Width and height as shown, and whether the image is grey. Raises UserError that names the file."""
+    """Return the size as shown, and whether the image is grey. Raises UserError that names the file."""
     with _opened(path) as image:
         width, height = image.size
         # PIL has turned a TIFF's size already.
@@ -35,7 +35,7 @@ def header(path: Path) -> Header:
 
 
 def decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Pixels of `shape` (H, W, C) uint8, resized to the shorter side and cut to the centre where it differs.
+    """Return pixels of `shape` (H, W, C) uint8, resized to the shorter side and cut to the centre.
 
     Turned as EXIF says; 16-bit grey divided by 257; what is transparent is white. Raises UserError.
     """
