@@ -51,10 +51,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """A snapshot, its roles, and a copy of the policies at that moment.
-
-    The writer's thread asks the copies what to keep: the policies may already count on a later save.
-    """
+    """A snapshot, its roles, and the policies at that moment, which the writer's thread asks what to keep."""
 
     snapshot: Snapshot
     roles: tuple[Manifest, ...]

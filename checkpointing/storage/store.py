@@ -2,14 +2,12 @@
 
 A checkpoint is two files side by side, `<stem>.pt` and its manifest `<stem>.json`. The bytes are written and
 synced under a staged name, then the manifest is; the bytes take their name, then the manifest its own, which
-makes them a checkpoint; then the directory is synced, and the journal gets a line.
-Symlinks such as `latest.pt` are for people: no code path reads them to decide anything.
+makes them a checkpoint. Symlinks such as `latest.pt` are for people: no code path reads them.
 """
 
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +17,7 @@ from peakpoint.base.bounded import read_json, unread
 from peakpoint.base.digests import SAVED_WITH
 from peakpoint.base.disk_space import failure
 from peakpoint.base.errors import CheckpointError, Gone, os_reason
-from peakpoint.base.files import CHUNK, STAGED_PREFIX, Staged, abandoned, fsync_directory, staged_name
+from peakpoint.base.files import STAGED_PREFIX, Staged, abandoned, fsync_directory, staged_name
 from peakpoint.base.lock import briefly, present
 from peakpoint.checkpointing.storage import journal
 from peakpoint.checkpointing.storage.listing import Index, check_outside, is_root
@@ -154,7 +152,7 @@ class Store:
         """
         done = replace(role, bytes=source.bytes, digest=source.digest)
         try:
-            return self._commit_as_own(done, lambda target: _link(self.path(source), target))
+            return self._commit_as_own(done, lambda target: files.link_or_copy(self.path(source), target))
         except OSError as error:
             raise failure(self.root, error, source.bytes) from error
 
@@ -274,16 +272,6 @@ def commit(
             with contextlib.suppress(OSError):
                 path.unlink()
         raise
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        with Staged(target) as copy, source.open("rb") as original:
-            shutil.copyfileobj(original, copy, CHUNK)
-            copy.sync()
-            copy.publish()
 
 
 def _claimed(claim: Path) -> tuple[str, str] | None:

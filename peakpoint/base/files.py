@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -243,6 +244,17 @@ def set_link(link: Path, name: str) -> None:
     with contextlib.suppress(OSError):
         staged.symlink_to(name)
         staged.replace(link)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name: a hard link, or where links do not work a durable copy. Raises OSError."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        with Staged(target) as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy, CHUNK)
+            copy.sync()
+            copy.publish()
 
 
 def write_atomic(path: Path, text: str) -> None:
