@@ -89,7 +89,7 @@ class Mirror:
         left = self._missing()
         log.warning(
             "The mirror is not complete: %s. To continue: peakpoint push %s %s",
-            f"{in_short([m.file for m in left]) if left else 'the record of the run is'} not copied yet",
+            f"{in_short([m.file for m in left]) if left else 'the record of the run is'} not uploaded yet",
             listing.run_of(self._store.root),
             self._remote.url,
         )
@@ -128,7 +128,7 @@ class Mirror:
                 continue
             pause = FIRST_PAUSE_S
             if self._trouble is not None and not self._over.is_set():
-                log.info("mirror: %s works again; everything is copied", self.url)
+                log.info("mirror: %s works again; everything is uploaded", self.url)
                 self._trouble = None
             if last:
                 self._done.set()
@@ -140,7 +140,7 @@ class Mirror:
         """Warn once, until uploads work again."""
         text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
         if self._trouble is None and not self._over.is_set():
-            log.warning("mirror: %s Training continues; the copy is tried again.", text)
+            log.warning("mirror: %s Training continues; the upload is repeated.", text)
         self._trouble = text
 
     def _pass(self) -> None:
@@ -150,7 +150,7 @@ class Mirror:
             self._there.sweep(self._here())
             self._opened = True
         pending = self.pending()
-        if pending or not self._recorded or self._closing.is_set():  # it is of use with what is copied
+        if pending or not self._recorded or self._closing.is_set():  # it is of use with the checkpoints
             self._there.put_record(self._store.root)
             self._recorded = True
         while pending and not self._over.is_set():
@@ -175,7 +175,7 @@ class Mirror:
             self._passed_over.add(_key(manifest))
             log.warning("mirror: %s", error)
             return
-        log.debug("mirror: %s is copied to %s", manifest.file, self.url)
+        log.debug("mirror: %s is uploaded to %s", manifest.file, self.url)
         self._there.write_pointers()
 
 

@@ -48,8 +48,8 @@ class Remote:
     """A folder in a remote place; `key` is a name below it, with `/` between its parts.
 
     An operation is tried `attempts` times, with growing pauses; each wait for the server's answer ends after
-    `timeout_s` seconds. Raises CheckpointError for a URL that cannot be used; whether the place is there is
-    only seen by what is done with it. Every method raises RemoteError.
+    `timeout_s` seconds. Raises CheckpointError for a URL that cannot be used; a place that is not there shows
+    at the first operation. Every method raises RemoteError.
     """
 
     def __init__(self, url: str, *, timeout_s: float, attempts: int = 1, key: str = "URL") -> None:
@@ -201,7 +201,7 @@ class Remote:
             start = end
 
     def write(self, key: str, data: bytes) -> None:
-        """Put a small object, and see that it is there."""
+        """Put a small object, and read it back."""
 
         def check() -> None:
             if self.read(key, max(len(data), 1)) != data:
@@ -210,7 +210,7 @@ class Remote:
         self._put(key, lambda fs, to: self._ask(fs, "pipe_file", to, data, size=len(data)), check)
 
     def upload(self, key: str, file: Path, digest: str, size: int) -> None:
-        """Put a file, and read it back to see that it is there: digest and size."""
+        """Put a file, and read it back: size and digest."""
         if not file.exists():
             raise FileNotFoundError(file)
         parts = {"chunksize": CHUNK} if self._protocol in S3 else {}

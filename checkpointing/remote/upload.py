@@ -125,12 +125,12 @@ class RemoteRun:
         for file, digest in companion_digests(manifest).items():
             path = root / file
             if not _is_file(path):
-                raise Unsound(f"{manifest.file} lacks {file}, which belongs to it: it is not copied.")
+                raise Unsound(f"{manifest.file} lacks {file}, which belongs to it: it is not uploaded.")
             size = path.stat().st_size
             self._put_file(f"checkpoints/{file}", path, digest, size)
         twin = next((m.file for m in self.index.values() if m.digest == manifest.digest), None)
         if (root / manifest.file).is_symlink():
-            raise Unsound(f"{manifest.file} is a link, and no file of its own: it is not copied.")
+            raise Unsound(f"{manifest.file} is a link, and no file of its own: it is not uploaded.")
         with hard_link(root / manifest.file) as path:
             try:
                 self._put_file(f"checkpoints/{manifest.file}", path, manifest.digest, manifest.bytes, twin)
@@ -162,7 +162,7 @@ class RemoteRun:
         except RemoteError:
             if path.exists() and (path.stat().st_size != size or not matches(path, digest)):
                 raise Unsound(
-                    f"{key.removeprefix('checkpoints/')} is damaged here, so it is not copied: "
+                    f"{key.removeprefix('checkpoints/')} is damaged here, so it is not uploaded: "
                     "peakpoint repair RUN sets it aside."
                 ) from None
             raise
@@ -194,8 +194,8 @@ class RemoteRun:
         if len(text) > SMALL:
             if not self._too_large:
                 log.warning(
-                    "The record of the run is not copied to %s: run.json, .hydra and the logs have %s, and a "
-                    "record %s at most. The one before stays; checkpoints are copied.",
+                    "The record of the run is not uploaded to %s: run.json, .hydra and the logs have %s, and "
+                    "a record %s at most. The one before stays; checkpoints are uploaded.",
                     *(self.remote.url, in_words(len(text)), in_words(SMALL)),
                 )
             self._too_large = True

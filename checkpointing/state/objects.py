@@ -93,9 +93,8 @@ def restore(
 ) -> dict[str, Any]:
     """Load a checkpoint's contents into objects, the random number generators last; returns the rest.
 
-    Raises CheckpointError when the model or the optimizer is not in it or does not
-    fit, and leaves both as they were; a schedule that is not in it, or is another, is a warning and
-    `not_restored`.
+    Raises CheckpointError when the model or the optimizer is not in it or does not fit, and leaves both as
+    they were. A schedule that is not in it, or is another, is a warning and under `not_restored`.
     """
     needed = ["model_state_dict", *["optimizer_state_dict"] * (optimizer is not None), *["rng_state"] * rng]
     for key in needed:

@@ -54,15 +54,15 @@ class Index:
         found = [read for _, read in seen.values() if isinstance(read, Manifest)]
         return sorted(found, key=lambda m: (m.sequence, m.file))
 
-    def unreadable(self, *, only_looks: bool = False) -> list[tuple[str, str]]:
+    def unreadable(self, *, read_only: bool = False) -> list[tuple[str, str]]:
         """Return the files whose manifests could not be read last time, each with the reason.
 
         Raises Undamaged for one that another version wrote or this process may not read, which must not be
-        moved as damaged; with `only_looks`, for callers that move nothing, it is returned with the others.
+        moved as damaged; with `read_only`, for callers that move nothing, it is returned with the others.
         """
         found = []
         for file, (_, read) in sorted(self._read.items()):
-            if isinstance(read, Undamaged) and not only_looks:
+            if isinstance(read, Undamaged) and not read_only:
                 raise read
             if isinstance(read, CheckpointError):
                 found.append((f"{file.removesuffix('.json')}.pt", str(read)))
@@ -204,7 +204,7 @@ def by_version(root: Path) -> dict[str, Manifest]:
     return {version_of(manifest): manifest for manifest in releases(root)}
 
 
-def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[str, str]]:
+def unreadable_releases(root: Path, *, read_only: bool = False) -> list[tuple[str, str]]:
     """Return the files under `production` whose manifests cannot be read or name no release, with reasons.
 
     Raises Undamaged as Index.unreadable does.
@@ -214,7 +214,7 @@ def unreadable_releases(root: Path, *, only_looks: bool = False) -> list[tuple[s
         try:
             semver.key(version_of(read_manifest(path)))
         except CheckpointError as error:
-            if isinstance(error, Undamaged) and not only_looks:
+            if isinstance(error, Undamaged) and not read_only:
                 raise
             found.append((f"{PRODUCTION}/{described_by(path).name}", str(error)))
     return found

@@ -74,8 +74,7 @@ def _last_sound(root: Path, candidates: Iterable[Manifest]) -> tuple[Manifest | 
 def newest_verified(root: Path, run: str | None = None, index: Index | None = None) -> Found:
     """Return the newest checkpoint under `root` that verifies, of `run` if one is given; nothing is moved.
 
-    `index` has the manifests that were read already. Raises Undamaged for what cannot be
-    read here.
+    `index` has the manifests that were read already. Raises Undamaged for what cannot be read here.
     """
     index = index or Index(root)
     found = _states(index.manifests())
@@ -115,15 +114,15 @@ def verified(root: Path, manifest: Manifest) -> Manifest | None:
     raise CheckpointError(f"{root / manifest.file} is replaced each time that it is read: read it later.")
 
 
-def verdict(root: Path, manifest: Manifest, *, only_looks: bool = True) -> str | None:
+def verdict(root: Path, manifest: Manifest, *, read_only: bool = True) -> str | None:
     """Return what is wrong with a checkpoint; None when it verifies, or its writer deleted it.
 
-    Raises Undamaged for one that cannot be read here, unless `only_looks`.
+    Raises Undamaged for one that cannot be read here, unless `read_only`.
     """
     try:
         verified(root, manifest)
     except CheckpointError as error:
-        if isinstance(error, Undamaged) and not only_looks:
+        if isinstance(error, Undamaged) and not read_only:
             raise
         return str(error)
     return None

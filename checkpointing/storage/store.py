@@ -67,7 +67,7 @@ class Store:
             ) from None
         self._index = index or Index(root)
         self.sequence = max((m.sequence for m in self._index.manifests()), default=0)
-        if self._index.unreadable(only_looks=True):  # the journal has their sequences
+        if self._index.unreadable(read_only=True):  # the journal has their sequences
             noted = [fact.get("sequence") for fact in journal.read(root)]
             self.sequence = max([self.sequence, *(n for n in noted if type(n) is int)])
 

@@ -47,16 +47,16 @@ def _has_manifests(root: Path) -> bool:
     return any(True for tier in TIERS for _ in (root / tier).glob("*.json"))
 
 
-def everything(root: Path, *, only_looks: bool = True) -> tuple[list[Manifest], list[tuple[str, str]]]:
+def everything(root: Path, *, read_only: bool = True) -> tuple[list[Manifest], list[tuple[str, str]]]:
     """Return the checkpoints with a readable manifest, oldest first, then the releases by version.
 
     The second list has the files whose manifests cannot be read, each with the reason; those that nothing
-    shows to be damaged raise Undamaged unless `only_looks`.
+    shows to be damaged raise Undamaged unless `read_only`.
     """
     index = Index(root)
     found = [*index.manifests(), *releases(root)]
-    unreadable = index.unreadable(only_looks=only_looks)
-    return found, [*unreadable, *unreadable_releases(root, only_looks=only_looks)]
+    unreadable = index.unreadable(read_only=read_only)
+    return found, [*unreadable, *unreadable_releases(root, read_only=read_only)]
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def repair(options: argparse.Namespace) -> int:
         repairs = list(_strays(root))
         if not options.dry_run:
             _sweep(root)
-        verdicts = list(examine(root, only_looks=False))
+        verdicts = list(examine(root, read_only=False))
         sound = [v.manifest for v in verdicts if v.manifest and not v.problem]
         unfinished = _unfinished(root) if options.dry_run else {}
         for v in verdicts:

@@ -96,7 +96,7 @@ def why(options: argparse.Namespace) -> int:
     root, manifest = manifest_of(path)
     if manifest.tier == PRODUCTION:
         return alias.why(root, manifest, options.json)
-    if wrong := verdict(root, manifest, only_looks=False):
+    if wrong := verdict(root, manifest, read_only=False):
         raise CheckpointError(f"{wrong} `peakpoint repair` moves it to quarantine.")
     kept, unknown = None, ""
     try:

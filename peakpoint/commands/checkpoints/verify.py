@@ -149,16 +149,16 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
     yield Verdict(root, manifest.file, manifest, verdict(root, manifest))
 
 
-def examine(root: Path, *, only_looks: bool = True) -> Iterator[Verdict]:
+def examine(root: Path, *, read_only: bool = True) -> Iterator[Verdict]:
     """Yield every checkpoint under a root, oldest first, then files without a readable manifest.
 
     Raises Undamaged as `everything` does.
     """
     sound: set[tuple[object, ...]] = set()
-    found, unreadable = everything(root, only_looks=only_looks)
+    found, unreadable = everything(root, read_only=read_only)
     for manifest in found:
         identity, problem = _identity(root, manifest), None
-        if identity not in sound and not (problem := verdict(root, manifest, only_looks=only_looks)):
+        if identity not in sound and not (problem := verdict(root, manifest, read_only=read_only)):
             sound.add(identity)
         # A run that is being written may have deleted it since it was listed.
         if problem is None or (root / manifest.file).with_suffix(".json").exists():

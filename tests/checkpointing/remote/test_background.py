@@ -127,7 +127,7 @@ def test_a_ctrl_c_ends_the_wait_with_a_list_of_what_is_not_copied(away, s3, warn
 
     made._done.wait = interrupted
     made.close()
-    assert warnings()[-1].startswith("The mirror is not complete: milestone/best_1.pt not copied yet.")
+    assert warnings()[-1].startswith("The mirror is not complete: milestone/best_1.pt not uploaded yet.")
 
 
 def test_what_is_not_copied_in_time_is_a_warning_with_what_to_do(away, s3, warnings):
@@ -139,7 +139,7 @@ def test_what_is_not_copied_in_time_is_a_warning_with_what_to_do(away, s3, warni
     made.close()
     assert warnings() == [
         "The mirror is not complete: milestone/best_5.pt, milestone/best_4.pt, milestone/best_3.pt and 2 "
-        f"more not copied yet. To continue: peakpoint push {away.root.parent} {away.url}"
+        f"more not uploaded yet. To continue: peakpoint push {away.root.parent} {away.url}"
     ]
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_not_copied_and_holds_nothing_up(far, warnings):
     far.copy()
     assert far.there() == [good.file]
     assert [line for line in warnings() if "damaged here" in line] == [
-        f"mirror: {bad.file} is damaged here, so it is not copied: peakpoint repair RUN sets it aside."
+        f"mirror: {bad.file} is damaged here, so it is not uploaded: peakpoint repair RUN sets it aside."
     ]
 
 
@@ -176,5 +176,5 @@ def test_an_outage_is_one_warning_and_its_end_one_line(away, s3, caplog):
     away.copy()
     lines = [record.getMessage() for record in caplog.records]
     assert len([line for line in lines if "Training continues" in line]) == 1
-    assert lines[-1] == f"mirror: {away.url}/run works again; everything is copied"
+    assert lines[-1] == f"mirror: {away.url}/run works again; everything is uploaded"
     assert listing.manifests(away.root)[0].file in away.there()

@@ -251,7 +251,7 @@ def test_a_record_that_could_not_be_read_again_is_not_uploaded(far, monkeypatch,
     assert len(far.there()) == 3
     place = far.remote().below("run")
     assert newest_record(place)[1]["metrics.jsonl"] == "{}\n"
-    assert "The record of the run is not copied" in caplog.text
+    assert "The record of the run is not uploaded" in caplog.text
     assert "passed over" not in caplog.text
 
 

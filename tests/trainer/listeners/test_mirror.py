@@ -54,7 +54,7 @@ def test_training_finishes_though_nothing_can_be_copied(train, s3, tmp_path, kin
     assert done.code == 0, done.err
     state = status(tmp_path / "run")
     assert (state["state"], state["step"]) == ("finished", 24)
-    assert done.out.count("Training continues; the copy is tried again.") <= 1  # it may be over sooner
+    assert done.out.count("Training continues; the upload is repeated.") <= 1  # it may be over sooner
     last = done.out.strip().splitlines()[-1]
     assert last.startswith("The mirror is not complete: milestone/")
     assert last.endswith(f"peakpoint push {tmp_path / 'run'} {s3.url}/runs")
