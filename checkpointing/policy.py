@@ -168,7 +168,7 @@ def warn_of_metrics(event: EvalEnd, policies: Mapping[str, Policy]) -> None:
     """Warn of a loss that is not finite, and of metrics that these policies use and the evaluation lacks."""
     if (loss := bad_loss(event.metrics)) is not None:
         log.warning(
-            "%s is %s at epoch %d: this network is never the best of anything.",
+            "%s is %s at epoch %d: this network cannot be a best.",
             loss,
             event.metrics[loss],
             event.epoch,

@@ -90,7 +90,7 @@ def check_alive(model: nn.Module, step: int) -> None:
     name = objects.nonfinite(model)
     if name is not None:
         raise DivergedError(
-            f"The network is lost: {name} holds NaN or infinite values at step {step}, which no later step "
+            f"The network has diverged: {name} holds NaN or infinite values at step {step}, which no later step "
             f"repairs: {REMEDY}."
         )
 

@@ -232,7 +232,7 @@ def test_a_validation_loss_that_is_not_finite_makes_no_best(tmp_path, caplog):
 
     fit(tmp_path, 3, module=Lost, policies=best(), accuracies=[0.5, 0.9, 0.7])
     assert milestones(tmp_path) == pytest.approx([0.7])
-    assert "val_loss is nan at epoch 1: this network is never the best of anything" in caplog.text
+    assert "val_loss is nan at epoch 1: this network cannot be a best" in caplog.text
 
 
 def test_a_validation_in_mid_epoch_shares_the_file_of_its_step(tmp_path):

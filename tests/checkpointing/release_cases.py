@@ -14,7 +14,7 @@ VERSIONS = ("1.0.0", "1.1.0", "1.2.0", "1.10.0")
 
 
 def released(root: Path, *versions: str, config: dict | None = None) -> Path:
-    """The root with releases of these versions, whose weights and accuracy tell them apart."""
+    """The root with releases of these versions, whose weights and accuracy differ."""
     manager = CheckpointManager(root)
     for version in versions:
         model = network.build(DESCRIPTION)

@@ -29,7 +29,7 @@ UNKNOWN = """score quality neg_mean_squared_error error_reduction mae_std loss_s
     [(mode, n) for mode, names in (("min", LOWER), ("max", HIGHER), (None, UNKNOWN)) for n in names.split()]
     + [(None, "")],
 )
-def test_a_name_tells_which_values_are_better_or_does_not(mode, name):
+def test_the_direction_of_a_name(mode, name):
     assert direction(name) == mode
 
 

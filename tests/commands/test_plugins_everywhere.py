@@ -140,7 +140,7 @@ def test_python_finds_it_too(copied):
     assert (loaded[1].out_features, loaded[3].bias) == (12, None)
 
 
-def test_a_fault_of_the_plugin_is_said_to_be_its_own(copied, cli_main, monkeypatch):
+def test_a_fault_of_the_plugin_names_the_plugin(copied, cli_main, monkeypatch):
     registry.load([NAME])
     code = compile("def build(self, *_):\n    raise ZeroDivisionError", "mine.py", "exec")
     exec(code, vars(sys.modules[NAME]))  # with the globals of the plugin

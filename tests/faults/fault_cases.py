@@ -33,7 +33,7 @@ REFUSED = 3
 
 
 def payload(value: int, size: int = 5000) -> bytes:
-    """Bytes that tell which checkpoint they are; a real `.pt` is as good as any to the store."""
+    """Bytes that identify their checkpoint; to the store a real `.pt` is as good as any."""
     period = bytes((value + i) % 251 for i in range(251))
     return (period * (size // 251 + 1))[:size]
 

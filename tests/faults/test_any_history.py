@@ -53,7 +53,7 @@ class History(RuleBasedStateMachine):
 
     @rule(at=st.integers(1, 45), how=st.sampled_from(["kill", "torn", errno.ENOSPC, errno.EIO]))
     def crash(self, at: int, how: str | int) -> None:
-        """A save, and the retention after it, in a process that does not live to tell, or fails."""
+        """A save, and the retention after it, in a process that is killed, or fails."""
         self.value += 1
         kept = self.promised.copy()
 

@@ -47,7 +47,7 @@ def prepared(root):
 
 
 def count(stated):
-    """How many storage operations a child that ended by itself took."""
+    """The number of storage operations of a child that ended by itself."""
     return int(stated[-1].removeprefix("count "))
 
 

@@ -110,7 +110,7 @@ def test_what_goes_wrong_inside_gives_the_lock_back(tmp_path):
 
 
 def test_who_waits_for_the_file_of_a_holder_that_has_ended_locks_the_new_one(tmp_path, monkeypatch):
-    """It was opened while the holder was there, who then took it away."""
+    """It was opened while the holder was there, who then removed it."""
     real, turns = lock.try_lock, []
 
     def after_the_holder_ended(descriptor):

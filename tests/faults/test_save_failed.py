@@ -21,7 +21,7 @@ def big(target, size, file="training/big.pt", expected=None):
 
 
 @pytest.mark.root
-def test_a_full_disk_tells_what_is_needed_and_free(tmp_path):
+def test_a_full_disk_is_reported_with_what_is_needed_and_free(tmp_path):
     with mounted(tmp_path / "disk", "-t tmpfs -o size=1m tmpfs") as disk:
         target = Store(disk / "checkpoints", "run")
         put(target, 1)

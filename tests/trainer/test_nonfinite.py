@@ -33,7 +33,7 @@ def test_a_run_that_is_dead_ends_with_one_line_and_keeps_no_best(train, tmp_path
     assert len(rows(run, "eval")) <= 2
     assert [m for m in listing.manifests(run / "checkpoints") if m.tier == "milestone"] == []
     assert "is skipped: its loss is not finite" in done.out
-    assert "this network is never the best of anything" in done.out
+    assert "this network cannot be a best" in done.out
 
 
 def test_so_many_skipped_in_a_row_end_the_run(train, tmp_path):
@@ -153,14 +153,14 @@ def test_weights_that_are_not_finite_end_a_run_at_its_evaluation(tmp_path):
         with torch.no_grad():
             next(made.state.model.parameters()).fill_(math.nan)
 
-    with pytest.raises(UserError, match=r"The network is lost: conv1.weight holds NaN .* at step 8"):
+    with pytest.raises(UserError, match=r"The network has diverged: conv1.weight holds NaN .* at step 8"):
         fit(made, tmp_path, at={7: kill})
 
 
 def test_running_statistics_that_are_infinite_are_nobodys_best_though_their_loss_is_finite(train, tmp_path):
     mine = [o for o in DENSE if not o.startswith("model")]
     err = train(*mine, "plugins=[tests.trainer.outputs]", "model=outputs", "model.how=infinite").refusal()
-    assert "error: The network is lost: norm.running_var holds NaN or infinite values at step 8" in err
+    assert "error: The network has diverged: norm.running_var holds NaN or infinite values at step 8" in err
     assert "No checkpoint of this run was evaluated with a good loss" in err
     assert rows(tmp_path / "run", "eval") == []
     assert list((tmp_path / "run").rglob("*.pt")) == []

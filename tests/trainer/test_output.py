@@ -84,7 +84,7 @@ def test_a_run_begins_with_four_lines_that_say_what_it_is(train):
     assert Path(found[3]).samefile("run/checkpoints")
 
 
-def test_without_pruning_or_test_nothing_is_said_of_them(train):
+def test_without_pruning_or_test_neither_is_mentioned(train):
     done = train(*SHORT, "optimizer=sgd", "data.train_size=100")
     assert "; no pruning\n" in done.out
     assert ", 10 val images; " in done.out

@@ -1,4 +1,4 @@
-"""Digests tell one bit, and nothing of where a tensor lies."""
+"""Digests differ for one bit, and not for the place of a tensor."""
 
 import torch
 

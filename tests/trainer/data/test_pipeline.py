@@ -337,7 +337,7 @@ def test_the_digest_of_the_batches_does_not_depend_on_where_an_epoch_is_resumed(
     assert whole.seen() == resumed.seen()
 
 
-def test_the_digest_of_the_batches_tells_their_number_their_epoch_and_the_seed(cfg):
+def test_the_digest_of_the_batches_depends_on_their_number_their_epoch_and_the_seed(cfg):
     found = set()
     for seed, epoch, count in [(3, 1, 2), (3, 1, 3), (3, 2, 2), (4, 1, 2)]:
         data = make(cfg, seed)
