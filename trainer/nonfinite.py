@@ -90,8 +90,8 @@ def check_alive(model: nn.Module, step: int) -> None:
     name = objects.nonfinite(model)
     if name is not None:
         raise DivergedError(
-            f"The network has diverged: {name} holds NaN or infinite values at step {step}, which no later step "
-            f"repairs: {REMEDY}."
+            f"The network has diverged: {name} holds NaN or infinite values at step {step}, which no later "
+            f"step repairs: {REMEDY}."
         )
 
 

@@ -139,7 +139,7 @@ class CheckpointManager:
         best.load_state_dict({"best": self._peak(metric_name, mode), "unranked": {}})
         decisions = best.decide(EvalEnd(epoch, self._step, values, 0.0, 0))
         if not math.isfinite(values[metric_name]):
-            log.warning("%s is %s at epoch %s: no milestone is saved.", metric_name, values[metric_name], epoch)
+            log.warning("%s is %s at epoch %s: it is not saved.", metric_name, values[metric_name], epoch)
         if not decisions:
             return None
         (save,) = decisions
