@@ -11,12 +11,7 @@ from torch import nn
 
 from peakpoint import CheckpointError, CheckpointManager, load, load_checkpoint, resume_training
 from peakpoint.checkpointing.storage import locate
-from tests.checkpointing.api_cases import (
-    CONFIG,
-    BayesianTransformer,
-    Training,
-    save,
-)
+from tests.checkpointing.api_cases import CONFIG, BayesianTransformer, Training, save
 from tests.checkpointing.checkpoint_cases import files_no_larger_than
 from tests.conftest import process
 from tests.states import differences, same

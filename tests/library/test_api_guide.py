@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from peakpoint import CheckpointError, CheckpointManager, load, resume_training
-from tests.checkpointing.api_cases import (
-    CONFIG,
-    Training,
-    load_model,
-    save,
-    validate,
-)
+from tests.checkpointing.api_cases import CONFIG, Training, load_model, save, validate
 from tests.conftest import ROOT, process
 from tests.skips import HAS_CUDA, NO_CUDA
 from tests.states import differences
