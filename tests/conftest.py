@@ -86,7 +86,7 @@ class Done(NamedTuple):
 
 
 @contextlib.contextmanager
-def one_line(kind: type[Exception] | tuple[type[Exception], ...], match: str = "") -> Iterator[Any]:
+def one_line(kind: type[Exception] | tuple[type[Exception], ...], match: str | None = None) -> Iterator[Any]:
     """Expect an error of this kind in one line that contains a match."""
     with pytest.raises(kind, match=match) as refusal:
         yield refusal
