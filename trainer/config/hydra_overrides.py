@@ -97,10 +97,10 @@ def quote(value: str) -> str:
     return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
 
 
-def override(run: Path) -> str:
-    """Return resume= of a path, as Hydra reads it; a shell needs quotes of its own around it."""
+def override(run: Path, key: str = "resume") -> str:
+    """Return `key`= of a path, as Hydra reads it; a shell needs quotes of its own around it."""
     plain = re.fullmatch(r"[\w./:@%+-]+", str(run))  # Hydra's grammar takes these characters without quotes
-    return f"resume={run if plain else quote(str(run))}"
+    return f"{key}={run if plain else quote(str(run))}"
 
 
 def unquote(value: str) -> str:

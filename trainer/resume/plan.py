@@ -5,6 +5,7 @@ latest attempt, then the new ones, in the same directory; a reproduction has the
 earlier record is overwritten, and nothing that a run directory holds is executed.
 """
 
+import itertools
 import os
 import shlex
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from peakpoint.trainer.reports.run_record import RUN, read_run
 from peakpoint.trainer.resume import refusals
 from peakpoint.trainer.sweep.record import NAME as SWEEP
 from peakpoint.trainer.sweep.record import read as read_sweep
+
+LATEST = "latest"
+"""The value of resume= that stands for the run or sweep under outputs/ that was started last."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ def make_plan(argv: list[str]) -> Plan:
     values, repeated = _values(argv, "resume"), _values(argv, "reproduce")
     if not values and not repeated:
         return Plan(argv, typed=keys(argv))
-    if values and not repeated and (folder := _sweep(unquote(values[-1]))) is not None:
+    value = unquote((values or repeated)[-1])
+    if value == LATEST:
+        value = str(_latest("resume" if values else "reproduce"))
+    if values and not repeated and (folder := _sweep(value)) is not None:
         return _plan_of_sweep(argv, folder)
     if any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in argv):
         what = "resume= goes on with" if values else "reproduce= repeats"
@@ -65,13 +72,13 @@ def make_plan(argv: list[str]) -> Plan:
     if values and repeated:
         raise UserError("resume= goes on with a run and reproduce= repeats one: leave out one of them.")
     if repeated:
-        return _repetition(argv, unquote(repeated[-1]))
-    if is_url(unquote(values[-1])):
+        return _repetition(argv, value)
+    if is_url(value):
         from peakpoint.trainer.resume.fetch import fetched  # late: fsspec costs a tenth of a second
 
-        argv = fetched(argv, unquote(values[-1]))
-        values = _values(argv, "resume")
-    run, file = locate(unquote(values[-1]))
+        argv = fetched(argv, value)
+        value = unquote(_values(argv, "resume")[-1])
+    run, file = locate(value)
     attempt = last_attempt(run)
     if file is not None:
         refusals.check_file(
@@ -95,7 +102,7 @@ def _repetition(argv: list[str], value: str) -> Plan:
     """Return the plan of a fresh run by the record of another. Raises UserError."""
     if is_url(value):
         raise UserError(f"reproduce={value} is a URL: pull the run first, with peakpoint pull.")
-    run, file = locate(value)
+    run, file = locate(value, "reproduce")
     if file is not None:
         raise UserError(f"reproduce= repeats a run from its start: name its directory, {run}.")
     attempt = last_attempt(run)
@@ -118,7 +125,7 @@ def _with_record(argv: list[str], run: Path, attempt: dict[str, Any]) -> tuple[l
 
 def _sweep(value: str) -> Path | None:
     """Return the directory of a sweep that a value names, None where it names something else."""
-    if value == "latest" or is_url(value):
+    if is_url(value):
         return None
     folder = given.path(value).resolve()
     names = [name for name in (SWEEP, RUN) if os.path.lexists(folder / name)]
@@ -139,41 +146,49 @@ def _plan_of_sweep(argv: list[str], folder: Path) -> Plan:
     )
 
 
-def locate(value: str) -> tuple[Path, Path | None]:
-    """Return the run directory, and the checkpoint when one is named. Raises UserError."""
-    if value == "latest":
-        runs = [
-            p.parent for p in (*Path("outputs").glob(f"*/{RUN}"), *Path("outputs").glob(f"sweeps/*/*/{RUN}"))
-        ]
-        started: dict[str, Path] = {}
-        for run in runs:
-            try:
-                started[last_attempt(run).get("started", "")] = run
-            except UserError as error:  # one bad file does not hide the others
-                say_error(f"passed over: {error}")
-        if not started:
-            raise UserError(
-                "resume=latest finds no run under outputs/ of this directory: name a run directory."
-            )
-        return started[max(started)].resolve(), None
+def _latest(key: str) -> Path:
+    """Return the run under outputs/ whose latest attempt began last; for `resume`, of a job its sweep.
+
+    Raises UserError when there is none.
+    """
+    started: dict[str, Path] = {}
+    patterns = itertools.product(("*", "*/*", "sweeps/*/*"), (RUN, SWEEP))
+    for file in itertools.chain(*(Path("outputs").glob(f"{where}/{name}") for where, name in patterns)):
+        try:
+            if file.name == RUN:
+                started[last_attempt(file.parent).get("started", "")] = file.parent
+            elif key == "resume":  # its first job may not have begun
+                started[read_sweep(file.parent)["created"]] = file.parent
+        except UserError as error:  # one bad file does not hide the others
+            say_error(f"passed over: {error}")
+    if not started:
+        raise UserError(
+            f"{key}={LATEST} finds no run under outputs/ of this directory: name a run directory."
+        )
+    found = started[max(started)].resolve()
+    return found.parent if key == "resume" and os.path.lexists(found.parent / SWEEP) else found
+
+
+def locate(value: str, key: str = "resume") -> tuple[Path, Path | None]:
+    """Return the run directory and the checkpoint, if any, that a value of `key` names. Raises UserError."""
     typed = given.path(value)
     path = typed.resolve()
     if path.is_dir():
         if os.path.lexists(path / RUN):  # its content is checked where it is read
             return path, None
         above = _run_above(path)
-        what = f", but lies in one: {shlex.quote(override(above))}." if above else f".{described(path)}"
-        raise UserError(f"resume={value}: the directory has no {RUN}, so it is not that of a run{what}")
+        what = f", but lies in one: {shlex.quote(override(above, key))}." if above else f".{described(path)}"
+        raise UserError(f"{key}={value}: the directory has no {RUN}, so it is not that of a run{what}")
     if not path.is_file():
         raise UserError(
-            f"resume={value}: there is no such file or directory. A run's directory is under outputs/."
+            f"{key}={value}: there is no such file or directory. A run's directory is under outputs/."
         )
     if through := _run_above(typed.absolute()):
         _refuse_links(through)
     if above := _run_above(path):
         return above, path
     raise UserError(
-        f"resume={value}: the file is not in the directory of a run (no {RUN} above it).{described(path)}"
+        f"{key}={value}: the file is not in the directory of a run (no {RUN} above it).{described(path)}"
     )
 
 

@@ -11,6 +11,8 @@ from peakpoint.base.errors import UserError
 from peakpoint.trainer.config.hydra_overrides import keys, quote
 from peakpoint.trainer.resume.plan import Plan, locate, make_plan
 from peakpoint.trainer.resume.refusals import check_changes
+from peakpoint.trainer.sweep import record as sweep
+from peakpoint.trainer.sweep.record import Job
 
 
 @pytest.fixture
@@ -159,14 +161,36 @@ def test_latest_is_the_run_that_was_started_last(place):
     """As its record says: a copy gives its files other times."""
     newest_run = place("outputs/a", started="2025-01-03")
     place("outputs/b", started="2025-01-02")
-    assert locate("latest") == (newest_run, None)
+    assert make_plan(["resume=latest"]).run == newest_run
     job = place("outputs/sweeps/2025/7", started="2025-01-04")
     place("outputs/c", started="2025-01-01")
-    assert locate("latest") == (job, None)
+    assert make_plan(["resume=latest"]).run == job
     for number, run in enumerate((job, newest_run, *newest_run.parent.glob("b"))):  # as a copy makes them
         os.utime(run / "run.json", (number, number))
         os.utime(run, (number, number))
-    assert locate("latest") == (job, None)
+    assert make_plan(["resume=latest"]).run == job
+
+
+def test_latest_is_the_sweep_whose_job_was_started_last(place):
+    job = place("outputs/study/0", started="2025-01-04")
+    begun = place("outputs/a", started="2025-01-03")
+    sweep.write(job.parent, [Job(0, "0", ("seed=1",))], **facts("2025-01-02"))
+    assert make_plan(["resume=latest"]).argv[-1] == f'hydra.sweep.dir="{job.parent}"'
+    assert make_plan(["reproduce=latest"]).reproduces == job
+    no_job_yet = job.parent.parent / "sweeps" / "new"
+    no_job_yet.mkdir(parents=True)
+    sweep.write(no_job_yet, [], **facts("2025-01-05"))
+    assert make_plan(["resume=latest"]).argv[-1] == f'hydra.sweep.dir="{no_job_yet}"'
+    (no_job_yet / "sweep.json").write_text("{}")
+    (job.parent / "sweep.json").unlink()
+    assert make_plan(["resume=latest"]).run == job
+    (job / "run.json").unlink()
+    assert make_plan(["resume=latest"]).run == begun
+
+
+def facts(created):
+    """What sweep.json says beside its jobs."""
+    return {"command": "train.py -m", "overrides": ["seed=1,2"], "created": created, "launcher": "basic"}
 
 
 @pytest.mark.parametrize(
