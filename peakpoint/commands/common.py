@@ -118,11 +118,11 @@ def orphans(root: Path) -> list[str]:
             f"{tier}/{path.name}"
             for tier in TIERS
             for path in sorted(p for end in SUFFIXES for p in (root / tier).glob(f"*{end}"))
-            if not path.is_symlink() and not _has_manifest(path)
+            if not path.is_symlink() and not _is_described(path)
         ]
 
 
-def _has_manifest(path: Path) -> bool:
+def _is_described(path: Path) -> bool:
     mark = path.with_suffix(".json")
     if path.parent.name != PRODUCTION or not mark.exists():
         return mark.exists()
