@@ -86,6 +86,11 @@ class Policy(ABC):
     def prepare(self, run: Outlook) -> None:  # noqa: B027
         """Learn what is planned; called once, before the first event, in runs of the trainer."""
 
+    @property
+    def derived(self) -> dict[str, Any]:
+        """Return what it has from `prepare` and not from its settings, by name, for the record."""
+        return {}
+
     def at_most(self, run: Outlook) -> int | None:  # noqa: ARG002
         """Return the largest number of checkpoints kept at once, None where it is not known."""
         return None

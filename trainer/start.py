@@ -14,6 +14,7 @@ from peakpoint.base import files
 from peakpoint.base.bounded import lines
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.checkpointing.policy import load_counters
+from peakpoint.checkpointing.state.differences import flat
 from peakpoint.checkpointing.storage import foreign, listing, locate, quarantine, store
 from peakpoint.checkpointing.storage.listing import Index
 from peakpoint.checkpointing.storage.manifest import Manifest
@@ -165,6 +166,8 @@ def record_attempt(
             log.info("moved to quarantine: %s", file)
     facts: dict[str, Any] = start.record
     facts["attempts"][-1]["hydra"] = record.save_config(directory, cfg)
+    derived = {name: policy.derived for name, policy in parts.policies.items() if policy.derived}
+    facts["attempts"][-1]["derived"] = flat({"checkpoint": {"policy": derived}}) if derived else {}
     open_logs()
     if len(facts["attempts"]) == 1:
         facts = {

@@ -20,6 +20,9 @@ from peakpoint.checkpointing.policy import Decision, Outlook, Policy, Stop, bett
 
 log = logging.getLogger("peakpoint")
 
+DIVERGED = "diverged"
+"""The beginning of the reason for which a run without hope ends."""
+
 
 @register("policy", "early_stopping")
 @dataclass(kw_only=True)
@@ -68,6 +71,11 @@ class EarlyStopping(Policy):
         return 0
 
     @property
+    def derived(self) -> dict[str, Any]:
+        """Return the step before which evaluations do not count; the configuration says null for it."""
+        return {"from_step": self._ramp_end} if self._ramp_end else {}
+
+    @property
     def watched(self) -> Collection[str]:
         """Return the metric that it uses."""
         return (self.metric,)
@@ -81,21 +89,22 @@ class EarlyStopping(Policy):
         if self._peak is None and self.metric not in event.metrics:
             return []  # never measured: the manager warns of it, and it is no lack of improvement
         value, peak = ranked(event.metrics, self.metric), self._peak
-        if value is not None and (bound := self._bound(value)):
-            return [Stop(f"{bound} at epoch {event.epoch}")]
+        if value is not None and (bound := self._bound(value, event.epoch)):
+            return [Stop(bound)]
         if value is not None and better(value, peak and peak["value"], self.mode, self.min_delta):
             self._peak, self._waited = Peak(value=value, epoch=event.epoch), 0
             return []
         self._waited += 1
         return [Stop(self._reason())] if self._waited >= self.patience else []
 
-    def _bound(self, value: float) -> str | None:
-        """Return which bound a value has reached, in words."""
+    def _bound(self, value: float, epoch: int) -> str | None:
+        """Return which bound a value has reached at an epoch, in words."""
         at, mode = order(value, self.mode), self.mode
         if self.stop_at is not None and at >= order(self.stop_at, mode):
-            return f"{self.metric} {value:.4f} has reached stop_at={self.stop_at:g}"
+            return f"{self.metric} {value:.4f} has reached stop_at={self.stop_at:g} at epoch {epoch}"
         if self.diverged_at is not None and at <= order(self.diverged_at, mode):
-            return f"diverged: {self.metric} {value:.4f} has reached diverged_at={self.diverged_at:g}"
+            bound = f"diverged_at={self.diverged_at:g}"
+            return f"{DIVERGED} at epoch {epoch}: {self.metric} {value:.4f} has reached {bound}"
         return None
 
     def _reason(self) -> str:

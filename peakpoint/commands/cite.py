@@ -78,7 +78,9 @@ def _paragraph(facts: Mapping[str, Any]) -> str:
     metric, target, n = str(facts["metric"]), facts["target"] or 0, facts["n"]
     pruned = f", pruned to {target:.0%} of the prunable weights" if target else ""
     among = " among those at the target sparsity" if target else ""
-    left_out = f" {facts['unfinished']} unfinished runs are left out." if facts["unfinished"] else ""
+    left_out = (
+        f" {facts['unfinished']} unfinished or diverged runs are left out." if facts["unfinished"] else ""
+    )
     epochs, seconds = facts["epochs"], facts["seconds"]
     budget = [f"{epochs.mean:g} epochs" if epochs else "", f"{' to '.join(map(str, facts['steps']))} steps"]
     budget += [f"{seconds.mean:.0f} s" if seconds else ""]

@@ -42,7 +42,10 @@ def facts(run: Path) -> dict[str, Any]:
         "state": study.read_result(run).state,
         "settings": recorded.overrides(found["attempts"][-1]),
         "attempts": [
-            {name: attempt.get(name) for name in ("number", "started", "overrides", "resumed_from", "host")}
+            {
+                name: attempt.get(name)
+                for name in ("number", "started", "overrides", "resumed_from", "host", "derived")
+            }
             for attempt in found["attempts"]
         ],
         "git_commit": found.get("git_commit"),
@@ -70,6 +73,7 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     origin = as_mapping(found["reproduces"]).get("directory")
     words = [
         ("settings", " ".join(found["settings"]) or "those of conf/"),
+        ("derived", _words(as_mapping(found["attempts"][-1]["derived"]))),
         ("seed", short(found["seed"])),
         ("started", f"{short(first['started'])} on {short(first['host'])}"),
         *(("resumed", f"{short(a['started'])} from {short(a['resumed_from'])}") for a in later),

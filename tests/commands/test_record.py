@@ -20,7 +20,8 @@ def change_record(run, change):
 
 def test_a_record_in_words_and_as_json(cli_main, pruned_run):
     out = cli_main("record", pruned_run).succeeded().out
-    for words in ("finished", "pruning.target=0.7", "seed", "name synthetic", "torch", "epoch 3, step 24"):
+    derived = "early_stopping.from_step 19"
+    for words in ("finished", "pruning.target=0.7", "seed", "name synthetic", "epoch 3, step 24", derived):
         assert words in out
     out = cli_main("record", pruned_run, "--json").out
     assert json.loads(out)["end"]["reason"] == "all epochs are done"

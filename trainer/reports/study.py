@@ -14,6 +14,7 @@ from typing import Any
 
 from peakpoint.base import bounded
 from peakpoint.base.errors import CheckpointError, UserError
+from peakpoint.checkpointing.policies.early_stopping import DIVERGED
 from peakpoint.checkpointing.policy import order
 from peakpoint.checkpointing.storage import foreign
 from peakpoint.trainer.config import recorded
@@ -27,6 +28,8 @@ KILLED, STOPPED, UNREADABLE = "killed", "pruned", "unreadable"
 """States beside those of run_record: its process is gone, a search ended it, its files say nothing."""
 PRUNED = "pruned by the search"
 """The beginning of the reason for which a search ended a run."""
+ENDINGS = {PRUNED: STOPPED, DIVERGED: DIVERGED}
+"""How the reason of a finished run begins -> its state in a table, where it is not that of a whole run."""
 _MARKS = (run_record.RUN, run_record.STATUS, run_record.METRICS)
 MEASURED = ("at_target", "overall", "final", "test", "sparsity", "epochs", "seconds", "peak_memory")
 """Values of a result that have a mean over seeds, beside the objective."""
@@ -71,6 +74,11 @@ class Result:
     def chosen(self) -> PeakRow | None:
         """Return the peak at the target, of a run that is not pruned that of all evaluations."""
         return self.at_target if self.target else self.overall
+
+    @property
+    def outcome(self) -> str:
+        """Return the state and the note, which may begin with it."""
+        return self.note if self.note.startswith(self.state) else f"{self.state}: {self.note}"
 
     def measured(self, name: str) -> float | None:
         """Return a value by its name, that of a peak for `at_target` and `overall`; None if not finite."""
@@ -155,8 +163,9 @@ def read_result(run: Path) -> Result:
         status = run_record.read_status(run)
         reason = str(status.get("reason", ""))
         known |= {"state": _state(status), "note": str(status.get("error", ""))}
-        if known["state"] == "finished" and reason.startswith(PRUNED):
-            known |= {"state": STOPPED, "note": reason}
+        for beginning, state in ENDINGS.items():
+            if known["state"] == "finished" and reason.startswith(beginning):
+                known |= {"state": state, "note": reason}
         known |= {name: run_record.number(status, name) for name in ("seconds", "peak_memory")}
         known["seed"] = _seed(run)
         metric, mode, (target, *_) = run_record.watched(run)

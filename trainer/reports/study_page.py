@@ -45,7 +45,7 @@ def of_results(results: Sequence[Result], paths: Sequence[Path]) -> Page:
         sections.append(_reasons("Pruned by the search", words, stopped))
     others = [r for r in results if r.state not in ("finished", STOPPED) or r.overall is None]
     if others:
-        words = "Runs that did not finish, or have no peak, and why."
+        words = "Runs that failed, diverged, did not finish or have no peak, and why."
         sections.append(_reasons("Failed and unfinished", words, others))
     name = paths[0].resolve().name if len(paths) == 1 else f"{len(results)} runs"
     states = [result.state for result in results]

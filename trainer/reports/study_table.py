@@ -36,7 +36,7 @@ def print_study(console: Console, results: Sequence[Result], title: str = "") ->
         )
     notes = [(name, result) for name, result in zip(names, found, strict=True) if result.note]
     for name, result in notes:
-        console.say(f"{name} {result.state}: {result.note}")
+        console.say(f"{name} {result.outcome}")
 
 
 def _names(results: Sequence[Result]) -> list[str]:

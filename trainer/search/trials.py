@@ -17,7 +17,7 @@ from peakpoint.base.terminal import escaped
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.trainer.config.hydra_overrides import override, quote
 from peakpoint.trainer.reports import run_record
-from peakpoint.trainer.reports.study import STOPPED, is_run, read_result
+from peakpoint.trainer.reports.study import ENDINGS, is_run, read_result
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -95,9 +95,9 @@ def conclude(study: "Study", number: int, directory: Path, error: str = "") -> s
     if result.state == "failed":
         study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         return f"failed: {result.note}"
-    if result.state not in ("finished", STOPPED):
+    if result.state not in ("finished", *ENDINGS.values()):
         return None
-    if result.state == STOPPED:
+    if result.state in ENDINGS.values():
         study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         return result.note
     objective = result.measured("objective")

@@ -20,6 +20,7 @@ from peakpoint.base.errors import CheckpointError, PeakpointError, UserError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.terminal import Console
 from peakpoint.base.text import utc_now
+from peakpoint.checkpointing.policies.early_stopping import DIVERGED
 from peakpoint.trainer import run_directory
 from peakpoint.trainer.config.hydra_overrides import OWN, split
 from peakpoint.trainer.reports import run_record
@@ -192,7 +193,7 @@ def end() -> int:
             jobs = record.read(sweep.folder)["jobs"]
             jobs = record.update(sweep.folder)["jobs"]
             states = [job["state"] for job in jobs]
-            unfinished = [state for state in states if state not in ("finished", "failed")]
+            unfinished = [state for state in states if state not in ("finished", "failed", DIVERGED)]
             state = "interrupted" if unfinished else "failed" if "failed" in states else "finished"
             record.update(sweep.folder, state=state)
         except (PeakpointError, OSError) as error:

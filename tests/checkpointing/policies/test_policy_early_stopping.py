@@ -51,7 +51,7 @@ def test_a_bound_is_named_in_the_reason():
         Stop("accuracy 0.9100 has reached stop_at=0.9 at epoch 3")
     ]
     assert policy.decide(case.evaluation(4, 0.01)) == [
-        Stop("diverged: accuracy 0.0100 has reached diverged_at=0.01 at epoch 4")
+        Stop("diverged at epoch 4: accuracy 0.0100 has reached diverged_at=0.01")
     ]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.reports.study import read_results
+from peakpoint.trainer.search import trials
 from peakpoint.trainer.sweep import record
 from tests.conftest import ROOT, TINY, command, status
 
@@ -74,6 +75,17 @@ def test_a_search_without_room_does_not_begin(train, tmp_path, monkeypatch):
     assert done.code == 1
     assert done.err.startswith("error: This sweep stores at least ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_diverged_is_a_pruned_one(train, tmp_path):
+    bound = "checkpoint.policy.early_stopping.diverged_at=1.0"
+    assert train(*TINY, "epochs=2", "pruning=none", "optimizer=sgd", bound, "hydra.run.dir=0").code == 0
+    made = optuna.create_study()
+    made.ask()
+    outcome = trials.conclude(made, 0, tmp_path / "0")
+    assert outcome == status(tmp_path / "0")["reason"]
+    assert outcome.startswith("diverged at epoch 1: accuracy ")
+    assert made.trials[0].state.name == "PRUNED"
 
 
 @pytest.mark.slow

@@ -173,6 +173,20 @@ def test_a_signal_ends_the_sweep_and_the_command_that_goes_on_is_printed(train, 
     assert states(tmp_path / "sweep") == ["finished"] * 3
 
 
+def test_a_job_that_diverged_is_in_the_table_and_in_no_mean(train, tmp_path):
+    bound = "checkpoint.policy.early_stopping.diverged_at"
+    done = train(*SWEEP, "epochs=2", "pruning=none", "optimizer=sgd", f"{bound}=0.0,1.0")
+    assert done.code == 0, done.err
+    assert states(tmp_path / "sweep") == ["finished", "diverged"]
+    assert recorded(tmp_path / "sweep")["state"] == "finished"
+    reason = status(tmp_path / "sweep" / "1")["reason"]
+    assert re.fullmatch(r"diverged at epoch 1: accuracy .* has reached diverged_at=1", reason)
+    assert f"\n1 {reason}\n" in done.out
+    assert [len(attempts(tmp_path / "sweep" / job)) for job in "01"] == [1, 1]
+    assert train("resume=sweep", "retry_failed=true").code == 0
+    assert [len(attempts(tmp_path / "sweep" / job)) for job in "01"] == [1, 1]
+
+
 def test_two_processes_do_not_run_one_sweep(swept):
     with one_writer(swept):
         before = {path: path.stat().st_mtime_ns for path in swept.rglob("*")}
