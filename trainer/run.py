@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +155,15 @@ def _train(
     attempt = Attempt(
         directory, ending.console, progress.step, parts.total_steps, manager.store.run, resolved
     )
-    ours: list[Listener] = [rows, LogLines(parts.total_steps), *mirrors]
-    listeners = [*ours]
+    listeners: list[Listener] = [rows, LogLines(parts.total_steps), *mirrors]
     apart: list[Apart] = []
     for line in opening(config, parts, directory / CHECKPOINTS):
         log.info("%s", line)
     try:
         for name, settings in config.logger.items():
-            failed = partial(ending.without, f"logger.{name} failed and is left out from here on")
-            listeners.append(check_built("logger", name, settings.build(attempt)))
-            apart.append(Apart(listeners[-1], failed))
-        publish = Publisher([*ours, *apart], manager)
+            listener = check_built("logger", name, settings.build(attempt))
+            apart.append(Apart(name, listener, ending.without))
+        publish = Publisher([*listeners, *apart], manager)
         end = parts.loop.fit(publish)
         manager.drain()
         if isinstance(end, RunEnd) and config.test:
@@ -178,6 +175,8 @@ def _train(
             for listener in listeners:
                 with ending.without(f"{type(listener).__name__} was not closed"):
                     listener.close()
+            for each in apart:
+                each.close()
     manager.store.check_place()
     finished = end if isinstance(end, RunEnd) and parts.loop.signal is None else None
     return finished, rows.missing

@@ -11,7 +11,7 @@ listeners are chosen with `logger=[console,tensorboard]`, and their settings der
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -101,18 +101,30 @@ class Logger(ABC):
 
 
 class Apart:
-    """Passes events to a listener until its first error, which is raised within `failed`."""
+    """Passes events to a logger until its first error, which is one line and ends nothing else.
 
-    def __init__(self, listener: Listener, failed: Callable[[], AbstractContextManager[None]]) -> None:
-        self._listener, self._failed, self._works = listener, failed, True
+    Within `without(line)` an error becomes a warning that begins with the line.
+    """
+
+    def __init__(
+        self, name: str, listener: Listener, without: Callable[[str], AbstractContextManager[None]]
+    ) -> None:
+        self._name, self._listener, self._without = name, listener, without
+        self._works = True
 
     def __call__(self, event: Published) -> None:
         """Pass an event on."""
         if self._works:
             self._works = False
-            with self._failed():
+            with self._without(f"logger.{self._name} failed and is left out from here on"):
                 self._listener(event)
                 self._works = True
+
+    def close(self) -> None:
+        """Close the logger; where it has failed, a second failure has no line."""
+        line = f"{type(self._listener).__name__} was not closed"
+        with self._without(line) if self._works else suppress(Exception):
+            self._listener.close()
 
 
 class Publisher:

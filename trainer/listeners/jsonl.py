@@ -92,14 +92,15 @@ def _set_aside(path: Path, step: int, evaluated: set[int]) -> None:
         write_atomic(path, "".join(kept))
 
 
-def at_step(run: Path, step: int) -> Iterator[Logged | EvalEnd]:
-    """Yield the losses and evaluations of a step in metrics.jsonl, with a text for what is not finite."""
+def written(run: Path, steps: range) -> Iterator[Logged | EvalEnd]:
+    """Yield the losses and evaluations of these steps in metrics.jsonl, a text for what is not finite."""
     kinds: dict[str, type[Logged | EvalEnd]] = {"train": Logged, "eval": EvalEnd}
     for line in lines(run / METRICS):
         try:
             values = json_value(line)
-            if values["step"] != step or (kind := kinds.get(values["kind"])) is None:
+            if values["step"] not in steps or (kind := kinds.get(values["kind"])) is None:
                 continue
-            yield kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+            event = kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
         except (ValueError, KeyError, TypeError):
             continue
+        yield event

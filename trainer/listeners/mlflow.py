@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,16 @@ class Mlflow(Tracker):
         self._client: Any = None
         self._run = ""
 
-    def open(self, known: str | None, config: dict[str, Any]) -> str:
-        """Begin, or go on with the run of an id; returns the id. A run that is not there is begun anew."""
+    def open(
+        self,
+        known: str | None,
+        sent: dict[str, int],  # noqa: ARG002 (the store knows)
+        config: dict[str, Any],
+    ) -> tuple[str, dict[str, int]]:
+        """Begin, or go on with the run of an id; returns the id and its last steps.
+
+        A run that is not there is begun anew.
+        """
         given = self._settings
         _quiet()
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(given.timeout_s))
@@ -73,12 +82,20 @@ class Mlflow(Tracker):
             for key, value in parameters.items():
                 if before.get(key) != value:  # a parameter cannot be changed there
                     self._client.set_tag(self._run, f"resumed_with.{key}", value)
-            return self._run
+            return self._run, self._last_steps(found.data.metrics)
         tags = {"peakpoint.run": self.attempt.run, "peakpoint.directory": str(self.attempt.directory)}
         new = self._client.create_run(self._experiment(), run_name=given.name, tags=tags)
         self._run = new.info.run_id
         self._client.log_batch(self._run, params=[Param(key, value) for key, value in parameters.items()])
-        return self._run
+        return self._run, {}
+
+    def _last_steps(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the last step of each group, whose numbers are written together; each has a loss."""
+        return {
+            name.removesuffix("/loss"): max(m.step for m in self._client.get_metric_history(self._run, name))
+            for name in names
+            if name.endswith("/loss")
+        }
 
     def _found(self, known: str | None) -> Any:
         """Return the run of an id, or None where the store has none."""

@@ -15,7 +15,7 @@ from peakpoint.base.registry import register
 from peakpoint.checkpointing.events import EvalEnd
 from peakpoint.trainer.listeners import hparams
 from peakpoint.trainer.listeners.events import Attempt, Logger, Published
-from peakpoint.trainer.listeners.jsonl import at_step
+from peakpoint.trainer.listeners.jsonl import written
 from peakpoint.trainer.listeners.retrying_file import RetryingFile
 from peakpoint.trainer.listeners.tracking import Numbers
 from peakpoint.trainer.reports.run_record import sentence
@@ -89,7 +89,7 @@ class TensorBoard(Numbers):
         # Also at the beginning: an attempt that was killed before its first checkpoint has left records.
         self._scalars.write(step=max(step, 1), session_log=SessionLog(status=SessionLog.START))
         if step:
-            for event in at_step(run, step):
+            for event in written(run, range(step, step + 1)):
                 self(event)
         with contextlib.suppress(OSError):  # TensorBoard shows the first settings that it reads of a folder
             (folder / hparams.FILE).unlink()

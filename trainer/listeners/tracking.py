@@ -1,6 +1,7 @@
 """What TensorBoard and tracking tools get of a run: its numbers by step, its settings, its state."""
 
 import importlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,11 @@ from peakpoint.base.text import json_text
 from peakpoint.checkpointing.events import EvalEnd, Interrupted, RunEnd, StepEnd
 from peakpoint.checkpointing.remote import urls
 from peakpoint.trainer.listeners.events import Attempt, Logged, Published, Tested
+from peakpoint.trainer.listeners.jsonl import written
 from peakpoint.trainer.reports.run_record import sentence
+
+WRITTEN_S = 20.0
+"""Seconds in which a tool writes what it was sent; wandb does each 15."""
 
 
 def check_package(name: str, *modules: str) -> None:
@@ -80,8 +85,9 @@ class Tracker(Numbers):
     """Sends a run's numbers to a tool, where the run stays one run however often it is resumed.
 
     The tool is opened at the first number: what fails there is this listener's failure, not the run's.
-    `NAME.json` in the run directory has the run's `id` in the tool and, by group, the last step `sent`.
-    Steps that a resumed run repeats are not sent again, since the tools cannot replace them.
+    A resumed run sends what metrics.jsonl has and the tool lacks, as a kill may come before the tool has
+    written it, but no step that the tool has, as none can replace one. `NAME.json` in the run directory
+    has the run's `id` in the tool and, by group, the last step `sent` that the tool has written for certain.
     """
 
     def __init__(self, name: str, attempt: Attempt) -> None:
@@ -89,25 +95,32 @@ class Tracker(Numbers):
         self.attempt = attempt
         self._name = f"{name}.json"
         self._id: str | None = None
-        self._before: dict[str, int] = {}
         self._sent: dict[str, int] = {}
+        self._settled: tuple[float, dict[str, int]] = (time.monotonic(), {})
 
     def take(self, group: str, step: int, values: dict[str, float]) -> None:
-        """Send numbers of a step that was not sent."""
+        """Send numbers of a step that the tool does not have."""
         if self._id is None:
             self._begin()
-        if step > self._before.get(group, -1):
-            self.send(step, values)
-            self._sent[group] = step
-            self._note()
+        if step <= self._sent.get(group, -1):
+            return
+        since, settled = self._settled
+        # A tool may hold the numbers of a step back until those of the next.
+        if step > max(self._sent.values(), default=-1) and time.monotonic() - since > WRITTEN_S:
+            self._note(settled)
+            self._settled = (time.monotonic(), dict(self._sent))
+        self.send(step, values)
+        self._sent[group] = step
 
     def _begin(self) -> None:
-        """Open the tool and note the run's id there."""
+        """Open the tool, note the run's id there, and send what it lacks of the attempts before."""
         known, sent = self._noted()
-        self._id = self.open(known, without_secrets(self.attempt.config))
-        self._before = sent if self._id == known else {}
-        self._sent = dict(self._before)
-        self._note()
+        self._id, self._sent = self.open(known, sent, without_secrets(self.attempt.config))
+        self._settled = (time.monotonic(), dict(self._sent))
+        self._note(self._sent)
+        before = range(1, self.attempt.step + 1)
+        for event in written(present(self.attempt.directory, or_named=True), before):
+            self(event)
 
     def _noted(self) -> tuple[str | None, dict[str, int]]:
         """Return the id and the steps that an earlier attempt noted; none where they cannot be read."""
@@ -120,18 +133,24 @@ class Tracker(Numbers):
             return None, {}
         return known, {group: step for group, step in sent.items() if type(step) is int}
 
-    def _note(self) -> None:
-        found = json_text({"id": self._id, "sent": self._sent})
+    def _note(self, sent: Mapping[str, int]) -> None:
+        found = json_text({"id": self._id, "sent": sent})
         write_atomic(present(self.attempt.directory, or_named=True) / self._name, found)
 
     def close(self) -> None:
         """End the run in the tool with its state."""
         if self._id is not None:
             self.end(self.state)
+            self._note(self._sent)
 
     @abstractmethod
-    def open(self, known: str | None, config: dict[str, Any]) -> str:
-        """Begin, or go on with the run of an id; returns the id of the run that is written."""
+    def open(
+        self, known: str | None, sent: dict[str, int], config: dict[str, Any]
+    ) -> tuple[str, dict[str, int]]:
+        """Begin, or go on with the run of an id, which was sent the steps up to `sent` of each group.
+
+        Returns the id of the run that is written, and the last steps that it has.
+        """
 
     @abstractmethod
     def send(self, step: int, values: dict[str, float]) -> None:

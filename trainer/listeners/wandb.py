@@ -46,8 +46,10 @@ class Wandb(Tracker):
         self._settings = settings
         self._run: Any = None
 
-    def open(self, known: str | None, config: dict[str, Any]) -> str:
-        """Begin, or go on with the run of an id; returns the id."""
+    def open(
+        self, known: str | None, sent: dict[str, int], config: dict[str, Any]
+    ) -> tuple[str, dict[str, int]]:
+        """Begin, or go on with the run of an id; returns the id, and the steps that are known to be there."""
         if self._settings.mode is Mode.offline:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which would ask for the network
         import wandb
@@ -61,6 +63,7 @@ class Wandb(Tracker):
             dir=self.attempt.directory,
             mode=given.mode.value,
             resume="allow",
+            reinit="create_new",  # and not a run of this process that could not be finished
             settings=wandb.Settings(
                 console="off",  # train.log has the lines
                 silent=True,
@@ -71,7 +74,8 @@ class Wandb(Tracker):
             ),
         )
         self._run.config.update(config, allow_val_change=True)
-        return str(self._run.id)
+        found = str(self._run.id)
+        return found, sent if found == known else {}
 
     def send(self, step: int, values: dict[str, float]) -> None:
         """Write numbers of a step; those of an earlier step go to the summary, as steps only grow there."""

@@ -1,7 +1,6 @@
 """What TensorBoard reads of a run: its curves, whatever ended an attempt, and its row of HPARAMS."""
 
 import math
-import os
 import signal
 
 import pytest
@@ -12,41 +11,10 @@ from peakpoint.trainer.listeners.events import Logged
 from peakpoint.trainer.listeners.jsonl import JsonLines
 from peakpoint.trainer.listeners.tensorboard import TensorBoard
 from peakpoint.trainer.reports.study import read_result
-from tests.conftest import ROOT, TINY, process, rows
+from tests.conftest import TINY, rows
 from tests.trainer.listeners.test_listeners import EVENTS, METRICS, strict
 
 OURS = [word for word in TINY if not word.startswith("logger")]
-PLUGIN = """
-import os
-from dataclasses import dataclass
-
-from peakpoint import register
-from peakpoint.trainer.listeners.events import Logger
-
-
-@register("logger", "ending")
-@dataclass(kw_only=True)
-class Ending(Logger):
-    event: str = "EvalEnd"
-    step: int = 0
-    signal: int = 9
-
-    def build(self, attempt):
-        return Sends(self)
-
-
-class Sends:
-    def __init__(self, settings):
-        self.settings = settings
-
-    def __call__(self, event):
-        if type(event).__name__ == self.settings.event and event.step == self.settings.step:
-            os.kill(os.getpid(), self.settings.signal)
-
-    def close(self):
-        pass
-"""
-"""A logger that sends a signal once the loggers before it have an event."""
 
 
 def scalars(run):
@@ -129,36 +97,17 @@ def test_of_the_step_of_the_checkpoint_only_what_is_repeated_is_replaced(tmp_pat
 
 
 @pytest.mark.slow
-def test_curves_are_those_of_metrics_jsonl_whatever_ended_an_attempt(
-    train, tmp_path, monkeypatch, own_components
-):
+def test_curves_are_those_of_metrics_jsonl_whatever_ended_an_attempt(train, ended_at, killed_at, tmp_path):
     """An evaluation that a signal cuts short is not in the checkpoint of its own step."""
-    (tmp_path / "ending.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
-
-    def at(event, step, number):
-        return (
-            "plugins=[ending]",
-            f"logger.ending.event={event}",
-            f"logger.ending.step={step}",
-            f"logger.ending.signal={int(number)}",
-        )
-
-    def killed(step):
-        words = ("resume=run", *at("EvalEnd", step, signal.SIGKILL))
-        path = f"{ROOT}{os.pathsep}{tmp_path}"
-        done = process(ROOT / "train.py", *words, cwd=tmp_path, PYTHONPATH=path)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        return [step for step, _ in scalars(run)["val/loss"]]
-
     ramp = ("pruning.target=0.7", "pruning.start_step=2", "pruning.end_step=10", "checkpoint.interval=1")
     begun = (*OURS, *ramp, "logger=[console,tensorboard,ending]", "epochs=4", "hydra.run.dir=run")
-    assert train(*begun, *at("Logged", 8, signal.SIGTERM)).code == 128 + signal.SIGTERM
+    assert train(*begun, *ended_at("Logged", 8, signal.SIGTERM)).code == 128 + signal.SIGTERM
     assert "val/loss" not in scalars(run)
-    assert killed(8) == [8]
-    assert killed(16) == [8, 16]
-    assert train("resume=run", *at("EvalEnd", 0, signal.SIGKILL)).code == 0
+    for step in (8, 16):
+        killed_at(step, "resume=run")
+        assert [step for step, _ in scalars(run)["val/loss"]][-1] == step
+    assert train("resume=run", *ended_at("EvalEnd", 0, signal.SIGKILL)).code == 0
     found = scalars(run)
     for kind, group in (("train", "train"), ("eval", "val")):
         written = rows(run, kind)

@@ -1,6 +1,7 @@
 """The real packages of Weights & Biases and MLflow, offline: what they hold of a resumed run."""
 
 import json
+import signal
 import struct
 import sys
 
@@ -57,6 +58,65 @@ def test_mlflow_has_one_run_of_an_interrupted_and_resumed_training(train, tmp_pa
     assert in_order(history("val/accuracy")) == curve(tmp_path / "run", "eval", "accuracy")
     assert {"train/lr", "val/sparsity", "test_final/accuracy"} <= set(run.data.metrics)
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_the_same_run_in_both_tools(train, ended_at, killed_at, tmp_path):
+    """It is killed at step 16, of which it has no checkpoint, before wandb has written anything."""
+    pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    run = tmp_path / "run"
+    # MLflow keeps a store by its URI, and other tests of this process have one in mlflow.db.
+    store = f"logger.mlflow.tracking_uri=sqlite:///{tmp_path / 'mlflow.db'}"
+    killed_at(16, *OURS, "logger=[wandb,mlflow,ending]", store, "epochs=4", "checkpoint.interval=1", RUN)
+    found, history = of_mlflow(tmp_path)
+    assert (found.info.status, history("val/loss")[-1][0]) == ("RUNNING", 16)
+    done = train("resume=run", store, *ended_at("EvalEnd", 24, signal.SIGTERM))
+    assert done.code == 128 + signal.SIGTERM, done.err
+    assert of_mlflow(tmp_path)[0].info.status == "KILLED"
+    assert train("resume=run", store, "epochs=5", *ended_at("EvalEnd", 0, signal.SIGTERM)).code == 0
+    found, history = of_mlflow(tmp_path)
+    assert found.info.status == "FINISHED"
+    for name in found.data.metrics:
+        steps = [step for step, _ in history(name)]
+        assert steps == sorted(set(steps)), name
+    steps = [row["step"] for row in rows(run, "train")]
+    assert [step for step, _ in history("train/loss")] == steps
+    assert [step for step, _ in history("val/loss")] == [8, 16, 24, 32, 40]
+    ident = json.loads((run / "run.json").read_text())["run"]
+    fragments = sorted((run / "wandb").glob(f"offline-run-*-{ident}/run-{ident}.wandb"))
+    sent = [(step, values) for file in fragments for step, values in of_wandb(file)[0].items()]
+    assert len(fragments) == 3
+    assert [step for step, _ in sent] == steps
+    assert [step for step, values in sent if "val/loss" in values] == [8, 16, 24, 32, 40]
+
+
+FAULTS = {
+    "mlflow at the start": ("mlflow", "mlflow.tracking.MlflowClient.create_run"),
+    "mlflow in mid-run": ("mlflow", "mlflow.tracking.MlflowClient.log_batch"),
+    "mlflow at the end": ("mlflow", "mlflow.tracking.MlflowClient.set_terminated"),
+    "wandb at the start": ("wandb", "wandb.init"),
+    "wandb in mid-run": ("wandb", "wandb.Run.log"),
+    "wandb at the end": ("wandb", "wandb.Run.finish"),
+}
+
+
+@pytest.mark.parametrize(("name", "broken"), FAULTS.values(), ids=FAULTS)
+def test_a_package_that_raises_is_one_line_and_training_goes_on(train, tmp_path, monkeypatch, name, broken):
+    """Where a package fails in mid-run, its end fails too."""
+    pytest.importorskip(name)
+
+    def fails(*_args, **_settings):
+        raise RuntimeError("the tool is ill")
+
+    ends = {"mlflow": "mlflow.tracking.MlflowClient.set_terminated", "wandb": "wandb.Run.finish"}
+    for place in {broken, ends[name]}:
+        monkeypatch.setattr(place, fails)
+    done = train(*OURS, f"logger=[console,{name}]", "max_steps=6", RUN)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("the tool is ill") == 1
+    assert status(tmp_path / "run")["state"] == "finished"
+    assert len(status(tmp_path / "run")["notes"]) == 1
 
 
 def test_a_store_that_fails_leaves_the_run_alone(train, tmp_path):
