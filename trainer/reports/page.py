@@ -21,6 +21,7 @@ from peakpoint.trainer.reports import run_page, study, study_page
 from peakpoint.trainer.reports.charts import drawing
 from peakpoint.trainer.reports.charts.drawing import Chart
 from peakpoint.trainer.reports.sections import Page
+from peakpoint.trainer.reports.study import Result
 
 PAGE, FOLDER = "report.html", "report"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,22 +36,32 @@ def write(paths: Iterable[Path], out: Path, *, refresh: int | None = None) -> Pa
     path that is no run, and for a failed write.
     """
     paths = list(paths)
+    try:
+        if len(paths) == 1 and study.is_run(paths[0]):
+            found = run_page.of_run(paths[0])
+        else:
+            found = study_page.of_results(study.read_results(paths), paths)
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
+    return _write(found, out, refresh)
+
+
+def write_study(results: Sequence[Result], folder: Path) -> Path:
+    """Write the page of the results of a sweep into its folder; returns and raises as `write`."""
+    return _write(study_page.of_results(results, [folder]), folder, None)
+
+
+def _write(page: Page, out: Path, refresh: int | None) -> Path:
     folder = out / FOLDER
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is not a folder: move it away, so that the charts can be written there.")
     try:
-        if len(paths) == 1 and study.is_run(paths[0]):
-            page = run_page.of_run(paths[0])
-        else:
-            page = study_page.of_results(study.read_results(paths), paths)
         charts = [chart for section in page.sections for chart in section.charts]
         pictures = {chart.name: drawing.svg(chart) for chart in charts}
         _write_charts(charts, pictures, folder)
         write_atomic(out / PAGE, _html(page, pictures, refresh))
     except OSError as error:
         raise UserError(f"{out / PAGE} cannot be written: {os_reason(error)}.") from None
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
     return out / PAGE
 
 

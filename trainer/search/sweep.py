@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from peakpoint.base.errors import UserError
+from peakpoint.base.errors import PeakpointError, UserError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.terminal import Console
 from peakpoint.trainer import run_directory
@@ -234,6 +234,8 @@ class _Sweep:
     def _say(self, directory: Path, outcome: str) -> None:
         self.console.say(f"trial {directory.name} {outcome}")
         self._write_record()
+        with contextlib.suppress(PeakpointError, OSError):
+            record.write_page(self.folder)
 
     def jobs(self) -> list[Job]:
         """Return the trials that have begun, with their overrides."""
@@ -270,6 +272,8 @@ class _Sweep:
         self._write_record("interrupted" if ended < total else "failed" if counts["FAIL"] else "finished")
         with contextlib.suppress(UserError):
             print_study(self.console, read_results([self.folder]), title=str(self.folder))
+            if written := record.write_page(self.folder):
+                self.console.say(f"Report: {written}")
         self.console.say(
             f"{ended} of {total} trials: {counts['COMPLETE']} finished, {counts['PRUNED']} pruned, "
             f"{counts['FAIL']} failed"

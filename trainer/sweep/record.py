@@ -1,10 +1,11 @@
-"""sweep.json and table.csv: the jobs of a sweep and their states.
+"""sweep.json, table.csv and report.html: the jobs of a sweep and what came of them.
 
 They are written as jobs end, by whichever process ends one. The states are read from the directories of the
 jobs, so that a file that is behind is brought up to them.
 """
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 from peakpoint.base.errors import PeakpointError, UserError
 from peakpoint.base.lock import briefly
 from peakpoint.base.text import utc_now
-from peakpoint.trainer.reports import run_record
+from peakpoint.trainer.reports import page, run_record
 from peakpoint.trainer.reports.study import Result, is_run, read_result
 from peakpoint.trainer.reports.study_table import CSV, write_csv
 
+log = logging.getLogger("peakpoint")
 NAME = "sweep.json"
 FORMAT = 1
 PENDING = "pending"
@@ -89,20 +91,48 @@ def update(folder: Path, **facts: Any) -> dict[str, Any]:
 
 
 def try_update(folder: Path) -> None:
-    """Do `update` where that can be done: a job that has ended is not lost with the table."""
+    """Do `update` and write the page where that can be done: a job that has ended is not lost with them."""
     with contextlib.suppress(PeakpointError, OSError):
         update(folder)
+        write_page(folder)
+
+
+def write_page(folder: Path) -> Path | None:
+    """Write report.html of the jobs that have begun; returns its path, None where report=false in all.
+
+    A failure is a warning, as no job depends on the page. Raises UserError as `read`.
+    """
+    results = [each for each in _results(folder, jobs_of(read(folder))) if each.state != PENDING]
+    if not any(_has_report(result.run) for result in results):
+        return None
+    try:
+        with briefly(folder):
+            return page.write_study(results, folder)
+    except Exception as error:
+        log.warning("no %s: %s", folder / page.PAGE, run_record.sentence(error))
+        return None
+
+
+def _has_report(run: Path) -> bool:
+    """Return whether a run is one with `report=true`."""
+    try:
+        found = run_record.read_run(run)
+    except UserError:
+        return False
+    config = found.get(run_record.NOW, found.get("config", {}))
+    return config.get("report", True) is True
+
+
+def _results(folder: Path, jobs: Sequence[Job]) -> list[Result]:
+    places = [folder / job.directory for job in jobs]
+    return [read_result(place) if is_run(place) else Result(run=place, state=PENDING) for place in places]
 
 
 def _refresh(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    results = []
-    for job in found["jobs"]:
-        directory = folder / job["directory"]
-        result = read_result(directory) if is_run(directory) else Result(run=directory, state=PENDING)
+    results = _results(folder, jobs_of(found))
+    for job, result in zip(found["jobs"], results, strict=True):
         job |= {"state": result.state, "objective": result.measured("objective"), "error": result.note}
-        if result.state != PENDING:
-            results.append(result)
     found["updated"] = utc_now()
     run_record.write_json(folder / NAME, found)
-    write_csv(folder / CSV, results)
+    write_csv(folder / CSV, [result for result in results if result.state != PENDING])
     return found

@@ -202,6 +202,8 @@ def end() -> int:
         console = Console()
         with contextlib.suppress(UserError, CheckpointError):  # no job has begun
             print_study(console, read_results([sweep.folder]), title=str(sweep.folder))
+            if written := record.write_page(sweep.folder):
+                console.say(f"Report: {written}")
         if state == "interrupted":
             console.say(
                 f"{len(unfinished)} of {len(states)} jobs are not finished; to go on: {sweep.command}"
