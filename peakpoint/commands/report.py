@@ -13,7 +13,7 @@ from peakpoint.checkpointing.storage import listing
 from peakpoint.commands.arguments import Argument, a_path, takes
 from peakpoint.commands.common import print_json
 from peakpoint.trainer.reports import page, run_record, study, study_table, tables
-from peakpoint.trainer.reports.history import read_history
+from peakpoint.trainer.reports.history import read_rows
 
 EVERY = 5
 """Seconds between two looks at a run that is watched."""
@@ -59,7 +59,7 @@ def _report_several(options: argparse.Namespace) -> int:
 
 
 def _report_one(run: Path, options: argparse.Namespace) -> int:
-    read_history(run)
+    read_rows(run)
     monitored, mode, targets = run_record.watched(run)
     metric = options.metric or monitored
     if metric != monitored:

@@ -126,7 +126,7 @@ def _runs(results: Sequence[Result]) -> Section:
     sizes = [name for name in ("bytes", "macs") if any(result.measured(name) for result in results)]
     rows: list[list[object]] = []
     for r, own in zip(results, own_overrides(results), strict=True):
-        overrides = [r.values.get(key) for key in keys] if apart else [" ".join(own)]
+        overrides = [_short(r.values.get(key)) for key in keys] if apart else [" ".join(own)]
         values = [(n, r.measured(n), "sparsity" if n == "sparsity" else r.metric or "") for n in COLUMNS]
         cells = [None if v is None else Cell(shown(unit, v), v) for _, v, unit in values]
         costs = [bytes_cell(r.bytes) if name == "bytes" else _count(r.macs) for name in sizes]
@@ -136,6 +136,14 @@ def _runs(results: Sequence[Result]) -> Section:
     head += [{"bytes": "weights", "macs": "MACs"}[name] for name in sizes] + ["epochs", "time", "memory"]
     words = ["The best objective first. The headings are buttons that sort."]
     return Section("Runs", words, [Table(head, rows, sortable=True)])
+
+
+def _short(value: str | None) -> object:
+    """Return an override's value, a number of many digits with four of them."""
+    try:
+        return Cell(f"{float(value):.4g}", float(value)) if value and len(value) > 8 else value
+    except ValueError:
+        return value
 
 
 def _count(number: float | None) -> Cell | None:

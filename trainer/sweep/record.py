@@ -5,7 +5,6 @@ jobs, so that a file that is behind is brought up to them.
 """
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 from peakpoint.base.errors import PeakpointError, UserError
 from peakpoint.base.lock import briefly
+from peakpoint.base.terminal import Console
 from peakpoint.base.text import utc_now
 from peakpoint.trainer.reports import page, run_record
 from peakpoint.trainer.reports.study import Result, is_run, read_result
 from peakpoint.trainer.reports.study_table import CSV, write_csv
 
-log = logging.getLogger("peakpoint")
 NAME = "sweep.json"
 FORMAT = 1
 PENDING = "pending"
@@ -100,7 +99,7 @@ def try_update(folder: Path) -> None:
 def write_page(folder: Path) -> Path | None:
     """Write report.html of the jobs that have begun; returns its path, None where report=false in all.
 
-    A failure is a warning, as no job depends on the page. Raises UserError as `read`.
+    A failure is printed, as no job depends on the page. Raises UserError as `read`.
     """
     results = [each for each in _results(folder, jobs_of(read(folder))) if each.state != PENDING]
     if not any(_has_report(result.run) for result in results):
@@ -109,7 +108,7 @@ def write_page(folder: Path) -> Path | None:
         with briefly(folder):
             return page.write_study(results, folder)
     except Exception as error:
-        log.warning("no %s: %s", folder / page.PAGE, run_record.sentence(error))
+        Console().say(f"No {folder / page.PAGE}: {run_record.sentence(error)}")
         return None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from peakpoint.commands.dispatch import main
 from peakpoint.trainer.reports import run_record
 from peakpoint.trainer.reports.study import read_results
 from peakpoint.trainer.search import trials
@@ -129,6 +130,7 @@ def test_a_failed_trial_is_tried_again_in_its_directory_only_when_asked(train, t
 @pytest.mark.slow
 def test_a_grid_runs_every_combination_two_at_a_time_and_is_not_repeated(train, tmp_path):
     words = (*SEARCH, "epochs=1", "search=grid", "search.processes=2", "seed=1,2", "optimizer.lr=0.01,0.1")
+    words = (*words, "report=true")
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "S"
@@ -136,6 +138,7 @@ def test_a_grid_runs_every_combination_two_at_a_time_and_is_not_repeated(train, 
     assert [(r.values["seed"], r.values["optimizer.lr"]) for r in results] == [
         ("1", "0.01"), ("1", "0.1"), ("2", "0.01"), ("2", "0.1"),
     ]  # fmt: skip
+    assert "4 finished" in (folder / "report.html").read_text()
     assert states(folder) == ["COMPLETE"] * 4
     assert [trial.value for trial in study(folder).trials] == [r.objective for r in results]
     assert "4 of 4 trials: 4 finished, 0 pruned, 0 failed" in done.stdout
@@ -193,6 +196,12 @@ def test_a_search_killed_in_the_middle_goes_on_and_a_bad_trial_is_stopped(train,
     assert len(set(drawn)) == 7  # a sampler made anew draws no trial again
     pruned = states(folder).index("PRUNED")
     assert status(folder / str(pruned))["reason"].startswith("pruned by the search: loss")
+    assert main(["report", str(folder)]) == 0
+    text = (folder / "report.html").read_text()
+    assert f"{states(folder).count('PRUNED')} pruned" in text
+    assert re.search(
+        r"Pruned by the search</h2>.*in epoch 1, step 8, is behind other trials", text, re.DOTALL
+    )
     checked = command("verify", f"S/{pruned}", cwd=tmp_path, module="peakpoint")
     assert checked.returncode == 0, checked.stderr
     resumed = train(f"resume=S/{pruned}", "epochs=3")

@@ -16,6 +16,7 @@ import pytest
 from peakpoint.base.lock import one_writer
 from peakpoint.trainer import run as run_module
 from peakpoint.trainer.sweep import job as job_module
+from peakpoint.trainer.sweep import record
 from tests.conftest import ROOT, TINY, process, run_main, status
 
 SWEEP = ("-m", *TINY, "epochs=1", "test=false", "hydra.sweep.dir=sweep")
@@ -87,6 +88,30 @@ def test_a_sweep_records_its_jobs_and_returns_their_objectives(finished):
     assert [job["objective"] for job in found["jobs"]] == returned == objectives
     table = list(csv.DictReader((place / "sweep" / "table.csv").open()))
     assert sorted(row["seed"] for row in table) == ["1", "2"]
+
+
+def test_the_page_is_written_as_jobs_end_and_its_failure_is_one_line(train, tmp_path, monkeypatch):
+    shown = []
+    write_study = record.page.write_study
+
+    def failing_once(results, folder):
+        shown.append([result.state for result in results])
+        if len(shown) == 1:
+            raise RuntimeError("no chart")
+        return write_study(results, folder)
+
+    monkeypatch.setattr(record.page, "write_study", failing_once)
+    done = train(*SWEEP, "seed=1,2", "epochs=1", "report=true")
+    assert done.code == 0, done.err
+    assert shown == [["finished"], ["finished"] * 2, ["finished"] * 2]
+    assert "Report: sweep/report.html" in done.out
+    assert "2 finished" in (tmp_path / "sweep" / "report.html").read_text()
+    assert "report.html: RuntimeError: no chart" in done.out
+
+
+def test_a_sweep_of_runs_without_a_report_has_none(finished):
+    assert record.write_page(finished[0] / "sweep") is None
+    assert not (finished[0] / "sweep" / "report.html").exists()
 
 
 @pytest.mark.parametrize("again", [(*SWEEP, "seed=1,2"), ("resume=sweep",), ("-m", "resume=sweep")], ids=len)
