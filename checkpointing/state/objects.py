@@ -140,9 +140,24 @@ def _as_they_were_unless_it_fits(model: nn.Module, optimizer: Stateful | None) -
 
 
 def load_weights(model: nn.Module, saved: Mapping[str, Any]) -> None:
-    """Load canonical weights. Raises CheckpointError with the first difference when they do not fit."""
+    """Load canonical weights. Raises CheckpointError with the first difference when they do not fit.
+
+    A type that cannot hold the values, such as real numbers for complex ones, does not fit; a smaller
+    floating-point type does.
+    """
     network = unwrap(model)
-    actual = {canonical(key): key for key in network.state_dict()}
+    living = network.state_dict()
+    actual = {canonical(key): key for key in living}
+    for key, value in saved.items():
+        here = living.get(actual.get(key, key))
+        if not isinstance(here, torch.Tensor) or not isinstance(value, torch.Tensor) or is_lazy(here):
+            continue
+        if here.is_meta:
+            raise CheckpointError(f"{key} of the model is on the meta device: call model.to_empty() first.")
+        if not torch.can_cast(value.dtype, here.dtype):
+            raise CheckpointError(
+                f"The checkpoint is of another network: {key} is of {value.dtype} and here of {here.dtype}."
+            )
     try:
         network.load_state_dict({actual.get(key, key): value for key, value in saved.items()})
     except RuntimeError as error:

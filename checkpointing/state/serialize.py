@@ -239,8 +239,11 @@ def nonfinite(state: Mapping[str, Any]) -> str | None:
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):  # a module's extra state may be anything
             continue
+        if tensor.is_floating_point() and tensor.element_size() == 1:  # float8, which torch does not add up
+            tensor = tensor.float()
         # The sum is finite only if every element is, short of an overflow, which the exact test settles.
-        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+        numbers = tensor.is_floating_point() or tensor.is_complex()
+        if numbers and not tensor.sum().isfinite() and not tensor.isfinite().all():
             return name
     return None
 
@@ -263,8 +266,8 @@ def dump(state: Any, file: BinaryIO | Staged, *, compress: bool = False) -> None
     try:
         torch.save(state, cast(BinaryIO, file))  # it only writes and flushes
     except RuntimeError as error:
-        # When a write fails, torch ends its zip file all the same and complains of a wrong position.
-        if isinstance(error.__context__, OSError):
+        # When a write fails or is interrupted, torch ends its zip file and complains of a wrong position.
+        if isinstance(error.__context__, OSError | KeyboardInterrupt | SystemExit):
             raise error.__context__ from None
         raise
     finally:

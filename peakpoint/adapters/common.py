@@ -1,6 +1,7 @@
 """Code shared by the adapters: plain state, measured sparsity, and the manager of a training."""
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from peakpoint.library.recorder import Opened, opened
 from peakpoint.optimizers import parameters
 
 log = logging.getLogger("peakpoint")
+
+ON_ERROR = ("warn", "stop")
+"""Whether training goes on after a save that failed, or ends."""
 
 
 def plain(value: Any) -> Any:
@@ -77,6 +81,21 @@ class Zeros:
         return EvalEnd(epoch, step, metrics, zeros.prunable, self.version, zeros.overall)
 
 
+def _checked(policies: object) -> dict[str, Policy]:
+    """Return policies by name. Raises CheckpointError for anything else."""
+    if not isinstance(policies, Mapping):
+        raise CheckpointError(f"policies is {policies!r}: give a dict of policies by name.")
+    for name, policy in policies.items():
+        if not isinstance(name, str):  # a manifest holds it
+            raise CheckpointError(f"policies has the name {name!r}: name each policy by a text.")
+        if not isinstance(policy, Policy):
+            raise CheckpointError(
+                f"The policy {name} is {policy!r}: give an object of a class of "
+                "peakpoint.checkpointing.policies, or derived from Policy."
+            )
+    return dict(policies)
+
+
 def newest(root: str | Path) -> Path | None:
     """Return the newest checkpoint under a directory that verifies, or None; damaged ones are passed over.
 
@@ -89,11 +108,15 @@ def newest(root: str | Path) -> Path | None:
     return root / found.manifest.file if found.manifest else None
 
 
+_WRITERS: "weakref.WeakValueDictionary[Path, Adapter]" = weakref.WeakValueDictionary()
+"""The callback that writes to each directory: a second one would delete and overwrite files of the first."""
+
+
 class Adapter:
     """Base of the callbacks: a directory, its policies, and the manager of a training.
 
     Saves what `policies` ask for, under `root`; their Stop ends the training. on_error is `warn` or `stop`;
-    compress packs zeros away, exactly.
+    compress packs zeros away, exactly. Raises CheckpointError for arguments of other types.
     """
 
     def __init__(
@@ -104,16 +127,24 @@ class Adapter:
         on_error: str = "warn",
         compress: bool = False,
     ) -> None:
-        self.root = given.path(root, "root")
-        self.policies = dict(policies)
-        self._on_error, self._compress = on_error, compress
+        self.root = given.path(root, "root").absolute()  # the working directory may change
+        self.policies = _checked(policies)
+        if on_error not in ON_ERROR:
+            raise CheckpointError(f"on_error={on_error!r} is not a choice: it must be warn or stop.")
+        self._on_error, self._compress = on_error, given.flag("compress", compress)
         self._opened: Opened | None = None
         self._manager: Manager | None = None
         self._zeros = Zeros()
         self._waiting: list[Event] = []
 
     def _open(self, gather: Callable[[], dict[str, Any]], resumed_from: str | None) -> Manager:
-        """Lock the directory and return its manager. Raises CheckpointError."""
+        """Lock the directory and return its manager. Raises CheckpointError.
+
+        A callback that has it open, as one whose training failed, is closed first.
+        """
+        key = self.root.resolve()
+        if (other := _WRITERS.get(key)) is not None:
+            other.close()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -127,11 +158,15 @@ class Adapter:
         )
         self._opened, self._zeros = opened(self.root), Zeros()
         self._manager = Manager(self._opened.store, self.policies, gather, options=options)
+        _WRITERS[key] = self
         return self._manager
 
     def _stops(self, *events: Event) -> bool:
         """Save what the policies ask for at these events of one moment; returns whether one says Stop."""
-        assert self._manager is not None
+        if self._manager is None:
+            raise CheckpointError(
+                f"{self.root} was opened by another callback: give each training and callback its own."
+            )
         stop = self._manager.handle(*events)
         if stop:
             log.info("stopping: %s", stop.reason)

@@ -45,6 +45,7 @@ class PeakpointCheckpoint(Adapter, Callback):
             raise CheckpointError("PeakpointCheckpoint saves a training of one process: use devices=1.")
         file = Path(str(trainer.ckpt_path)) if trainer.ckpt_path else None
         mine = file is not None and file.resolve().parent.parent == self.root.resolve()
+        self._step, self._waiting = 0, []
         self._open(lambda: _state(trainer), f"{file.parent.name}/{file.name}" if file and mine else None)
 
     def state_dict(self) -> dict[str, Any]:

@@ -49,13 +49,15 @@ class PeakpointCallback(Adapter, TrainerCallback):
         if file is None:
             return None
         saved = serialize.load(file)
-        self._resumed = (f"{file.parent.name}/{file.name}", saved["policies"])
         folder = self.root / RESUME
         shutil.rmtree(folder, ignore_errors=True)
         try:
             _unfold(saved, folder)
+            self._resumed = (f"{file.parent.name}/{file.name}", saved["policies"])
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be written: {os_reason(error)}.") from None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise CheckpointError(f"{file} was not saved by this callback: give another directory.") from None
         return str(folder)
 
     def on_train_begin(

@@ -27,6 +27,12 @@ def path(value: object, name: str = "the path") -> Path:
     with contextlib.suppress(RuntimeError):  # no such user
         found = found.expanduser()
     try:
+        found.absolute()
+    except OSError as error:
+        raise CheckpointError(
+            f"{name} is {str(found)!r}, and the working directory is gone: {os_reason(error)}."
+        ) from None
+    try:
         os.lstat(found)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:

@@ -94,7 +94,7 @@ def one_writer(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if descriptor in _held:  # not in a forked child
+            if _held.get(descriptor) is held:  # not in a forked child, which may hold another by this number
                 with contextlib.suppress(OSError):
                     if created:
                         present(path).unlink()
@@ -102,7 +102,7 @@ def one_writer(directory: Path) -> Iterator[None]:
                         _write(descriptor, before)
                         os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
     finally:
-        if descriptor in _held:
+        if _held.get(descriptor) is held:
             del _held[descriptor]
             os.close(descriptor)
 

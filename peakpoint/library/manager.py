@@ -5,7 +5,7 @@ import math
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -47,15 +47,26 @@ class CheckpointManager:
         compress: bool = False,
     ) -> None:
         """Open a directory; `compress` packs zeros away losslessly, which helps with pruned networks."""
-        self.root = given.path(checkpoint_dir, "checkpoint_dir")
+        root = given.path(checkpoint_dir, "checkpoint_dir")
         keep_last = given.whole("max_training_checkpoints", max_training_checkpoints, least=1)
         self._rolling = Interval(epochs=None, steps=None, keep_last=keep_last)
         self._save_optimizer = given.flag("save_optimizer", save_optimizer)
         self._save_scheduler = given.flag("save_scheduler", save_scheduler)
-        self._recorder = Recorder(self.root, compress=given.flag("compress", compress))
-        self._step = max((m.global_step for m in listing.in_tier(self.root, TRAINING)), default=0)
+        self._recorder = Recorder(root, compress=given.flag("compress", compress))
+        self._step = next((m.global_step for m in reversed(listing.in_tier(root, TRAINING))), 0)
         # Model, optimizer and scheduler of the last training checkpoint, for milestones; weak references.
         self._living: tuple[Any, Any, Any] | None = None
+
+    @property
+    def root(self) -> Path:
+        """Return the directory, after a move its present path."""
+        return self._recorder.root
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Unlock the directory for other processes, as the end of this one does too."""
@@ -106,7 +117,7 @@ class CheckpointManager:
             store.verify(self.root, saved, threads=1)
             reason = f"older than the last {len(kept)}"
             self._recorder.store.delete_each({m: reason for m in mine if m not in kept})
-        return self._recorder.store.path(saved)
+        return self.root / saved.file
 
     def save_milestone_checkpoint(
         self,
@@ -152,7 +163,7 @@ class CheckpointManager:
         )
         # A milestone follows an evaluation, which follows a whole epoch.
         state = {**self._state(optimizer, scheduler), "batch": None, "epoch_complete": True}
-        return self._recorder.store.path(self._recorder.save(role, state, model, pointer=save.tag))
+        return self.root / self._recorder.save(role, state, model, pointer=save.tag).file
 
     def save_production_checkpoint(
         self,
@@ -269,4 +280,7 @@ class CheckpointManager:
 
 
 def _weak(value: Any) -> Any:
-    return None if value is None else weakref.ref(value)
+    try:
+        return None if value is None else weakref.ref(value)
+    except TypeError:  # of a class with __slots__
+        return lambda: value

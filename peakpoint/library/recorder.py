@@ -1,6 +1,8 @@
 """Writes the checkpoints and releases of the library to a directory: its run, its lock and its store."""
 
+import contextlib
 import logging
+import os
 import secrets
 import threading
 import weakref
@@ -15,7 +17,7 @@ from torch import nn
 from peakpoint.base import given
 from peakpoint.base.disk_space import tensor_bytes
 from peakpoint.base.errors import CheckpointError
-from peakpoint.base.lock import one_writer
+from peakpoint.base.lock import one_writer, present
 from peakpoint.base.text import utc_now
 from peakpoint.checkpointing.policy import Save
 from peakpoint.checkpointing.state import objects, serialize
@@ -39,9 +41,13 @@ MODE = "mode"
 
 
 class Opened:
-    """The store of a directory, locked against other processes until nobody refers to this any more."""
+    """The store of a directory, locked against other processes until nobody refers to this any more.
+
+    A forked child has no lock: its `process` is another, and it opens the directory anew.
+    """
 
     def __init__(self, root: Path) -> None:
+        self.process = os.getpid()
         with ExitStack() as stack:
             stack.enter_context(one_writer(root))
             self.store = Store(root, run_in(root))
@@ -60,7 +66,7 @@ def opened(root: Path) -> Opened:
     with _ONE_AT_A_TIME:
         key = root.resolve()
         found = _OPENED.get(key)
-        if found is None:
+        if found is None or found.process != os.getpid():
             found = _OPENED[key] = Opened(root)
         return found
 
@@ -75,7 +81,7 @@ class Recorder:
     """Writes the checkpoints of one training to one directory, whatever tier they are of."""
 
     def __init__(self, root: Path, *, compress: bool) -> None:
-        self.root = root
+        self._named, self._root = root, root.absolute()  # the working directory may change
         self._compress = compress
         Store(root, run_in(root))  # a directory that cannot be written to is refused before the training
         self._git_commit = git_commit()
@@ -84,10 +90,19 @@ class Recorder:
         self._last: tuple[Manifest, str] | None = None
 
     @property
+    def root(self) -> Path:
+        """Return the directory as it was named, or its present path after a move or a change of folder."""
+        place = present(self._root, or_named=True)
+        with contextlib.suppress(OSError):  # the working directory may be gone
+            if self._named.absolute() == place:
+                return self._named
+        return place
+
+    @property
     def store(self) -> Store:
         """Return the store, locked from the first write on, so that readers do not keep writers out."""
-        if self._opened is None:
-            self._opened = opened(self.root)
+        if self._opened is None or self._opened.process != os.getpid():
+            self._opened = opened(self._root)
         return self._opened.store
 
     def close(self) -> None:

@@ -163,6 +163,22 @@ def test_an_unwritable_place_ends_the_fit_before_it_starts(tmp_path):
         fit(tmp_path / "file", 1)
 
 
+@pytest.mark.parametrize(
+    ("policies", "options", "sentence"),
+    [
+        (None, {}, "policies is None"),
+        ([case.best(val_acc="max")], {}, "give a dict of policies by name"),
+        ({1: case.best(val_acc="max")}, {}, "the name 1: name each policy by a text"),
+        ({"best": EarlyStopping}, {}, "The policy best is <class"),
+        (best(), {"on_error": "warning"}, "on_error='warning' is not a choice"),
+        (best(), {"compress": "no"}, "compress='no' is not true or false"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_before_the_fit(tmp_path, policies, options, sentence):
+    with pytest.raises(CheckpointError, match=sentence):
+        PeakpointCheckpoint(tmp_path, policies, **options)
+
+
 def test_a_checkpoint_of_lightning_itself_is_loaded_with_a_warning(tmp_path, caplog):
     """Its own file, without a manifest: `load_checkpoint` takes weights and optimizer."""
     trainer = lightning.Trainer(accelerator="cpu", barebones=True, max_epochs=1)

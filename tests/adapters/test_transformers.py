@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from peakpoint import load
+from peakpoint import CheckpointError, CheckpointManager, load
 from peakpoint.checkpointing.policies.early_stopping import EarlyStopping
 from peakpoint.checkpointing.policies.interval import Interval
 from peakpoint.checkpointing.storage import listing
@@ -45,7 +45,7 @@ def rolling(keep=2, **periods):
 
 def train(
     root, *, model=Model, epochs=4, steps=-1, policies=None, accuracies=(), resume=False, seed=0,
-    evaluate="no", compress=False, **more,
+    evaluate="no", compress=False, also=(), **more,
 ):  # fmt: skip
     torch.manual_seed(seed)
     values = iter(accuracies)
@@ -61,7 +61,7 @@ def train(
             control.should_training_stop |= state.global_step == steps
 
     trainer = transformers.Trainer(
-        model(), arguments, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback, Halt()],
+        model(), arguments, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback, Halt(), *also],
         compute_metrics=lambda _: {"accuracy": next(values, 0.5)},
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=callback.resume_folder() if resume else None)
@@ -129,6 +129,32 @@ def test_a_damaged_file_is_passed_over(tmp_path):
     trainer = train(tmp_path, epochs=3, resume=True)
     assert trainer.state.global_step == 9
     assert len(list((tmp_path / "quarantine").glob("*.pt"))) == 1
+
+
+def test_of_two_callbacks_that_share_a_directory_the_training_ends_with_one_line(tmp_path):
+    second = PeakpointCallback(tmp_path, {"second": rolling(steps=1)})
+    with pytest.raises(CheckpointError, match="opened by another callback"):
+        train(tmp_path, epochs=1, policies={"first": rolling(steps=1)}, also=[second])
+
+
+def test_a_training_that_an_error_ended_does_not_keep_the_next_one_out(tmp_path):
+    class Fails(Model):
+        def forward(self, x, labels):
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine") as error:  # whose frames hold the callback
+        train(tmp_path, model=Fails, epochs=1)
+    train(tmp_path, epochs=1)
+    assert newest(tmp_path)
+    del error
+
+
+def test_a_checkpoint_of_a_loop_of_ones_own_is_not_unfolded(tmp_path):
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    CheckpointManager(tmp_path).save_training_checkpoint(model, optimizer, epoch=1, step=1)
+    with pytest.raises(CheckpointError, match=r"step_00000001\.pt was not saved by this callback"):
+        PeakpointCallback(tmp_path, best()).resume_folder()
 
 
 def test_nothing_to_resume_from_starts_anew(tmp_path):

@@ -4,12 +4,14 @@ import contextlib
 import copy
 import math
 import os
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from peakpoint import CheckpointError, CheckpointManager, load_checkpoint, resume_training
+from peakpoint.base.files import Staged
 from peakpoint.checkpointing.storage.manifest import read_manifest
 from peakpoint.library.recorder import Recorder
 from tests.checkpointing.api_cases import BayesianTransformer, Training, save
@@ -259,3 +261,107 @@ def test_a_milestone_after_reopening_has_the_step_of_the_training(root, t):
     manager.close()
     path = CheckpointManager(root).save_milestone_checkpoint(t.model, 0.9, "accuracy", 1)
     assert read_manifest(path.with_suffix(".json")).global_step == 12
+
+
+def test_a_milestone_after_a_step_back_has_the_step_of_the_newest_checkpoint(root, t):
+    with CheckpointManager(root) as manager:
+        save(manager, t, step=30)
+        save(manager, t, step=5)
+    path = CheckpointManager(root).save_milestone_checkpoint(t.model, 0.9, "accuracy", 1)
+    assert read_manifest(path.with_suffix(".json")).global_step == 5
+
+
+_FORKS = """
+import os, sys
+from peakpoint import CheckpointManager
+from peakpoint.base.errors import BusyError
+from tests.checkpointing.api_cases import Training, save
+
+t, manager = Training(), CheckpointManager(sys.argv[1])
+save(manager, t, step=1)
+if os.fork() == 0:
+    try:
+        save(manager, t, step=2)
+    except BusyError as error:
+        os.write(1, str(error).encode())
+    os._exit(0)
+os.wait()
+save(manager, t, step=3)
+print([path.stem[-1] for path in manager.list_checkpoints()["training"]])
+"""
+
+
+def test_a_forked_child_is_another_process(root, tmp_path):
+    script = tmp_path / "forks.py"
+    script.write_text(_FORKS)
+    done = process(script, root)
+    assert "is being written by process" in done.stdout, done.stderr
+    assert "['1', '3']" in done.stdout
+
+
+def test_a_relative_directory_stays_where_it_is(tmp_path, t, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manager = CheckpointManager("checkpoints")
+    save(manager, t, step=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    save(manager, t, step=2)
+    assert len(manager.list_checkpoints()["training"]) == 2
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the present name of an open file is read from /proc")
+def test_every_call_follows_a_directory_that_is_moved(manager, root, t):
+    save(manager, t, step=1)
+    there = root.rename(root.with_name("moved"))
+    newest = save(manager, t, step=2)
+    assert manager.root == there
+    assert manager.get_latest_checkpoint("training") == newest
+    (older,) = manager.cleanup_old_checkpoints("training", keep=1)
+    assert older.parent == newest.parent
+    card = {"version": "1.0.0", "config": {}, "metrics": {}, "model_card": {}}
+    assert manager.save_production_checkpoint(t.model, **card).exists()
+    assert not root.exists()
+
+
+def test_a_save_that_ctrl_c_ends_is_ctrl_c_and_leaves_the_older_ones(manager, root, t, monkeypatch):
+    good = save(manager, t, step=1)
+    write = Staged.write
+
+    def interrupted(self, data):
+        write(self, data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Staged, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(manager, t, step=2)
+    monkeypatch.undo()
+    assert manager.get_latest_checkpoint("training") == good
+    assert not list(root.rglob(".staged-*"))
+
+
+@pytest.mark.parametrize(
+    ("here", "sentence"),
+    [
+        (torch.zeros(2), "head is of torch.complex64 and here of torch.float32"),
+        (torch.zeros(2, dtype=torch.cfloat, device="meta"), "head of the model is on the meta device"),
+    ],
+)
+def test_weights_that_the_model_cannot_hold_are_refused(manager, t, here, sentence):
+    """torch itself drops the imaginary part, and leaves a model on meta without values."""
+    saved, model = torch.nn.Module(), torch.nn.Module()
+    saved.register_buffer("head", torch.ones(2, dtype=torch.cfloat))
+    model.register_buffer("head", here)
+    path = manager.save_training_checkpoint(saved, t.optimizer, epoch=0, step=0)
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(path, model)
+
+
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path, t, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    with pytest.raises(CheckpointError, match="the working directory is gone"):
+        load_checkpoint("latest.pt", t.model)

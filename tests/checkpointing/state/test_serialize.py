@@ -210,6 +210,9 @@ def test_parameters_become_plain_tensors_without_gradients():
         ({"a": torch.full((70_000,), 1.0, dtype=torch.float16)}, None),  # the sum overflows, no weight does
         ({"a": torch.full((10,), 3e38)}, None),
         ({"a": torch.tensor([2**62, 2**62])}, None),
+        ({"a": torch.tensor([complex(1, float("nan"))])}, "a"),
+        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, None),
+        ({"a": torch.tensor([1.0, float("nan")]).to(torch.float8_e5m2)}, "a"),
         ({"a": torch.empty(0)}, None),
         ({"_extra_state": {"version": 2}, "b": torch.tensor(float("nan"))}, "b"),
     ],
