@@ -60,7 +60,7 @@ def run(config: Config, cfg: DictConfig, plan: Plan, directory: Path) -> int:
         saved = read_checkpoint(start.source / start.manifest.file) if start.manifest else None
         effective, ramp = pruning.resumed(cfg, saved)
         config = plain(effective)
-        repetition = reproduction.begin(cfg, plan.reproduces, plan.typed) if plan.reproduces else None
+        repetition = reproduction.find(cfg, plan, start.record)
         if plan.run or repetition:
             note_root(config.data.root, by_record=plan.root_recorded)
         resolved = _resolved(effective)

@@ -58,12 +58,13 @@ class Parting:
 class Comparison:
     """What two runs wrote: `rows` counts the equal ones by kind, `digests` those of them with digests.
 
-    `first` is None where every row that both should have is equal.
+    `first` is None where every row that both should have is equal; `steps` are the last of each run.
     """
 
     rows: Mapping[str, int]
     digests: int
     first: Parting | None
+    steps: tuple[int, int]
 
 
 def circumstances(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,20 +98,25 @@ def short(value: Any) -> str:
 def compare(before: Path, now: Path) -> Comparison:
     """Compare the rows of two runs in the order of their steps, as far as both have come.
 
+    The rows that the shorter one has because it ended, of tests and of its last step, have no counterpart.
     Raises UserError for a file that cannot be read. Rows of earlier versions, without digests, are compared
     by the values that both have.
     """
     old, new = rows(before), rows(now)
     equal, kinds = dict.fromkeys(KINDS, 0), [*KINDS]
-    last = min(max((key[0] for key in each), default=0) for each in (old, new))
+    steps = (max((key[0] for key in old), default=0), max((key[0] for key in new), default=0))
+    last = min(steps)
     digests = 0
     for step, order, which in sorted(key for key in {*old, *new} if key[0] <= last):
         kind, key = kinds[order], (step, order, which)
+        of_the_end = kind == "test" or step == last
+        if of_the_end and last < max(steps) and not (key in old and key in new):
+            continue
         if first := _parting(step, which or kind, KINDS[kind], old.get(key), new.get(key)):
-            return Comparison(equal, digests, first)
+            return Comparison(equal, digests, first, steps)
         equal[kind] += 1
         digests += all("digests" in each[key] for each in (old, new))
-    return Comparison(equal, digests, None)
+    return Comparison(equal, digests, None, steps)
 
 
 def _parting(

@@ -19,8 +19,11 @@ from peakpoint.trainer.config.hydra_overrides import OWN, flat, under
 
 FROZEN = ("model", "data", "label_noise", "seed", "batch_size", "optimizer.name")
 """What a resumed run may not change: it would no longer be the same run."""
-FREE = ("data.root",)
-"""What may change below a frozen key."""
+FREE = (
+    *("data.root", "logger", "report", "plugins"),
+    *(f"checkpoint.{name}" for name in ("mirror", "background", "compress", "name")),
+)
+"""Keys that say where things lie, how they are written and what is shown, and decide no result."""
 
 
 def check_changes(cfg: DictConfig, saved: DictConfig, typed: tuple[str, ...]) -> list[str]:

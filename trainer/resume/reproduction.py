@@ -9,26 +9,29 @@ from typing import Any
 from omegaconf import DictConfig
 
 from peakpoint.base.errors import UserError
+from peakpoint.base.given import as_mapping
 from peakpoint.base.text import in_short, utc_now
 from peakpoint.trainer.config.hydra_overrides import flat, under
 from peakpoint.trainer.reports import comparison, run_record
 from peakpoint.trainer.reports.comparison import Circumstance, short
 from peakpoint.trainer.resume import refusals
+from peakpoint.trainer.resume.plan import Plan, last_attempt
 
 log = logging.getLogger("peakpoint")
 
 REPORT = "reproduction.json"
-FREE = ("data.root", "logger", "plot", "checkpoint.mirror", "plugins")
-"""Keys that change where things lie and what is shown, and no result."""
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """A run that is trained again: its directory, its record, and the settings changed on purpose."""
+    """A run that is trained again: its directory, its record, and what is known to differ.
+
+    That is the settings changed on purpose and, of a run that was resumed, what differed before.
+    """
 
     run: Path
     record: Mapping[str, Any]
-    intended: list[Circumstance]
+    known: list[Circumstance]
 
     def begun(self, now: Mapping[str, Any], *, repeatable: bool) -> dict[str, Any]:
         """Log what differs from the recorded run before the first step; returns it for the new record.
@@ -36,9 +39,10 @@ class Repetition:
         `now` has code, packages, data and machine; `repeatable` says whether the arithmetic is that of a
         deterministic run.
         """
-        found = [*self.intended, *comparison.differing(self.record, now)]
+        found = [*self.known, *comparison.differing(self.record, now)]
         if not repeatable:
             found.append(Circumstance("deterministic", "needed on CUDA", "false", decides=True))
+        found = list(dict.fromkeys(found))
         for each in found:
             log.warning("%s%s", each, "" if each.decides else ", which hardly decides a result")
         expected = not any(each.decides for each in found)
@@ -52,12 +56,20 @@ class Repetition:
         }
 
     def ended(self, directory: Path, begun: Mapping[str, Any]) -> int:
-        """Compare the two runs, write reproduction.json and log the outcome; returns 0 if they are equal."""
+        """Compare the two runs, write reproduction.json and log the outcome.
+
+        Returns 0 if every row of the recorded run is there and equal, else 1.
+        """
         found = comparison.compare(self.run, directory)
-        report = {**begun, "time": utc_now(), "same": found.first is None, **asdict(found)}
-        run_record.write_json(directory / REPORT, report)
+        last, here = found.steps
+        same = found.first is None and here >= last
+        run_record.write_json(directory / REPORT, {**begun, "time": utc_now(), "same": same, **asdict(found)})
         counts = ", ".join(f"{count} {kind}" for kind, count in found.rows.items())
-        if found.first is None:
+        if found.first is None and not same:
+            log.warning("not reproduced to its end: %s is equal so far (%s)", self.run, counts)
+            log.warning("this run ends at step %d of %d", here, last)
+            return 1
+        if same:
             log.info("reproduced bit for bit: the rows of %s are equal (%s)", self.run, counts)
             if not found.digests:
                 log.info("%s records no digests, so weights and batches were not compared", self.run)
@@ -71,7 +83,12 @@ class Repetition:
         return 1
 
 
-def begin(cfg: DictConfig, run: Path, typed: tuple[str, ...]) -> Repetition:
+def find(cfg: DictConfig, plan: Plan, record: Mapping[str, Any]) -> Repetition | None:
+    """Return the repetition that a start begins, or by its record goes on with; None for any other run."""
+    return _begin(cfg, plan.reproduces, plan.typed) if plan.reproduces else _resumed(cfg, record)
+
+
+def _begin(cfg: DictConfig, run: Path, typed: tuple[str, ...]) -> Repetition:
     """Return the repetition of a run by the composed configuration.
 
     Raises UserError for a run that one training does not repeat, and for a configuration that has changed
@@ -104,10 +121,37 @@ def begin(cfg: DictConfig, run: Path, typed: tuple[str, ...]) -> Repetition:
     return Repetition(run, record, changes)
 
 
+def _resumed(cfg: DictConfig, known: Mapping[str, Any]) -> Repetition | None:
+    """Return the repetition that a resumed run goes on with, by its record `known`; None for any other run.
+
+    Where the recorded run is not there any more, a warning says that nothing will be compared.
+    """
+    of = as_mapping(known.get("reproduces"))
+    if not of:
+        return None
+    run = Path(str(of.get("directory")))
+    try:
+        attempt = last_attempt(run)
+        record, config = run_record.read_run(run), run_record.saved_config(run, attempt)
+    except UserError as error:
+        log.warning("this run will not be compared with the one that it reproduces: %s", error)
+        return None
+    if record.get("run") != of.get("run"):
+        log.warning("this run will not be compared: %s holds another run than the one it reproduces", run)
+        return None
+    listed = of.get("differences")
+    before = [
+        Circumstance(short(each.get("name")), short(each.get("before")), short(each.get("now")), decides=True)
+        for each in (listed if isinstance(listed, list) else ())
+        if as_mapping(each).get("decides") is True
+    ]
+    return Repetition(run, record, [*_changes(cfg, config), *before])
+
+
 def _changes(cfg: DictConfig, saved: DictConfig) -> list[Circumstance]:
     old, new = flat(saved), flat(cfg)
     return [
         Circumstance(key, short(old.get(key)), short(new.get(key)), decides=True)
         for key in refusals.changed_keys(cfg, saved)
-        if not under(key, FREE)
+        if not under(key, refusals.FREE)
     ]

@@ -1,10 +1,14 @@
 """reproduce=RUN: bit for bit where it can be, and the first step that parts where it cannot."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 
+from peakpoint.checkpointing.events import StepEnd
+from peakpoint.trainer.listeners.jsonl import JsonLines
 from peakpoint.trainer.reports.comparison import compare
 from tests.conftest import TINY, rows
 
@@ -97,6 +101,59 @@ def test_of_another_system_or_an_earlier_version_results_can_still_be_equal(trai
     assert done.code == 0, done.err
     assert "records no digests, so weights and batches were not compared" in done.out
     assert report(tmp_path / "again")["expected"]
+
+
+def test_keys_that_decide_nothing_are_no_differences(train, pruned_run, tmp_path):
+    free = ("checkpoint.compress=true", "logger=[]", "report=true", "hydra.run.dir=again")
+    done = train(f"reproduce={pruned_run}", *free)
+    assert done.code == 0, done.err
+    found = report(tmp_path / "again")
+    assert (found["same"], found["expected"], found["differences"]) == (True, True, [])
+
+
+def test_a_run_that_ends_before_its_record_is_equal_so_far(train, tmp_path):
+    dense = ("pruning=none", "optimizer=sgd", "scheduler=constant")
+    assert train(*TINY, *dense, "hydra.run.dir=run").code == 0
+    done = train("reproduce=run", "hydra.run.dir=again", "max_steps=12")
+    assert done.code == 1
+    assert "run is equal so far (5 train, 1 eval, 0 test)" in done.out
+    assert "this run ends at step 12 of 24" in done.out
+    found = report(tmp_path / "again")
+    assert (found["same"], found["first"], found["steps"]) == (False, None, [24, 12])
+
+
+def test_a_reproduction_that_was_interrupted_is_compared_at_its_later_end(
+    train, recorded, tmp_path, monkeypatch
+):
+    write = JsonLines.__call__
+
+    def interrupted(self, *events):
+        write(self, *events)
+        if any(isinstance(event, StepEnd) and event.step == 11 for event in events):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "__call__", interrupted)
+        change_record(recorded, lambda record: record["hardware"].update(cpu="Z80"))
+        assert train("reproduce=recorded", "hydra.run.dir=again").code == 128 + signal.SIGINT
+    change_record(recorded, lambda record: record["hardware"].pop("cpu"))
+    change_row(recorded, "train", 15, lambda row: row.update(loss=0.5))
+    done = train("resume=again")
+    assert done.code == 1
+    found = report(tmp_path / "again")
+    assert (found["same"], found["first"]["step"], found["expected"]) == (False, 15, False)
+    assert "other than recorded: hardware.cpu" in done.out
+
+
+def test_a_resumed_reproduction_reads_no_other_run(train, pruned_run, recorded, tmp_path):
+    def change(record):
+        record["reproduces"] = {"run": "x", "directory": str(pruned_run), "differences": 5}
+
+    change_record(recorded, change)
+    done = train("resume=recorded", "epochs=4")
+    assert done.code == 0, done.err
+    assert f"{pruned_run} holds another run than the one it reproduces" in done.out
+    assert not (recorded / "reproduction.json").exists()
 
 
 def test_the_first_step_that_parts_is_named(train, recorded, tmp_path):
