@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base import bounded
+from peakpoint.base.disk_space import in_words
 from peakpoint.base.errors import CheckpointError, PeakpointError, UserError
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.policy import ranked
@@ -39,12 +40,12 @@ def of_run(directory: Path) -> Page:
         problems.append(str(error))
         history = History([], [], {}, [], 0)
     kept = _kept(directory, problems)
-    drawn = list(run.charts(history, metric, mode, kept)) if drawing.available() and history.evals else []
+    drawn = list(run.charts(history, metric, mode, kept)) if drawing.available() else []
     charts: dict[str, list[drawing.Chart]] = {}
     for chart in drawn:
         charts.setdefault(PLACES.get(chart.name, "sparsity"), []).append(chart)
     sections = [
-        _peaks(history, metric, mode, targets),
+        _peaks(history, metric, mode, targets, result),
         Section("Learning curves", charts=charts.get("accuracy", [])),
         Section("Sparsity", charts=charts.get("sparsity", [])),
         Section("Steps", charts=charts.get("steps", [])),
@@ -72,7 +73,9 @@ def _kept(directory: Path, problems: list[str]) -> list[Manifest]:
         return []
 
 
-def _peaks(history: History, metric: str, mode: str, targets: Sequence[float]) -> Section:
+def _peaks(
+    history: History, metric: str, mode: str, targets: Sequence[float], result: study.Result
+) -> Section:
     """Return peak against final, overall and at each target, and the results on the test set."""
     section = Section("Peak and final")
     rows = peak_rows(history.evals, metric, mode, targets)
@@ -83,6 +86,10 @@ def _peaks(history: History, metric: str, mode: str, targets: Sequence[float]) -
     if history.tests:
         section.tables.append(Table(*test_table(history)))
     section.words += incomparable(rows)
+    costs = [f"a size of {in_words(result.bytes)} without its zeros"] if result.bytes else []
+    costs += [f"{result.macs:,.0f} multiply-accumulates for an image"] if result.macs else []
+    if costs:
+        section.words.append(f"The best network at the target has {' and '.join(costs)}.")
     if history.skipped:
         section.words.append(f"Steps that were skipped, as they were not finite: {history.skipped}.")
     return section

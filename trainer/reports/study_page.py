@@ -25,6 +25,8 @@ COLUMNS = {
 }
 """Values that have a column, and its heading."""
 UNKNOWN = "unknown"
+_SILENT = {study.KILLED: "its process is gone", "interrupted": "a signal ended it", "running": "it trains"}
+"""Why a run of a state is not finished, where it says no more."""
 MOST_KEYS = 8
 """Overrides that differ between the runs and have a column each; of more there is one column for all."""
 
@@ -61,7 +63,7 @@ def _file_name(metric: str, number: int) -> str:
 
 
 def _reasons(title: str, words: str, results: Sequence[Result]) -> Section:
-    rows = [[r.run.name, r.state, r.note or "-", " ".join(r.overrides)] for r in results]
+    rows = [[r.run.name, r.state, r.note or _SILENT.get(r.state), " ".join(r.overrides)] for r in results]
     return Section(title, [words], [Table(["run", "state", "why", "overrides"], rows, sortable=True)])
 
 
@@ -133,7 +135,7 @@ def _runs(results: Sequence[Result]) -> Section:
         rest = [r.epochs, _time(r.seconds), bytes_cell(r.peak_memory)]
         rows.append([r.run.name, *overrides, r.state, *cells, *costs, *rest])
     head = ["run", *(keys if apart else ["overrides"]), "state", *COLUMNS.values()]
-    head += [{"bytes": "weights", "macs": "MACs"}[name] for name in sizes] + ["epochs", "time", "memory"]
+    head += [{"bytes": "weights", "macs": "MACs"}[name] for name in sizes] + ["last epoch", "time", "memory"]
     words = ["The best objective first. The headings are buttons that sort."]
     return Section("Runs", words, [Table(head, rows, sortable=True)])
 

@@ -27,12 +27,14 @@ def charts(history: History, metric: str, mode: str, kept: Sequence[Manifest]) -
     """Yield the charts that the rows of a run allow; `kept` are the checkpoints that are there."""
     evals = history.evals
     pruned = any(e.sparsity > 0 for e in evals)
-    yield drawn(
-        "metric",
-        f"{metric}: validation and training",
-        lambda axes, chart: _metric(axes, chart, history, metric, mode, () if pruned else kept),
-    )
-    yield drawn("loss", "Loss: validation and training", lambda axes, _: _loss(axes, history))
+    if evals:
+        yield drawn(
+            "metric",
+            f"{metric}: validation and training",
+            lambda axes, chart: _metric(axes, chart, history, metric, mode, () if pruned else kept),
+        )
+    if evals or history.train:
+        yield drawn("loss", "Loss: validation and training", lambda axes, _: _loss(axes, history))
     if pruned:
         yield drawn(
             "sparsity",
@@ -62,7 +64,7 @@ def charts(history: History, metric: str, mode: str, kept: Sequence[Manifest]) -
 
 
 def _epochs(history: History, steps: Iterable[float]) -> list[float]:
-    """Return the epoch of each step, with its fraction."""
+    """Return the epoch of each step, with its fraction; the step itself before the first evaluation."""
     per_epoch = max((e.step / max(1, e.epoch) for e in history.evals), default=0) or 1
     return [step / per_epoch for step in steps]
 
@@ -73,6 +75,10 @@ def _of_evals(history: History) -> list[float]:
 
 def _of_train(history: History) -> list[float]:
     return _epochs(history, (row["step"] for row in history.train))
+
+
+def _over_time(axes: "Axes", history: History) -> None:
+    _whole(axes, "epoch" if history.evals else "step")
 
 
 def _whole(axes: "Axes", name: str) -> None:
@@ -95,6 +101,10 @@ def _style(points: Sequence[object]) -> dict[str, Any]:
     return {"marker": "." if len(points) < 40 else "", "lw": 1.4}
 
 
+def _thin(points: Sequence[object]) -> dict[str, Any]:
+    return {"marker": "." if len(points) == 1 else "", "lw": 0.9}
+
+
 def _metric(
     axes: "Axes", chart: Chart, history: History, metric: str, mode: str, kept: Sequence[Manifest]
 ) -> None:
@@ -104,7 +114,7 @@ def _metric(
     if metric == "accuracy":
         trained = finite([row["accuracy"] for row in history.train], scale)
         if not all(map(math.isnan, trained)):
-            axes.plot(_of_train(history), trained, color=ORANGE, lw=0.9, label="training")
+            axes.plot(_of_train(history), trained, color=ORANGE, label="training", **_thin(trained))
     rows = peak_rows(evals, metric, mode, [])
     if rows:
         [point] = axes.plot(
@@ -124,7 +134,7 @@ def _metric(
         chart.mark(point, _why(m))
     if kept:
         axes.plot([], [], "D", color=PURPLE, ms=4, label="kept")
-    _whole(axes, "epoch")
+    _over_time(axes, history)
     axes.set_ylabel(_unit(metric))
 
 
@@ -135,17 +145,18 @@ def _why(m: Manifest) -> str:
 def _loss(axes: "Axes", history: History) -> None:
     evals = history.evals
     losses = finite([e.metrics.get("loss") for e in evals])
-    axes.plot(_of_evals(history), losses, color=BLUE, label="validation", **_style(evals))
+    if evals:
+        axes.plot(_of_evals(history), losses, color=BLUE, label="validation", **_style(evals))
     losses = finite([row["loss"] for row in history.train])
-    axes.plot(_of_train(history), losses, color=ORANGE, lw=0.9, label="training")
-    _whole(axes, "epoch")
+    axes.plot(_of_train(history), losses, color=ORANGE, label="training", **_thin(losses))
+    _over_time(axes, history)
     axes.set_ylabel("loss (nats)")
 
 
 def _trained(axes: "Axes", _: Chart, history: History, name: str, title: str) -> None:
     values = finite([row[name] for row in history.train])
-    axes.plot(_of_train(history), values, color=GREEN if name == "lr" else PURPLE, lw=1.2)
-    _whole(axes, "epoch")
+    axes.plot(_of_train(history), values, color=GREEN if name == "lr" else PURPLE, **_thin(values))
+    _over_time(axes, history)
     axes.set_ylabel(title.split(" before")[0].lower())
     axes.set_ylim(bottom=0)
 
@@ -166,7 +177,7 @@ def _ramp(axes: "Axes", chart: Chart, history: History, kept: Sequence[Manifest]
     for colour, tier in ((RED, "milestone"), (PURPLE, "training")):
         if any(m.tier == tier for m in kept):
             axes.plot([], [], "D", color=colour, ms=5, label=f"kept, {tier}")
-    _whole(axes, "epoch")
+    _over_time(axes, history)
     axes.set_ylabel("sparsity (%)")
     axes.set_ylim(-4, 104)
 
@@ -210,7 +221,7 @@ def _layers(axes: "Axes", history: History, layers: Sequence[str]) -> None:
     stride = max(1, len(layers) // 40)
     names = [label(name.removesuffix(".weight")) for name in layers[::stride]]
     axes.set_yticks(range(0, len(layers), stride), names, fontsize=7)
-    _whole(axes, "epoch")
+    _over_time(axes, history)
 
 
 def _stalls(axes: "Axes", history: History) -> None:
