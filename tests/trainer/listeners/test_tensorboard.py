@@ -96,6 +96,15 @@ def test_of_the_step_of_the_checkpoint_only_what_is_repeated_is_replaced(tmp_pat
     assert found["sparsity/conv"] == [(8, pytest.approx(0.7))]
 
 
+def check_curves(run, evaluated):
+    """Require the steps of metrics.jsonl, each once, and one point at the end for what the end measures."""
+    assert [row["step"] for row in rows(run, "eval")] == evaluated
+    logged = [row["step"] for row in rows(run, "train")]
+    wanted = {"train": logged, "val": evaluated, "sparsity": evaluated}
+    for tag, points in scalars(run).items():
+        assert [step for step, _ in points] == wanted.get(tag.partition("/")[0], evaluated[-1:]), tag
+
+
 @pytest.mark.slow
 def test_curves_are_those_of_metrics_jsonl_whatever_ended_an_attempt(train, ended_at, killed_at, tmp_path):
     """An evaluation that a signal cuts short is not in the checkpoint of its own step."""
@@ -108,21 +117,21 @@ def test_curves_are_those_of_metrics_jsonl_whatever_ended_an_attempt(train, ende
         killed_at(step, "resume=run")
         assert [step for step, _ in scalars(run)["val/loss"]][-1] == step
     assert train("resume=run", *ended_at("EvalEnd", 0, signal.SIGKILL)).code == 0
-    found = scalars(run)
-    for kind, group in (("train", "train"), ("eval", "val")):
-        written = rows(run, kind)
-        assert [step for step, _ in found[f"{group}/loss"]] == [row["step"] for row in written]
-    assert [row["step"] for row in rows(run, "eval")] == [8, 16, 24, 32]
-    for tag, points in found.items():
-        steps = [step for step, _ in points]
-        assert steps == sorted(set(steps)), tag
-        if tag.startswith(("val/", "sparsity/")):
-            assert steps == [8, 16, 24, 32], tag
-        if tag.startswith(("test_", "end/")):
-            assert steps == [32], tag
-    assert {tag for tag in found if tag.startswith("sparsity/")} == {
-        f"sparsity/{name}" for name in rows(run, "eval")[-1]["layers"]
-    }
+    check_curves(run, [8, 16, 24, 32])
+    layers = {tag for tag in scalars(run) if tag.startswith("sparsity/")}
+    assert layers == {f"sparsity/{name}" for name in rows(run, "eval")[-1]["layers"]}
+
+
+def test_curves_are_those_of_metrics_jsonl_after_a_loss_that_is_not_finite(train, tmp_path):
+    run = tmp_path / "run"
+    dense = ("optimizer=sgd", "pruning.target=0", "checkpoint.interval=1")
+    assert train(*OURS, *dense, "epochs=2", "hydra.run.dir=run").code == 0
+    failed = train("resume=run", "epochs=4", "optimizer.lr=1e30")
+    assert "not finite" in failed.err
+    assert [tag for tag in scalars(run) if tag.startswith("end/")]
+    early = run / "checkpoints" / "training" / "checkpoint_epoch_0001_step_00000008.pt"
+    assert train(f"resume={early}", "epochs=3", "optimizer.lr=0.01").code == 0
+    check_curves(run, [8, 16, 24])
 
 
 def table(folder):
