@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.lock import one_writer
 from peakpoint.base.text import readable
-from peakpoint.checkpointing.storage import foreign
+from peakpoint.checkpointing.storage import foreign, listing
 from peakpoint.checkpointing.storage.listing import (
     Index,
     is_root,
@@ -19,7 +19,6 @@ from peakpoint.checkpointing.storage.listing import (
     releases,
     unreadable_releases,
 )
-from peakpoint.checkpointing.storage.listing import checkpoint_root as checkpoint_root
 from peakpoint.checkpointing.storage.listing import run_of as run_of
 from peakpoint.checkpointing.storage.locate import newest_sound as newest_sound
 from peakpoint.checkpointing.storage.locate import verdict as verdict
@@ -27,10 +26,37 @@ from peakpoint.checkpointing.storage.manifest import PRODUCTION, SUFFIXES, TIERS
 from peakpoint.deployment.release.publish import settled
 
 
+def checkpoint_root(path: Path) -> Path:
+    """Return the checkpoint folder of a run directory, or the folder itself.
+
+    Raises CheckpointError, which names the best run of a folder of several, such as that of a sweep.
+    """
+    try:
+        return listing.checkpoint_root(path)
+    except CheckpointError:
+        refuse_several(path)
+        raise
+
+
+def refuse_several(path: Path) -> None:
+    """Raise CheckpointError for a folder of several runs, such as that of a sweep: it names the best one."""
+    from peakpoint.trainer.reports import study  # late: Hydra takes a moment
+
+    try:
+        found = [] if study.is_run(path) else study.ranked(study.read_results([path]))
+    except UserError:
+        return
+    if not found:
+        return
+    best = next((each for each in found if each.state == "finished" and each.metric), None)
+    which = f"the best by {best.metric} is {best.run}" if best else f"one is {found[0].run}"
+    raise CheckpointError(f"{path} holds {len(found)} runs, and one is needed: {which}.")
+
+
 def checkpoint_roots(path: Path) -> list[Path]:
     """Return the checkpoint folders of a run, or of all runs below a folder. Raises CheckpointError."""
     with contextlib.suppress(CheckpointError):
-        return [checkpoint_root(path)]
+        return [listing.checkpoint_root(path)]
     found = []
     for folder, below, _ in os.walk(path):
         here = Path(folder)
@@ -75,6 +101,7 @@ def manifest_of(path: Path) -> tuple[Path, Manifest]:
     except (OSError, RuntimeError):  # RuntimeError: a loop of links
         raise CheckpointError(f"{path} does not exist.") from None
     if file.is_dir():
+        refuse_several(path)
         raise CheckpointError(f"{path} is a directory: name a file.{foreign.described(path)}")
     if not file.with_suffix(".json").exists():
         raise CheckpointError(no_manifest(path))

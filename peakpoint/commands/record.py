@@ -11,7 +11,7 @@ from peakpoint.base.given import as_mapping
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.state.differences import differ, flat
 from peakpoint.commands.arguments import path_argument, takes
-from peakpoint.commands.common import print_json
+from peakpoint.commands.common import print_json, refuse_several
 from peakpoint.trainer.config import recorded
 from peakpoint.trainer.reports import comparison, run_record, study
 from peakpoint.trainer.reports.comparison import short
@@ -57,6 +57,7 @@ def facts(run: Path) -> dict[str, Any]:
 
 
 def _read(run: Path) -> dict[str, Any]:
+    refuse_several(run)
     bounded.refuse_links(run)
     return run_record.read_run(run)
 

@@ -11,7 +11,7 @@ from peakpoint.base.errors import CheckpointError
 from peakpoint.base.given import LARGEST_BATCH
 from peakpoint.base.terminal import Console
 from peakpoint.commands.arguments import Argument, a_path, number, takes
-from peakpoint.commands.common import check_there, print_json
+from peakpoint.commands.common import check_there, checkpoint_root, print_json
 from peakpoint.deployment.inference.form import SPLITS
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def compare(options: argparse.Namespace) -> int:
     if not 2 <= len(options.paths) <= len(LETTERS):
         raise CheckpointError(f"Name 2 to {len(LETTERS)} networks: the others are compared with the first.")
     check_there(*options.paths, options.data_root)
+    for folder in filter(Path.is_dir, options.paths):
+        checkpoint_root(folder)
     import torch
 
     from peakpoint.deployment.inference import evaluate

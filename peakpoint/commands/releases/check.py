@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage import aliases
-from peakpoint.checkpointing.storage.listing import checkpoint_root
 from peakpoint.commands.arguments import EVALUATION, RUN, Argument, a_path, number, takes
-from peakpoint.commands.common import check_there, print_json
+from peakpoint.commands.common import check_there, checkpoint_root, print_json
 
 if TYPE_CHECKING:
     from peakpoint.deployment.selection.recheck import Checked

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from peakpoint.checkpointing.metrics import shown
 from peakpoint.checkpointing.storage import aliases, listing, locate
 from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, companions_of
 from peakpoint.commands.arguments import EVALUATION, RULES, Argument, a_path, path_argument, takes
-from peakpoint.commands.common import check_there, no_manifest, print_json
+from peakpoint.commands.common import check_there, checkpoint_roots, no_manifest, print_json
 from peakpoint.commands.releases import run_facts, settings
 from peakpoint.commands.releases.select import short
 from peakpoint.deployment.release import card, card_page, changelog, publish, signing
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @takes(
-    path_argument("path", "RUN|FILE", "a run, for what select chooses, or a .pt file"),
+    path_argument("path", "RUN|SWEEP|FILE", "runs, for what select chooses among them, or a .pt file"),
     Argument("--version", required=True, metavar="X.Y.Z", help="semantic, and never used before"),
     Argument("--into", type=a_path, metavar="DIR", help="a folder of checkpoints, such as prod"),
     Argument("--alias", metavar="NAME", help="name it as well: champion, challenger_1"),
@@ -46,16 +46,17 @@ def promote(options: argparse.Namespace) -> int:
     chosen, key = _checked(options)
     into = _target(options.into) if options.into else None
     whole = options.path.is_dir()
-    source_root = listing.checkpoint_root(options.path) if whole else options.path.absolute().parent.parent
-    root = into or source_root
-    semver.check_unused(options.version, publish.taken(root))
+    sources = checkpoint_roots(options.path) if whole else [options.path.absolute().parent.parent]
+    if into or len(sources) == 1:  # of several runs, the one that is chosen is asked later
+        semver.check_unused(options.version, publish.taken(into or sources[0]))
     if whole:
         texts = chosen.texts(options.card, {})
-        manifest = _selected(source_root, into, options)
+        source_root, manifest = _selected(sources, into, options)
     else:
         source_root, manifest = locate.locate(options.path)
         earlier = run_facts.card_of(source_root, manifest) if manifest.tier == PRODUCTION else {}
         texts = chosen.texts(options.card, earlier)
+    root = into or source_root
     made, recorded, measured = _prepared(source_root, manifest, root, texts, chosen, options)
     facts = {
         "version": made.version,
@@ -109,13 +110,13 @@ def _target(folder: Path) -> Path:
     return root
 
 
-def _selected(root: Path, into: Path | None, options: argparse.Namespace) -> Manifest:
-    """Return the choice of `select`, verified; it is compared with the champion of the target root."""
+def _selected(roots: Sequence[Path], into: Path | None, options: argparse.Namespace) -> tuple[Path, Manifest]:
+    """Return the choice of `select`, verified, with its root, against the champion of the target root."""
     from peakpoint.deployment.selection import select
 
     champion_of = into if into and listing.is_root(into) else None
     found = select.choose(
-        [root],
+        roots,
         rules.load(options.rules),
         champion_of=champion_of,
         data_root=options.data_root,
@@ -126,7 +127,7 @@ def _selected(root: Path, into: Path | None, options: argparse.Namespace) -> Man
         again += ["--rules", options.rules] if options.rules != rules.DEFAULT else []
         again += ["--champion-of", str(champion_of)] if champion_of else []
         raise CheckpointError(f"{found.nothing()} To see why: peakpoint {shlex.join(again)}")
-    return found.winner[1]
+    return found.winner
 
 
 def _prepared(
