@@ -23,7 +23,10 @@ PLUGINS = "plugins=[module] imports modules of your own first, as for train: net
 
 COMMANDS = {
     "train": ("train", "train and prune a network, or resume a run: KEY=VALUE as in conf/"),
-    "report": ("report", "the peak of a run against its end, its tests and curves; of several, a table"),
+    "report": (
+        "report",
+        "the peak of a run against its end, its tests and a page of charts; of several, a table",
+    ),
     "record": ("record", "what was run, when, on what, with which code and data, and how it ended"),
     "cite": ("cite", "a paragraph and a BibTeX entry of finished runs, with n, spread and budget"),
     "ls": ("checkpoints.ls", "a table of a run's checkpoints: what is kept, and why"),

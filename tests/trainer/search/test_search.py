@@ -155,6 +155,10 @@ def test_a_grid_runs_every_combination_two_at_a_time_and_is_not_repeated(train, 
     other = train(*words, "batch_size=8")
     assert other.code == 1
     assert "holds a search whose overrides" in other.err
+    space = train(*words[:-1], "optimizer.lr=0.01,0.2")
+    assert (space.code, space.err.count("\n")) == (1, 1)
+    assert "holds a search whose space" in space.err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
 
 
 @pytest.mark.slow

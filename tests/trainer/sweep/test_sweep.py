@@ -15,6 +15,7 @@ import pytest
 
 from peakpoint.base.lock import one_writer
 from peakpoint.trainer import run as run_module
+from peakpoint.trainer.reports.study import grouped, read_results
 from peakpoint.trainer.sweep import job as job_module
 from peakpoint.trainer.sweep import record
 from tests.conftest import ROOT, TINY, process, run_main, status
@@ -208,6 +209,9 @@ def test_a_job_that_diverged_is_in_the_table_and_in_no_mean(train, tmp_path):
     assert re.fullmatch(r"diverged at epoch 1: accuracy .* has reached diverged_at=1", reason)
     assert f"\n1 {reason}\n" in done.out
     assert [len(attempts(tmp_path / "sweep" / job)) for job in "01"] == [1, 1]
+    assert [group.spread("overall") is None for group in grouped(read_results([tmp_path / "sweep"]))] == [
+        False, True,
+    ]  # fmt: skip
     assert train("resume=sweep", "retry_failed=true").code == 0
     assert [len(attempts(tmp_path / "sweep" / job)) for job in "01"] == [1, 1]
 
