@@ -7,13 +7,13 @@ from typing import Any
 
 from peakpoint.base.lock import present
 from peakpoint.checkpointing.state.differences import flat
+from peakpoint.trainer.config.hydra_overrides import under
 from peakpoint.trainer.listeners.tracking import without_secrets
 from peakpoint.trainer.reports.study import read_result
+from peakpoint.trainer.resume.refusals import FREE
 
 FILE = "events.out.tfevents.0.hparams"
 """Its file, which sorts before those of the curves: TensorBoard may follow the last file alone."""
-OUTPUT = ("logger.", "checkpoint.mirror.")
-"""Settings that say where output goes, and decide nothing."""
 RESULTS = {"best": "overall", "best_at_target": "at_target", "final": "final", "test": "test"}
 """A result of the monitored metric -> its name in the table of a sweep."""
 STATUS = {"finished": "STATUS_SUCCESS", "failed": "STATUS_FAILURE"}
@@ -25,7 +25,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     return {
         key: value if isinstance(value, bool | int | float) else str(value)
         for key, value in flat(without_secrets(config)).items()
-        if not key.startswith(OUTPUT) and value not in (None, {}, [])
+        if not under(key, FREE) and value not in (None, {}, [])
     }
 
 
