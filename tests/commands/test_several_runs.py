@@ -35,6 +35,11 @@ def test_a_command_that_takes_one_run_names_the_best(cli_main, several, pruned_r
     assert err == f"error: {several} holds 2 runs, and one is needed: the best by accuracy is {best}.\n"
 
 
+def test_an_export_names_the_best(cli_main, several, tmp_path):
+    done = cli_main("export", several, tmp_path / "net.onnx")
+    assert done.err.endswith(f"the best by accuracy is {several / '1'}.\n")
+
+
 def test_ls_lists_them_all(cli_main, several):
     out = cli_main("ls", several).succeeded().out
     assert all(f"{several / number / 'checkpoints'}" in out for number in "01")

@@ -10,7 +10,7 @@ from peakpoint.base.given import LARGEST_BATCH
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import listing
 from peakpoint.commands.arguments import Argument, number, path_argument, takes
-from peakpoint.commands.common import check_there, print_json
+from peakpoint.commands.common import check_there, checkpoint_root, print_json
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 """Suffix of an exported file, by its format."""
@@ -45,6 +45,8 @@ def export(options: argparse.Namespace) -> int:
     if options.format == "torch" and options.opset is not None:
         raise CheckpointError("torch.export has no opset: leave it out, or use --format onnx.")
     check_there(options.path)
+    if options.path.is_dir():
+        checkpoint_root(options.path)
     from peakpoint.deployment.inference import export as exports
     from peakpoint.deployment.inference import onnx_files
 
