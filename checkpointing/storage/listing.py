@@ -70,13 +70,23 @@ class Index:
 
 
 def _manifests(folder: Path) -> Iterator[tuple[str, Mark]]:
-    """Yield the names of the manifests in a folder; nothing when there is no folder."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(".json"):
-                with contextlib.suppress(OSError):  # deleted since it was listed; of a link, what it names
-                    found = entry.stat()
-                    yield entry.name, (found.st_ino, found.st_mtime_ns, found.st_size)
+    """Yield the names of the manifests in a folder; nothing when there is no folder.
+
+    Raises Denied for a folder that this process may not list: it may hold checkpoints.
+    """
+    with contextlib.suppress(OSError):
+        try:
+            entries = os.scandir(folder)
+        except PermissionError as error:
+            raise bounded.unread(folder, error) from None
+        with entries:
+            for entry in entries:
+                if entry.name.endswith(".json"):
+                    with contextlib.suppress(
+                        OSError
+                    ):  # deleted since; of a link, what it names
+                        found = entry.stat()
+                        yield entry.name, (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _read(path: Path) -> Manifest | CheckpointError | None:
@@ -186,7 +196,8 @@ def described_by(mark: Path) -> Path:
 
 def manifest_files(root: Path, tier: str) -> list[Path]:
     """Return the files of the manifests in a tier, by name, without the configs of releases."""
-    return [path for path in sorted((root / tier).glob("*.json")) if not path.name.endswith(".config.json")]
+    names = sorted(name for name, _ in _manifests(root / tier) if not name.endswith(".config.json"))
+    return [root / tier / name for name in names]
 
 
 def releases(root: Path) -> list[Manifest]:

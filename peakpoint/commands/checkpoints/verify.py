@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from peakpoint.base.disk_space import in_words
-from peakpoint.base.errors import CheckpointError, UnregisteredError
+from peakpoint.base.errors import CheckpointError, Undamaged, UnregisteredError
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage.journal import JOURNAL
 from peakpoint.checkpointing.storage.listing import described_by
-from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest
+from peakpoint.checkpointing.storage.manifest import PRODUCTION, Manifest, read_manifest
 from peakpoint.commands.arguments import Argument, a_path, takes
 from peakpoint.commands.common import (
     as_json,
@@ -31,14 +31,16 @@ from peakpoint.deployment.release import signing
 class Verdict:
     """A file of a checkpoint root, its manifest if it can be read, and its problem, None for a sound file.
 
-    `signed_by` is set for releases where signatures are checked; `not_run` is the reason why the network of a
-    sound release was not run.
+    `unreadable` means that the problem says nothing of the bytes: this process may not read them, or another
+    version wrote the manifest. `signed_by` is set for releases where signatures are checked; `not_run` is the
+    reason why the network of a sound release was not run.
     """
 
     root: Path
     file: str
     manifest: Manifest | None
     problem: str | None
+    unreadable: bool = False
     signed_by: str | None = None
     not_run: str | None = None
 
@@ -52,7 +54,8 @@ class Verdict:
             tier = (self.root / self.file).parent.name
             facts = {"file": self.file, "root": str(self.root), "tier": tier, "tags": [], "reasons": []}
             facts |= {**unknown, "metrics": {}, "verified": False}
-        return {**facts, "problem": self.problem, "signed_by": self.signed_by, "not_run": self.not_run}
+        names = ("problem", "unreadable", "signed_by", "not_run")
+        return {**facts, **{name: getattr(self, name) for name in names}}
 
 
 @takes(
@@ -63,7 +66,7 @@ class Verdict:
     ),
 )
 def verify(options: argparse.Namespace) -> int:
-    """Check files, runs and trees of runs; 1 when any is bad, missing or without a manifest.
+    """Check files, runs and trees of runs; 1 when any is bad, missing, unreadable or without a manifest.
 
     --golden rebuilds the network of each release and runs it on its golden inputs; a network that is not
     registered here is reported, and no problem.
@@ -74,13 +77,13 @@ def verify(options: argparse.Namespace) -> int:
     if options.allowed_signers:
         signing.check_allowed(options.allowed_signers)
         verdicts = [_signed(v, options.allowed_signers) for v in verdicts]
-    bad = [v for v in verdicts if v.problem]
+    wrong = [v for v in verdicts if v.problem]
     if options.json:
         print_json([v.as_json() for v in verdicts])
-        return int(bool(bad))
+        return int(bool(wrong))
     console = Console()
-    for v in bad:
-        console.say(f"bad: {v.problem}")
+    for v in wrong:
+        console.say(f"{'unreadable' if v.unreadable else 'bad'}: {v.problem}")
     for v in verdicts:
         if v.signed_by:
             console.say(f"signed by {v.signed_by}: {v.root / v.file}")
@@ -89,10 +92,12 @@ def verify(options: argparse.Namespace) -> int:
             console.say(f"not run: {v.root / v.file}: {v.not_run}")
     sound = {(m.digest, m.bytes) for v in verdicts if (m := v.manifest) and not v.problem}
     size = in_words(sum(size for _, size in sound))
-    console.say(f"{len(verdicts)} checked, {len(bad)} bad, {size} sound")
+    unreadable = sum(v.unreadable for v in wrong)
+    checked = f"{len(verdicts) - unreadable} checked, {len(wrong) - unreadable} bad"
+    console.say(f"{checked}{f', {unreadable} unreadable' if unreadable else ''}, {size} sound")
     if options.golden:
         console.say(_golden_summary(verdicts))
-    return int(bool(bad))
+    return int(bool(wrong))
 
 
 def _golden_summary(verdicts: list[Verdict]) -> str:
@@ -120,7 +125,7 @@ def _with_golden(v: Verdict) -> Verdict:
     except UnregisteredError as error:
         return replace(v, not_run=f"its network is not registered here. {error}")
     except CheckpointError as error:
-        return replace(v, problem=f"{v.root / v.file}: {error}")
+        return replace(v, problem=f"{v.root / v.file}: {error}", unreadable=isinstance(error, Undamaged))
     return v
 
 
@@ -137,16 +142,37 @@ def _signed(v: Verdict, allowed: Path) -> Verdict:
 def _verdicts(path: Path) -> Iterator[Verdict]:
     if path.is_dir():
         for root in checkpoint_roots(path):
-            yield from examine(root)
-            yield from (Verdict(root, JOURNAL, None, trouble) for trouble in troubles(root))
+            try:
+                yield from examine(root)
+                yield from (Verdict(root, JOURNAL, None, trouble) for trouble in troubles(root))
+            except Undamaged as error:  # a folder
+                yield Verdict(root, "", None, str(error), unreadable=True)
         return
     file = described_by(path) if path.suffix == ".json" else path
     try:
         root, manifest = manifest_of(file)
     except CheckpointError as error:
-        yield Verdict(file.parent, file.name, None, str(error))
+        yield Verdict(file.parent, file.name, None, str(error), isinstance(error, Undamaged))
         return
-    yield Verdict(root, manifest.file, manifest, verdict(root, manifest))
+    yield _judged(root, manifest, read_only=True)
+
+
+def _judged(root: Path, manifest: Manifest, *, read_only: bool) -> Verdict:
+    try:
+        return Verdict(root, manifest.file, manifest, verdict(root, manifest, read_only=False))
+    except Undamaged as error:
+        if not read_only:
+            raise
+        return Verdict(root, manifest.file, manifest, str(error), unreadable=True)
+
+
+def _is_undamaged(mark: Path) -> bool:
+    """Return whether nothing shows that a manifest which cannot be read is damaged."""
+    try:
+        read_manifest(mark)
+    except CheckpointError as error:
+        return isinstance(error, Undamaged)
+    return False
 
 
 def examine(root: Path, *, read_only: bool = True) -> Iterator[Verdict]:
@@ -157,14 +183,16 @@ def examine(root: Path, *, read_only: bool = True) -> Iterator[Verdict]:
     sound: set[tuple[object, ...]] = set()
     found, unreadable = everything(root, read_only=read_only)
     for manifest in found:
-        identity, problem = _identity(root, manifest), None
-        if identity not in sound and not (problem := verdict(root, manifest, read_only=read_only)):
+        identity, judged = _identity(root, manifest), Verdict(root, manifest.file, manifest, None)
+        if identity not in sound:
+            judged = _judged(root, manifest, read_only=read_only)
+        if not judged.problem:
             sound.add(identity)
         # A run that is being written may have deleted it since it was listed.
-        if problem is None or (root / manifest.file).with_suffix(".json").exists():
-            yield Verdict(root, manifest.file, manifest, problem)
+        if not judged.problem or (root / manifest.file).with_suffix(".json").exists():
+            yield judged
     for file, reason in unreadable:
-        yield Verdict(root, file, None, reason)
+        yield Verdict(root, file, None, reason, _is_undamaged((root / file).with_suffix(".json")))
     for file in orphans(root):
         yield Verdict(root, file, None, no_manifest(root / file))
 

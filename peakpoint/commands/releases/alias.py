@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from peakpoint.base.errors import CheckpointError
+from peakpoint.base.errors import CheckpointError, Undamaged
 from peakpoint.base.terminal import Console
 from peakpoint.checkpointing.storage import aliases, listing
 from peakpoint.checkpointing.storage.aliases import Change
@@ -75,9 +75,14 @@ def _missing(root: Path, version: str | None) -> str | None:
 
 
 def troubles(root: Path) -> list[str]:
-    """Return what only people can repair: a changed journal, and aliases of lost releases."""
+    """Return what only people can repair: a changed journal, and aliases of lost releases.
+
+    Raises Undamaged for a journal that this process may not read.
+    """
     try:
         named = aliases.current(root)
+    except Undamaged:
+        raise
     except CheckpointError as error:
         return [str(error)]
     return [

@@ -102,7 +102,7 @@ def test_a_checkpoint_that_may_not_be_read_is_named_and_stays(trained, cli_main)
     with ordinary_user():
         for command in (("repair", trained), ("repair", trained, "--dry-run"), ("why", path)):
             assert cli_main(*command) == (1, "", denied)
-        assert f"bad: {path} cannot be read: Permission denied." in cli_main("verify", trained)[1]
+        assert f"unreadable: {path} cannot be read: Permission denied." in cli_main("verify", trained)[1]
     path.chmod(0o644)
     assert tree(trained) == was
 

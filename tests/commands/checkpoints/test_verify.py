@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from peakpoint.checkpointing.storage import listing
+from peakpoint.checkpointing.storage.journal import JOURNAL
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import damage
+from tests.faults.fault_cases import ordinary_user
 
 FACTS = {
     "file",
@@ -95,6 +98,24 @@ def test_a_bad_file_by_its_name(trained, cli_main):
     assert "4 checked, 3 bad" in out
     for name in ("nowhere.pt", "nothing"):
         assert f"bad: {trained / name} does not exist." in out
+
+
+@pytest.mark.parametrize("what", ["bytes", "manifest", "folder", "journal"])
+def test_what_this_user_may_not_read_is_unreadable_and_not_bad(run, cli_main, what):
+    newest = listing.manifests(run / "checkpoints")[-1].file
+    places = {"manifest": Path(newest).with_suffix(".json"), "folder": "training", "journal": JOURNAL}
+    path = run / "checkpoints" / places.get(what, newest)
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        with ordinary_user():
+            done = cli_main("verify", str(run))
+    finally:
+        path.chmod(mode)
+    assert done.code == 1
+    assert f"unreadable: {path} cannot be read: Permission denied." in done.out
+    assert ", 0 bad, " in done.out
+    assert "bad: " not in done.out
 
 
 def test_hard_links_are_read_once_and_all_reported(finished, tmp_path, cli_main):
