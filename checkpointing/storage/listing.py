@@ -82,9 +82,8 @@ def _manifests(folder: Path) -> Iterator[tuple[str, Mark]]:
         with entries:
             for entry in entries:
                 if entry.name.endswith(".json"):
-                    with contextlib.suppress(
-                        OSError
-                    ):  # deleted since; of a link, what it names
+                    # It may be deleted since, and of a link, what it names.
+                    with contextlib.suppress(OSError):
                         found = entry.stat()
                         yield entry.name, (found.st_ino, found.st_mtime_ns, found.st_size)
 
