@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -240,10 +241,12 @@ def test_a_run_is_watched_until_it_ends(tmp_path, monkeypatch, capsys):
     refreshed = []
 
     def end():
+        while not (run / "report.html").exists():
+            time.sleep(0.05)
         refreshed.append('http-equiv="refresh"' in (run / "report.html").read_text())
         (run / "status.json").write_text('{"state": "failed", "error": "done"}')
 
-    timer = threading.Timer(2.5, end)
+    timer = threading.Timer(0.5, end)
     timer.start()
     try:
         assert main(["report", str(run), "--watch"]) == 0
