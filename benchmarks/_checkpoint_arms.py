@@ -26,7 +26,8 @@ from peakpoint.checkpointing.storage.manifest import Manifest
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.models import create
 from peakpoint.optimizers.parameters import param_groups
-from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 
 @dataclass

@@ -20,7 +20,8 @@ from peakpoint.models import create
 from peakpoint.optimizers.parameters import param_groups
 from peakpoint.optimizers.pruning.lowest_k import select_keys, sort_keys
 from peakpoint.optimizers.pruning.masks import zero_unkept
-from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 
 def network(device: str) -> nn.Module:

@@ -7,7 +7,7 @@ mask, and torch.nn.utils.parametrize as what a function makes the weight of: nei
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from peakpoint.optimizers.scope import EVERYTHING, Scope
 
 _LAYERS = (
     nn.Linear,
@@ -26,6 +28,8 @@ _LAYERS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+_INPUTS_SECOND = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+"""Layers whose weights have the input channels in dimension 1."""
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -36,13 +40,15 @@ class Used:
     """A parameter as its layer uses it, by the canonical `name` that it has there.
 
     `value` is the parameter itself, or what is made of others, `sources`, whose names and values are not
-    its own. `kind` is weight, embedding or other; `trainable` says that a source has a gradient.
+    its own. `kind` is weight, embedding or other; `inputs_second` says that dimension 1 has the input
+    channels of a layer.
     """
 
     name: str
     value: Tensor
     kind: str
     sources: tuple[Tensor, ...]
+    inputs_second: bool
 
     @property
     def trainable(self) -> bool:
@@ -87,17 +93,18 @@ def _of(path: str, module: nn.Module) -> Iterator[Used]:
     if isinstance(module, parametrize.ParametrizationList):
         return  # its parameters are the sources of the layer that holds it
     path = f"{path}." if path else ""
+    second = isinstance(module, _INPUTS_SECOND)
     buffers = dict(module.named_buffers(recurse=False))
     for name, value in module.named_parameters(recurse=False):
         plain = name.removesuffix("_orig")
         mask = buffers.get(f"{plain}_mask") if plain != name else None
         hooked = _made_before_each_call(module, name)
         if mask is not None and mask.shape == value.shape:
-            yield Used(canonical(path + plain), value.detach() * mask, _kind(module, plain), (value,))
+            yield Used(canonical(path + plain), value.detach() * mask, _kind(module, plain), (value,), second)
         elif hooked is not None:
-            yield Used(canonical(path + hooked), value.detach(), _kind(module, hooked), (value,))
+            yield Used(canonical(path + hooked), value.detach(), _kind(module, hooked), (value,), second)
         else:
-            yield Used(canonical(path + name), value, _kind(module, name), (value,))
+            yield Used(canonical(path + name), value, _kind(module, name), (value,), second)
     if parametrize.is_parametrized(module):
         made = module.parametrizations
         assert isinstance(made, nn.ModuleDict)
@@ -105,9 +112,8 @@ def _of(path: str, module: nn.Module) -> Iterator[Used]:
             with torch.no_grad():
                 # A copy: in training a spectral norm changes by being looked at.
                 value = copy.deepcopy(parametrization).eval()()
-            yield Used(
-                canonical(path + name), value, _kind(module, name), tuple(parametrization.parameters())
-            )
+            sources = tuple(parametrization.parameters())
+            yield Used(canonical(path + name), value, _kind(module, name), sources, second)
 
 
 def _made_before_each_call(module: nn.Module, name: str) -> str | None:
@@ -130,21 +136,20 @@ def _kind(module: nn.Module, name: str) -> str:
     return "weight" if layer or attention or recurrent else "other"
 
 
-def _is_weight(one: Used, *, embeddings: bool) -> bool:
-    """Return whether a parameter is of a prunable kind: a weight, or with `embeddings` an embedding."""
-    return one.kind == "weight" or (embeddings and one.kind == "embedding")
+def _in_scope(one: Used, scope: Scope) -> bool:
+    kind = one.kind == "weight" or (scope.embeddings and one.kind == "embedding")
+    grouped = scope.pattern is None or (one.inputs_second and scope.pattern.fits(tuple(one.value.shape)))
+    return kind and grouped and not scope.excludes(one.name)
 
 
-def zeros(model: nn.Module, *, embeddings: bool = False) -> Zeros:
+def zeros(model: nn.Module, scope: Scope = EVERYTHING) -> Zeros:
     """Count the zeros of a network among its prunable weights and among all parameters.
 
     What is frozen is not prunable, unless the whole network is: one that only serves has all its weights.
     """
     found = used(model)
     frozen = not any(one.trainable for one in found)
-    return count(
-        found, [(frozen or one.trainable) and _is_weight(one, embeddings=embeddings) for one in found]
-    )
+    return count(found, [(frozen or one.trainable) and _in_scope(one, scope) for one in found])
 
 
 def count(found: list[Used], chosen: list[bool]) -> Zeros:
@@ -176,26 +181,28 @@ def canonical(name: str) -> str:
     return ".".join(parts)
 
 
-def prunable_weights(model: nn.Module, *, embeddings: bool = False) -> dict[str, nn.Parameter]:
+def prunable_weights(model: nn.Module, scope: Scope = EVERYTHING) -> dict[str, nn.Parameter]:
     """Return the prunable weights, by canonical name, in the model's order.
 
-    Those of linear, convolution, transposed convolution, recurrent and attention layers that are trained;
-    with `embeddings` those too. Biases and normalisation are never pruned, nor what is frozen, nor a weight
-    that torch.nn.utils.prune or parametrize makes of others. A weight shared by two layers is listed once.
+    Those of linear, convolution, transposed convolution, recurrent and attention layers that are trained and
+    in scope. Biases and normalisation are never pruned, nor what is frozen, nor a weight that
+    torch.nn.utils.prune or parametrize makes of others. A weight shared by two layers is listed once.
+    Raises ValueError for a scope that excludes what is not there.
     """
-    found = (one for one in used(model) if _is_weight(one, embeddings=embeddings))
-    chosen = {id(one.value) for one in found if one.own and one.trainable}
+    found = [one for one in used(model) if one.own and one.trainable]
+    scope.check(one.name for one in found if _in_scope(one, replace(scope, exclude=())))
+    chosen = {id(one.value) for one in found if _in_scope(one, scope)}
     return {canonical(name): param for name, param in model.named_parameters() if id(param) in chosen}
 
 
-def param_groups(model: nn.Module, weight_decay: float, *, embeddings: bool = False) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, weight_decay: float, scope: Scope = EVERYTHING) -> list[dict[str, Any]]:
     """Return groups: prunable weights, what does not decay, and other matrices where there are any.
 
     Decay follows the kind of parameter, prunable or not: matrices and kernels decay; biases, normalisation
     and whatever has one dimension do not. Each group has `prunable` and `param_names` (canonical) beside
-    `params` and `weight_decay`.
+    `params` and `weight_decay`. Raises ValueError as `prunable_weights` does.
     """
-    weights = prunable_weights(model, embeddings=embeddings)
+    weights = prunable_weights(model, scope)
     chosen = {id(weight) for weight in weights.values()}
     rest = {canonical(n): p for n, p in model.named_parameters() if id(p) not in chosen}
     plain = {name: param for name, param in rest.items() if not _decays(param)}

@@ -20,7 +20,9 @@ from peakpoint.models.macs import macs
 from peakpoint.optimizers.clipping import clip_gradients
 from peakpoint.optimizers.kernels import keep_strides
 from peakpoint.optimizers.parameters import param_groups
-from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
+from peakpoint.optimizers.scope import Scope
 from peakpoint.optimizers.settings import Factor
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config.check import policies
@@ -75,7 +77,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.to(device)
-        optimizer = build_optimizer(config.optimizer, model)
+        optimizer = build_optimizer(config.optimizer, model, config.pruning.scope)
         ramped = prune_settings(config.pruning, data.steps_per_epoch, total, whole, ramp)
         pruning = Pruner(optimizer, ramped, config.seed) if ramped else None
         factor = build_schedule(config.scheduler, data.steps_per_epoch, total)
@@ -105,6 +107,7 @@ def build(config: c.Config, resolved: dict[str, Any], ramp: Ramp = FROM_THE_STAR
         data,
         loop_settings(config),
         device=device,
+        scope=config.pruning.scope,
         gradient_norm=norm,
         mask_version=lambda: pruning.mask_version if pruning else 0,
         skipped=lambda: _skip(scheduler, pruning),
@@ -195,9 +198,9 @@ def dense_macs(config: c.Config, data: DataModule) -> dict[str, int]:
         restore_rng(random)
 
 
-def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
+def build_optimizer(cfg: Any, model: nn.Module, scope: Scope) -> Optimizer:
     """Return the optimizer over the network's parameters; weight decay on matrices and kernels alone."""
-    built = cfg.build(param_groups(model, cfg.weight_decay))
+    built = cfg.build(param_groups(model, cfg.weight_decay, scope))
     optimizer: Optimizer = check_built("optimizer", cfg.name, built)
     keep_strides(optimizer)
     return optimizer
@@ -239,6 +242,11 @@ def prune_settings(
         allocation_options=cfg.allocation_options,
         begin=ramp.begin,
         initial=ramp.initial,
+        min_density=cfg.min_density,
+        pattern=cfg.pattern,
+        regrow=cfg.regrow.value,
+        regrow_fraction=cfg.regrow_fraction,
+        regrow_until=_of_the_rest(cfg.regrow_until, total, ramp),
     )
 
 
@@ -253,7 +261,10 @@ def _pruning_step(cfg: c.Pruning, which: str, steps_per_epoch: int, total: int, 
         return step
     if epoch is not None:
         return round(epoch * steps_per_epoch)
-    fraction: float = getattr(cfg, f"{which}_fraction")
+    return _of_the_rest(getattr(cfg, f"{which}_fraction"), total, ramp)
+
+
+def _of_the_rest(fraction: float, total: int, ramp: Ramp) -> int:
     return ramp.begin + round(fraction * max(0, total - ramp.begin))
 
 

@@ -19,6 +19,7 @@ from peakpoint.checkpointing.state.objects import unwrap
 from peakpoint.optimizers.clipping import GradientNorm
 from peakpoint.optimizers.parameters import Zeros, zeros
 from peakpoint.optimizers.pruning.criterion import ScoreError
+from peakpoint.optimizers.scope import Scope
 from peakpoint.trainer import signals
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation import (
@@ -61,12 +62,14 @@ class Loop:
         settings: LoopSettings,
         *,
         device: torch.device,
+        scope: Scope,
         gradient_norm: GradientNorm,
         mask_version: Callable[[], int],
         skipped: Callable[[], None],
     ) -> None:
         self.state, self.data, self.settings = state, data, settings
         self.device = device
+        self._scope = scope
         self.gradient_norm = gradient_norm
         self.mask_version = mask_version
         self.skipped = skipped
@@ -260,7 +263,7 @@ class Loop:
 
     def zeros(self) -> Zeros:
         """Count the zeros of the network."""
-        return zeros(unwrap(self.state.model))
+        return zeros(unwrap(self.state.model), self._scope)
 
     @property
     def done(self) -> bool:

@@ -21,6 +21,7 @@ from peakpoint.checkpointing.storage.manifest import AVERAGE, MILESTONE, Manifes
 from peakpoint.checkpointing.storage.store import Store
 from peakpoint.deployment.inference import averaging, evaluate, network, weights
 from peakpoint.deployment.selection.intervals import Accuracy, Paired, compare_pairs
+from peakpoint.optimizers import scope
 from peakpoint.optimizers.parameters import zeros
 from peakpoint.trainer.data.pipeline import DataModule
 from peakpoint.trainer.evaluation import Classification, autocast_for
@@ -66,7 +67,7 @@ class Ensemble:
     @property
     def sparsity(self) -> float:
         """Return the fraction of zeros in the prunable weights of the mean."""
-        return zeros(self.average).prunable
+        return zeros(self.average, scope.recorded(self.config)).prunable
 
 
 def choose(root: Path, k: int | None) -> Chosen:

@@ -17,6 +17,7 @@ from peakpoint.deployment.inference import evaluate, golden, network, timing
 from peakpoint.deployment.inference.evaluate import Measured
 from peakpoint.deployment.inference.network import Description
 from peakpoint.deployment.selection.rules import Latency, Rules
+from peakpoint.optimizers import scope
 from peakpoint.optimizers.parameters import zeros
 
 
@@ -123,7 +124,8 @@ class Appraiser:
             found = evaluate.measure_other(weights, description, facts, self.other_data, device=self.device)
         else:
             found = evaluate.measure(weights, facts, data=self._data.of(facts), device=self.device)
-        return replace(found, metrics={**found.metrics, "sparsity": zeros(weights).prunable})
+        sparsity = zeros(weights, scope.recorded(facts["config"])).prunable
+        return replace(found, metrics={**found.metrics, "sparsity": sparsity})
 
     def prove(self, root: Path, manifest: Manifest, rules: Rules) -> Measured:
         """Measure a checkpoint again, and compare the metrics that rules name, or all if none is measured.

@@ -1,55 +1,13 @@
-"""What to prune, when and where: criteria, schedules and allocations."""
+"""When and where to prune: schedules and allocations."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from peakpoint.base.registry import register
-from peakpoint.optimizers.pruning.criterion import Context, Criterion
+from peakpoint.optimizers.pruning.allocation import Budget, in_proportion, within_limits
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_EPS = 1e-8
-
-
-@register("criterion", "magnitude")
-@dataclass(frozen=True)
-class Magnitude(Criterion):
-    """abs(w) (Han et al. 2015)."""
-
-    def score(self, context: Context) -> "Tensor":
-        """Return a new tensor of the weight's shape."""
-        return context.weight.abs()
-
-
-@register("criterion", "bitter0")
-@dataclass(frozen=True)
-class Bitter0(Criterion):
-    """w^2 * abs(m) / (sqrt(v) + eps): AdamWPrune's first hybrid."""
-
-    needs: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
-
-    def score(self, context: Context) -> "Tensor":
-        """Return a new tensor of the weight's shape."""
-        weight, scale = context.weight, context.moment("exp_avg_sq").sqrt().add_(_EPS)
-        # The ratio first: w^2 * abs(m) alone is small enough to underflow.
-        return context.moment("exp_avg").abs().div_(scale).mul_(weight).mul_(weight)
-
-
-@register("criterion", "bitter7")
-@dataclass(frozen=True)
-class Bitter7(Criterion):
-    """abs(w) * (v + eps)^(1/4): recommended by AdamWPrune's author."""
-
-    needs: ClassVar[tuple[str, ...]] = ("exp_avg_sq",)
-
-    def score(self, context: Context) -> "Tensor":
-        """Return a new tensor of the weight's shape."""
-        # Two square roots, not pow: they round the same in vector and scalar code, so no score depends on
-        # layout.
-        root = context.moment("exp_avg_sq").add(_EPS).sqrt_().sqrt_()
-        return root.mul_(context.weight.abs())
 
 
 # Schedules: sparsity as a fraction of its target, for progress from 0 to 1.
@@ -79,12 +37,25 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 - math.cos(math.pi * progress))
 
 
-# Allocations: (the sort keys of each tensor's scores, how many weights to prune) -> what to prune.
+# Allocations: (the sort keys of each tensor's scores, how many weights go) -> what to prune of each.
 
 
 @register("allocation", "global")
-def lowest_of_all(keys: "list[Tensor]", k: int) -> "list[Tensor]":
-    """Return the k lowest of all tensors together, as a bool tensor for each."""
-    from peakpoint.optimizers.pruning.lowest_k import select_keys
+def lowest_of_all(keys: "list[Tensor]", budget: Budget) -> "list[Tensor]":
+    """The lowest scores of all tensors together."""
+    return within_limits(keys, budget)
 
-    return select_keys(keys, k)
+
+@register("allocation", "uniform")
+def uniform(keys: "list[Tensor]", budget: Budget) -> "list[Tensor]":
+    """The same share of every tensor."""
+    return in_proportion(keys, budget, [key.numel() for key in keys])
+
+
+@register("allocation", "erk")
+def erk(keys: "list[Tensor]", budget: Budget) -> "list[Tensor]":
+    """Densities by the dimensions: a tensor keeps weights in proportion to the sum of its dimensions.
+
+    So a small tensor keeps a larger share (Erdos-Renyi-Kernel, Evci et al. 2020, arXiv:1911.11134).
+    """
+    return in_proportion(keys, budget, [sum(shape) for shape in budget.shapes])

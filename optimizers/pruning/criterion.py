@@ -22,6 +22,7 @@ class Context:
 
     `name` is its canonical name. `state` is what the optimizer keeps for it; before its first gradient, zeros
     for what the criterion needs. `step` counts the steps of the run from 1, `seed` is that of the run.
+    `accumulated` is what an Accumulating criterion has summed over the steps, of the weight's shape.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Context:
     state: Mapping[str, "Tensor"]
     step: int
     seed: int
+    accumulated: "Tensor | None" = None
 
     @property
     def gradient(self) -> "Tensor | None":
@@ -69,3 +71,18 @@ class Criterion(ABC):
     @abstractmethod
     def score(self, context: Context) -> "Tensor":
         """Return a new tensor of floats of the weight's shape, without NaN."""
+
+
+@dataclass(frozen=True)
+class Accumulating(Criterion):
+    """A criterion that sums something over the steps, in one tensor of float32 for each weight.
+
+    The sums are saved with the masks. They start at zero, and are set to zero where a weight is pruned.
+    """
+
+    @abstractmethod
+    def accumulate(self, sums: "list[Tensor]", weights: "list[Tensor]", gradients: "list[Tensor]") -> None:
+        """Add what a step brings to the sums, in place, before the optimizer moves the weights.
+
+        The gradients of pruned weights are zero.
+        """

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 _LOWEST = -(2**31)
+HIGHEST = 2**31 - 1
+"""A key that no score has but NaN, which none may be: its weight is taken last."""
 _BINS = 2**16
 
 

@@ -5,81 +5,22 @@ no weight decay can move it, and the one pass over the gradients is all that a s
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from peakpoint.base import registry
-from peakpoint.optimizers import catalogue  # noqa: F401 (registers)
-from peakpoint.optimizers.pruning.criterion import Context, Criterion, ScoreError
-from peakpoint.optimizers.pruning.lowest_k import lowest_where, sort_keys
+from peakpoint.optimizers.pruning.allocation import Budget
+from peakpoint.optimizers.pruning.criterion import Accumulating, Context, Criterion, ScoreError
+from peakpoint.optimizers.pruning.lowest_k import HIGHEST, lowest_where, sort_keys
 from peakpoint.optimizers.pruning.masks import laid_out_like, pack, unpack, zero_unkept
+from peakpoint.optimizers.pruning.pattern import parsed
+from peakpoint.optimizers.pruning.regrow import by_chance, exchange
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 _KEY = "pruning"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruneSettings:
-    """How to prune. Steps count those of the run from 1, also those that were skipped.
-
-    `target` is the final sparsity, a fraction of all prunable weights. The ramp runs from `initial`, the
-    sparsity of the network at `begin`, with an update every `frequency` steps from `start_step` to `end_step`
-    and one at the end. The options are the settings of the three components. Raises ValueError for steps or
-    a target that are no ramp upwards, for an unknown component, and for options that it does not have.
-    """
-
-    criterion: str
-    target: float
-    start_step: int
-    end_step: int
-    frequency: int
-    schedule: str
-    allocation: str
-    begin: int = 0
-    initial: float = 0.0
-    criterion_options: Mapping[str, Any] = field(default_factory=dict)
-    schedule_options: Mapping[str, Any] = field(default_factory=dict)
-    allocation_options: Mapping[str, Any] = field(default_factory=dict)
-
-    def made(self, kind: str) -> Any:
-        """Return the `criterion`, the `schedule` or the `allocation` with its options."""
-        return registry.make(kind, getattr(self, kind), getattr(self, f"{kind}_options"))
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.initial <= self.target:
-            raise ValueError(
-                f"The pruning target {self.target:g} is below the sparsity of the network, {self.initial:g}: "
-                "pruned weights stay pruned."
-            )
-        if not 0 <= self.begin <= self.start_step <= self.end_step:
-            raise ValueError(
-                f"Pruning from step {self.start_step} to step {self.end_step} is not a ramp: "
-                f"the start must be at least {self.begin} and at most the end."
-            )
-
-    def sparsity_at(self, step: int) -> float:
-        """Return the sparsity that the schedule asks for after `step` steps."""
-        if step >= self.end_step:
-            return self.target
-        if step <= self.start_step:
-            return self.initial
-        progress = (step - self.start_step) / (self.end_step - self.start_step)
-        fraction: float = self.made("schedule")(progress)
-        return self.initial + (self.target - self.initial) * fraction
-
-    def due(self, step: int, sparsity: float) -> bool:
-        """Return whether to update after `step` steps, with `sparsity` reached so far.
-
-        Past the end an update is due only to catch up, as after a resume with a shorter ramp.
-        """
-        if step > self.end_step:
-            return sparsity < self.target
-        on_beat = (step - self.start_step) % self.frequency == 0
-        return step >= self.start_step and (on_beat or step == self.end_step)
 
 
 class Pruner:
@@ -88,7 +29,7 @@ class Pruner:
     `step` counts the steps of the run, those that were skipped included, so that the ramp ends when the run
     does. `sparsity` is the target that has been applied, `mask_version` grows by one whenever the masks
     change. `params` are the prunable weights, `masks` one bool tensor for each, True where the weight is
-    kept; empty before the first pruning. A pruned weight stays pruned.
+    kept; empty before the first pruning. A pruned weight stays pruned, unless the settings let it regrow.
 
     All of it is saved in the optimizer's state_dict under "pruning". On load the counters and masks come from
     the state, and the settings stay those given here; a state saved without pruning begins with every weight
@@ -107,6 +48,7 @@ class Pruner:
             raise ValueError("Pruning needs eps above 0: the update of a pruned weight is 0 / (0 + eps).")
         self._criterion: Criterion = settings.made("criterion")
         self._allocate = settings.made("allocation")
+        self._pattern = parsed(settings.pattern) if settings.pattern else None
         self._seed = seed
         self._has_state = not self._criterion.needs
         self.settings = settings
@@ -114,13 +56,29 @@ class Pruner:
         self.sparsity = 0.0
         self.mask_version = 0
         self.masks: list[Tensor] = []
-        self._pruned = 0
+        self._sums = self._new_sums()
+        self._dense: list[Tensor] = []
         self._total = sum(param.numel() for param in self.params)
+        self._floors = [math.ceil(settings.min_density * param.numel() - 1e-9) for param in self.params]
+        if self._total - sum(self._floors) < self._zeros_at(settings.target):
+            raise ValueError(
+                f"pruning.min_density={settings.min_density:g} leaves at most "
+                f"{1 - sum(self._floors) / self._total:g} to prune, and the target is {settings.target:g}."
+            )
         self._optimizer = optimizer
-        optimizer.register_step_pre_hook(self._mask_gradients)
+        optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._count_step)
         optimizer.register_state_dict_post_hook(self._save)
         optimizer.register_load_state_dict_pre_hook(self._load)
+
+    def _zeros_at(self, sparsity: float) -> int:
+        """Return the number of zeros: exactly ceil(sparsity * weights)."""
+        return math.ceil(sparsity * self._total - 1e-9)
+
+    def _new_sums(self) -> list[Tensor]:
+        if not isinstance(self._criterion, Accumulating):
+            return []
+        return [torch.zeros_like(param, dtype=torch.float32, requires_grad=False) for param in self.params]
 
     def advance(self) -> None:
         """Count a step of the run, and prune when an update is due.
@@ -130,15 +88,29 @@ class Pruner:
         """
         self.step += 1
         if self.settings.due(self.step, self.sparsity):
-            self._prune(self.settings.sparsity_at(self.step))
+            self._update()
+        self._dense = []
 
-    def _mask_gradients(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
         if any(arg is not None for arg in (*args[1:], *kwargs.values())):
             raise ValueError("Pruning needs gradients before the step: call step() without a closure.")
+        coming, settings = self.step + 1, self.settings
+        exchanges = settings.exchanged_at(coming) > 0 and settings.due(coming, self.sparsity)
+        if exchanges and settings.regrow == "gradient":
+            self._dense = [_magnitudes(param) for param in self.params]
         pairs = [
             (p.grad, mask) for p, mask in zip(self.params, self.masks, strict=False) if p.grad is not None
         ]
         zero_unkept(pairs)
+        if isinstance(self._criterion, Accumulating):
+            self._accumulate(self._criterion)
+
+    @torch.no_grad()
+    def _accumulate(self, criterion: Accumulating) -> None:
+        moved = [index for index, param in enumerate(self.params) if param.grad is not None]
+        weights = [self.params[index].detach() for index in moved]
+        gradients = [self.params[index].grad for index in moved]
+        criterion.accumulate([self._sums[index] for index in moved], weights, gradients)  # type: ignore[arg-type]
 
     def _count_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
         if not self._has_state:
@@ -159,22 +131,60 @@ class Pruner:
         self._has_state = any(param.grad is not None for param in self.params)
 
     @torch.no_grad()
-    def _prune(self, sparsity: float) -> None:
-        """Raise the sparsity to exactly ceil(sparsity * weights) zeros; never lower it."""
-        if sparsity <= self.sparsity or not self._scorable():
+    def _update(self) -> None:
+        """Raise the sparsity to what the schedule asks for, never lower it, and exchange weights."""
+        sparsity = max(self.sparsity, self.settings.sparsity_at(self.step))
+        if not self._scorable():
             return
         self.sparsity = sparsity
-        k = math.ceil(sparsity * self._total - 1e-9)
-        if k <= self._pruned:
+        pruned = [mask.numel() - int(mask.sum()) for mask in self.masks] or [0] * len(self.params)
+        k = self._zeros_at(sparsity)
+        fraction = self.settings.exchanged_at(self.step) if self._can_regrow() else 0.0
+        if k <= sum(pruned) and not fraction:
             return
-        chosen = self._allocate(self._keys(), k)
-        self.masks = [
-            laid_out_like(param, kept.logical_not_().view(param.shape))
-            for param, kept in zip(self.params, chosen, strict=True)
+        chosen = self._chosen(max(k, sum(pruned)), pruned, fraction)
+        masks = [
+            laid_out_like(param, gone.logical_not_().view(param.shape))
+            for param, gone in zip(self.params, chosen, strict=True)
         ]
-        self._pruned = k
+        if self.masks and all(torch.equal(a, b) for a, b in zip(masks, self.masks, strict=True)):
+            return
+        self.masks = masks
         self.mask_version += 1
         self._zero_weights()
+
+    def _can_regrow(self) -> bool:
+        """Return whether it is known what to regrow: a step that was left out has no gradients."""
+        return self.settings.regrow == "random" or bool(self._dense)
+
+    def _chosen(self, k: int, pruned: list[int], fraction: float) -> list[Tensor]:
+        """Return what is pruned from now on, k weights in all, as 1-D bool for each tensor."""
+        keys = self._keys()
+        room = [param.numel() - floor for param, floor in zip(self.params, self._floors, strict=True)]
+        if self._pattern:
+            room = [self._keep_pattern(index, key) for index, key in enumerate(keys)]
+        shapes = [tuple(param.shape) for param in self.params]
+        chosen = self._allocate(keys, Budget(k, shapes, pruned, [*map(max, room, pruned)]))
+        if not fraction:
+            return chosen
+        return [
+            exchange(key, int(gone.sum()), fraction, self._growth(index))
+            for index, (key, gone) in enumerate(zip(keys, chosen, strict=True))
+        ]
+
+    def _keep_pattern(self, index: int, keys: Tensor) -> int:
+        """Let what the pattern keeps of a tensor be taken last; returns how many weights remain to prune."""
+        assert self._pattern is not None
+        prunable = self._pattern.prunable(keys.view(self.params[index].shape)).reshape(-1)
+        if self.masks:
+            prunable |= self.masks[index].logical_not().contiguous().view(-1)
+        keys.masked_fill_(~prunable, HIGHEST)
+        return int(prunable.sum())
+
+    def _growth(self, index: int) -> Tensor:
+        if self.settings.regrow == "random":
+            return by_chance(self._names[index], self.params[index], self._seed, self.step)
+        return self._dense[index]
 
     def _scorable(self) -> bool:
         """Return whether a weight has the state that the criterion needs: before the first step none has."""
@@ -192,7 +202,14 @@ class Pruner:
                 need: torch.zeros_like(param) for need in self._criterion.needs
             }
             score = self._criterion.score(
-                Context(name=name, weight=param, state=state, step=self.step, seed=self._seed)
+                Context(
+                    name=name,
+                    weight=param,
+                    state=state,
+                    step=self.step,
+                    seed=self._seed,
+                    accumulated=self._sums[index] if self._sums else None,
+                )
             )
             self._check_score(name, param, score)
             missing = score.isnan()
@@ -228,7 +245,7 @@ class Pruner:
         for param, mask in zip(self.params, self.masks, strict=True):
             values = [v for v in self._optimizer.state.get(param, {}).values() if isinstance(v, Tensor)]
             pairs += [(value, mask) for value in (param.detach(), *values) if value.shape == param.shape]
-        zero_unkept(pairs)
+        zero_unkept(pairs + list(zip(self._sums, self.masks, strict=False)))
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:  # noqa: ARG002
         state_dict[_KEY] = {
@@ -237,11 +254,13 @@ class Pruner:
             "mask_version": self.mask_version,
             "settings": asdict(self.settings),
             "masks": [pack(mask) for mask in self.masks],
+            **({"sums": self._sums} if self._sums else {}),
         }
 
     def _load(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         if _KEY not in state_dict:  # of a dense training, which is pruned from now on
-            self.step, self.sparsity, self.mask_version, self.masks, self._pruned = 0, 0.0, 0, [], 0
+            self.step, self.sparsity, self.mask_version, self.masks = 0, 0.0, 0, []
+            self._sums = self._new_sums()
             return state_dict
         state = state_dict[_KEY]
         packed = _require(state, "masks")
@@ -251,17 +270,26 @@ class Pruner:
                 "weights: it belongs to another model."
             )
         masks = [unpack(bits, param) for bits, param in zip(packed, self.params, strict=False)]
+        sums = self._new_sums()
+        if sums and len(saved := state.get("sums", [])) == len(sums):  # none after another criterion
+            for mine, other in zip(sums, saved, strict=True):
+                mine.copy_(other)
         self.step = _require(state, "step")
         self.sparsity = _require(state, "sparsity")
         self.mask_version = _require(state, "mask_version")
-        self.masks = masks
-        self._pruned = sum(mask.numel() - int(mask.sum()) for mask in masks)
+        self.masks, self._sums = masks, sums
         return {key: value for key, value in state_dict.items() if key != _KEY}
 
 
 def _names(group: dict[str, Any]) -> list[str]:
     """Return the names of a group's parameters, or their places where it has none."""
     return group.get("param_names") or [f"parameter {place}" for place in range(len(group["params"]))]
+
+
+def _magnitudes(param: Tensor) -> Tensor:
+    """Return abs(gradient) of a parameter, 1-D in logical order, of the weights that are pruned too."""
+    gradient = torch.zeros_like(param) if param.grad is None else param.grad.detach()
+    return gradient.abs().contiguous().view(-1)
 
 
 def _require(state: dict[str, Any], key: str) -> Any:

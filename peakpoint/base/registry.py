@@ -61,6 +61,7 @@ KINDS = {
 """What can be registered. A model may be any callable, a schedule and an allocation a function."""
 
 _COMPONENTS: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+_RETIRED: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
@@ -110,13 +111,25 @@ def table(kind: str) -> Mapping[str, Any]:
 def find(kind: str, name: str) -> Any:
     """Return the component of a name. Raises ValueError, with the nearest name, when there is none."""
     if name not in _COMPONENTS[kind]:
-        raise ValueError(f"{unknown(kind, name)} {OWN}")
+        raise ValueError(f"There is no {kind} named {name}{remedy(kind, name)}")
     return _COMPONENTS[kind][name]
 
 
 def unknown(kind: str, name: str) -> str:
     """Return the sentence for a name that no component has."""
     return f"There is no {kind} named {name}{nearest(name, _COMPONENTS[kind])}"
+
+
+def remedy(kind: str, name: str) -> str:
+    """Return how a sentence on a name that no component has ends: what to use in its place."""
+    if reason := _RETIRED[kind].get(name):
+        return f". {reason}"
+    return f"{nearest(name, _COMPONENTS[kind])} {OWN}"
+
+
+def retire(kind: str, name: str, reason: str) -> None:
+    """Let the message for a name that others use end with sentences: why it is not here, and what is."""
+    _RETIRED[kind][name] = reason
 
 
 def make(kind: str, name: str, values: Mapping[str, Any]) -> Any:

@@ -8,7 +8,8 @@ from torch import nn
 
 from peakpoint.base import registry
 from peakpoint.optimizers.parameters import param_groups
-from peakpoint.optimizers.pruning.pruner import Pruner, PruneSettings
+from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.pruning.settings import PruneSettings
 
 torch.set_num_threads(1)
 

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from peakpoint.models import create
 from peakpoint.optimizers.parameters import canonical, param_groups, prunable_weights, zeros
 from peakpoint.optimizers.pruning.pruner import Pruner
+from peakpoint.optimizers.scope import Scope
 from tests.conftest import rows
 from tests.optimizers.optimizer_cases import built, network, settings
 
@@ -73,14 +74,14 @@ def test_every_layer_that_multiplies_is_pruned_and_counted():
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_embeddings_are_pruned_by_choice_and_decay_all_the_same(embeddings):
     model = Everything()
-    groups = param_groups(model, 0.1, embeddings=embeddings)
+    groups = param_groups(model, 0.1, Scope(embeddings=embeddings))
     names = {name: g["weight_decay"] for g in groups for name in g["param_names"]}
     assert ("words.weight" in groups[0]["param_names"]) == embeddings
     assert names["words.weight"] == names["position"] == names["attend.in_proj_weight"] == 0.1
     no_decay = {name for name, decay in names.items() if decay == 0}
     assert no_decay == {name for name, p in model.named_parameters() if p.dim() == 1}
     assert len(names) == len(list(model.parameters()))
-    prunable = zeros(model, embeddings=embeddings).prunable_count
+    prunable = zeros(model, Scope(embeddings=embeddings)).prunable_count
     assert prunable == sum(p.numel() for p in groups[0]["params"])
 
 
@@ -90,7 +91,7 @@ def test_an_embedding_that_is_an_output_layer_too_is_an_embedding(first):
     layers["out"].weight = layers["words"].weight
     model = nn.ModuleDict({name: layers[name] for name in sorted(layers, key=lambda name: name != first)})
     assert list(prunable_weights(model)) == []
-    assert list(prunable_weights(model, embeddings=True)) == [f"{first}.weight"]
+    assert list(prunable_weights(model, Scope(embeddings=True))) == [f"{first}.weight"]
     assert zeros(model).prunable_count == 0
     groups = param_groups(model, 0.1)
     assert [p for g in groups for p in g["param_names"]] == [f"{first}.weight"]

@@ -4,6 +4,7 @@
 Nothing here imports torch, so that a wrong value is refused at once.
 """
 
+import contextlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
@@ -21,6 +22,7 @@ from peakpoint.checkpointing.metrics import METRICS
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.checkpointing.storage.manifest import TIERS
 from peakpoint.checkpointing.storage.naming import Template
+from peakpoint.optimizers.pruning.pattern import parsed
 from peakpoint.trainer.config import schema as c
 from peakpoint.trainer.config import unheeded
 from peakpoint.trainer.config.choices import CHOICES, LISTS, load_plugins
@@ -46,10 +48,12 @@ def composed(overrides: Sequence[str]) -> c.Config:
 def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     """Return the composed configuration as dataclasses: ranges, names and rules across fields are checked.
 
-    `typed` are the keys of the command line. Raises UserError, or CheckpointError for the template of names
-    and too large a number: one sentence that names the key and what it may be.
+    `typed` are the keys of the command line. A pattern of pruning sets its target in `cfg`. Raises UserError,
+    or CheckpointError for the template of names and too large a number: one sentence that names the key and
+    what it may be.
     """
     _refuse_unknown_keys(cfg, "")
+    _set_target(cfg, typed)
     config = plain(cfg)
     json_text(flat(cfg))  # what no record of the run can hold is refused before it trains
     _check_names(config)
@@ -63,6 +67,14 @@ def checked(cfg: DictConfig, typed: Collection[str] = ()) -> c.Config:
     if template := name_template(config):
         template.check(METRICS)
     return config
+
+
+def _set_target(cfg: DictConfig, typed: Collection[str]) -> None:
+    """Set the target to what the pattern leaves, unless it was typed, or training is dense."""
+    pruning = cfg.pruning
+    if pruning.pattern and pruning.criterion is not None and "pruning.target" not in typed:
+        with contextlib.suppress(ValueError):  # which `plain` says
+            OmegaConf.update(cfg, "pruning.target", parsed(pruning.pattern).target)
 
 
 def plain(cfg: DictConfig) -> c.Config:
@@ -146,7 +158,7 @@ def _check_names(config: c.Config) -> None:
 
 def _one_of(kind: str, key: str, value: str) -> None:
     known = registry.table(kind)
-    c.require(value in known, f"{key}={value} is not a choice{nearest(value, known)} {registry.OWN}")
+    c.require(value in known, f"{key}={value} is not a choice{registry.remedy(kind, value)}")
 
 
 def _check_pruning(config: c.Config) -> None:

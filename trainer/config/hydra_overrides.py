@@ -143,7 +143,7 @@ def _loggers(tensorboard: Any) -> list[str]:
 def current_config(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded configuration with the keys of today, interpolations as they are."""
     found: dict[str, Any] = {}
-    for key, value in _with_loggers(_with_criterion(differences.flat(recorded))).items():
+    for key, value in _with_loggers(_with_regrow(_with_criterion(differences.flat(recorded)))).items():
         new = RENAMED.get(key, key)
         if new != key and value == f"${{{new}}}":
             continue
@@ -164,6 +164,12 @@ def _with_criterion(leaves: dict[str, Any]) -> dict[str, Any]:
     by_state = of_optimizer if str(variant).startswith("${") else variant
     criterion = {"state": by_state or None, "none": None, "regrow": None}.get(method, method)
     return {**leaves, "pruning.criterion": criterion, "pruning.regrow": method == "regrow"}
+
+
+def _with_regrow(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Return the leaves of a configuration with the name of a regrowth, where a switch for it was."""
+    switch = leaves.get("pruning.regrow")
+    return {**leaves, "pruning.regrow": "all" if switch else "none"} if isinstance(switch, bool) else leaves
 
 
 def _with_loggers(leaves: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from peakpoint.base.errors import UserError
 from peakpoint.base.given import BELOW_ONE, INF, require_range
+from peakpoint.optimizers.pruning.pattern import parsed
+from peakpoint.optimizers.scope import Scope
 
 
 class Device(Enum):
@@ -25,6 +27,15 @@ class Precision(Enum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class Regrow(Enum):
+    """Which pruned weights are trained again: `all` at a resume, the others at each update of the masks."""
+
+    none = "none"
+    all = "all"
+    gradient = "gradient"
+    random = "random"
 
 
 class Nonfinite(Enum):
@@ -46,12 +57,18 @@ PRUNING = ("criterion", "schedule", "allocation")
 
 @dataclass(kw_only=True)
 class Pruning:
-    """Which weights go, how many, and when. A `criterion` of None, `regrow` and `target` 0 train dense."""
+    """Which weights go, how many, and when; criterion None, `regrow` all and `target` 0 train dense."""
 
     criterion: str | None
     criterion_options: dict[str, Any]
-    regrow: bool
     target: float
+    exclude: list[str]
+    embeddings: bool
+    min_density: float
+    pattern: str | None
+    regrow: Regrow
+    regrow_fraction: float
+    regrow_until: float
     allocation: str
     allocation_options: dict[str, Any]
     schedule: str
@@ -68,10 +85,11 @@ class Pruning:
         require_range(self, "pruning.", 0, BELOW_ONE, "target")
         require_range(self, "pruning.", 1, INF, "frequency")
         require_range(self, "pruning.", 0, INF, "start_step end_step start_epoch end_epoch")
-        require_range(self, "pruning.", 0, 1, "start_fraction end_fraction")
-        choice = "regrow" if self.regrow else "none"
+        require_range(self, "pruning.", 0, 1, "start_fraction end_fraction regrow_until")
+        require_range(self, "pruning.", 0, BELOW_ONE, "min_density regrow_fraction")
+        choice = "regrow" if self.regrow is Regrow.all else "none"
         require(
-            self.target == 0 or (self.criterion is not None and not self.regrow),
+            self.target == 0 or (self.criterion is not None and self.regrow is not Regrow.all),
             f"pruning={choice} trains dense, but pruning.target={self.target:g}: "
             "choose pruning=magnitude or pruning=state, or leave the target out.",
         )
@@ -80,6 +98,16 @@ class Pruning:
                 getattr(self, f"{end}_step") is None or getattr(self, f"{end}_epoch") is None,
                 f"pruning.{end}_step and pruning.{end}_epoch are both given: keep one of them.",
             )
+        _ = self.scope  # checks the pattern
+
+    @property
+    def scope(self) -> Scope:
+        """Return which weights may be pruned. Raises ValueError for what is no pattern."""
+        return Scope(
+            exclude=tuple(self.exclude),
+            embeddings=self.embeddings,
+            pattern=parsed(self.pattern) if self.pattern else None,
+        )
 
 
 class Mode(StrEnum):

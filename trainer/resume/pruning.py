@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from peakpoint.base.bounded import literal
 from peakpoint.base.errors import restoring
+from peakpoint.trainer.config.schema import Regrow
 from peakpoint.trainer.resume import refusals
 
 log = logging.getLogger("peakpoint")
@@ -36,7 +37,7 @@ def resumed(cfg: DictConfig, saved: dict[str, Any] | None) -> tuple[DictConfig, 
         return cfg, FROM_THE_START
     before: dict[str, Any] = saved.get("optimizer_state_dict", {}).get("pruning", {})
     sparsity = float(before.get("sparsity", 0.0))
-    if cfg.pruning.regrow and sparsity:
+    if cfg.pruning.regrow is Regrow.all and sparsity:
         log.warning("pruning=regrow: the %.2f %% that were pruned are trained again", 100 * sparsity)
         sparsity = 0.0
     target = float(cfg.pruning.target)

@@ -131,7 +131,7 @@ def measured(config: Any, shape: tuple[int, int, int], classes: int) -> Sizes:
     try:
         with torch.device("meta"):
             model = build_model(config.model, shape, classes)
-            return _measure(model, build_optimizer(config.optimizer, model))
+            return _measure(model, build_optimizer(config.optimizer, model, config.pruning.scope))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
 

@@ -180,12 +180,13 @@ def _with_card(
     measured: "Measured",
 ) -> "Release":
     """Return the release with its measured metrics and its card."""
+    from peakpoint.optimizers import scope
     from peakpoint.optimizers.parameters import zeros
 
     counts = {
         "parameters": sum(p.numel() for p in rebuilt.parameters()),
         "nonzero": sum(int(p.count_nonzero()) for p in rebuilt.parameters()),
-        "sparsity": zeros(rebuilt).prunable,
+        "sparsity": zeros(rebuilt, scope.recorded((made.trained_with or {}).get("config"))).prunable,
     }
     made = replace(
         made,

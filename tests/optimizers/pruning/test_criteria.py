@@ -1,9 +1,19 @@
+import numpy as np
 import pytest
 import torch
 
 from peakpoint.base import registry
 from peakpoint.optimizers.pruning.criterion import Context
-from tests.optimizers.optimizer_cases import settings
+from peakpoint.optimizers.pruning.pruner import Pruner
+from tests.optimizers.optimizer_cases import (
+    built,
+    gradients,
+    network,
+    pruned_run,
+    settings,
+    through_a_file,
+    train,
+)
 
 
 @pytest.mark.parametrize("schedule", ["cubic", "linear", "convex", "cosine"])
@@ -59,19 +69,100 @@ def test_a_ramp_goes_up_and_forward(changes, message):
         settings(**changes)
 
 
-def test_scores_are_the_published_formulas():
+EPS = 1e-8
+ORACLES = {
+    "magnitude": ({}, lambda w, m, v, g: abs(w)),
+    "bitter0": ({}, lambda w, m, v, g: w**2 * abs(m) / (np.sqrt(v) + EPS)),
+    "bitter3": ({}, lambda w, m, v, g: abs(w) * np.sqrt(abs(m) + EPS)),
+    "bitter7": ({}, lambda w, m, v, g: abs(w) * (v + EPS) ** 0.25),
+    "power": ({"q": 0.4}, lambda w, m, v, g: abs(w) * (v + EPS) ** 0.4),
+    "taylor": ({}, lambda w, m, v, g: abs(w * g)),
+}
+
+
+def context(weight, state, **more):
+    return Context(name="layer.weight", weight=weight, state=state, step=21, seed=0, **more)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_scores_are_the_published_formulas_on_the_state_of_a_training(name):
+    net = network()
+    optimizer = built("adamw", net)
+    train(net, optimizer, 1, 21)
+    options, oracle = ORACLES[name]
+    criterion = registry.make("criterion", name, options)
+    for weight in optimizer.param_groups[0]["params"]:
+        state = optimizer.state[weight]
+        tensors = (weight, state["exp_avg"], state["exp_avg_sq"], weight.grad)
+        values = [tensor.detach().double().numpy() for tensor in tensors]
+        before = [tensor.detach().clone() for tensor in tensors]
+        with torch.no_grad():
+            found = criterion.score(context(weight, state))
+        np.testing.assert_allclose(found.numpy(), oracle(*values), rtol=2e-6)
+        assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+
+
+def test_power_orders_as_magnitude_and_as_bitter7_and_keeps_its_range():
     generator = torch.Generator().manual_seed(0)
-    w, m, v = torch.randn(3, 50, generator=generator, dtype=torch.float64)
-    v = v.abs()
-    state = {"exp_avg": m, "exp_avg_sq": v}
-    expected = {
-        "magnitude": w.abs(),
-        "bitter0": w**2 * m.abs() / (v.sqrt() + 1e-8),
-        "bitter7": w.abs() * (v + 1e-8) ** 0.25,
-    }
-    for name, score in expected.items():
-        before = (w.clone(), m.clone(), v.clone())
-        context = Context(name="layer.weight", weight=w, state=state, step=1, seed=0)
-        found = registry.make("criterion", name, {}).score(context)
-        torch.testing.assert_close(found, score)
-        assert all(torch.equal(a, b) for a, b in zip((w, m, v), before, strict=True))
+    weight, v = torch.randn(2, 500, generator=generator)
+    state = {"exp_avg_sq": v.abs()}
+    for q, same in ((0.0, "magnitude"), (0.25, "bitter7")):
+        power, other = (
+            registry.make("criterion", name, options).score(context(weight, state))
+            for name, options in (("power", {"q": q}), (same, {}))
+        )
+        assert torch.equal(power.argsort(), other.argsort())
+    with pytest.raises(ValueError, match=r"q=-1.* is out of range"):
+        registry.make("criterion", "power", {"q": -1.0})
+
+
+def test_random_is_uniform_and_the_same_for_a_weight_and_a_step():
+    criterion = registry.make("criterion", "random", {})
+    weight = torch.zeros(100, 100)
+    score = criterion.score(context(weight, {}))
+    assert torch.equal(score, criterion.score(context(weight + 1, {})))
+    np.testing.assert_allclose(np.quantile(score, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_movement_sums_minus_weight_times_gradient_over_all_steps(name):
+    net, optimizer, pruner = pruned_run(name, criterion="movement", start_step=0, end_step=12, frequency=6)
+    expected = [np.zeros(weight.shape) for weight in pruner.params]
+    for step in range(1, 13):
+        gradients(net, step)
+        for index, weight in enumerate(pruner.params):
+            kept = pruner.masks[index].numpy() if pruner.masks else 1
+            expected[index] -= weight.detach().double().numpy() * weight.grad.double().numpy() * kept
+        if step == 12:
+            before = [mask.numpy() for mask in pruner.masks]
+        optimizer.step()
+        if step == 6:
+            expected = [total * mask.numpy() for total, mask in zip(expected, pruner.masks, strict=True)]
+    kept = np.concatenate([mask.numpy().ravel() for mask in pruner.masks])
+    scores = np.concatenate([total.ravel() for total in expected])
+    already = np.concatenate([~mask.ravel() for mask in before])
+    lowest = np.argsort(np.where(already, -np.inf, scores), kind="stable")[: (~kept).sum()]
+    assert not kept[lowest].any()
+
+
+def test_the_sums_of_a_criterion_are_in_the_checkpoint():
+    options = {"criterion": "movement", "start_step": 9, "end_step": 30}
+    net, optimizer, pruner = pruned_run("sgd", **options)
+    train(net, optimizer, 1, 7)
+    weights, state = through_a_file([net.state_dict(), optimizer.state_dict()])
+    train(net, optimizer, 8, 30)
+    again = network()
+    again.load_state_dict(weights)
+    resumed = built("sgd", again)
+    other = Pruner(resumed, settings(**options))
+    resumed.load_state_dict(state)
+    train(again, resumed, 8, 30)
+    assert all(torch.equal(a, b) for a, b in zip(pruner.masks, other.masks, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["bitter1", "bitter2", "bitter4", "bitter5", "bitter6", "bitter8", "bitter9"]
+)
+def test_a_name_of_the_original_says_what_it_is(name):
+    with pytest.raises(ValueError, match=rf"^There is no criterion named {name}\. Its? .*: use pruning\."):
+        registry.find("criterion", name)

@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -207,6 +208,29 @@ def test_steps_that_were_skipped_before_the_first_prune_nothing_by_the_state_tha
     assert pruner.sparsity == pruner.settings.sparsity_at(3)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_skipped_steps_never_cost_the_target(seed):
+    """The ramp goes by the steps of the run, whichever of them are left out, to its very last one."""
+    numbers = random.Random(seed)
+    last = numbers.randint(3, 40)
+    ramp = {
+        "target": numbers.choice([0.31, 0.5, 0.9, 0.97]),
+        "frequency": numbers.randint(1, 50),
+        "start_step": numbers.randint(0, last),
+        "end_step": last,
+        "allocation": numbers.choice(["global", "uniform", "erk"]),
+    }
+    net, optimizer, pruner = pruned_run(numbers.choice(["sgd", "adamw"]), **ramp)
+    left_out = {step for step in range(2, last + 1) if numbers.random() < 0.4}
+    for step in range(1, last + 1):
+        if step in left_out:
+            pruner.advance()
+        else:
+            train(net, optimizer, step, step)
+    assert zeros(pruner) == math.ceil(ramp["target"] * sum(w.numel() for w in pruner.params) - 1e-9), ramp
+    assert pruner.sparsity == ramp["target"]
+
+
 def test_a_closure_is_refused():
     _, optimizer, _ = pruned_run()
     with pytest.raises(ValueError, match="without a closure"):
@@ -217,7 +241,7 @@ def test_a_closure_is_refused():
 def test_a_criterion_of_ones_own_sees_the_gradient_the_name_and_the_shape():
     seen = []
 
-    @register("criterion", "taylor")
+    @register("criterion", "own_taylor")
     @dataclass(frozen=True)
     class Taylor(Criterion):
         def score(self, context):
@@ -225,7 +249,7 @@ def test_a_criterion_of_ones_own_sees_the_gradient_the_name_and_the_shape():
             assert context.gradient.shape == context.shape == context.weight.shape
             return (context.weight * context.gradient).abs()
 
-    net, optimizer, pruner = pruned_run("sgd", criterion="taylor", start_step=1, end_step=1)
+    net, optimizer, pruner = pruned_run("sgd", criterion="own_taylor", start_step=1, end_step=1)
     train(net, optimizer, 1, 1)
     assert seen == [(name, weight.shape) for name, weight in prunable_weights(net).items()]
     assert zeros(pruner) == math.ceil(0.7 * sum(weight.numel() for weight in pruner.params))

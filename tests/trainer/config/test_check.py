@@ -191,7 +191,7 @@ def test_the_bounds_of_the_rules_are_allowed(overrides):
 
 NAMES = [
     ("pruning.schedule=cubicc", "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
-    ("pruning.allocation=", "pruning.allocation= is not a choice; there are: global."),
+    ("pruning.allocation=", "pruning.allocation= is not a choice; there are: erk, global, uniform."),
     ("pruning.criterion=", "pruning.criterion= is not a choice; there are: bitter0, bitter7, magnitude."),
     ("pruning.criterion=biter7", "pruning.criterion=biter7 is not a choice: did you mean bitter7?"),
     ("optimizer.name=adamm", "optimizer.name=adamm is not a choice: did you mean adam?"),

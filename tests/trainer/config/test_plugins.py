@@ -16,6 +16,7 @@ from peakpoint.base.registry import register
 from peakpoint.checkpointing.policy import Policy
 from peakpoint.models import Model
 from peakpoint.optimizers.pruning.criterion import Criterion
+from peakpoint.optimizers.scope import EVERYTHING
 from peakpoint.optimizers.settings import Optimizer, Scheduler
 from peakpoint.trainer.build import build_model, build_optimizer, build_schedule
 from peakpoint.trainer.config.check import checked
@@ -352,7 +353,7 @@ def test_a_network_whose_output_is_no_logits_is_one_line_before_the_first_step(t
     ("base", "build"),
     [
         (Tiny, lambda made: build_model(made, (1, 8, 8), 4)),
-        (Plain, lambda made: build_optimizer(made, torch.nn.Linear(2, 2))),
+        (Plain, lambda made: build_optimizer(made, torch.nn.Linear(2, 2), EVERYTHING)),
         (Half, lambda made: build_schedule(made, 5, 10)),
     ],
 )
