@@ -92,8 +92,6 @@ def shares(total: int, weights: Sequence[float], low: Sequence[int], high: Seque
     found = exact(below)
     whole = [int(value) for value in found]
     by_remainder = sorted(range(len(found)), key=lambda place: whole[place] - found[place])
-    while (missing := total - sum(whole)) > 0:
-        open_ = [place for place in by_remainder if whole[place] < high[place]]
-        for place in open_[:missing]:
-            whole[place] += 1
+    for place in by_remainder[: total - sum(whole)]:
+        whole[place] += 1
     return whole

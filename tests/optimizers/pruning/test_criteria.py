@@ -151,6 +151,8 @@ def test_the_sums_of_a_criterion_are_in_the_checkpoint():
     train(net, optimizer, 1, 7)
     weights, state = through_a_file([net.state_dict(), optimizer.state_dict()])
     train(net, optimizer, 8, 30)
+    sums = optimizer.state_dict()["pruning"]["sums"]
+    assert all((total[~mask] == 0).all() for total, mask in zip(sums, pruner.masks, strict=True))
     again = network()
     again.load_state_dict(weights)
     resumed = built("sgd", again)
