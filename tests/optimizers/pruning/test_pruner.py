@@ -284,7 +284,7 @@ def test_what_is_no_score_is_refused_with_the_name_of_the_weight(score, found):
 def test_a_criterion_draws_its_numbers_by_seed_step_and_weight_and_has_its_settings():
     drawn = []
 
-    @register("criterion", "noise")
+    @register("criterion", "drawn")
     @dataclass(frozen=True)
     class Noise(Criterion):
         power: float = 1.0
@@ -297,7 +297,7 @@ def test_a_criterion_draws_its_numbers_by_seed_step_and_weight_and_has_its_setti
         net = network()
         optimizer = built("sgd", net)
         chosen = settings(
-            criterion="noise", criterion_options={"power": 2}, start_step=0, end_step=2, frequency=1
+            criterion="drawn", criterion_options={"power": 2}, start_step=0, end_step=2, frequency=1
         )
         pruner = Pruner(optimizer, chosen, seed)
         train(net, optimizer, 1, 2)
@@ -309,5 +309,5 @@ def test_a_criterion_draws_its_numbers_by_seed_step_and_weight_and_has_its_setti
     weights = len(first)
     assert {(step, power) for step, power, _ in drawn} == {(1, 2.0), (2, 2.0)}
     assert len({seed for *_, seed in drawn}) == 2 * 2 * weights
-    with pytest.raises(ValueError, match=r"^The criterion noise has no option pwer; its options: power\.$"):
-        settings(criterion="noise", criterion_options={"pwer": 2}).made("criterion")
+    with pytest.raises(ValueError, match=r"^The criterion drawn has no option pwer; its options: power\.$"):
+        settings(criterion="drawn", criterion_options={"pwer": 2}).made("criterion")

@@ -163,6 +163,9 @@ def test_a_value_out_of_range_is_one_sentence(override, sentence):
         (["pruning.start_epoch=2", "pruning.end_epoch=1"], "start_epoch=2.0 is after pruning.end_epoch=1.0"),
         (["pruning.start_step=2", "pruning.end_step=1"], "start_step=2 is after pruning.end_step=1: let it"),
         (["pruning.start_fraction=0.9"], "pruning.start_fraction=0.9 is after pruning.end_fraction=0.8"),
+        (["pruning.criterion=bitter1"], "is not a choice. It is magnitude: use pruning.criterion=magnitude."),
+        (["pruning.pattern=4:2"], "pruning.pattern=4:2 is no pattern: give N:M, as 2:4"),
+        (["pruning.min_density=1"], "pruning.min_density=1.0 is out of range"),
         (["optimizer=sgd", "pruning=state"], "pruning.criterion=bitter7 scores weights by exp_avg_sq, which"),
         (["pruning=none", "optimizer=adamw", "pruning.target=0.5"], "pruning=none trains dense"),
         (["pruning=regrow", "optimizer=adamw", "pruning.target=0.5"], "pruning=regrow trains dense"),
@@ -189,10 +192,29 @@ def test_the_bounds_of_the_rules_are_allowed(overrides):
     checked(compose(*overrides))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "target"),
+    [
+        (["pruning.pattern=2:4"], 0.5),
+        (["pruning.pattern=1:4", "optimizer=sgd"], 0.75),
+        (["pruning.pattern=2:4", "pruning=none", "optimizer=sgd"], 0.0),
+        (["pruning.pattern=2:4", "pruning.target=0.3"], 0.3),
+    ],
+)
+def test_a_pattern_sets_the_target_where_none_is_typed(overrides, target):
+    cfg = compose(*overrides)
+    assert checked(cfg, [o.partition("=")[0] for o in overrides]).pruning.target == target
+    assert cfg.pruning.target == target  # for all that refers to it
+
+
 NAMES = [
     ("pruning.schedule=cubicc", "pruning.schedule=cubicc is not a choice: did you mean cubic?"),
     ("pruning.allocation=", "pruning.allocation= is not a choice; there are: erk, global, uniform."),
-    ("pruning.criterion=", "pruning.criterion= is not a choice; there are: bitter0, bitter7, magnitude."),
+    (
+        "pruning.criterion=",
+        "pruning.criterion= is not a choice; there are: bitter0, bitter3, bitter7, magnitude, movement, "
+        "power, random, taylor.",
+    ),
     ("pruning.criterion=biter7", "pruning.criterion=biter7 is not a choice: did you mean bitter7?"),
     ("optimizer.name=adamm", "optimizer.name=adamm is not a choice: did you mean adam?"),
     ("optimizer.name=adamw", "optimizer.name=adamw cannot be set: choose optimizer=adamw instead."),

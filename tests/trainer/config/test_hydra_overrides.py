@@ -87,12 +87,12 @@ def test_a_recorded_configuration_has_the_keys_of_today():
 @pytest.mark.parametrize(
     ("method", "variant", "criterion", "regrow"),
     [
-        ("state", "${oc.select:optimizer.variant,bitter7}", "bitter0", False),
-        ("state", "bitter7", "bitter7", False),
-        ("state", "", None, False),
-        ("magnitude", "", "magnitude", False),
-        ("none", "", None, False),
-        ("regrow", "", None, True),
+        ("state", "${oc.select:optimizer.variant,bitter7}", "bitter0", "none"),
+        ("state", "bitter7", "bitter7", "none"),
+        ("state", "", None, "none"),
+        ("magnitude", "", "magnitude", "none"),
+        ("none", "", None, "none"),
+        ("regrow", "", None, "all"),
     ],
 )
 def test_a_recorded_method_and_two_variants_are_one_criterion(method, variant, criterion, regrow):
