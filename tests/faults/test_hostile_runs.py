@@ -79,6 +79,9 @@ def resealed(**facts):
     return change
 
 
+LATER = resealed(format=99)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -91,7 +94,7 @@ def resealed(**facts):
         resealed(metrics={"accuracy": 10**400}),
         resealed(bytes=10**400),
         resealed(tags=["../../../x"]),
-        resealed(format=99),
+        LATER,
     ],
 )
 def test_a_manifest_of_any_kind_is_one_line_of_a_tree(tree, commands, spoil):
@@ -99,8 +102,9 @@ def test_a_manifest_of_any_kind_is_one_line_of_a_tree(tree, commands, spoil):
     spoil(spoiled)
     code, out, err = commands("verify", tree)
     assert (code, err) == (1, "")
-    assert out.count("bad: ") == 1
-    assert "1 bad" in out
+    word = "unreadable" if spoil is LATER else "bad"
+    assert out.count(f"{word}: ") == 1
+    assert f"1 {word}" in out
     code, out, err = commands("ls", tree)
     assert code == 1
     assert f"{tree}/second" in out

@@ -18,7 +18,8 @@ class Linear(nn.Module):
         self.cfg, self.sent = cfg, False
 
     def forward(self, images):
-        if self.cfg.when == "evaluation" and not self.training and not self.sent:
+        evaluated = not self.training and not images.is_meta  # on meta its operations are counted
+        if self.cfg.when == "evaluation" and evaluated and not self.sent:
             self.sent = True
             os.kill(os.getpid(), self.cfg.number)
         return self.layers(images)

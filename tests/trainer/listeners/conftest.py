@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -45,6 +46,7 @@ def ended_at(tmp_path, monkeypatch, own_components):
     """The words with which a run gets a signal at an event of a step; `ending` is among its loggers."""
     (tmp_path / "ending.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ending", raising=False)  # of another test, whose logger is forgotten
 
     def words(event, step, number):
         given = {"event": event, "step": step, "signal": int(number)}

@@ -63,7 +63,7 @@ def test_events_with_numbers_have_a_row_each(tmp_path):
          "stall_s": 0.01, "total_s": 0.5},
         {"kind": "skipped save", "epoch": 2, "step": 17, "tags": ["interval", "wall_clock"]},
         {"kind": "test", "which": "selected", "epoch": 2, "step": 16, "metrics": METRICS, "sparsity": 0.7,
-         "samples": 40, "file": "a.pt"},
+         "samples": 40, "bytes": 1000, "file": "a.pt"},
     ]  # fmt: skip
     assert [e for e in EVENTS if row(e) is None] == [e for e in EVENTS if type(e) in (
         StepEnd, EpochEnd, Verified, Deleted, RunEnd, Interrupted)]  # fmt: skip

@@ -50,7 +50,7 @@ def reports(judge):
 
 def test_a_trial_behind_the_others_is_stopped_and_says_why(judge):
     [stop] = epoch(judge, 1, 0.2)
-    assert stop == Stop("pruned by the search: accuracy 20.00% in epoch 1 is behind other trials")
+    assert stop == Stop("pruned by the search: accuracy 20.00% in epoch 1, step 10, is behind other trials")
 
 
 def test_a_trial_ahead_of_the_others_goes_on_and_is_reported(judge):
