@@ -4,6 +4,7 @@ import json
 import signal
 import struct
 import sys
+import time
 
 import pytest
 
@@ -186,6 +187,24 @@ def test_wandb_writes_one_run_offline_whose_steps_are_not_repeated(train, tmp_pa
     assert in_order(scores) == curve(tmp_path / "run", "eval", "accuracy")
     names = {name for values in more.values() for name in values} | set(summary)
     assert {"test_final/accuracy", "val/sparsity", "train/lr"} <= names
+
+
+@pytest.mark.slow
+def test_a_resume_within_the_same_second_has_a_folder_of_its_own(train, tmp_path):
+    """The folders of wandb are named by seconds, and a second file of a name would replace the first."""
+    pytest.importorskip("wandb")
+    assert train(*OURS, WANDB, "epochs=1", RUN).code == 0
+    folders = lambda: {*(tmp_path / "run" / "wandb").glob("offline-run-*")}  # noqa: E731
+    (first,) = folders()
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["run"]
+    for ahead in range(1, 4):  # whichever of them the next attempt begins in
+        name = time.strftime("%Y%m%d_%H%M%S", time.localtime(time.time() + ahead))
+        (first.parent / f"offline-run-{name}-{run}").mkdir()
+    taken = folders()
+    assert train("resume=run", "epochs=2").code == 0
+    (second,) = folders() - taken
+    assert (second / f"run-{run}.wandb").exists()
+    assert [p for p in taken - {first} if any(p.iterdir())] == []
 
 
 @pytest.mark.parametrize(("name", "package"), [("wandb", "wandb.sdk"), ("mlflow", "mlflow.tracking")])
