@@ -1,7 +1,6 @@
 """Weights & Biases: the numbers of a run in a project there, or in files to be uploaded later."""
 
 import os
-import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -56,7 +55,6 @@ class Wandb(Tracker):
         import wandb
 
         given = self._settings
-        self._wait_for_a_folder(known or self.attempt.run)
         self._run = wandb.init(
             project=given.project,
             entity=given.entity,
@@ -78,12 +76,6 @@ class Wandb(Tracker):
         self._run.config.update(config, allow_val_change=True)
         found = str(self._run.id)
         return found, sent if found == known else {}
-
-    def _wait_for_a_folder(self, run: str) -> None:
-        """Wait out the second in which the run has begun a folder: wandb would write its file again."""
-        folder = self.attempt.directory / "wandb"
-        while any(folder.glob(f"*run-{time.strftime('%Y%m%d_%H%M%S')}-{run}")):
-            time.sleep(0.05)
 
     def send(self, step: int, values: dict[str, float]) -> None:
         """Write numbers of a step; those of an earlier step go to the summary, as steps only grow there."""

@@ -4,7 +4,6 @@ import json
 import signal
 import struct
 import sys
-import time
 
 import pytest
 
@@ -85,7 +84,7 @@ def test_a_killed_run_goes_on_as_the_same_run_in_both_tools(train, ended_at, kil
     assert [step for step, _ in history("train/loss")] == steps
     assert [step for step, _ in history("val/loss")] == [8, 16, 24, 32, 40]
     ident = json.loads((run / "run.json").read_text())["run"]
-    fragments = sorted((run / "wandb").glob(f"offline-run-*-{ident}/run-{ident}.wandb"))
+    fragments = sorted((run / "wandb").glob(f"offline-run-*-{ident}*/run-{ident}.wandb"))
     sent = [(step, values) for file in fragments for step, values in of_wandb(file)[0].items()]
     assert len(fragments) == 3
     assert [step for step, _ in sent] == steps
@@ -169,13 +168,13 @@ def test_wandb_writes_one_run_offline_whose_steps_are_not_repeated(train, tmp_pa
     done = train(*OURS, WANDB, "epochs=1", "checkpoint.interval_steps=5", RUN)
     assert (done.code, done.err) == (0, "")
     run = json.loads((tmp_path / "run" / "run.json").read_text())["run"]
-    (first,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*-{run}/run-{run}.wandb")
+    (first,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*-{run}*/run-{run}.wandb")
     history, summary, config = of_wandb(first)
     assert (summary["state"], config["epochs"]) == ("finished", 1)
     found = next((tmp_path / "run" / "checkpoints" / "training").glob("*step_00000005.pt"))
     done = train(f"resume={found}", "epochs=2")
     assert (done.code, done.err) == (0, "")
-    files = (tmp_path / "run" / "wandb").glob(f"offline-run-*-{run}/run-{run}.wandb")
+    files = (tmp_path / "run" / "wandb").glob(f"offline-run-*-{run}*/run-{run}.wandb")
     (second,) = set(files) - {first}
     more, summary, config = of_wandb(second)
     assert not set(history) & set(more)
@@ -187,24 +186,6 @@ def test_wandb_writes_one_run_offline_whose_steps_are_not_repeated(train, tmp_pa
     assert in_order(scores) == curve(tmp_path / "run", "eval", "accuracy")
     names = {name for values in more.values() for name in values} | set(summary)
     assert {"test_final/accuracy", "val/sparsity", "train/lr"} <= names
-
-
-@pytest.mark.slow
-def test_a_resume_within_the_same_second_has_a_folder_of_its_own(train, tmp_path):
-    """The folders of wandb are named by seconds, and a second file of a name would replace the first."""
-    pytest.importorskip("wandb")
-    assert train(*OURS, WANDB, "epochs=1", RUN).code == 0
-    folders = lambda: {*(tmp_path / "run" / "wandb").glob("offline-run-*")}  # noqa: E731
-    (first,) = folders()
-    run = json.loads((tmp_path / "run" / "run.json").read_text())["run"]
-    for ahead in range(1, 4):  # whichever of them the next attempt begins in
-        name = time.strftime("%Y%m%d_%H%M%S", time.localtime(time.time() + ahead))
-        (first.parent / f"offline-run-{name}-{run}").mkdir()
-    taken = folders()
-    assert train("resume=run", "epochs=2").code == 0
-    (second,) = folders() - taken
-    assert (second / f"run-{run}.wandb").exists()
-    assert [p for p in taken - {first} if any(p.iterdir())] == []
 
 
 @pytest.mark.parametrize(("name", "package"), [("wandb", "wandb.sdk"), ("mlflow", "mlflow.tracking")])
