@@ -33,7 +33,7 @@ class Scope:
             if not any(_names(glob, name) for name in listed):
                 raise ValueError(
                     f"pruning.exclude: {glob} names no weight that could be pruned; there are: "
-                    f"{', '.join(listed[:8])}{', ...' if len(listed) > 8 else ''}."
+                    f"{', '.join(listed[:8])}{f' and {len(listed) - 8} more' if len(listed) > 8 else ''}."
                 )
 
 

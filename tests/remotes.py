@@ -174,6 +174,17 @@ class S3:
         self.client().put_object(Bucket=self.bucket, Key=key, Body=data)
 
 
+def kill_at_a_request(process: subprocess.Popen, proxy: Proxy, what: bytes) -> None:
+    """Kill a process once it has sent a request whose first line has `what` in it."""
+    end = time.monotonic() + 60
+    while not proxy.lines(what):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
 @contextlib.contextmanager
 def moto() -> Iterator[tuple[str, int]]:
     """moto's server in a process of its own; its address."""

@@ -57,7 +57,7 @@ def load(optimizer: Any, saved: Mapping[str, Any], *, keep_settings: bool) -> li
     try:
         optimizer.load_state_dict(dict(saved))
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"The optimizer's state does not fit: {error}.") from None
+        raise CheckpointError(f"The optimizer's state does not fit: {str(error).rstrip('.')}.") from None
     kept = _kept(optimizer) if isinstance(optimizer, Optimizer) else []
     if keep_settings:
         for group, values in zip(optimizer.param_groups, settings, strict=True):

@@ -24,7 +24,7 @@ class Pattern:
     @property
     def target(self) -> float:
         """Return the fraction of zeros of a tensor that has the pattern."""
-        return 1 - self.kept / self.group
+        return (self.group - self.kept) / self.group
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Return whether the input channels of a weight divide into groups."""

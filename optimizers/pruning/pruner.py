@@ -134,12 +134,12 @@ class Pruner:
     def _update(self) -> None:
         """Raise the sparsity to what the schedule asks for, never lower it, and exchange weights."""
         sparsity = max(self.sparsity, self.settings.sparsity_at(self.step))
-        if not self._scorable():
+        fraction = self.settings.exchanged_at(self.step) if self._can_regrow() else 0.0
+        if (sparsity == self.sparsity and not fraction) or not self._scorable():
             return
         self.sparsity = sparsity
-        pruned = [mask.numel() - int(mask.sum()) for mask in self.masks] or [0] * len(self.params)
+        pruned = self._counts()
         k = self._zeros_at(sparsity)
-        fraction = self.settings.exchanged_at(self.step) if self._can_regrow() else 0.0
         if k <= sum(pruned) and not fraction:
             return
         chosen = self._chosen(max(k, sum(pruned)), pruned, fraction)
@@ -147,11 +147,18 @@ class Pruner:
             laid_out_like(param, gone.logical_not_().view(param.shape))
             for param, gone in zip(self.params, chosen, strict=True)
         ]
-        if self.masks and all(torch.equal(a, b) for a, b in zip(masks, self.masks, strict=True)):
+        if fraction and self.masks and all(map(torch.equal, masks, self.masks)):
             return
         self.masks = masks
         self.mask_version += 1
         self._zero_weights()
+
+    def _counts(self) -> list[int]:
+        """Return how many weights of each tensor are pruned; waits for the device once."""
+        if not self.masks:
+            return [0] * len(self.params)
+        kept = torch.stack([mask.sum() for mask in self.masks]).tolist()
+        return [param.numel() - count for param, count in zip(self.params, kept, strict=True)]
 
     def _can_regrow(self) -> bool:
         """Return whether it is known what to regrow: a step that was left out has no gradients."""
@@ -164,7 +171,8 @@ class Pruner:
         if self._pattern:
             room = [self._keep_pattern(index, key) for index, key in enumerate(keys)]
         shapes = [tuple(param.shape) for param in self.params]
-        chosen = self._allocate(keys, Budget(k, shapes, pruned, [*map(max, room, pruned)]))
+        most = [*map(max, room, pruned)]
+        chosen = self._allocate(keys, Budget(min(k, sum(most)), shapes, pruned, most))
         if not fraction:
             return chosen
         return [

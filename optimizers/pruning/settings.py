@@ -56,7 +56,6 @@ class PruneSettings:
                 f"Pruning from step {self.start_step} to step {self.end_step} is not a ramp: "
                 f"the start must be at least {self.begin} and at most the end."
             )
-
         if self.regrow not in ("none", *GROWTHS):
             raise ValueError(f"pruning.regrow={self.regrow} is none of none, {', '.join(GROWTHS)}.")
         if self.pattern is None:

@@ -19,9 +19,18 @@ def estimated(cli_main, *overrides):
     return json.loads(cli_main("estimate", "--json", *overrides).output())
 
 
-@pytest.mark.parametrize("optimizer", ["adamwprune", "adamwspam", "sgd"])
-def test_it_is_what_a_run_stores(optimizer, tmp_path, cli_main):
-    chosen = (*TINY, "model.dropout=0", f"optimizer={optimizer}", "epochs=1")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer=adamwprune"],
+        ["optimizer=adamwspam"],
+        ["optimizer=sgd"],
+        ["optimizer=sgd", "pruning=magnitude", "pruning.criterion=movement"],
+    ],
+    ids=" ".join,
+)
+def test_it_is_what_a_run_stores(words, tmp_path, cli_main):
+    chosen = (*TINY, "model.dropout=0", *words, "epochs=1")
     found = estimated(cli_main, *chosen)
     assert run_main(*chosen, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     root = tmp_path / "run" / "checkpoints"
@@ -31,6 +40,7 @@ def test_it_is_what_a_run_stores(optimizer, tmp_path, cli_main):
     assert found["parameters"] == sum(w.numel() for w in weights)
     assert found["weights_bytes"] == sum(w.nbytes for w in weights)
     kept = [t for s in state["optimizer_state_dict"]["state"].values() for t in s.values()]
+    kept += state["optimizer_state_dict"].get("pruning", {}).get("sums", [])
     assert found["optimizer_bytes"] == sum(t.nbytes for t in kept if isinstance(t, torch.Tensor))
     assert found["checkpoint_bytes"] == pytest.approx(newest.bytes, rel=0.05)
 

@@ -17,8 +17,11 @@ from peakpoint.checkpointing.storage.manifest import MILESTONE, PRODUCTION, TRAI
 from peakpoint.checkpointing.storage.quarantine import QUARANTINE
 from peakpoint.trainer.config.hydra_overrides import OWN, flat, under
 
-FROZEN = ("model", "data", "label_noise", "seed", "batch_size", "optimizer.name")
-"""What a resumed run may not change: it would no longer be the same run."""
+FROZEN = (
+    *("model", "data", "label_noise", "seed", "batch_size", "optimizer.name"),
+    *(f"pruning.{name}" for name in ("exclude", "embeddings", "pattern")),
+)
+"""What a resumed run may not change: it would no longer be the same run, or its masks of other weights."""
 FREE = (
     *("data.root", "logger", "report", "plugins"),
     *(f"checkpoint.{name}" for name in ("mirror", "background", "compress", "name")),

@@ -123,11 +123,11 @@ def _open(folder: Path, settings: Config, dimensions: list[Dimension], fixed: li
     """Return the search in a folder, new or to go on with. Raises UserError for one of another space."""
     search = settings.search
     assert search
-    storage = search.storage or f"sqlite:///{folder / optuna_study.FILE}"
-    with optuna_study.explained(storage):
+    url = search.storage or f"sqlite:///{folder / optuna_study.FILE}"
+    with optuna_study.explained(url):
         pruner = optuna_study.make_pruner(search.pruner, search.startup_trials, settings.epochs)
         mode = str(settings.checkpoint.monitor.mode)
-        study = optuna_study.open_study(storage, search.study or folder.name, mode, pruner)
+        study = optuna_study.open_study(url, search.study or folder.name, mode, pruner)
     now = {SPACE: [each.word for each in dimensions], FIXED: fixed}
     for name, value in now.items():
         known = study.user_attrs.get(name)
@@ -138,7 +138,7 @@ def _open(folder: Path, settings: Config, dimensions: list[Dimension], fixed: li
                 f"{folder} holds a search whose {name} is {shlex.join(map(str, known))}, and here it is "
                 f"{shlex.join(value)}: repeat its command, or choose another hydra.sweep.dir."
             )
-    return _Sweep(folder, study, search, storage, dimensions, fixed, settings.checkpoint.monitor)
+    return _Sweep(folder, study, search, url, dimensions, fixed, settings.checkpoint.monitor)
 
 
 @dataclass

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peakpoint.base import registry
 from peakpoint.base.disk_space import free_room, in_words
 from peakpoint.base.errors import CheckpointError, UserError
 from peakpoint.base.terminal import Console
+from peakpoint.optimizers.pruning.criterion import Accumulating
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +63,7 @@ def check_room(folder: Path, jobs: Iterable[Any], trials: int | None = None) -> 
 class Sizes:
     """Sizes of a network and its optimizer; `weights` and `state` are bytes, `state` without masks.
 
-    `prunable` counts elements that pruning may zero, `moments` the optimizer's values for each (2 for Adam).
+    `prunable` counts elements that pruning may zero, `moments` the values kept with each (2 for Adam).
     """
 
     parameters: int
@@ -131,9 +133,14 @@ def measured(config: Any, shape: tuple[int, int, int], classes: int) -> Sizes:
     try:
         with torch.device("meta"):
             model = build_model(config.model, shape, classes)
-            return _measure(model, build_optimizer(config.optimizer, model, config.pruning.scope))
+            found = _measure(model, build_optimizer(config.optimizer, model, config.pruning.scope))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+    pruning = config.pruning
+    if not pruning.target or not issubclass(registry.find("criterion", pruning.criterion), Accumulating):
+        return found
+    # Its sums are float32, and zero where a weight is pruned, like a moment.
+    return replace(found, state=found.state + 4 * found.prunable, moments=found.moments + 1)
 
 
 def _source(data: Any) -> tuple[tuple[int, int, int], int, int]:

@@ -1,10 +1,8 @@
 """push and pull over a network and a disk that fail."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -12,7 +10,7 @@ from peakpoint.checkpointing.remote import client, download
 from peakpoint.checkpointing.storage import listing
 from tests.conftest import ROOT
 from tests.faults.fault_cases import mounted
-from tests.remotes import Fault
+from tests.remotes import Fault, kill_at_a_request
 
 
 def test_a_pull_that_was_cut_off_goes_on_where_it_was(run, s3, tmp_path, cli_main, monkeypatch):
@@ -51,13 +49,7 @@ def test_killed_in_a_pull_and_started_again(run, s3, tmp_path, cli_main):
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    end = time.monotonic() + 60
-    while not s3.proxy.lines(b"a.pt"):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_a_request(process, s3.proxy, b"a.pt")
     s3.proxy.seen.clear()
     out = cli_main("pull", s3.url, tmp_path / "back").output()
     assert "here  training/b.pt" in out

@@ -4,7 +4,10 @@ import json
 import math
 from dataclasses import replace
 
+import pytest
+
 from peakpoint.checkpointing.storage import listing
+from tests.conftest import TINY, complete_run
 
 
 def best(run):
@@ -25,6 +28,14 @@ def test_every_candidate_is_printed_with_what_rejected_it(cli_main, measured_run
     assert "there is no champion yet: 1 rule against it skipped" in out
     early = "training/checkpoint_epoch_0002_step_00000022.pt"
     assert f"rejected  {early}: sparsity is 0.479981: it must be at least the target (0.6)\n" in out
+
+
+def test_the_sparsity_is_measured_among_the_weights_that_the_run_could_prune(cli_main, tmp_path):
+    run = complete_run(tmp_path / "run", *TINY, "pruning.exclude=[conv2]", "pruning.target=0.6")
+    root = run / "checkpoints"
+    assert listing.manifests(root)[-1].sparsity == pytest.approx(0.6, abs=1e-2)
+    # A sparsity other than the recorded one would be refused.
+    assert "sparsity 60." in cli_main("select", run).output()
 
 
 def test_a_narrow_terminal_cuts_no_reason_off(on_a_terminal, measured_run):

@@ -1,10 +1,8 @@
 """checkpoint.mirror through the whole program: it neither holds training up nor ends it."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -15,7 +13,7 @@ from peakpoint.checkpointing.storage.manifest import MILESTONE
 from peakpoint.checkpointing.storage.store import Store
 from tests.checkpointing.checkpoint_cases import manifest
 from tests.conftest import ROOT, TINY, status
-from tests.remotes import Fault
+from tests.remotes import Fault, kill_at_a_request
 
 
 def mirrored(run, url):
@@ -95,13 +93,7 @@ def test_killed_in_an_upload_and_started_again_everything_arrives(train, s3, tmp
         env=dict(os.environ),
         stdout=subprocess.DEVNULL,
     )
-    end = time.monotonic() + 60
-    while not s3.proxy.lines(b".pt"):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_a_request(process, s3.proxy, b".pt")
     run = tmp_path / "run"
     assert status(run)["state"] == "running"
     staged = (run / "checkpoints" / "milestone").glob(".staged-*")

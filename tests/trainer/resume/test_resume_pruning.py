@@ -151,6 +151,21 @@ def test_a_target_typed_for_a_choice_without_pruning_is_still_refused(phases, tr
     assert "pruning=regrow trains dense, but pruning.target=0.5" in done.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("pruning.exclude=[fc]", "pruning.exclude was [] in this run and is ['fc'] now"),
+        ("pruning.embeddings=true", "pruning.embeddings was False in this run and is True now"),
+        ("pruning.pattern=2:4", "pruning.pattern was None in this run and is 2:4 now"),
+    ],
+)
+def test_what_may_be_pruned_does_not_change_at_a_resume(phases, train, typed, sentence):
+    done = train(f"resume={phases[0] / 'fine-tuned'}", typed, "epochs=9", "hydra.run.dir=fork")
+    assert done.code == 1
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+
+
 NOISE = [*STEPS, "plugins=[tests.trainer.noise]", *TO_HALF, "pruning.criterion=noise"]
 
 
